@@ -1,0 +1,40 @@
+"""Hard attention to the task: networks that learn one task after another and forget nothing.
+
+After Serrà, Surís, Miron and Karatzoglou, "Overcoming catastrophic forgetting with hard attention to the task", ICML 2018.
+"""
+
+from hat import checkpoint, metrics, models, optim
+from hat.chain import chain
+from hat.gate import Along, Gate
+from hat.guard import guard
+from hat.layers import HATConv1d, HATConv2d, HATConv3d, HATLinear
+from hat.model import HATModel, TaskParameters
+from hat.state import GateConfig
+from hat.verify import Probes, Verification, verify
+from hat.warnings import CapacityWarning, UnlockedWarning
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Along",
+    "CapacityWarning",
+    "Gate",
+    "GateConfig",
+    "HATConv1d",
+    "HATConv2d",
+    "HATConv3d",
+    "HATLinear",
+    "HATModel",
+    "Probes",
+    "TaskParameters",
+    "UnlockedWarning",
+    "Verification",
+    "chain",
+    "checkpoint",
+    "data",
+    "guard",
+    "metrics",
+    "models",
+    "optim",
+    "verify",
+]

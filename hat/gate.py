@@ -1,0 +1,160 @@
+"""The gate: an axis of units, what lies along it, and which units the finished tasks use."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import hat_kernels
+from hat.state import Float32Module, State
+
+
+class Along(NamedTuple):
+    """One parameter that lies along a gate's axis of units.
+
+    Attributes:
+        module: the module that owns the parameter.
+        name: its name there.
+        dim: the dimension of the parameter that lies along the axis: 0 of a producer, 1 of a consumer.
+        repeat: how many consecutive indices of that dimension belong to one unit (a channel after a flatten).
+        groups: of the grouped convolution that consumes the axis.
+    """
+
+    module: nn.Module
+    name: str
+    dim: int
+    repeat: int = 1
+    groups: int = 1
+
+    @property
+    def parameter(self) -> Tensor | None:
+        return getattr(self.module, self.name)
+
+
+class Gate(Float32Module):
+    """Hard attention over one axis of units: `a = sigmoid(s e)`, Serrà et al. 2018, eq. 1.
+
+    As a module it multiplies its input by the gate. Everything that locks, counts or moves units is one loop over
+    `members`.
+
+    Args:
+        units: length of the axis, > 0.
+        unit_dim: the dimension of the activations that holds the units: -1 for (..., N), 1 for (B, N, ...).
+
+    Attributes:
+        embedding: [units] float32 parameter, the current task's `e`.
+        masks: [T, units] float32 buffer, the committed gate of every finished task.
+        used: [units] float32, the maximum of `masks` over tasks; follows `masks` on load and on commit.
+        members: the parameters along the axis, see `Along`.
+    """
+
+    masks: Tensor
+    used: Tensor
+
+    def __init__(self, units: int, *, unit_dim: int = -1) -> None:
+        super().__init__()
+        if units < 1:
+            raise ValueError(f"units: expected at least 1, got {units}")
+        self.units, self.unit_dim = units, unit_dim
+        self.members: list[Along] = []
+        self.embedding = nn.Parameter(torch.randn(units, dtype=torch.float32))
+        self.register_buffer("masks", torch.zeros(0, units, dtype=torch.float32))
+        self.register_buffer("used", torch.zeros(units, dtype=torch.float32), persistent=False)
+        self.share(State())
+
+    def share(self, state: State) -> None:
+        """Follow the scale and task of `state`, whose owner keeps it in its own `state_dict`."""
+        self.__dict__["state"] = state  # not a submodule: one state, many gates
+
+    def attach(self, module: nn.Module, name: str, dim: int, *, repeat: int = 1, groups: int = 1) -> None:
+        """Declare that dimension `dim` of `module.name` lies along this axis.
+
+        Raises:
+            ValueError: the parameter's length there is not `units * repeat / groups`.
+        """
+        member = Along(module, name, dim, repeat, groups)
+        parameter = member.parameter
+        if parameter is not None and parameter.shape[dim] * groups != self.units * repeat:
+            expected = f"{self.units} units x {repeat}"
+            raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")
+        self.members.append(member)
+
+    @property
+    def free(self) -> Tensor:
+        """[units] float32, `1 - used`."""
+        return 1 - self.used
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks have committed a mask."""
+        return self.masks.shape[0]
+
+    def attention(self) -> Tensor:
+        """[units] the gate of the task that is being learned, at the current scale; differentiable."""
+        config = self.state.config
+        return hat_kernels.gate(self.embedding, self.state.scale, s_max=config.s_max, compensation=config.compensation)
+
+    def hardened(self) -> Tensor:
+        """[units] what `commit` would store now: `e > 0` in mode `binary`, `sigmoid(s_max e)` in mode `published`."""
+        with torch.no_grad():
+            if self.state.config.mask_mode == "binary":
+                return (self.embedding > 0).to(torch.float32)
+            return torch.sigmoid(self.state.config.s_max * self.embedding)
+
+    def form(self) -> dict[str, Any]:
+        """The gate in the form that `hat_kernels.gated_activation` takes, for the task that `state` names.
+
+        While a task is learned, that is the soft gate in training mode and `hardened()` in evaluation mode, so that what
+        is validated is what will be committed.
+        """
+        task = self.state.task
+        if task is None:
+            if not self.training:
+                return {"mask": self.hardened()}
+            config = self.state.config
+            return {
+                "embedding": self.embedding,
+                "scale": self.state.scale,
+                "s_max": config.s_max,
+                "compensation": config.compensation,
+            }
+        if isinstance(task, Tensor):
+            return {"mask": self.masks, "task": task}
+        return {} if isinstance(task, str) else {"mask": self.masks[task]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x * a` along `unit_dim`; same shape and dtype."""
+        return hat_kernels.gated_activation(x, activation="identity", unit_dim=self.unit_dim, **self.form())
+
+    @torch.no_grad()
+    def begin_task(self) -> None:
+        """Draw a fresh embedding, in place."""
+        if self.state.config.init == "normal":
+            self.embedding.normal_()
+        else:
+            self.embedding.uniform_(0, 2)
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """Append the current gate to `masks`; from now on its units are used."""
+        self.masks = torch.cat([self.masks, self.hardened()[None]])
+        self._refresh_used()
+
+    def _refresh_used(self) -> None:
+        if self.tasks:
+            self.used.copy_(self.masks.amax(0))
+        else:
+            self.used.zero_()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        masks = state_dict.get(prefix + "masks")
+        if masks is not None and masks.dim() == 2 and masks.shape[1] == self.units:
+            self.masks = self.masks.new_zeros(masks.shape)  # tasks are appended without limit
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        with torch.no_grad():
+            self._refresh_used()
+
+    def extra_repr(self) -> str:
+        return f"units={self.units}, tasks={self.tasks}"

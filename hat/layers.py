@@ -1,0 +1,167 @@
+"""Layers whose output units are gated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+import hat_kernels
+from hat.gate import Gate
+from hat_kernels.activation import check_activation
+
+
+class GatedLayer(nn.Module):
+    """What linear and convolutional layers have in common: an activation, dropout, a gate and the gate of their inputs.
+
+    A layer that is told no input gate counts as a first layer: all incoming weights of a used unit are locked.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    gate: Gate
+
+    def _set_up(
+        self,
+        units: int,
+        unit_dim: int,
+        activation: str,
+        dropout: float,
+        gate: Gate | None,
+        inputs: Gate | None,
+    ) -> None:
+        check_activation(activation)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected in [0, 1), got {dropout}")
+        self.activation, self.dropout = activation, dropout
+        self.gate = Gate(units, unit_dim=unit_dim) if gate is None else gate
+        self.gate.to(self.weight.device)
+        self.gate.attach(self, "weight", 0)
+        if self.bias is not None:
+            self.gate.attach(self, "bias", 0)
+        if inputs is not None:
+            self.connect(inputs)
+
+    def connect(self, inputs: Gate) -> None:
+        """Declare that the input units of this layer are the units of `inputs`, each repeated if there are k times more.
+
+        Raises:
+            ValueError: the number of inputs is not a multiple of the number of units.
+        """
+        groups = getattr(self, "groups", 1)
+        repeat, rest = divmod(self.weight.shape[1] * groups, inputs.units)
+        if rest or not repeat:
+            got = self.weight.shape[1] * groups
+            raise ValueError(f"inputs: expected a multiple of the gate's {inputs.units} units, got {got}")
+        inputs.attach(self, "weight", 1, repeat=repeat, groups=groups)
+
+    @property
+    def _active_dropout(self) -> float:
+        return self.dropout if self.training else 0.0
+
+
+class HATLinear(GatedLayer, nn.Linear):
+    """`y = a * dropout(activation(x W^T + b))`, Serrà et al. 2018, eq. 1.
+
+    Args:
+        in_features: K.
+        out_features: N, the units of the gate.
+        bias: learn an additive bias.
+        activation: a key of `hat_kernels.ACTIVATIONS`.
+        dropout: probability in [0, 1) of dropping an activation in training mode.
+        gate: share this gate of N units instead of making one (a residual stream has one gate).
+        inputs: the gate of the units that come in; see `connect` and `hat.chain`.
+        factory: `device` and `dtype`, as of `torch.nn.Linear`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        gate: Gate | None = None,
+        inputs: Gate | None = None,
+        **factory: Any,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, **factory)
+        self._set_up(out_features, -1, activation, dropout, gate, inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., K] to [..., N]."""
+        return hat_kernels.gated_linear(
+            x,
+            self.weight,
+            self.bias,
+            activation=self.activation,
+            dropout=self._active_dropout,
+            **self.gate.form(),
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activation={self.activation}, dropout={self.dropout}"
+
+
+class _HATConv(GatedLayer):
+    """`y = a * pool(dropout(activation(conv(x) + b)))` over channels, Serrà et al. 2018, eq. 1.
+
+    The gate comes last: it has fewer elements to multiply there, and a unit that is off cannot hide which element the
+    pool chose.
+
+    Args:
+        in_channels, out_channels, kernel_size: as of the `torch.nn` layer; out_channels are the units of the gate.
+        activation: a key of `hat_kernels.ACTIVATIONS`.
+        dropout: probability in [0, 1) of dropping an activation in training mode.
+        pool: a module that pools each channel by itself, or None.
+        gate: share this gate of out_channels units instead of making one.
+        inputs: the gate of the channels that come in; see `connect` and `hat.chain`.
+        conv: stride, padding, dilation, groups, bias, padding_mode, device, dtype, as of the `torch.nn` layer.
+    """
+
+    pool: nn.Module | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        *,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        pool: nn.Module | None = None,
+        gate: Gate | None = None,
+        inputs: Gate | None = None,
+        **conv: Any,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, **conv)
+        self.pool = pool
+        self._set_up(out_channels, 1, activation, dropout, gate, inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, *spatial] to [B, N, *spatial]."""
+        z = self._conv_forward(x, self.weight, self.bias)
+        h = hat_kernels.gated_activation(
+            z,
+            activation=self.activation,
+            dropout=self._active_dropout,
+            unit_dim=1,
+            **({} if self.pool else self.gate.form()),
+        )
+        return h if self.pool is None else self.gate(self.pool(h))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activation={self.activation}, dropout={self.dropout}"
+
+
+class HATConv1d(_HATConv, nn.Conv1d):
+    __doc__ = _HATConv.__doc__
+
+
+class HATConv2d(_HATConv, nn.Conv2d):
+    __doc__ = _HATConv.__doc__
+
+
+class HATConv3d(_HATConv, nn.Conv3d):
+    __doc__ = _HATConv.__doc__

@@ -1,0 +1,305 @@
+"""A network that learns one task after another."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hat.gate import Gate
+from hat.locks import gates, locks, unlocked
+from hat.state import GateConfig, State
+from hat.warnings import CapacityWarning, UnlockedWarning
+from hat_kernels import Lock
+
+
+class TaskParameters(list[nn.Parameter]):
+    """The parameters of a task, in a list that knows its model, so that an optimizer can find the locks."""
+
+    def __init__(self, parameters: list[nn.Parameter], model: HATModel) -> None:
+        super().__init__(parameters)
+        self.model = model
+
+
+class HATModel(nn.Module):
+    """A gated network with one ungated linear head per task (Serrà et al., ICML 2018).
+
+    Args:
+        body: maps an input to features [B, features] through gated layers; see `hat.models`, `hat.chain`.
+        features: the width of the features; by default that of the last gated layer.
+        config: how gates are learned and committed; by default `GateConfig()`.
+
+    Attributes:
+        heads: one linear layer a task.
+        classes: the names of every task's classes.
+        learning: a task has begun and not ended.
+
+    Raises:
+        ValueError: the body has no gate, or normalises by running statistics, which no task could keep for itself.
+    """
+
+    def __init__(self, body: nn.Module, *, features: int | None = None, config: GateConfig | None = None) -> None:
+        super().__init__()
+        self.state = State(config)
+        self.body = body
+        self.heads = nn.ModuleList()
+        self.classes: list[tuple[str, ...]] = []
+        self.learning = False
+        self._check_body()
+        self.features = self._last_gate().units if features is None else features
+        for gate in self.gates.values():
+            gate.share(self.state)
+
+    # -- what is inside -------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> GateConfig:
+        return self.state.config
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        """The gates by name, in the order of the body's modules."""
+        return gates(self.body)
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks are finished."""
+        return len(self.heads) - self.learning
+
+    @property
+    def task(self) -> int:
+        """The id of the task that is being learned.
+
+        Raises:
+            RuntimeError: none is.
+        """
+        self._require_learning("task")
+        return len(self.heads) - 1
+
+    @property
+    def head(self) -> nn.Linear:
+        """The head of the task that is being learned."""
+        head = self.heads[self.task]
+        assert isinstance(head, nn.Linear)
+        return head
+
+    @property
+    def embeddings(self) -> list[nn.Parameter]:
+        """The embedding of every gate."""
+        return [gate.embedding for gate in self.gates.values()]
+
+    def locks(self) -> dict[Tensor, Lock | None]:
+        """The lock of every shared parameter, None where nothing is locked; a frozen one has `requires_grad` False."""
+        found = locks(self.body)
+        return {p: lock if self.tasks else None for p, lock in found.items()}
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """What no task may train any more: finished heads and, after the first task, what lies along no gate."""
+        heads = self.heads[: len(self.heads) - self.learning]
+        loose = unlocked(self.body).values() if self.tasks else ()
+        return [*heads.parameters(), *loose]
+
+    def capacity(self) -> dict[str, float]:
+        """The share of used units in [0, 1] of every gate by name."""
+        return {name: gate.used.mean().item() for name, gate in self.gates.items()}
+
+    # -- the life of a task ---------------------------------------------------------------------------------------
+
+    def begin_task(self, classes: int | Sequence[str]) -> int:
+        """Start to learn a task: a fresh embedding at every gate, a new head, training mode.
+
+        Args:
+            classes: the number of classes, or their names.
+
+        Returns:
+            The task's id: 0, 1, ...
+
+        Raises:
+            RuntimeError: another task is being learned.
+            ValueError: there is no class.
+        """
+        if self.learning:
+            raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
+        names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(map(str, classes))
+        if not names:
+            raise ValueError(f"classes: expected at least one, got {classes!r}")
+        self._warn_if_full()
+        self.heads.append(self._make_head(len(names)))
+        self.classes.append(names)
+        self.learning = True
+        for gate in self.gates.values():
+            gate.begin_task()
+        return self.train().task
+
+    def anneal(self, progress: float) -> None:
+        """Set the scale for a batch: `s = 1/s_max + (s_max - 1/s_max) progress`, Serrà et al. 2018, eq. 3.
+
+        Args:
+            progress: of the batch in its epoch, `(b - 1) / (B - 1)` in [0, 1]; 1 where B = 1.
+
+        Raises:
+            ValueError: `progress` is not in [0, 1].
+        """
+        if not 0 <= progress <= 1:  # a NaN fails this too
+            raise ValueError(f"progress: expected in [0, 1], got {progress}")
+        self.state.anneal(progress)
+
+    def penalty(self) -> Tensor:
+        """`R = sum over gates sum_i a_i free_i / sum over gates sum_i free_i`, Serrà et al. 2018, eq. 4 and 5.
+
+        Returns:
+            0-d float32, differentiable in the embeddings; 0 where no unit of the network is free.
+
+        Raises:
+            RuntimeError: no task is being learned.
+        """
+        self._require_learning("penalty")
+        free = torch.cat([gate.free for gate in self.gates.values()])
+        attention = torch.cat([gate.attention() for gate in self.gates.values()])
+        total = free.sum()
+        # The second `where` keeps 0/0 out of the gradient as well as out of the value.
+        return torch.where(
+            total > 0, (attention * free).sum() / torch.where(total > 0, total, 1), torch.zeros_like(total)
+        )
+
+    def task_parameters(self) -> TaskParameters:
+        """All that this task may train: shared parameters, embeddings and the current head.
+
+        Raises:
+            RuntimeError: no task is being learned.
+        """
+        self._require_learning("task_parameters")
+        shared = [p for p in self.body.parameters() if p.requires_grad]
+        return TaskParameters([*shared, *self.head.parameters()], self)
+
+    def end_task(self) -> int:
+        """Commit the masks, lock what they use, freeze the head, and go to evaluation mode.
+
+        Returns:
+            The id of the task that ended.
+
+        Raises:
+            RuntimeError: no task is being learned.
+            ValueError: an embedding is not finite; nothing is committed.
+        """
+        task = self.task
+        for name, gate in self.gates.items():
+            if not torch.isfinite(gate.embedding).all():
+                raise ValueError(f"{name}.embedding: expected finite values, got inf or NaN; task not committed")
+        for name, gate in self.gates.items():
+            gate.commit()
+            if not gate.masks[-1].any():
+                warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
+        self.learning = False
+        self._freeze()
+        self.eval()
+        return task
+
+    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
+        """The logits [B, classes] of one task.
+
+        Args:
+            x: [B, ...], what the body takes.
+            task: a finished task or the current one; by default the one that is being learned.
+
+        Raises:
+            RuntimeError: no task is being learned and `task` is None.
+            TypeError: `task` is not an int.
+            ValueError: there is no such task.
+        """
+        task = self._resolve(task)
+        self.state.task = None if self.learning and task == self.task else task
+        try:
+            features = self.body(x)
+        finally:
+            self.state.task = None
+        return self.heads[task](features)
+
+    # -- saving ---------------------------------------------------------------------------------------------------
+
+    def get_extra_state(self) -> Tensor:
+        """What is not a tensor, as JSON in a uint8 tensor, so that a state_dict holds tensors only."""
+        facts = {"learning": self.learning, "classes": self.classes}
+        return torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8).clone()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        facts = json.loads(bytes(state.cpu().tolist()))
+        self.learning = bool(facts["learning"])
+        self.classes = [tuple(names) for names in facts["classes"]]
+        self._freeze()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Make as many heads as the state has before they are loaded."""
+        heads = f"{prefix}heads."
+        widths = {
+            int(key.removeprefix(heads).split(".")[0]): value.shape[0]
+            for key, value in state_dict.items()
+            if key.startswith(heads) and key.endswith(".weight")
+        }
+        have = {task: head.out_features for task, head in enumerate(self.heads)}
+        if widths != have and sorted(widths) == list(range(len(widths))):
+            self.heads = nn.ModuleList(self._make_head(widths[task]) for task in range(len(widths)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    # -- helpers --------------------------------------------------------------------------------------------------
+
+    def _check_body(self) -> None:
+        if not self.gates:
+            raise ValueError("body: expected at least one gated layer or hat.Gate, got none")
+        for name, module in self.body.named_modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                raise ValueError(
+                    f"body.{name}: expected no {type(module).__name__}: its statistics would be shared by all tasks, "
+                    "and every task would change the earlier ones"
+                )
+        loose = unlocked(self.body)
+        if loose:
+            warnings.warn(
+                f"along no gate, so frozen when the first task ends: {', '.join(loose)}",
+                UnlockedWarning,
+                stacklevel=3,
+            )
+
+    def _last_gate(self) -> Gate:
+        return list(self.gates.values())[-1]
+
+    def _make_head(self, classes: int) -> nn.Linear:
+        embeddings = {id(embedding) for embedding in self.embeddings}  # float32 whatever the body is
+        like = next((p for p in self.body.parameters() if id(p) not in embeddings), self.embeddings[0])
+        return nn.Linear(self.features, classes, device=like.device, dtype=like.dtype)
+
+    def _freeze(self) -> None:
+        """No gradient for what is frozen, and none left over: weight decay and momentum would follow it."""
+        for parameter in self.frozen_parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+    def _resolve(self, task: int | None) -> int:
+        if task is None:
+            if not self.learning:
+                raise RuntimeError("task: expected one, as no task is being learned, got None")
+            return self.task
+        if isinstance(task, bool) or not isinstance(task, int):
+            raise TypeError(f"task: expected an int, got {type(task).__name__}")
+        if not 0 <= task < len(self.heads):
+            raise ValueError(f"task: expected 0 to {len(self.heads) - 1}, got {task}")
+        return task
+
+    def _require_learning(self, what: str) -> None:
+        if not self.learning:
+            raise RuntimeError(f"{what}: no task is being learned; call begin_task() first")
+
+    def _warn_if_full(self) -> None:
+        full = [name for name, gate in self.gates.items() if not gate.free.any()]
+        if len(full) == len(self.gates):
+            warnings.warn(
+                "capacity is exhausted: no unit of the network is free, the new task learns a head only",
+                CapacityWarning,
+                stacklevel=3,
+            )
+        elif full:
+            warnings.warn(f"no free unit left in {', '.join(full)}", CapacityWarning, stacklevel=3)

@@ -1,0 +1,5 @@
+"""Optimizers that cannot move a locked weight."""
+
+from hat.optim.sgd import SGD
+
+__all__ = ["SGD"]

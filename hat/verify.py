@@ -1,0 +1,123 @@
+"""Measuring that nothing is forgotten."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hat.locks import frozen_lock
+from hat.model import HATModel
+from hat_kernels import Lock
+from hat_kernels.lock import rate
+
+
+@dataclass
+class Probe:
+    """What one task answered, and what it stood on, at the time of `Probes.add`."""
+
+    inputs: Tensor
+    logits: Tensor
+    parameters: dict[str, Tensor]
+    locked: dict[str, Tensor]
+
+
+@dataclass
+class Probes:
+    """Inputs, logits and locked parameters of learned tasks, to be compared later with `hat.verify`.
+
+    Attributes:
+        tasks: the probe of every task by id.
+    """
+
+    tasks: dict[int, Probe] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def add(self, model: HATModel, task: int, inputs: Tensor) -> None:
+        """Remember the logits of a finished task on `inputs` [B, ...], in evaluation mode, and a copy of what is locked.
+
+        Raises:
+            ValueError: the task is not finished.
+        """
+        if not 0 <= task < model.tasks:
+            raise ValueError(f"task: expected a finished one, 0 to {model.tasks - 1}, got {task}")
+        locks = {**model.locks(), **{p: frozen_lock(p) for p in model.frozen_parameters()}}
+        parameters, locked = {}, {}
+        for name, parameter in model.named_parameters():
+            lock: Lock | None = locks.get(parameter)
+            if lock is not None:
+                parameters[name] = parameter.detach().clone()
+                locked[name] = rate(lock, parameter) == 0
+        self.tasks[task] = Probe(inputs, _logits(model, task, inputs), parameters, locked)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `hat.verify` found.
+
+    Attributes:
+        drift: the largest absolute change of any logit, by task; inf where one turned NaN or inf.
+        moved: the first locked parameter that changed, by name, or None.
+        moved_by: the largest absolute change of a locked element of it.
+    """
+
+    drift: dict[int, float]
+    moved: str | None
+    moved_by: float
+
+    @property
+    def largest(self) -> float:
+        """The largest drift of any task; 0.0 if nothing is forgotten."""
+        return max(self.drift.values(), default=0.0)
+
+    @property
+    def exact(self) -> bool:
+        """Every logit and every locked parameter kept its value."""
+        return self.largest == 0 and self.moved is None
+
+    def __str__(self) -> str:
+        moved = "no locked parameter moved" if self.moved is None else f"{self.moved} moved by {self.moved_by:g}"
+        return f"largest drift {self.largest:g} over {len(self.drift)} tasks; {moved}"
+
+
+@torch.no_grad()
+def verify(model: HATModel, probes: Probes) -> Verification:
+    """Compare every probed task with what it answered then: bit for bit, on the same device and batch shape.
+
+    Args:
+        model: after more training.
+        probes: made by `Probes.add` after each `end_task`.
+
+    Returns:
+        The drift of every task, and the first locked parameter that moved.
+
+    Raises:
+        ValueError: there is no probe.
+    """
+    if not probes.tasks:
+        raise ValueError("probes: expected at least one, got none")
+    drift = {task: _drift(_logits(model, task, p.inputs), p.logits) for task, p in probes.tasks.items()}
+    now = dict(model.named_parameters())
+    for probe in probes.tasks.values():
+        for name, before in probe.parameters.items():
+            change = torch.where(probe.locked[name], now[name] - before, 0.0)
+            if change.any():
+                return Verification(drift, name, change.abs().max().item())
+    return Verification(drift, None, 0.0)
+
+
+def _logits(model: HATModel, task: int, inputs: Tensor) -> Tensor:
+    was_training = model.training
+    try:
+        return model.eval()(inputs, task=task)
+    finally:
+        model.train(was_training)
+
+
+def _drift(now: Tensor, then: Tensor) -> float:
+    if torch.equal(now, then):
+        return 0.0
+    change = (now - then).abs().max().item()
+    return change if math.isfinite(change) else math.inf

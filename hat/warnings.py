@@ -1,0 +1,9 @@
+"""The warnings of this package, so that a user can filter them."""
+
+
+class CapacityWarning(UserWarning):
+    """A gate or the whole network has no free unit left, or a task uses no unit of a gate."""
+
+
+class UnlockedWarning(UserWarning):
+    """A shared parameter lies along no unit axis: it will be frozen when the first task ends."""

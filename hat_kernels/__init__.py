@@ -1,0 +1,32 @@
+"""Operations of hard attention to the task: tensors in, tensors out.
+
+Every operation is a folder: `api.py` is the contract and validates, `reference.py` is the specification in pure
+PyTorch. Nothing here knows of tasks, modules or training.
+"""
+
+from hat_kernels.activation import ACTIVATIONS
+from hat_kernels.dispatch import backend
+from hat_kernels.embedding_update.api import embedding_update_
+from hat_kernels.gate.api import GATE_FLOOR, gate
+from hat_kernels.gated_activation.api import gated_activation
+from hat_kernels.gated_linear.api import gated_linear
+from hat_kernels.gradient_norm.api import gradient_norm
+from hat_kernels.lock import Lock
+from hat_kernels.lock_gradient.api import lock_gradient_
+from hat_kernels.lock_update.api import lock_update_
+from hat_kernels.sgd_update.api import sgd_update_
+
+__all__ = [
+    "ACTIVATIONS",
+    "GATE_FLOOR",
+    "Lock",
+    "backend",
+    "embedding_update_",
+    "gate",
+    "gated_activation",
+    "gated_linear",
+    "gradient_norm",
+    "lock_gradient_",
+    "lock_update_",
+    "sgd_update_",
+]

@@ -1,0 +1,24 @@
+"""The step of the gate embeddings in pure PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from hat_kernels.sgd_update.reference import sgd_update_
+
+
+def embedding_update_(
+    embeddings: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momentum_buffers: Sequence[Tensor],
+    *,
+    limit: float,
+    **sgd: Any,
+) -> None:
+    """See `hat_kernels.embedding_update_`."""
+    sgd_update_(embeddings, grads, momentum_buffers, [None] * len(embeddings), weight_decay=0.0, **sgd)
+    for embedding in embeddings:
+        embedding.clamp_(-limit, limit)

@@ -1,0 +1,59 @@
+"""The hard-attention gate of one axis of units."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hat_kernels.dispatch import require_reference
+from hat_kernels.gate import reference
+
+COMPENSATIONS = ("none", "published", "exact")
+
+GATE_FLOOR = 2.0**-32
+"""Gates below this are exactly 0. It lies 2^8 under the resolution of float32, so it changes no float32 sum, and the
+product of two gates above it, 2^-64, stays far from the subnormals (below 2^-126) that make a CPU matmul crawl."""
+
+
+def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation: str = "published") -> Tensor:
+    """The gate `a = sigmoid(scale * embedding)`, with the embedding gradient compensated for the annealing.
+
+    Differentiable in `embedding`, once. With `q = da * s a (1 - a)`, the plain derivative, the gradient is
+
+    - `none`: `q`
+    - `published`: `q s_max (cosh(clamp(s e, ±50)) + 1) / (s (cosh(e) + 1))`, Serrà et al. 2018, section 2.5, with the
+      clamp of the published code; in float32 it saturates to 0 for `s e > 17`
+    - `exact`: `da s_max sigmoid(e) (1 - sigmoid(e))`, the same expression simplified: no saturation, no overflow
+
+    Args:
+        embedding: [N] float32 (float64 for a gradcheck).
+        scale: 0-d, same dtype, > 0. Not differentiable.
+        s_max: the final scale, > 0.
+        compensation: `"none"`, `"published"` or `"exact"`.
+
+    Returns:
+        [N] gates in [0, 1]; those below `GATE_FLOOR` are 0. The floor does not touch the gradient.
+
+    Raises:
+        TypeError: `embedding` is not float32 or float64.
+        ValueError: a shape, or an unknown compensation.
+    """
+    check_embedding(embedding, scale, s_max, compensation)
+    require_reference("gate")
+    return reference.gate(embedding, scale, s_max, compensation, GATE_FLOOR)
+
+
+def check_embedding(embedding: Tensor, scale: Tensor, s_max: float, compensation: str) -> None:
+    """Validate what defines a gate that is being learned; see `gate` for what is raised."""
+    if embedding.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"embedding: expected float32, got {embedding.dtype}")
+    if embedding.dim() != 1:
+        raise ValueError(f"embedding: expected shape (N,), got {tuple(embedding.shape)}")
+    if scale.dim() != 0:
+        raise ValueError(f"scale: expected a 0-d tensor, got shape {tuple(scale.shape)}")
+    if scale.device != embedding.device:
+        raise ValueError(f"scale: expected device {embedding.device}, got {scale.device}")
+    if not s_max > 0:
+        raise ValueError(f"s_max: expected > 0, got {s_max}")
+    if compensation not in COMPENSATIONS:
+        raise ValueError(f"compensation: expected one of {COMPENSATIONS}, got {compensation!r}")

@@ -1,0 +1,38 @@
+"""The gate and its compensated derivative in pure PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COSH_LIMIT = 50.0
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, embedding: Tensor, scale: Tensor, s_max: float, compensation: str, floor: float) -> Tensor:
+        a = torch.sigmoid(scale * embedding)
+        ctx.save_for_backward(embedding, scale, a)
+        ctx.s_max, ctx.compensation = s_max, compensation
+        return torch.where(a < floor, 0.0, a)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        embedding, scale, a = ctx.saved_tensors
+        s_max = ctx.s_max
+        if ctx.compensation == "exact":
+            unit = torch.sigmoid(embedding)
+            return grad * (s_max * unit * (1 - unit)), None, None, None, None
+        q = grad * (1 - a) * a * scale
+        if ctx.compensation == "published":
+            numerator = torch.cosh((scale * embedding).clamp(-COSH_LIMIT, COSH_LIMIT)) + 1
+            q = q * (s_max / scale * numerator / (torch.cosh(embedding) + 1))
+        return q, None, None, None, None
+
+
+def gate(embedding: Tensor, scale: Tensor, s_max: float, compensation: str, floor: float) -> Tensor:
+    """See `hat_kernels.gate`."""
+    return _Gate.apply(embedding, scale, s_max, compensation, floor)

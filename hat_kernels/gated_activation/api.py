@@ -1,0 +1,120 @@
+"""Bias, activation, dropout and gate in one operation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hat_kernels.activation import check_activation
+from hat_kernels.dispatch import require_reference
+from hat_kernels.gate.api import gate
+from hat_kernels.gated_activation import reference
+
+
+def gated_activation(
+    x: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str = "relu",
+    dropout: float = 0.0,
+    embedding: Tensor | None = None,
+    scale: Tensor | None = None,
+    mask: Tensor | None = None,
+    task: Tensor | None = None,
+    s_max: float = 400.0,
+    compensation: str = "published",
+    unit_dim: int = -1,
+) -> Tensor:
+    """`dropout(activation(x + bias)) * gate` along one axis of units, Serrà et al. 2018, eq. 1.
+
+    The gate comes in one of three forms, or not at all:
+
+    - `embedding`, `scale`: while a task is learned, `a = sigmoid(scale * embedding)`; see `hat_kernels.gate`
+    - `mask` [N]: the committed gate of a finished task
+    - `mask` [T, N] with `task` [B]: sample b of the batch takes the gate `mask[task[b]]`
+
+    Differentiable in `x`, `bias` and `embedding`. Where a mask is 0 the result is exactly 0, whatever `x` holds, inf
+    and NaN included.
+
+    Args:
+        x: [..., N], or [B, N, ...] with `unit_dim=1`; float16, bfloat16, float32 or float64. Computed in float32 at least.
+        bias: [N].
+        activation: a key of `hat_kernels.ACTIVATIONS`.
+        dropout: probability in [0, 1) of dropping an activation; pass 0 to evaluate.
+        embedding: [N] float32.
+        scale: 0-d float32, > 0.
+        mask: [N] or [T, N], values in [0, 1].
+        task: [B] int64 in 0..T-1, B the length of dimension 0 of `x`.
+        s_max: the final scale, > 0.
+        compensation: `"none"`, `"published"` or `"exact"`.
+        unit_dim: the dimension of `x` that holds the units, not 0 with `task`.
+
+    Returns:
+        Same shape and dtype as `x`.
+
+    Raises:
+        ValueError: a shape or device that does not fit `x`, half a gate form, two of them, or an argument out of range.
+        TypeError: a dtype out of the ones above.
+    """
+    units = _check_x(x, unit_dim)
+    check_activation(activation)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected in [0, 1), got {dropout}")
+    _check_units("bias", bias, x, units)
+    _check_form(x, units, embedding, scale, mask, task, unit_dim)
+    require_reference("gated_activation")
+    learned = None
+    if embedding is not None and scale is not None:
+        learned = gate(embedding, scale, s_max=s_max, compensation=compensation)
+    return reference.gated_activation(
+        x, bias, activation=activation, dropout=dropout, gate=learned, mask=mask, task=task, unit_dim=unit_dim
+    )
+
+
+def _check_x(x: Tensor, unit_dim: int) -> int:
+    if not x.is_floating_point():
+        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
+    if not -x.dim() <= unit_dim < x.dim():
+        raise ValueError(f"unit_dim: expected a dimension of x {tuple(x.shape)}, got {unit_dim}")
+    return x.shape[unit_dim]
+
+
+def _check_units(name: str, value: Tensor | None, x: Tensor, units: int) -> None:
+    if value is None:
+        return
+    if value.dim() != 1 or value.shape[0] != units:
+        raise ValueError(f"{name}: expected shape ({units},), got {tuple(value.shape)}")
+    _check_device(name, value, x)
+
+
+def _check_device(name: str, value: Tensor, x: Tensor) -> None:
+    if value.device != x.device:
+        raise ValueError(f"{name}: expected device {x.device}, got {value.device}")
+
+
+def _check_form(
+    x: Tensor,
+    units: int,
+    embedding: Tensor | None,
+    scale: Tensor | None,
+    mask: Tensor | None,
+    task: Tensor | None,
+    unit_dim: int,
+) -> None:
+    if (embedding is None) != (scale is None):
+        raise ValueError("embedding, scale: expected both or neither")
+    if embedding is not None and mask is not None:
+        raise ValueError("embedding, mask: expected one form of gate, got two")
+    _check_units("embedding", embedding, x, units)
+    if task is None:
+        _check_units("mask", mask, x, units)
+        return
+    if mask is None or mask.dim() != 2 or mask.shape[1] != units:
+        got = None if mask is None else tuple(mask.shape)
+        raise ValueError(f"mask: expected shape (T, {units}) beside a task per sample, got {got}")
+    if task.dtype != torch.int64 or task.dim() != 1 or task.shape[0] != x.shape[0]:
+        raise ValueError(f"task: expected int64 of shape ({x.shape[0]},), got {task.dtype} {tuple(task.shape)}")
+    if unit_dim % x.dim() == 0:
+        raise ValueError("unit_dim: expected not the batch dimension 0 beside a task per sample, got 0")
+    _check_device("mask", mask, x)
+    _check_device("task", task, x)

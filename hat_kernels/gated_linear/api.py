@@ -1,0 +1,39 @@
+"""A linear layer with its activation and gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from hat_kernels.dispatch import require_reference
+from hat_kernels.gated_linear import reference
+
+
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, **epilogue: Any) -> Tensor:
+    """`dropout(activation(x W^T + bias)) * gate`, Serrà et al. 2018, eq. 1.
+
+    Differentiable in `x`, `weight`, `bias` and `embedding`.
+
+    Args:
+        x: [..., K].
+        weight: [N, K].
+        bias: [N].
+        epilogue: activation, dropout and gate, as `hat_kernels.gated_activation` takes them (not `unit_dim`).
+
+    Returns:
+        [..., N].
+
+    Raises:
+        ValueError: a shape or device that does not fit; see also `hat_kernels.gated_activation`.
+    """
+    if weight.dim() != 2:
+        raise ValueError(f"weight: expected shape (N, K), got {tuple(weight.shape)}")
+    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"x: expected shape (..., {weight.shape[1]}), got {tuple(x.shape)}")
+    if x.device != weight.device:
+        raise ValueError(f"x: expected device {weight.device}, got {x.device}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    require_reference("gated_linear")
+    return reference.gated_linear(x, weight, bias, **epilogue)

@@ -1,0 +1,85 @@
+"""How far each weight may still move: the rate of a parameter, from the free units along its dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Lock(NamedTuple):
+    """The free units along the first two dimensions of a parameter of shape (R, C, ...).
+
+    `rate(i, j) = max(free_rows[i], free_columns[j]) = 1 - min(used_rows[i], used_columns[j])`, Serrà et al. 2018, eq. 2.
+    A dimension without units (`None`) does not loosen the lock: a bias and a first layer have only rows.
+
+    Attributes:
+        rows: [R / row_repeat] float32 in [0, 1], 1 where the unit is free, or None.
+        columns: [C * groups / column_repeat] float32 in [0, 1], or None.
+        row_repeat: how many consecutive rows one unit owns.
+        column_repeat: how many consecutive columns one unit owns (a channel after a flatten, channel-major).
+        groups: of a grouped convolution: the rows of group g meet the columns of group g only.
+    """
+
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+    row_repeat: int = 1
+    column_repeat: int = 1
+    groups: int = 1
+
+
+def check_lock(lock: Lock | None, parameter: Tensor, name: str = "lock") -> None:
+    """Validate a lock against the parameter it belongs to.
+
+    Raises:
+        ValueError: no dimension is named, a repeat or group count does not divide, or a length does not match.
+    """
+    if lock is None:
+        return
+    if lock.rows is None and lock.columns is None:
+        raise ValueError(f"{name}: expected rows, columns or both, got neither")
+    if lock.rows is not None:
+        _check_length(lock.rows, lock.row_repeat, parameter, 0, 1, f"{name}.rows")
+    if lock.columns is not None:
+        _check_length(lock.columns, lock.column_repeat, parameter, 1, lock.groups, f"{name}.columns")
+    if lock.groups > 1 and (parameter.shape[0] % lock.groups or lock.rows is None):
+        raise ValueError(f"{name}: expected rows that {lock.groups} groups divide, got {tuple(parameter.shape)}")
+
+
+def check_locks(locks: Sequence[Lock | None], parameters: Sequence[Tensor]) -> None:
+    """Validate one lock a parameter; see `check_lock`."""
+    if len(locks) != len(parameters):
+        raise ValueError(f"locks: expected {len(parameters)}, one a parameter, got {len(locks)}")
+    for index, (lock, parameter) in enumerate(zip(locks, parameters, strict=True)):
+        check_lock(lock, parameter, f"locks[{index}]")
+
+
+def rate(lock: Lock, parameter: Tensor) -> Tensor:
+    """The rate of every element: float32 (float64 for a float64 parameter), broadcastable to `parameter`."""
+    dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+    tail = (1,) * (parameter.dim() - 2)
+    if lock.columns is None:
+        assert lock.rows is not None
+        rows = _repeat(lock.rows, lock.row_repeat)
+        return rows.to(dtype).view(-1, *(1,) * (parameter.dim() - 1))
+    columns = _repeat(lock.columns, lock.column_repeat).to(dtype)
+    if lock.rows is None:
+        return columns.view(1, -1, *tail)
+    rows = _repeat(lock.rows, lock.row_repeat).to(dtype)
+    grouped = torch.maximum(rows.view(lock.groups, -1, 1), columns.view(lock.groups, 1, -1))
+    return grouped.reshape(parameter.shape[0], -1, *tail)
+
+
+def _repeat(free: Tensor, times: int) -> Tensor:
+    return free if times == 1 else free.repeat_interleave(times)
+
+
+def _check_length(free: Tensor, repeat: int, parameter: Tensor, dim: int, groups: int, name: str) -> None:
+    if parameter.dim() <= dim:
+        raise ValueError(f"{name}: expected a parameter with more than {dim} dimensions, got {parameter.dim()}")
+    expected = parameter.shape[dim] * groups
+    if free.dim() != 1 or free.shape[0] * repeat != expected:
+        got = f"{tuple(free.shape)} repeated {repeat} times"
+        raise ValueError(f"{name}: expected {expected} units along dimension {dim}, got {got}")

@@ -1,0 +1,27 @@
+"""Locking the gradient of one parameter."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hat_kernels.dispatch import require_reference
+from hat_kernels.lock import Lock, check_lock
+from hat_kernels.lock_gradient import reference
+
+
+def lock_gradient_(grad: Tensor, lock: Lock) -> Tensor:
+    """`grad *= rate`, in place: Serrà et al. 2018, eq. 2. A locked element becomes 0 even if it was inf or NaN.
+
+    Args:
+        grad: [R, C, ...], 1 to 5 dimensions, floating.
+        lock: the free units along its first two dimensions.
+
+    Returns:
+        `grad`.
+
+    Raises:
+        ValueError: the lock does not fit the shape.
+    """
+    check_lock(lock, grad)
+    require_reference("lock_gradient_")
+    return reference.lock_gradient_(grad, lock)

@@ -1,0 +1,34 @@
+"""Locking an update that some optimizer has already made."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hat_kernels.dispatch import require_reference
+from hat_kernels.lock import Lock, check_lock
+from hat_kernels.lock_update import reference
+
+
+def lock_update_(parameter: Tensor, before: Tensor, lock: Lock) -> Tensor:
+    """`parameter = before + rate (parameter - before)`, in place: whatever moved the parameter, locked.
+
+    The lock of Serrà et al. 2018, eq. 2, on the update instead of the gradient, so that momentum, adaptive moments and
+    weight decay cannot get round it. Elements of rate 0 get their old bits back, elements of rate 1 keep the new.
+
+    Args:
+        parameter: [R, C, ...] after the step, floating.
+        before: the same shape and dtype, its value before the step.
+        lock: the free units along its first two dimensions.
+
+    Returns:
+        `parameter`.
+
+    Raises:
+        ValueError: shapes or dtypes differ, or the lock does not fit them.
+    """
+    if before.shape != parameter.shape or before.dtype != parameter.dtype:
+        expected = f"{tuple(parameter.shape)} {parameter.dtype}"
+        raise ValueError(f"before: expected {expected}, got {tuple(before.shape)} {before.dtype}")
+    check_lock(lock, parameter)
+    require_reference("lock_update_")
+    return reference.lock_update_(parameter, before, lock)

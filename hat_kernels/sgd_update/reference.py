@@ -1,0 +1,45 @@
+"""Locked SGD in pure PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hat_kernels.lock import Lock, rate
+
+
+def sgd_update_(
+    parameters: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    momentum_buffers: Sequence[Tensor],
+    locks: Sequence[Lock | None],
+    *,
+    lr: float | Tensor,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: Tensor | None,
+    is_first_step: bool,
+) -> None:
+    """See `hat_kernels.sgd_update_`."""
+    for index, (parameter, grad, lock) in enumerate(zip(parameters, grads, locks, strict=True)):
+        step = grad if grad_scale is None else grad * grad_scale
+        step = -step if maximize else step
+        if weight_decay:
+            step = step.add(parameter, alpha=weight_decay)
+        if momentum:
+            buffer = momentum_buffers[index]
+            if is_first_step:
+                buffer.copy_(step)
+            else:
+                buffer.mul_(momentum).add_(step, alpha=1 - dampening)
+            step = step.add(buffer, alpha=momentum) if nesterov else buffer
+        if lock is None:
+            parameter.add_(step * -lr) if isinstance(lr, Tensor) else parameter.add_(step, alpha=-lr)
+        else:
+            r = rate(lock, parameter)
+            parameter.copy_(torch.where(r == 0, parameter, parameter - lr * (r * step)))
