@@ -1,15 +1,17 @@
 """Hard attention to the task: networks that learn one task after another and forget nothing.
 
-After Serrà, Surís, Miron and Karatzoglou, "Overcoming catastrophic forgetting with hard attention to the task", ICML 2018.
+After Serrà, Surís, Miron and Karatzoglou, "Overcoming catastrophic forgetting with hard attention to the task",
+ICML 2018.
 """
 
-from hat import checkpoint, metrics, models, optim
+from hat import checkpoint, data, metrics, models, optim
 from hat.chain import chain
 from hat.gate import Along, Gate
 from hat.guard import guard
 from hat.layers import HATConv1d, HATConv2d, HATConv3d, HATLinear
 from hat.model import HATModel, TaskParameters
 from hat.state import GateConfig
+from hat.training import TrainConfig, Trainer, TrainResult
 from hat.verify import Probes, Verification, verify
 from hat.warnings import CapacityWarning, UnlockedWarning
 
@@ -27,6 +29,9 @@ __all__ = [
     "HATModel",
     "Probes",
     "TaskParameters",
+    "TrainConfig",
+    "TrainResult",
+    "Trainer",
     "UnlockedWarning",
     "Verification",
     "chain",

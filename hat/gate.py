@@ -52,6 +52,7 @@ class Gate(Float32Module):
 
     masks: Tensor
     used: Tensor
+    state: State
 
     def __init__(self, units: int, *, unit_dim: int = -1) -> None:
         super().__init__()
@@ -106,8 +107,8 @@ class Gate(Float32Module):
     def form(self) -> dict[str, Any]:
         """The gate in the form that `hat_kernels.gated_activation` takes, for the task that `state` names.
 
-        While a task is learned, that is the soft gate in training mode and `hardened()` in evaluation mode, so that what
-        is validated is what will be committed.
+        While a task is learned, that is the soft gate in training mode and `hardened()` in evaluation mode, so that
+        what is validated is what will be committed.
         """
         task = self.state.task
         if task is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,8 +18,8 @@ class GatedLayer(nn.Module):
     A layer that is told no input gate counts as a first layer: all incoming weights of a used unit are locked.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Any
     gate: Gate
 
     def _set_up(
@@ -43,7 +44,7 @@ class GatedLayer(nn.Module):
             self.connect(inputs)
 
     def connect(self, inputs: Gate) -> None:
-        """Declare that the input units of this layer are the units of `inputs`, each repeated if there are k times more.
+        """Declare that the input units of this layer are the units of `inputs`, or k inputs for each of them.
 
         Raises:
             ValueError: the number of inputs is not a multiple of the number of units.
@@ -121,6 +122,7 @@ class _HATConv(GatedLayer):
     """
 
     pool: nn.Module | None
+    _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
     def __init__(
         self,
@@ -156,12 +158,12 @@ class _HATConv(GatedLayer):
 
 
 class HATConv1d(_HATConv, nn.Conv1d):
-    __doc__ = _HATConv.__doc__
+    __doc__: str | None = _HATConv.__doc__  # type: ignore[assignment]
 
 
 class HATConv2d(_HATConv, nn.Conv2d):
-    __doc__ = _HATConv.__doc__
+    __doc__: str | None = _HATConv.__doc__  # type: ignore[assignment]
 
 
 class HATConv3d(_HATConv, nn.Conv3d):
-    __doc__ = _HATConv.__doc__
+    __doc__: str | None = _HATConv.__doc__  # type: ignore[assignment]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hat.locks import frozen_lock
 from hat.model import HATModel
-from hat_kernels import Lock
 from hat_kernels.lock import rate
 
 
@@ -36,17 +35,18 @@ class Probes:
 
     @torch.no_grad()
     def add(self, model: HATModel, task: int, inputs: Tensor) -> None:
-        """Remember the logits of a finished task on `inputs` [B, ...], in evaluation mode, and a copy of what is locked.
+        """Remember the logits of a finished task on `inputs` [B, ...], in evaluation mode, and what is locked.
 
         Raises:
             ValueError: the task is not finished.
         """
         if not 0 <= task < model.tasks:
             raise ValueError(f"task: expected a finished one, 0 to {model.tasks - 1}, got {task}")
-        locks = {**model.locks(), **{p: frozen_lock(p) for p in model.frozen_parameters()}}
+        locks = model.locks()
+        locks.update({p: frozen_lock(p) for p in model.frozen_parameters()})
         parameters, locked = {}, {}
         for name, parameter in model.named_parameters():
-            lock: Lock | None = locks.get(parameter)
+            lock = locks.get(parameter)
             if lock is not None:
                 parameters[name] = parameter.detach().clone()
                 locked[name] = rate(lock, parameter) == 0

@@ -12,7 +12,7 @@ from torch import Tensor
 class Lock(NamedTuple):
     """The free units along the first two dimensions of a parameter of shape (R, C, ...).
 
-    `rate(i, j) = max(free_rows[i], free_columns[j]) = 1 - min(used_rows[i], used_columns[j])`, Serrà et al. 2018, eq. 2.
+    `rate(i, j) = max(free_rows[i], free_columns[j]) = 1 - min(used_rows[i], used_columns[j])`: HAT, eq. 2.
     A dimension without units (`None`) does not loosen the lock: a bias and a first layer have only rows.
 
     Attributes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -36,8 +37,5 @@ def mlp(
     widths = [in_features, *hidden]
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"hidden: expected at least one width, all positive, got {widths}")
-    layers = [
-        HATLinear(inputs, units, activation=activation, dropout=dropout)
-        for inputs, units in zip(widths[:-1], widths[1:], strict=True)
-    ]
+    layers = [HATLinear(inputs, units, activation=activation, dropout=dropout) for inputs, units in pairwise(widths)]
     return chain(nn.Flatten(), nn.Dropout(input_dropout), *layers)

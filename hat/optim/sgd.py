@@ -17,7 +17,7 @@ from hat_kernels import Lock
 class SGD(torch.optim.Optimizer):
     """SGD whose updates are locked after momentum and weight decay, and which clamps the embeddings.
 
-    The step of `torch.optim.SGD` with `W -= lr * rate * d`, see `hat_kernels.sgd_update_`. Embeddings get no weight decay.
+    The step of `torch.optim.SGD` with `W -= lr * rate * d`, see `hat_kernels.sgd_update_`. Embeddings do not decay.
 
     Args:
         params: `model.task_parameters()`, or any parameters or groups of one model if `model` is given.
@@ -110,7 +110,7 @@ class SGD(torch.optim.Optimizer):
                 continue
             options = {name: group[name] for name in ("lr", "momentum", "dampening", "nesterov", "maximize")}
             options |= {"grad_scale": factor, "is_first_step": is_first_step}
-            grads = [p.grad for p in batch]
+            grads = [p.grad for p in batch if p.grad is not None]
             buffers = [self.state[p]["momentum_buffer"] for p in batch] if group["momentum"] else []
             if locks is None:
                 limit = self._model.config.limit

@@ -24,10 +24,10 @@ def embedding_update_(
     is_first_step: bool = False,
     limit: float = 6.0,
 ) -> None:
-    """One SGD step on the embeddings of all gates, in place, then `e = clamp(e, ±limit)`: Serrà et al. 2018, section 2.5.
+    """One SGD step on the embeddings of all gates, in place, then `e = clamp(e, ±limit)`.
 
-    The gradients come compensated (see `hat_kernels.gate`) and with the penalty in them. No weight decay: it would pull
-    every gate towards one half.
+    Serrà et al. 2018, section 2.5. The gradients come compensated (see `hat_kernels.gate`) and with the penalty in
+    them. No weight decay: it would pull every gate towards one half.
 
     Args:
         embeddings: [N] float32 each.

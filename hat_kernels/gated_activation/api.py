@@ -37,7 +37,7 @@ def gated_activation(
     and NaN included.
 
     Args:
-        x: [..., N], or [B, N, ...] with `unit_dim=1`; float16, bfloat16, float32 or float64. Computed in float32 at least.
+        x: [..., N], or [B, N, ...] with `unit_dim=1`; floating; computed in float32 at least.
         bias: [N].
         activation: a key of `hat_kernels.ACTIVATIONS`.
         dropout: probability in [0, 1) of dropping an activation; pass 0 to evaluate.

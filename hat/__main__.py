@@ -1,0 +1,7 @@
+"""`python -m hat`."""
+
+import sys
+
+from hat.cli import main
+
+sys.exit(main())

@@ -1,0 +1,187 @@
+"""Checkpoints that are whole or not there: written aside and renamed, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import sys
+import time
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch.utils.serialization import config
+
+FORMAT = "hat-checkpoint"
+VERSION = 1
+
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+_DAY = 24 * 60 * 60.0
+_writing: set[Path] = set()  # this process's own temporary files: its process id alone cannot tell them from leftovers
+
+
+class CheckpointError(ValueError):
+    """A checkpoint could not be written, or is not a whole checkpoint. The message names the file."""
+
+
+def save(path: str | os.PathLike[str], payload: dict[Any, Any]) -> None:
+    """Write `payload` to `path` so that at every instant `path` holds a whole checkpoint, the old or the new.
+
+    `payload` may hold tensors, numbers, strings, bool, None, and lists, tuples and dicts of these; tensors
+    come back detached, parameters as plain tensors. A full disk or Ctrl-C leaves the previous file and nothing
+    else. A killed process also leaves a temporary file, which the next `save` to the same path removes.
+
+    Raises TypeError for a payload that could not be loaded again, naming the place; CheckpointError when the
+    file could not be written.
+    """
+    if not isinstance(payload, dict):
+        raise TypeError(f"payload: expected a dict, got {type(payload).__name__}")
+    try:
+        document = {"format": FORMAT, "version": VERSION, "payload": _plain(payload, "payload")}
+    except RecursionError:
+        raise TypeError("payload: expected less nesting, got a value that is too deep or holds itself") from None
+    handled = sys.exc_info()[1]
+    try:
+        # Another part of the program may have switched checksums off; `load` relies on them.
+        with replacing(path) as file, config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]
+            torch.save(document, file)
+    except (OSError, RuntimeError) as error:
+        reason = _reason(error, handled)
+        if isinstance(reason, KeyboardInterrupt):  # torch's writer wraps whatever a write raises
+            raise reason from None
+        kept = "the previous checkpoint is intact" if os.path.exists(path) else "there is no previous checkpoint"
+        raise CheckpointError(f"{path}: expected to write a checkpoint, got {_line(reason)}; {kept}") from error
+
+
+def load(path: str | os.PathLike[str], *, map_location: str | torch.device = "cpu") -> dict[Any, Any]:
+    """Read the payload that `save` wrote to `path`, its tensors on `map_location`.
+
+    Nothing in the file is executed (`weights_only`), and every byte of it is checked against its checksum.
+    Raises CheckpointError when the file is missing, cut short, damaged, foreign or of a newer version.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not compare checksums
+            damaged = archive.testzip()
+        if damaged is None:
+            document = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # a hostile file can make the readers raise anything
+        raise CheckpointError(f"{path}: expected a whole checkpoint, got {_line(error)}") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: expected a whole checkpoint, got a wrong checksum in {damaged}")
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected a file written by hat.checkpoint.save, got another torch file")
+    version, payload = document.get("version"), document.get("payload")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise CheckpointError(f"{path}: expected version 1 to {VERSION}, got {version!r}; is hat up to date?")
+    if not isinstance(payload, dict):
+        raise CheckpointError(f"{path}: expected a dict as payload, got {type(payload).__name__}")
+    return payload
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A new binary file that takes the place of `path` when the block ends, and vanishes if the block raises.
+
+    It is written beside the file that `path` names (through links) as `.NAME.HOST.PROCESS.RANDOM.tmp`, and
+    reaches the disk before it is renamed. Raises OSError as `open` and `os.replace` do.
+    """
+    target = Path(os.path.realpath(path))
+    _remove_leftovers(target)
+    temporary = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    _writing.add(temporary)
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()  # gone already after a rename
+        _writing.discard(temporary)
+    with suppress(OSError):  # not every system lets a folder be opened or synchronised
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files for `target` whose writers are dead."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.([0-9a-f]{{8}})\.(\d+)\.[0-9a-f]{{8}}\.tmp")
+    with suppress(OSError):
+        for name in os.listdir(target.parent):
+            match, file = pattern.fullmatch(name), target.with_name(name)
+            if match and not _has_writer(file, match[1], int(match[2])):
+                with suppress(OSError):
+                    file.unlink()
+
+
+def _has_writer(file: Path, host: str, process: int) -> bool:
+    if host != _HOST:  # a shared folder: the other machine's processes cannot be asked, so wait a day
+        return time.time() - file.stat().st_mtime < _DAY
+    if process == os.getpid():
+        return file in _writing
+    if os.name == "nt":  # there `os.kill(process, 0)` is no question, and an open file cannot be removed anyway
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _plain(value: Any, where: str) -> Any:
+    """`value` with every tensor detached, or TypeError if something in it would not load again."""
+    kind = type(value)
+    if kind in (torch.Tensor, torch.nn.Parameter):
+        return value.detach()  # drops hooks and Python attributes, which would be pickled along
+    if value is None or kind in (bool, float, complex, str):
+        return value
+    if kind is int and value.bit_length() < 2040:  # the longest that `weights_only` reads
+        return value
+    if kind in (list, tuple, torch.Size):
+        parts = [_plain(part, f"{where}[{index}]") for index, part in enumerate(value)]
+        return parts if kind is list else tuple(parts)
+    if kind in (dict, OrderedDict):
+        return _plain_dict(value, where)
+    got = f"an integer of {value.bit_length()} bits" if kind is int else kind.__name__
+    raise TypeError(f"{where}: expected a tensor, number, string, bool, None, list, tuple or dict, got {got}")
+
+
+def _plain_dict(value: dict[Any, Any], where: str) -> dict[Any, Any]:
+    for key in value:
+        if type(key) not in (str, int, float, bool, type(None)):
+            raise TypeError(f"{where}: expected keys that are strings, numbers or None, got {type(key).__name__}")
+    plain = type(value)((_plain(key, where), _plain(part, f"{where}[{key!r}]")) for key, part in value.items())
+    if hasattr(value, "_metadata"):  # the versions that a module's `state_dict` carries along
+        plain._metadata = _plain(value._metadata, f"{where}._metadata")  # type: ignore[attr-defined]
+    return plain
+
+
+def _reason(error: BaseException, handled: BaseException | None) -> BaseException:
+    """The system error or interrupt that torch's error hides, or `error` itself.
+
+    handled: what the caller was dealing with already, such as the Ctrl-C that made it save.
+    """
+    cause: BaseException | None = error
+    while cause is not None and cause is not handled:
+        if isinstance(cause, (OSError, KeyboardInterrupt)):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

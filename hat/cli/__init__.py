@@ -1,0 +1,35 @@
+"""The command line: `python -m hat train | evaluate | report`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hat.cli.parser import make_parser
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors become one line on standard error, without a traceback.
+
+    Args:
+        argv: the arguments; by default those of the process.
+
+    Returns:
+        The exit status: 0, 2 for an error, 130 for Ctrl-C.
+    """
+    arguments = make_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        hint = getattr(arguments, "resume_hint", None)
+        print(f"\ninterrupted{f'; {hint}' if hint else ''}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError) as error:
+        if arguments.traceback:
+            raise
+        print(f"hat {arguments.command}: error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    return 0

@@ -1,0 +1,40 @@
+"""`hat evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from hat import metrics
+from hat.cli.stored import StoredRun, open_run
+from hat.training import evaluate
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Test the learned tasks of a run and compare every logit with the day it was learned.
+
+    Raises:
+        ValueError: no run there, no finished task, or no such task.
+    """
+    torch.set_flush_denormal(True)
+    run = open_run(arguments.run_dir, data=arguments.data, device=arguments.device)
+    tasks = _tasks(run, arguments.task)
+    learned, now, drift = [], [], []
+    for task in tasks:
+        result = evaluate(run.model, run.stream[task].test, task, run.spec.training)
+        learned.append(run.history.accuracy[task][task])
+        now.append(result.accuracy)
+        drift.append(result.drift_from(run.folder.load_logits(task)))
+    print(metrics.table([run.stream[task].name for task in tasks], learned, now))
+    print(f"\nlargest logit drift {max(drift):g}")
+
+
+def _tasks(run: StoredRun, task: int | None) -> list[int]:
+    if not run.model.tasks:
+        raise ValueError(f"{run.folder.path}: expected a run with a finished task, got none yet")
+    if task is None:
+        return list(range(run.model.tasks))
+    if not 0 <= task < run.model.tasks:
+        raise ValueError(f"--task: expected 0 to {run.model.tasks - 1}, got {task}")
+    return [task]

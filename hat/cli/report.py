@@ -1,0 +1,55 @@
+"""`hat report`, and the pictures that `train` draws at its end."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+
+import torch
+
+from hat import plots
+from hat.cli.summary import render, summarise
+from hat.training.history import History
+from hat.training.rundir import RunDir
+
+
+def run_report(arguments: argparse.Namespace) -> None:
+    """Print the table of a run and draw its pictures.
+
+    Raises:
+        ValueError: no run there, or no finished task.
+        ImportError: matplotlib is missing.
+    """
+    if not arguments.run_dir.is_dir():
+        raise ValueError(f"run_dir: expected the folder of a run, got {arguments.run_dir}")
+    folder = RunDir(arguments.run_dir)
+    history = History(**folder.load()["history"])
+    if not history.accuracy:
+        raise ValueError(f"{folder.path}: expected a run with a finished task, got none yet")
+    result = folder.read_result()
+    print(render(result if result else summarise(history, {}, [])))
+    draw(folder)
+    print(f"plots               {folder.plots}")
+
+
+def plots_available() -> bool:
+    """matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw(folder: RunDir) -> None:
+    """Accuracy matrix, accuracy over time, used capacity and mask overlap, as PNG in the run's folder plots."""
+    saved = folder.load()
+    history = History(**saved["history"])
+    folder.plots.mkdir(exist_ok=True)
+    used = torch.tensor([list(row.values()) for row in history.capacity])
+    gates = list(history.capacity[-1])
+    masks = [value.float() for name, value in saved["model"].items() if name.endswith(".masks")]
+    figures = {
+        "accuracy_matrix": plots.accuracy_matrix(history.matrix, history.names),
+        "accuracy_over_time": plots.accuracy_over_time(history.matrix, history.names),
+        "capacity": plots.capacity(used, gates),
+        "overlap": plots.overlap(plots.overlap_matrix(masks), history.names),
+    }
+    for name, figure in figures.items():
+        plots.save(figure, folder.plots / f"{name}.png")

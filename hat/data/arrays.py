@@ -1,0 +1,88 @@
+"""From the arrays that a reader found to a Dataset: layouts, number types, label names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hat.data.dataset import Dataset
+from hat.data.distinct import split_test
+
+
+def image_tensor(argument: str, array: np.ndarray) -> Tensor:
+    """An array of images as uint8 or float32 [N, C, H, W].
+
+    Accepts [N, H, W], [N, H, W, C] and [N, C, H, W] with C <= 4 (the last axis is tried first), and
+    [N, D] (plain features: C = H = 1). bool, and integers within 0..255, become uint8; other numbers float32.
+    Raises ValueError for any other shape or dtype.
+    """
+    expected = "numbers of shape (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D)"
+    if array.dtype.kind not in "biuf" or array.ndim not in (2, 3, 4):
+        raise ValueError(f"{argument}: expected {expected}, got {array.dtype} {array.shape}")
+    if array.ndim == 2:
+        array = array[:, None, None, :]
+    elif array.ndim == 3:
+        array = array[:, None]
+    elif array.shape[3] <= 4:
+        array = array.transpose(0, 3, 1, 2)
+    elif array.shape[1] > 4:
+        raise ValueError(f"{argument}: expected {expected} with at most 4 channels, got {array.shape}")
+    as_bytes = array.dtype.kind == "b" or (
+        array.dtype.kind in "iu" and array.size > 0 and array.min() >= 0 and array.max() <= 255
+    )
+    return torch.from_numpy(np.array(array, dtype=np.uint8 if as_bytes else np.float32, order="C"))
+
+
+def label_array(argument: str, array: np.ndarray, count: int) -> np.ndarray:
+    """Labels as [count]: whole numbers or strings. Raises ValueError otherwise, or for another count."""
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.shape != (count,):
+        raise ValueError(f"{argument}: expected one label an image, ({count},), got {array.shape}")
+    if array.dtype.kind not in "biuU":
+        raise ValueError(f"{argument}: expected whole numbers or strings, got {array.dtype}")
+    return array
+
+
+def make_dataset(
+    path: Path | None,
+    name: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray] | None,
+    classes: Sequence[str] | None = None,
+) -> Dataset:
+    """A Dataset from (images, labels) of each part; layouts as in `image_tensor`.
+
+    path: where they come from, for error messages.
+    With `classes`, a label is an index into them. Without, the classes are the distinct labels of both
+    parts in sorted order, so labels need not start at 0 nor be consecutive. Without `test`, a fifth of
+    the distinct images of each class, drawn with a fixed seed, is for testing.
+    Raises ValueError that names the path.
+    """
+    try:
+        return _make(name, [train] if test is None else [train, test], classes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _make(name: str, parts: list[tuple[np.ndarray, np.ndarray]], classes: Sequence[str] | None) -> Dataset:
+    names = ("train", "test")[: len(parts)]
+    images = [image_tensor(f"x_{n}", x) for n, (x, _) in zip(names, parts, strict=True)]
+    labels = [label_array(f"y_{n}", y, len(x)) for n, (x, y) in zip(names, parts, strict=True)]
+    if len({x.dtype for x in images}) > 1:
+        images = [x.float() for x in images]
+    if classes is None:
+        values = np.unique(np.concatenate(labels))
+        classes = [str(value) for value in values]
+        labels = [np.searchsorted(values, y) for y in labels]
+    elif any(y.dtype.kind == "U" for y in labels):
+        raise ValueError("labels: expected whole numbers, since the classes are named, got strings")
+    targets = [torch.from_numpy(y.astype(np.int64)) for y in labels]
+    if len(parts) == 1:
+        rows = split_test(images[0], targets[0])
+        images, targets = [images[0][r] for r in rows], [targets[0][r] for r in rows]
+    return Dataset(name, tuple(classes), images[0], targets[0], images[1], targets[1])

@@ -1,0 +1,73 @@
+"""Cutting a set of images in two without an identical image on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from hat.data.seeding import generator, shuffled
+
+
+def image_ids(x: Tensor) -> Tensor:
+    """Number the distinct images of x [N, ...]: int64 [N], equal exactly for identical images.
+
+    Identity is that of the bytes, by a 128-bit digest of each.
+    """
+    rows = x.detach().cpu().contiguous().flatten(1).numpy()
+    seen: dict[bytes, int] = {}
+    ids = [seen.setdefault(hashlib.blake2b(row.data, digest_size=16).digest(), len(seen)) for row in rows]
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def split_validation(x: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Row numbers (train, validation) of x [N, ...]: the last `fraction` of a seeded shuffle validates.
+
+    A validation image that also occurs in the training part goes back to the training part, so the
+    two share no image. `fraction` in [0, 1); 0 gives an empty validation part, any other at least one
+    image before that rule.
+    """
+    order = shuffled(len(x), seed, "validation")
+    count = int(fraction * len(x))
+    if fraction > 0 and len(x) > 1:
+        count = max(count, 1)
+    if count == 0:
+        return order, order[:0]
+    train, validation = order[:-count], order[-count:]
+    ids = image_ids(x)
+    if int(ids.max()) + 1 < len(x):
+        shared = torch.isin(ids[validation], ids[train])
+        train, validation = torch.cat([train, validation[shared]]), validation[~shared]
+    return train, validation
+
+
+def split_test(x: Tensor, y: Tensor, fraction: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Row numbers (train, test) for a dataset that comes in one part, both sorted.
+
+    Stratified: of each class the seeded last `fraction` of its distinct images (at least one) is for
+    testing; copies follow their original. Raises ValueError for a class with one distinct image.
+    """
+    ids = image_ids(x)
+    first = torch.full((int(ids.max()) + 1,), len(ids)).scatter_reduce(0, ids, torch.arange(len(ids)), "amin")
+    in_test = torch.zeros(len(first), dtype=torch.bool)
+    for label in y.unique().tolist():
+        members = (y[first] == label).nonzero().flatten()
+        if len(members) == 1 or len(members) == 0:
+            raise ValueError(
+                f"label {label}: expected at least 2 distinct images to make a train and a test part, "
+                f"got {len(members)}"
+            )
+        members = members[torch.randperm(len(members), generator=generator(seed, "test", label))]
+        in_test[members[-max(1, round(fraction * len(members))) :]] = True
+    test = in_test[ids]
+    return (~test).nonzero().flatten(), test.nonzero().flatten()
+
+
+def at_most(y: Tensor, limit: int | None, seed: int) -> Tensor:
+    """Row numbers of at most `limit` images of each label in y [N], seeded; sorted. None keeps all."""
+    if limit is None:
+        return torch.arange(len(y))
+    order = shuffled(len(y), seed, "limit")
+    kept = [order[y[order] == label][:limit] for label in y.unique().tolist()]
+    return torch.cat(kept).sort().values

@@ -1,0 +1,130 @@
+"""Reader: images in folders, one folder a class; a folder on disk, or a zip, tar, tar.gz or tar.xz."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hat.data.archive import entries
+from hat.data.arrays import make_dataset
+from hat.data.dataset import Dataset
+from hat.data.optional import optional
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+Names = tuple[str, ...]
+
+
+def is_image(name: str) -> bool:
+    """Whether the file name is that of an image."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def read_images(path: str | Path, name: str, *, size: tuple[int, int] | None = None) -> Dataset:
+    """The dataset in `train/<class>/<image>` and `test/<class>/<image>`, or in `<class>/<image>` alone.
+
+    Without train/ and test/ a fifth of the distinct images of each class, drawn with a fixed seed, is for
+    testing. One folder may wrap it all. Classes are in the order of their names, images in the order of
+    theirs. Images are grey when all are, else RGB, 8 bits a channel.
+
+    size: (H, W) to resize to; without it images of different sizes are refused.
+    Raises ValueError that names the file or the folder: a class without images, a class in one part only,
+    an image that cannot be decoded or that lies elsewhere, different sizes, a damaged archive.
+    """
+    path = Path(path)
+    decode = _decoder(size)
+    images: dict[Names, np.ndarray] = {}
+    folders: set[Names] = set()
+    for names, read in entries(path):
+        if read is None:
+            folders.add(names)
+        elif is_image(names[-1]):
+            images[names] = decode(f"{path}: {'/'.join(names)}", read())
+            folders.update(names[:depth] for depth in range(1, len(names)))
+    if not images:
+        raise ValueError(f"{path}: expected images ({' '.join(SUFFIXES)}), one folder a class, got none")
+    wrapped = _wrapping_depth(images)
+    parts = _parts({n[wrapped:] for n in folders}, path)
+    classes = _classes(parts, {n[wrapped:] for n in folders}, path)
+    arrays = [_part(images, wrapped, part, classes, path) for part in parts]
+    if len({x.shape[3] for x, _ in arrays}) > 1:
+        arrays = [(np.broadcast_to(x, (*x.shape[:3], 3)), y) for x, y in arrays]
+    return make_dataset(path, name, arrays[0], arrays[1] if len(arrays) == 2 else None, classes)
+
+
+def _decoder(size: tuple[int, int] | None) -> Callable[[str, bytes], np.ndarray]:
+    """A function (where, bytes) -> uint8 [H, W, 1 or 3] that insists on one size."""
+    pillow = optional("PIL.Image", "a folder of images")
+    first: list[tuple[str, tuple[int, int]]] = []
+
+    def decode(where: str, data: bytes) -> np.ndarray:
+        try:
+            with pillow.open(io.BytesIO(data)) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"{image.mode}: more than 8 bits a channel")
+                image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+                if size is not None and image.size != (size[1], size[0]):
+                    image = image.resize((size[1], size[0]), pillow.Resampling.BILINEAR)
+                pixels = np.asarray(image)
+        except Exception as error:  # Pillow raises many kinds for damaged bytes
+            raise ValueError(f"{where}: expected an 8-bit image, got {error}") from error
+        first[:] = first or [(where, pixels.shape[:2])]
+        if pixels.shape[:2] != first[0][1]:
+            raise ValueError(
+                f"{where}: expected (H, W) = {first[0][1]} as in {first[0][0]}, got {pixels.shape[:2]}; "
+                "give size=(H, W) to resize"
+            )
+        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+    return decode
+
+
+def _wrapping_depth(images: dict[Names, np.ndarray]) -> int:
+    """How many folders wrap everything, above `train` and `test` or the classes."""
+    depth = 0
+    while all(len(n) > depth + 2 for n in images) and len(tops := {n[depth] for n in images}) == 1:
+        if tops & {"train", "test"}:
+            break
+        depth += 1
+    return depth
+
+
+def _parts(folders: set[Names], path: Path) -> list[Names]:
+    """The folders that hold the classes: train and test, or the top alone."""
+    tops = {n[0] for n in folders if n}
+    if not tops & {"train", "test"}:
+        return [()]
+    if tops != {"train", "test"}:
+        raise ValueError(f"{path}: expected train/ and test/ and no other folder, got {', '.join(sorted(tops))}")
+    return [("train",), ("test",)]
+
+
+def _classes(parts: list[Names], folders: set[Names], path: Path) -> list[str]:
+    found = [{n[-1] for n in folders if len(n) == len(part) + 1 and n[: len(part)] == part} for part in parts]
+    if found[0] != found[-1]:
+        odd = ", ".join(sorted(found[0] ^ found[-1]))
+        raise ValueError(f"{path}: expected the same class folders in train/ and test/, got in one alone: {odd}")
+    return sorted(found[0])
+
+
+def _part(
+    images: dict[Names, np.ndarray], wrapped: int, part: Names, classes: list[str], path: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """(images uint8 [N, H, W, C], labels [N]) of one part, by class and then by name."""
+    members: dict[str, list[Names]] = {c: [] for c in classes}
+    for names in sorted(images):
+        inside = names[wrapped:]
+        if inside[: len(part)] == part:
+            if len(inside) != len(part) + 2:
+                raise ValueError(f"{path}: {'/'.join(names)}: expected {'/'.join((*part, '<class>', '<image>'))}")
+            members[inside[-2]].append(names)
+    for name, files in members.items():
+        if not files:
+            raise ValueError(f"{path}: {'/'.join((*part, name))}: expected images in this class folder, got none")
+    chosen = [images[n] for name in classes for n in members[name]]
+    channels = max(image.shape[2] for image in chosen)
+    x = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in chosen])
+    return x, np.repeat(np.arange(len(classes)), [len(members[c]) for c in classes])

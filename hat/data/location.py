@@ -1,0 +1,63 @@
+"""Where data lies: the folders that are searched, and the user's cache."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of this library (it need not exist yet)."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "hat-kernels"
+
+
+def download_folder() -> Path:
+    """The data root that downloads go to."""
+    return cache_folder() / "data"
+
+
+def chosen_root(explicit: str | Path | None = None) -> Path | None:
+    """The data root that the user named: `explicit` (`--data`), else `HAT_DATA`, else None.
+
+    Raises FileNotFoundError when the folder that was named does not exist.
+    """
+    named = [("root (--data)", explicit), ("HAT_DATA", os.environ.get("HAT_DATA"))]
+    for origin, value in named:
+        if value is not None and str(value) != "":
+            folder = Path(value).expanduser()
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{origin}: expected an existing folder, got {str(folder)!r}")
+            return folder
+    return None
+
+
+def search_roots(explicit: str | Path | None = None) -> list[Path]:
+    """The data roots to search, in order.
+
+    A root that the user named is searched alone: what it lacks is an error, not a download.
+    """
+    chosen = chosen_root(explicit)
+    if chosen is not None:
+        return [chosen]
+    shared = CHECKOUT.parent / "shared" / "data"
+    beside_checkout = (CHECKOUT / "pyproject.toml").is_file() and shared.is_dir()
+    return [shared, download_folder()] if beside_checkout else [download_folder()]
+
+
+def root(explicit: str | Path | None = None) -> Path:
+    """The data root that is searched first.
+
+    In order: `explicit` (`--data`), the environment variable `HAT_DATA`, `../shared/data` beside a
+    checkout that has it, the user's cache (which need not exist yet). Raises FileNotFoundError when
+    `explicit` or `HAT_DATA` names no folder.
+    """
+    return search_roots(explicit)[0]

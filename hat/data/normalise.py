@@ -1,0 +1,52 @@
+"""Per-channel normalisation: pixels to float32 with mean 0 and standard deviation 1 over the training images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+CHUNK = 4096  # images a step: what is converted at once stays small beside the result
+
+
+@dataclass(frozen=True, eq=False)
+class Normalisation:
+    """mean, std: float32 [C], of the training images of one dataset; a constant channel has std 1."""
+
+    mean: Tensor
+    std: Tensor
+
+    @staticmethod
+    def of(x: Tensor) -> Normalisation:
+        """The normalisation that x, uint8 or float32 [N, C, H, W], asks for; sums in float64."""
+        if x.dtype == torch.uint8:
+            values = torch.arange(256, dtype=torch.float64)
+            counts = torch.stack([torch.bincount(x[:, c].reshape(-1), minlength=256) for c in range(x.shape[1])])
+            share = counts.double() / counts.sum(1, keepdim=True)
+            mean = share @ values
+            variance = (share * (values - mean[:, None]) ** 2).sum(1)
+        else:
+            pixels = x.numel() / x.shape[1]
+            mean = sum(c.double().sum((0, 2, 3)) for c in x.split(CHUNK)) / pixels
+            squares = [((c.double() - mean[:, None, None]) ** 2).sum((0, 2, 3)) for c in x.split(CHUNK)]
+            variance = torch.stack(squares).sum(0) / pixels
+        std = variance.sqrt()
+        return Normalisation(mean.float(), torch.where(std > 0, std, 1.0).float())
+
+    def apply(self, x: Tensor, rows: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
+        """float32 [n, C, H, W]: the normalised images of x at `rows` (all without), resized to `size` (H, W).
+
+        Resizing is bilinear, with antialiasing where it shrinks.
+        """
+        count = len(x) if rows is None else len(rows)
+        out = torch.empty(count, x.shape[1], *(size or x.shape[2:]))
+        for start in range(0, count, CHUNK):
+            stop = min(start + CHUNK, count)
+            pixels = (x[start:stop] if rows is None else x[rows[start:stop]]).float()
+            if out.shape[2:] != x.shape[2:]:
+                pixels = interpolate(pixels, out.shape[2:], mode="bilinear", antialias=True)
+            torch.sub(pixels, self.mean[:, None, None], out=out[start:stop])
+            out[start:stop] /= self.std[:, None, None]
+        return out

@@ -1,0 +1,69 @@
+"""A user's own data: which of the readers a path is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hat.data.archive import SUFFIXES, entries, is_archive
+from hat.data.cache import cached
+from hat.data.cifar import holds_cifar, read_cifar
+from hat.data.dataset import Dataset
+from hat.data.idx import idx_files, read_idx_folder
+from hat.data.images import is_image, read_images
+from hat.data.mat import FILES, read_svhn
+from hat.data.npz import read_npz
+
+
+def read(path: str | Path, name: str | None = None, *, size: tuple[int, int] | None = None) -> Dataset:
+    """The dataset at `path`, by what is there.
+
+    - a `.npz` file with x_train, y_train, x_test, y_test
+    - a folder with idx files (plain or gzip), CIFAR python batches, or SVHN's two `.mat` files
+    - a folder or an archive (zip, tar, tar.gz, tar.xz) of images, one folder a class; a `.tar.gz` of CIFAR batches
+
+    name: what to call it; without it the name of the file or folder.
+    size: (H, W) to resize images in folders and archives to.
+    What an archive of images decodes to is kept in the user's cache.
+    Raises FileNotFoundError when there is nothing, and ValueError that names a file of no known kind.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    name = name or _stem(path)
+    if path.is_dir():
+        return _read_folder(path, name, size)
+    if path.suffix.lower() == ".npz":
+        return read_npz(path, name)
+    if is_archive(path):
+        if _is_cifar_archive(path):
+            return read_cifar(path, name)
+        return cached(path, name, f"images {size}", lambda: read_images(path, name, size=size))
+    raise ValueError(f"{path}: expected a folder, an .npz file or an archive ({' '.join(SUFFIXES)})")
+
+
+def _read_folder(path: Path, name: str, size: tuple[int, int] | None) -> Dataset:
+    files = {entry.name for entry in path.iterdir() if entry.is_file()}
+    if idx_files(path):
+        return read_idx_folder(path, name)
+    if holds_cifar(files):
+        return read_cifar(path, name)
+    if files & set(FILES):
+        return read_svhn(path, name)
+    return read_images(path, name, size=size)
+
+
+def _stem(path: Path) -> str:
+    lower = path.name.lower()
+    suffix = next((s for s in (".npz", *SUFFIXES) if lower.endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)] or path.resolve().name
+
+
+def _is_cifar_archive(path: Path) -> bool:
+    """Whether a file of a CIFAR batch comes before any image: no need to unpack it all."""
+    for names, content in entries(path):
+        if content is not None:
+            if is_image(names[-1]) or len(names) > 2:
+                return False
+            if names[-1] in ("data_batch_1", "test_batch", "batches.meta", "meta"):
+                return True
+    return False

@@ -1,0 +1,103 @@
+"""One task: its classes, its three parts, and the batches of its epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from hat.data.dataset import check_labels
+from hat.data.part import Part, check_batch_size
+from hat.data.seeding import shuffled
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a network learns at a time.
+
+    name: for people, distinct within a stream ("permuted fashion-mnist 3").
+    classes: the name of each label 0..len(classes)-1 of this task.
+    train, validation, test: its parts, of one image shape; `train` is not empty, the others may be.
+    index: its place in the stream, from 0.
+    Raises ValueError when a part disagrees.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Part = field(repr=False)
+    validation: Part = field(repr=False)
+    test: Part = field(repr=False)
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.train) == 0:
+            raise ValueError(f"train: expected at least one image in task {self.name!r}, got none")
+        for name, part in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+            if part.input_shape != self.input_shape:
+                raise ValueError(f"{name}: expected images of {self.input_shape} as in train, got {part.input_shape}")
+            check_labels(name, part.y, len(part), len(self.classes))
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.train.input_shape
+
+    def batches(
+        self, *, epochs: int = 1, batch_size: int = 64, seed: int = 0, device: torch.device | str | None = None
+    ) -> Iterator[tuple[float, Batch]]:
+        """Training batches of epochs 0..epochs-1, one after the other: `epoch` says what each is.
+
+        epochs: int >= 0. device: where the batches go; see `epoch`.
+        """
+        if not isinstance(epochs, int) or epochs < 0:
+            raise ValueError(f"epochs: expected an int >= 0, got {epochs!r}")
+        check_batch_size(batch_size)
+        task = self if device is None else replace(self, train=_placed(self.train, torch.device(device)))
+        each = (task.epoch(e, batch_size=batch_size, seed=seed, device=device) for e in range(epochs))
+        return chain.from_iterable(each)
+
+    def epoch(
+        self, epoch: int, *, batch_size: int = 64, seed: int = 0, device: torch.device | str | None = None
+    ) -> Iterator[tuple[float, Batch]]:
+        """The training batches of one epoch, shuffled: yields (progress, (x, y)).
+
+        progress: (b-1)/(B-1) for batch b = 1..B of the epoch, in [0, 1]; 1.0 when B = 1.
+        x: float32 [n, C, H, W]; y: int64 [n]; n = batch_size but for the last batch, which may be smaller.
+        The order depends on (seed, task name, index, epoch) alone, not on what was drawn before: a resumed
+        run sees the batches of an uninterrupted one.
+        device: where the batches go (the part's own device without). Images that take no more than half the
+        free memory of a GPU are moved there at once and stay while the iterator lives.
+        """
+        check_batch_size(batch_size)
+        if not isinstance(epoch, int) or epoch < 0:
+            raise ValueError(f"epoch: expected an int >= 0, got {epoch!r}")
+        target = self.train.device if device is None else torch.device(device)
+        part = _placed(self.train, target)
+        order = shuffled(len(part), seed, self.name, self.index, epoch).to(part.device)
+        return _serve(part, order.split(batch_size), target)
+
+    def to(self, device: torch.device | str) -> Task:
+        """This task with its parts on `device`."""
+        parts = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return replace(self, **parts)
+
+
+def _serve(part: Part, rows: tuple[Tensor, ...], device: torch.device) -> Iterator[tuple[float, Batch]]:
+    last = len(rows) - 1
+    for number, batch in enumerate(rows):
+        x, y = part[batch]
+        yield (number / last if last else 1.0), (x.to(device), y.to(device))
+
+
+def _placed(part: Part, device: torch.device) -> Part:
+    """The part on `device`, or where it is when it would take more than half of a GPU's free memory."""
+    if device.type == "cuda" and part.device.type != "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if 4 * len(part) * torch.Size(part.input_shape).numel() > free // 2:
+            return part
+    return part.to(device)

@@ -1,0 +1,92 @@
+"""What a training run may be told, with the published recipe as defaults."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The published recipe (Serrà et al. 2018, section 4.1 and its code): plain SGD with a step-wise falling rate.
+
+    Attributes:
+        epochs: at most this many a task, > 0.
+        batch_size: > 0.
+        lr: learning rate, > 0.
+        lr_factor: the rate is divided by this, > 1 ...
+        lr_patience: ... after this many epochs without a better validation loss, > 0.
+        lr_min: a task ends when the rate falls below this, >= 0.
+        clip: largest global norm of the locked gradients, > 0; infinity for none.
+        lamb: weight of the capacity penalty, >= 0.
+        optimizer: `"sgd"`, `"adam"`, `"adamw"` or `"rmsprop"`; new for every task.
+        momentum: of SGD and RMSprop, >= 0.
+        weight_decay: >= 0.
+        seed: of everything random.
+        device: a torch device, or `"auto"`: CUDA or ROCm where there is one, else the CPU.
+        dtype: `"float32"`, or `"bfloat16"` or `"float16"` for autocast (float16 with a gradient scaler).
+        eval_batch_size: fixed for a whole run: bit-identity needs equal batch shapes.
+    """
+
+    epochs: int = 200
+    batch_size: int = 64
+    lr: float = 0.05
+    lr_factor: float = 3.0
+    lr_patience: int = 5
+    lr_min: float = 1e-4
+    clip: float = 10_000.0
+    lamb: float = 0.75
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    eval_batch_size: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr_patience", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected > 0, got {getattr(self, name)}")
+        for name in ("lr_min", "lamb", "momentum", "weight_decay"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"{name}: expected a finite number >= 0, got {getattr(self, name)}")
+        if not self.lr_factor > 1:
+            raise ValueError(f"lr_factor: expected > 1, got {self.lr_factor}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer: expected one of {OPTIMIZERS}, got {self.optimizer!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {tuple(DTYPES)}, got {self.dtype!r}")
+        self.torch_device()
+
+    def torch_device(self) -> torch.device:
+        """The device that `device` names.
+
+        Raises:
+            ValueError: it names none, or one that this machine lacks.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {self.device!r}") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"device: expected one that this machine has, got {self.device!r}, but no CUDA device is here"
+            )
+        return device
+
+    def autocast(self) -> torch.autocast:
+        """The context that a forward pass runs in; does nothing for float32."""
+        dtype = DTYPES[self.dtype]
+        enabled = dtype != torch.float32
+        return torch.autocast(self.torch_device().type, dtype=dtype if enabled else None, enabled=enabled)

@@ -1,0 +1,65 @@
+"""Loss, accuracy and logits of one task on one part of its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hat.data import Part
+from hat.model import HATModel
+from hat.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model does on a part.
+
+    Attributes:
+        loss: mean cross entropy.
+        accuracy: in [0, 1].
+        logits: [N, classes] on the CPU.
+    """
+
+    loss: float
+    accuracy: float
+    logits: Tensor
+
+    def drift_from(self, earlier: Tensor) -> float:
+        """The largest absolute change of any logit; exactly 0.0 only if every one is equal."""
+        if torch.equal(self.logits, earlier):
+            return 0.0
+        change = (self.logits - earlier).abs().max().item()
+        return change if change == change else float("inf")
+
+
+@torch.inference_mode()
+def evaluate(model: HATModel, part: Part, task: int, config: TrainConfig) -> Evaluation:
+    """Evaluate one task in evaluation mode; the model returns to the mode it was in.
+
+    Args:
+        model: on the device that `config` names.
+        part: the images and labels of the task, in order, in batches of `config.eval_batch_size`.
+        task: a finished task, or the one that is being learned.
+
+    Raises:
+        ValueError: the part is empty, or there is no such task.
+    """
+    if not len(part):
+        raise ValueError("part: expected at least one image, got none")
+    device = config.torch_device()
+    was_training = model.training
+    model.eval()
+    try:
+        outputs = []
+        for x, _ in part.batches(batch_size=config.eval_batch_size):
+            with config.autocast():
+                outputs.append(model(x.to(device), task=task).float().cpu())
+    finally:
+        model.train(was_training)
+    logits = torch.cat(outputs)
+    labels = part.y.cpu()
+    accuracy = (logits.argmax(1) == labels).float().mean().item()
+    return Evaluation(F.cross_entropy(logits, labels).item(), accuracy, logits)

@@ -1,0 +1,71 @@
+"""What one call of the training loop learns: a task, or all tasks of a stream at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hat.data import Task
+from hat.model import HATModel
+from hat.training.config import TrainConfig
+from hat.training.evaluation import evaluate
+
+
+class Lesson(Protocol):
+    """Batches to learn from, and a validation."""
+
+    name: str
+
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+
+    def epoch(self, epoch: int) -> Iterator[tuple[float, Tensor, Tensor, int]]:
+        """The progress, images, labels and task of every batch of an epoch; the same whenever it is asked for."""
+
+    def validate(self, model: HATModel) -> tuple[float, float]:
+        """Mean validation loss and accuracy."""
+
+
+class TaskLesson:
+    """One task."""
+
+    def __init__(self, task: Task, index: int, config: TrainConfig) -> None:
+        self.task, self.index, self.config = task.to(config.torch_device()), index, config
+        self.name = task.name
+
+    def __len__(self) -> int:
+        return -(-len(self.task.train) // self.config.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[float, Tensor, Tensor, int]]:
+        for progress, (x, y) in self.task.epoch(epoch, batch_size=self.config.batch_size, seed=self.config.seed):
+            yield progress, x, y, self.index
+
+    def validate(self, model: HATModel) -> tuple[float, float]:
+        result = evaluate(model, self.task.validation, self.index, self.config)
+        return result.loss, result.accuracy
+
+
+class JointLesson:
+    """All tasks of a stream at once, one task a batch, in random order: the multi-task reference of the HAT paper."""
+
+    def __init__(self, tasks: Sequence[Task], config: TrainConfig) -> None:
+        self.lessons = [TaskLesson(task, index, config) for index, task in enumerate(tasks)]
+        self.config = config
+        self.name = f"{len(tasks)} tasks at once"
+
+    def __len__(self) -> int:
+        return sum(len(lesson) for lesson in self.lessons)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[float, Tensor, Tensor, int]]:
+        owners = torch.cat([torch.full((len(lesson),), index) for index, lesson in enumerate(self.lessons)])
+        generator = torch.Generator().manual_seed(self.config.seed + epoch)
+        batches = [lesson.epoch(epoch) for lesson in self.lessons]
+        for owner in owners[torch.randperm(len(owners), generator=generator)].tolist():
+            yield next(batches[owner])
+
+    def validate(self, model: HATModel) -> tuple[float, float]:
+        results = [lesson.validate(model) for lesson in self.lessons]
+        return sum(r[0] for r in results) / len(results), sum(r[1] for r in results) / len(results)

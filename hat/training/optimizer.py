@@ -1,0 +1,29 @@
+"""The optimizer of one task."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+import hat.optim
+from hat.guard import guard
+from hat.model import HATModel
+from hat.training.config import TrainConfig
+
+
+def make_optimizer(model: HATModel, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that `config` names over the parameters of the current task, locked and clipped."""
+    parameters = model.task_parameters()
+    max_norm = config.clip if math.isfinite(config.clip) else None
+    decay = config.weight_decay
+    if config.optimizer == "sgd":
+        return hat.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=decay, max_norm=max_norm)
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "adam":
+        optimizer = torch.optim.Adam(parameters, config.lr, weight_decay=decay)
+    elif config.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=decay)
+    else:
+        optimizer = torch.optim.RMSprop(parameters, config.lr, momentum=config.momentum, weight_decay=decay)
+    return guard(optimizer, model, max_norm=max_norm)

@@ -1,0 +1,322 @@
+"""Pictures hold the numbers they were given, in the right places, and stay readable from 1 task to 50."""
+
+import math
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hat import plots
+
+matplotlib = pytest.importorskip("matplotlib")
+NAN = math.nan
+COUNTS = [1, 2, 5, 10, 12, 13, 50]
+
+
+def names_of(count, stem="task"):
+    return [f"{stem}-{index}" for index in range(count)]
+
+
+def triangle(tasks):
+    matrix = torch.rand(tasks, tasks, generator=torch.Generator().manual_seed(tasks), dtype=torch.float64)
+    return matrix.masked_fill(torch.ones(tasks, tasks, dtype=torch.bool).triu(1), NAN)
+
+
+def labels(ticks):
+    return [tick.get_text() for tick in ticks]
+
+
+# ---------------------------------------------------------------- heat maps
+
+
+@pytest.mark.parametrize("tasks", COUNTS)
+def test_accuracy_matrix_shows_each_value_in_its_place_and_the_future_blank(tasks):
+    matrix = triangle(tasks)
+    axes = plots.accuracy_matrix(matrix, names_of(tasks)).axes[0]
+    shown = axes.images[0].get_array()
+    future = torch.ones(tasks, tasks, dtype=torch.bool).triu(1).numpy()
+    assert shown.shape == (tasks, tasks)
+    assert (shown.mask == future).all()
+    assert shown[~future].data == pytest.approx(100 * matrix.numpy()[~future])
+    assert axes.images[0].get_clim() == (0, 100)
+    written = {text.get_position(): text.get_text() for text in axes.texts}
+    expected = {(k, t): f"{100 * matrix[t, k]:.1f}" for t in range(tasks) for k in range(t + 1)}
+    assert written == (expected if tasks <= 12 else {})
+
+
+@pytest.mark.parametrize("tasks", COUNTS)
+def test_heat_map_ticks_are_thinned_and_name_the_right_task(tasks):
+    names = names_of(tasks)
+    axes = plots.overlap(torch.rand(tasks, tasks), names).axes[0]
+    for axis in (axes.xaxis, axes.yaxis):
+        places = [int(place) for place in axis.get_ticklocs()]
+        assert labels(axis.get_ticklabels()) == [names[place] for place in places]
+        assert places[0] == 0
+        assert len(places) == tasks if tasks <= 25 else 12 < len(places) <= 25
+
+
+def test_overlap_rows_are_drawn_as_rows_and_nan_stays_blank():
+    axes = plots.overlap([[1.0, 0.25], [NAN, 0.5]], ["a", "b"]).axes[0]
+    assert axes.images[0].get_array().tolist() == [[100.0, 25.0], [None, 50.0]]
+    assert {t.get_position(): t.get_text() for t in axes.texts} == {(0, 0): "100.0", (1, 0): "25.0", (1, 1): "50.0"}
+
+
+def test_cell_text_contrasts_with_its_cell():
+    shares = torch.linspace(0, 1, 144).reshape(12, 12)
+    axes = plots.overlap(shares, names_of(12)).axes[0]
+    image = axes.images[0]
+
+    def luminance(colour):
+        channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2]
+
+    assert len(axes.texts) == 144
+    for text in axes.texts:
+        column, row = text.get_position()
+        cell = luminance(image.cmap(image.norm(100 * float(shares[row, column]))))
+        ink = luminance(matplotlib.colors.to_rgb(text.get_color()))
+        assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) >= 4.3  # 4.58 is the best at the worst colour
+
+
+# ---------------------------------------------------------------- lines
+
+
+@pytest.mark.parametrize("tasks", COUNTS)
+def test_accuracy_over_time_has_a_line_a_task_from_when_it_was_learned(tasks):
+    matrix = triangle(tasks)
+    figure = plots.accuracy_over_time(matrix, names_of(tasks))
+    axes = figure.axes[0]
+    assert len(axes.lines) == tasks
+    for task, line in enumerate(axes.lines):
+        days, shares = line.get_data()
+        assert list(days) == list(range(1, tasks + 1))
+        assert shares == pytest.approx(100 * matrix[:, task].numpy(), nan_ok=True)
+        assert tasks - 1 in line.get_markevery()  # the newest task is a single point
+        assert line.get_label() == f"task-{task}"
+    low, high = axes.get_ylim()
+    assert low <= 100 * matrix[~matrix.isnan()].min()
+    assert high >= 100
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("whole", [False, True])
+def test_capacity_has_a_line_a_layer_and_one_for_the_network(count, whole):
+    used, total = torch.rand(7, count), torch.rand(7)
+    figure = plots.capacity(used, names_of(count, "layer"), total=total if whole else None)
+    lines = figure.axes[0].lines
+    assert len(lines) == count + whole
+    for layer in range(count):
+        assert lines[layer].get_ydata() == pytest.approx(100 * used[:, layer].numpy())
+    if whole:
+        assert lines[-1].get_ydata() == pytest.approx(100 * total.numpy())
+        assert "whole network" in labels(figure.axes[0].get_legend().get_texts())
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_lines_can_be_told_apart(count):
+    figure = plots.capacity(torch.rand(3, count), names_of(count, "layer"))
+    axes = figure.axes[0]
+    assert len({matplotlib.colors.to_hex(line.get_color()) for line in axes.lines}) == count
+    if count <= 10:
+        assert labels(axes.get_legend().get_texts()) == names_of(count, "layer")
+        assert len({line.get_marker() for line in axes.lines}) == count
+    else:  # a colour scale: the shown colour of each name is the colour of its line
+        assert axes.get_legend() is None
+        scale = figure.axes[1]
+        places = [int(place) for place in scale.get_yticks()]
+        assert labels(scale.get_yticklabels()) == [f"layer-{place}" for place in places]
+        colours = scale._colorbar.mappable.to_rgba(places)
+        assert all(
+            tuple(colour) == axes.lines[place].get_color() for colour, place in zip(colours, places, strict=True)
+        )
+
+
+@pytest.mark.parametrize("tasks", COUNTS)
+def test_time_axis_counts_in_whole_tasks(tasks):
+    axes = plots.accuracy_over_time(triangle(tasks), names_of(tasks)).axes[0]
+    low, high = axes.get_xlim()
+    shown = [place for place in axes.get_xticks() if low <= place <= high]
+    assert shown
+    assert all(place == int(place) and 1 <= place <= tasks for place in shown)
+
+
+# ---------------------------------------------------------------- all four
+
+
+def draw_all(tasks, names):
+    yield plots.accuracy_matrix(triangle(tasks), names)
+    yield plots.accuracy_over_time(triangle(tasks), names)
+    yield plots.capacity(torch.rand(tasks, tasks), names, total=torch.rand(tasks))
+    yield plots.overlap(torch.rand(tasks, tasks), names)
+
+
+@pytest.mark.parametrize("tasks", [1, 3, 50])
+def test_everything_is_titled_labelled_and_inside_the_picture(tasks):
+    for figure in draw_all(tasks, names_of(tasks, "a-very-long-name-of-a-data-set")):
+        axes = figure.axes[0]
+        assert axes.get_title()
+        assert "task" in axes.get_xlabel()
+        assert axes.get_ylabel()
+        figure.canvas.draw()
+        box = figure.get_tightbbox()
+        width, height = figure.get_size_inches()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+
+
+def test_percent_is_named_on_every_picture():
+    for figure in draw_all(3, names_of(3)):
+        assert any("%" in axes.get_ylabel() for axes in figure.axes)
+
+
+def test_long_names_keep_both_ends_and_odd_names_draw():
+    names = ["split-tiny-image-net-from-disk-07", "$\\alpha$ costs $5", "two\nlines", "_hidden"]
+    for figure in draw_all(4, names):
+        figure.canvas.draw()
+    shown = labels(figure.axes[0].get_xticklabels())
+    assert shown == ["split-tiny…m-disk-07", r"\$\alpha\$ costs \$5", "two lines", " _hidden"]
+
+
+def test_a_legend_hides_no_name():
+    names = ["_orig_mod.0", "", "plain"]
+    figure = plots.capacity([[0.1, 0.2, 0.3]], names)
+    assert [label.strip() for label in labels(figure.axes[0].get_legend().get_texts())] == names
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.accuracy_matrix([[0.5, 0.5]], ["a"]), r"^accuracy: expected a square .* got \(1, 2\)$"),
+        (lambda: plots.accuracy_matrix([[0.5]], ["a", "b"]), "^names: expected 1, got 2$"),
+        (lambda: plots.accuracy_over_time([[50.0]], ["a"]), "^accuracy: expected values from 0 to 1, got 50$"),
+        (lambda: plots.accuracy_over_time([[0.5]], []), "^names: expected 1, got 0$"),
+        (lambda: plots.capacity([0.5], ["a"]), r"^used: expected shape \(1, 1\), got \(1,\)$"),
+        (lambda: plots.capacity([], ["a"]), r"^used: expected shape \(1, 1\), got \(0,\)$"),
+        (lambda: plots.capacity([[0.5, 0.5]], ["a"]), r"^used: expected shape \(1, 1\), got \(1, 2\)$"),
+        (lambda: plots.capacity([[NAN]], ["a"]), "^used: expected values from 0 to 1, got nan$"),
+        (lambda: plots.capacity([[0.5]], ["a"], total=[0.5, 0.5]), r"^total: expected shape \(1,\), got \(2,\)$"),
+        (lambda: plots.capacity([[]], []), "^layers: expected at least one, got none$"),
+        (lambda: plots.overlap([[0.5]], ["a", "b"]), r"^masks_overlap: expected shape \(2, 2\), got \(1, 1\)$"),
+        (lambda: plots.overlap([[1.5]], ["a"]), "^masks_overlap: expected values from 0 to 1, got 1.5$"),
+        (lambda: plots.overlap([], []), "^names: expected at least one, got none$"),
+    ],
+)
+def test_bad_input(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_missing_matplotlib_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'hat-kernels\[plot\]'"):
+        plots.overlap([[1.0]], ["a"])
+
+
+def test_matplotlib_is_imported_only_for_drawing_and_pyplot_never():
+    script = (
+        "import sys, hat.plots as p, hat.metrics, hat.checkpoint\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "p.overlap([[1.0]], ['a']).canvas.draw()\n"
+        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(plots.__file__).parents[1]), "DISPLAY": ""}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+# ---------------------------------------------------------------- overlap of masks
+
+
+def test_overlap_matrix_by_hand():
+    first = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    second = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    got = plots.overlap_matrix([first, second])
+    assert got.dtype == torch.float64
+    assert got.tolist() == [[1.0, 0.5, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_overlap_matrix_takes_bool_and_soft_masks():
+    soft = [torch.tensor([[0.999, 1e-9], [0.501, 0.7]], requires_grad=True)]
+    hard = [torch.tensor([[True, False], [True, True]])]
+    assert plots.overlap_matrix(soft).tolist() == plots.overlap_matrix(hard).tolist() == [[1.0, 1.0], [0.5, 1.0]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(tasks=st.integers(1, 5), widths=st.lists(st.integers(0, 9), min_size=1, max_size=3), seed=st.integers(0, 99))
+def test_overlap_matrix_counts_units(tasks, widths, seed):
+    generator = torch.Generator().manual_seed(seed)
+    masks = [(torch.rand(tasks, width, generator=generator) < 0.4).float() for width in widths]
+    units = [
+        {(g, n) for g, mask in enumerate(masks) for n in mask[t].nonzero().flatten().tolist()} for t in range(tasks)
+    ]
+    expected = [[len(mine & other) / max(1, len(mine)) for other in units] for mine in units]
+    assert plots.overlap_matrix(masks).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        ([], r"^masks: expected tensors \[T, N\], got \[\]$"),
+        ([torch.ones(3)], r"^masks: expected tensors \[T, N\], got \[\(3,\)\]$"),
+        ([torch.ones(2, 3), torch.ones(1, 3)], r"^masks\[1\]: expected shape \(2, 3\), got \(1, 3\)$"),
+        ([torch.full((1, 1), 3.0)], r"^masks\[0\]: expected values from 0 to 1, got 3$"),
+    ],
+)
+def test_bad_masks(masks, message):
+    with pytest.raises(ValueError, match=message):
+        plots.overlap_matrix(masks)
+
+
+# ---------------------------------------------------------------- saving
+
+
+def test_save_writes_a_png_of_150_dots_an_inch(tmp_path):
+    figure = plots.overlap([[1.0]], ["a"])
+    plots.save(figure, tmp_path / "picture.PNG")
+    content = (tmp_path / "picture.PNG").read_bytes()
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (width, height) == tuple(int(150 * inches) for inches in figure.get_size_inches())
+    assert os.listdir(tmp_path) == ["picture.PNG"]
+
+
+def test_failed_save_keeps_the_previous_picture(tmp_path, monkeypatch):
+    figure = plots.overlap([[1.0]], ["a"])
+    plots.save(figure, tmp_path / "picture.png")
+    before = (tmp_path / "picture.png").read_bytes()
+
+    def full_disk(file, **_):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        plots.save(figure, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes() == before
+    assert os.listdir(tmp_path) == ["picture.png"]
+
+
+def test_save_refuses_other_formats(tmp_path):
+    with pytest.raises(ValueError, match=r"^path: expected a name ending in \.png, got '.*picture\.pdf'$"):
+        plots.save(plots.overlap([[1.0]], ["a"]), tmp_path / "picture.pdf")
+
+
+def test_threads_draw_the_same_picture(tmp_path):
+    def draw(place):
+        plots.save(plots.accuracy_matrix(triangle(3), names_of(3)), tmp_path / f"{place}.png")
+
+    threads = [threading.Thread(target=draw, args=(place,)) for place in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    draw(3)
+    assert len({(tmp_path / f"{place}.png").read_bytes() for place in range(4)}) == 1
