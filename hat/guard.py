@@ -100,5 +100,6 @@ def _clip_(model: HATModel, locked: dict[Tensor, Lock], parameters: list[Tensor]
     if not grads:
         return
     factor = clip_factor([g for g, _ in grads], [lock for _, lock in grads], max_norm)
-    for grad, _ in grads:
-        grad.mul_(factor)
+    if factor is not None:
+        for grad, _ in grads:
+            grad.mul_(factor)

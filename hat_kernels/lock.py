@@ -72,6 +72,16 @@ def rate(lock: Lock, parameter: Tensor) -> Tensor:
     return grouped.reshape(parameter.shape[0], -1, *tail)
 
 
+def scale_by_rate_(values: Tensor, lock: Lock) -> Tensor:
+    """`values *= rate` in place, exactly 0 where the rate is 0, whatever `values` holds there."""
+    r = rate(lock, values).to(values.dtype)
+    values.mul_(r)
+    # 0 * inf is NaN. That is rare, so on a CPU one look at the sum saves the pass that mends it.
+    if values.device.type != "cpu" or not torch.isfinite(values.sum()):
+        values.masked_fill_(r == 0, 0)
+    return values
+
+
 def _repeat(free: Tensor, times: int) -> Tensor:
     return free if times == 1 else free.repeat_interleave(times)
 

@@ -32,11 +32,12 @@ def cut(
     seed: int,
     limit: int | None,
     size: tuple[int, int] | None = None,
+    channels: int | None = None,
 ) -> tuple[Part, Part, Part]:
     """(train, validation, test) of the images with these labels, renumbered 0, 1, ... in the order given.
 
     limit: at most so many training images of each class, drawn before the validation part is cut off.
-    size: (H, W) to resize to.
+    size: (H, W) to resize to. channels: how many equal channels to show grey images with.
     """
     local = torch.full((len(dataset.classes),), -1)
     local[list(labels)] = torch.arange(len(labels))
@@ -46,7 +47,7 @@ def cut(
     learn, validate = split_validation(dataset.x_train[train_rows], validation, seed)
 
     def part(x: Tensor, y: Tensor, rows: Tensor) -> Part:
-        return Part(normalisation.apply(x, rows, size), local[y[rows]])
+        return Part(normalisation.apply(x, rows, size), local[y[rows]], channels=channels)
 
     return (
         part(dataset.x_train, dataset.y_train, train_rows[learn]),

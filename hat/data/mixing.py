@@ -9,7 +9,6 @@ from hat.data.cutting import check_options, cut
 from hat.data.dataset import Dataset
 from hat.data.loading import resolve
 from hat.data.normalise import Normalisation
-from hat.data.part import Part
 from hat.data.stream import Stream
 from hat.data.task import Task
 
@@ -47,7 +46,7 @@ def mixture(
             raise ValueError(f"datasets: expected 1 or {channels} channels, got {data.input_shape[0]} in {data.name}")
     stream = []
     for index, data in enumerate(loaded):
-        parts = cut(
+        train, valid, test = cut(
             data,
             range(len(data.classes)),
             normalisation=Normalisation.of(data.x_train),
@@ -55,7 +54,7 @@ def mixture(
             seed=seed,
             limit=limit,
             size=(height, width),
+            channels=channels,
         )
-        train, valid, test = (Part(part.x.expand(-1, channels, -1, -1), part.y) for part in parts)
         stream.append(Task(f"mixture {data.name} {index}", data.classes, train, valid, test, index))
     return Stream("mixture " + " ".join(data.name for data in loaded), stream)

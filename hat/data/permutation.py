@@ -54,6 +54,6 @@ def permuted(
     stream = []
     for index in range(tasks):
         order = shuffled(pixels, seed, "permutation", index)
-        train, valid, test = (part.permuted(order) for part in parts)
-        stream.append(Task(f"permuted {data.name} {index}", data.classes, train, valid, test, index))
+        learn, validate, test = (part.permuted(order) for part in parts)
+        stream.append(Task(f"permuted {data.name} {index}", data.classes, learn, validate, test, index))
     return Stream(f"permuted {data.name}", stream)

@@ -71,7 +71,7 @@ class Task:
         The order depends on (seed, task name, index, epoch) alone, not on what was drawn before: a resumed
         run sees the batches of an uninterrupted one.
         device: where the batches go (the part's own device without). Images that take no more than half the
-        free memory of a GPU are moved there at once and stay while the iterator lives.
+        free memory of a GPU are moved there at once and stay while the iterator lives; `to` keeps them there.
         """
         check_batch_size(batch_size)
         if not isinstance(epoch, int) or epoch < 0:
@@ -98,6 +98,6 @@ def _placed(part: Part, device: torch.device) -> Part:
     """The part on `device`, or where it is when it would take more than half of a GPU's free memory."""
     if device.type == "cuda" and part.device.type != "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        if 4 * len(part) * torch.Size(part.input_shape).numel() > free // 2:
+        if part.nbytes > free // 2:
             return part
     return part.to(device)

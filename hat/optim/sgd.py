@@ -89,9 +89,7 @@ class SGD(torch.optim.Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not parameters:
             return None
-        factor = clip_factor([p.grad for p in parameters], [locks.get(p) for p in parameters], self._max_norm)
-        # On a CPU the factor is there to be read, and a factor of 1 saves a pass over every gradient.
-        return None if factor.device.type == "cpu" and factor.item() == 1.0 else factor
+        return clip_factor([p.grad for p in parameters], [locks.get(p) for p in parameters], self._max_norm)
 
     def _update(
         self,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from hat_kernels.lock import Lock, rate
+from hat_kernels.lock import Lock, scale_by_rate_
 
 
 def sgd_update_(
@@ -38,8 +37,7 @@ def sgd_update_(
             else:
                 buffer.mul_(momentum).add_(step, alpha=1 - dampening)
             step = step.add(buffer, alpha=momentum) if nesterov else buffer
-        if lock is None:
-            parameter.add_(step * -lr) if isinstance(lr, Tensor) else parameter.add_(step, alpha=-lr)
-        else:
-            r = rate(lock, parameter)
-            parameter.copy_(torch.where(r == 0, parameter, parameter - lr * (r * step)))
+        if lock is not None:
+            # Plain SGD locks the gradient itself and saves a copy; momentum keeps what it has gathered.
+            step = scale_by_rate_(step.clone() if momentum and not nesterov else step, lock)
+        parameter.add_(step * -lr) if isinstance(lr, Tensor) else parameter.add_(step, alpha=-lr)
