@@ -63,7 +63,7 @@ class StreamSpec:
         if len(self.datasets) != 1:
             raise ValueError(f"dataset: expected one for a {self.stream} stream, got {', '.join(self.datasets)}")
         if self.stream == "permuted":
-            return hat.data.permuted(self.datasets[0], tasks=self.tasks or 5, **common)
+            return hat.data.permuted(self.datasets[0], tasks=5 if self.tasks is None else self.tasks, **common)
         return hat.data.split(self.datasets[0], classes_per_task=self.classes_per_task, tasks=self.tasks, **common)
 
 

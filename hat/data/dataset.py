@@ -68,6 +68,6 @@ def check_labels(argument: str, y: Tensor, count: int, classes: int) -> None:
         raise TypeError(f"{argument}: expected a tensor, got {type(y).__name__}")
     if y.dtype != torch.int64 or y.shape != (count,):
         raise ValueError(f"{argument}: expected int64 ({count},), got {y.dtype} {tuple(y.shape)}")
-    if count and not 0 <= int(y.min()) <= int(y.max()) < classes:
+    if count and not y.is_meta and not 0 <= int(y.min()) <= int(y.max()) < classes:
         got = f"{int(y.min())}..{int(y.max())}"
         raise ValueError(f"{argument}: expected labels in 0..{classes - 1} ({classes} classes), got {got}")

@@ -47,6 +47,8 @@ def read_images(path: str | Path, name: str, *, size: tuple[int, int] | None = N
     if not images:
         raise ValueError(f"{path}: expected images ({' '.join(SUFFIXES)}), one folder a class, got none")
     wrapped = _wrapping_depth(images)
+    if loose := [n for n in images if len(n) < wrapped + 2]:
+        raise ValueError(f"{path}: {'/'.join(min(loose))}: expected images in class folders, got one outside")
     parts = _parts({n[wrapped:] for n in folders}, path)
     classes = _classes(parts, {n[wrapped:] for n in folders}, path)
     arrays = [_part(images, wrapped, part, classes, path) for part in parts]

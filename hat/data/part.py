@@ -109,7 +109,7 @@ class Part:
     def _show(self, x: Tensor) -> Tensor:
         """The images x [n, 1 or C, H, W] as the task sees them."""
         if self._permutation is not None:
-            flat = x.reshape(len(x), x.shape[1], -1)
+            flat = x.flatten(2)
             if x.device.type == "cpu":  # "clip": without it numpy checks the permutation again, at twice the time
                 flat = torch.from_numpy(flat.numpy().take(self._permutation.numpy(), 2, mode="clip"))
             else:
