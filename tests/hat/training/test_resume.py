@@ -98,7 +98,7 @@ def assert_equal(whole: hat.Trainer, resumed: hat.Trainer) -> None:
 
 def test_killed_process_resumes_exactly(tmp_path: Path) -> None:
     """kill -9 at some moment of a real run on the command line, then --resume."""
-    options = "--tasks 2 --limit 20 --hidden 32 --epochs 6 --momentum 0.9 --quiet".split()
+    options = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "6", "--momentum", "0.9", "--quiet"]
     command = [sys.executable, "-m", "hat", "train"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run([*command, *options, "--run-dir", str(whole)], check=True, capture_output=True)
