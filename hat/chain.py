@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import nn
 
 from hat.gate import Gate
@@ -35,7 +37,7 @@ _TRANSPARENT = (
 )
 
 
-def chain(*modules: nn.Module) -> nn.Sequential:
+def chain(*modules: nn.Module, **named: nn.Module) -> nn.Sequential:
     """A `torch.nn.Sequential` in which every gated layer knows the gate of the units that reach it.
 
     A gate reaches the next gated layer through modules that keep units apart and zeros zero: dropout, pooling, flatten,
@@ -44,12 +46,14 @@ def chain(*modules: nn.Module) -> nn.Sequential:
 
     Args:
         modules: in order of application; `HATLinear`, `HATConv*`, `Gate` and any others.
+        named: the same, with names of their own instead of numbers; after the unnamed ones.
 
     Raises:
         ValueError: a layer's inputs are not a multiple of the units that reach it.
     """
     gate: Gate | None = None
-    for module in modules:
+    children = OrderedDict([*((str(index), module) for index, module in enumerate(modules)), *named.items()])
+    for module in children.values():
         if isinstance(module, GatedLayer):
             if gate is not None:
                 module.connect(gate)
@@ -58,4 +62,4 @@ def chain(*modules: nn.Module) -> nn.Sequential:
             gate = module
         elif not isinstance(module, _TRANSPARENT):
             gate = None
-    return nn.Sequential(*modules)
+    return nn.Sequential(children)

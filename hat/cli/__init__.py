@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from hat.cli.parser import make_parser
+from hat.training.subnormals import flushed_subnormals
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -22,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = make_parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        with flushed_subnormals():
+            arguments.run(arguments)
     except KeyboardInterrupt:
         hint = getattr(arguments, "resume_hint", None)
         print(f"\ninterrupted{f'; {hint}' if hint else ''}", file=sys.stderr)

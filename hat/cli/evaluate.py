@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
 from hat import metrics
 from hat.cli.stored import StoredRun, open_run
 from hat.training import evaluate
@@ -17,7 +15,6 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: no run there, no finished task, or no such task.
     """
-    torch.set_flush_denormal(True)
     run = open_run(arguments.run_dir, data=arguments.data, device=arguments.device)
     tasks = _tasks(run, arguments.task)
     learned, now, drift = [], [], []

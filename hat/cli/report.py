@@ -43,7 +43,7 @@ def draw(folder: RunDir) -> None:
     history = History(**saved["history"])
     folder.plots.mkdir(exist_ok=True)
     used = torch.tensor([list(row.values()) for row in history.capacity])
-    gates = list(history.capacity[-1])
+    gates = [name.removesuffix(".gate") for name in history.capacity[-1]]
     masks = [value.float() for name, value in saved["model"].items() if name.endswith(".masks")]
     figures = {
         "accuracy_matrix": plots.accuracy_matrix(history.matrix, history.names),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from hat.cli.report import draw, plots_available
 from hat.cli.spec import RunSpec
 from hat.cli.summary import render, summarise
@@ -20,7 +18,6 @@ def run_train(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: wrong options, missing data, or a run directory that is taken.
     """
-    torch.set_flush_denormal(True)  # before the first parallel operation: its worker threads inherit the mode
     spec, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
     arguments.resume_hint = f"all finished epochs are saved; continue with: hat train --resume {folder.path}"
     stream = spec.stream.build()

@@ -41,15 +41,15 @@ def alexnet(
         )
     inputs, size = input_shape[0], input_shape[1]
     kernels = (size // 8, size // 10, 2)
-    layers: list[nn.Module] = []
-    for units, kernel, probability in zip(channels, kernels, dropout, strict=False):
+    layers: dict[str, nn.Module] = {}
+    for index, (units, kernel, probability) in enumerate(zip(channels, kernels, dropout, strict=False), 1):
         if kernel < 1 or size < kernel + 1:
             raise ValueError(f"input_shape: expected images of 12 x 12 or more, got {tuple(input_shape)}")
-        layers.append(HATConv2d(inputs, units, kernel, dropout=probability, pool=nn.MaxPool2d(2)))
+        layers[f"conv{index}"] = HATConv2d(inputs, units, kernel, dropout=probability, pool=nn.MaxPool2d(2))
         inputs, size = units, (size - kernel + 1) // 2
-    layers.append(nn.Flatten())
+    layers["flatten"] = nn.Flatten()
     inputs *= size * size
-    for units, probability in zip(hidden, dropout[3:], strict=True):
-        layers.append(HATLinear(inputs, units, dropout=probability))
+    for index, (units, probability) in enumerate(zip(hidden, dropout[3:], strict=True), 1):
+        layers[f"linear{index}"] = HATLinear(inputs, units, dropout=probability)
         inputs = units
-    return chain(*layers)
+    return chain(**layers)

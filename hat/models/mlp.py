@@ -37,5 +37,8 @@ def mlp(
     widths = [in_features, *hidden]
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"hidden: expected at least one width, all positive, got {widths}")
-    layers = [HATLinear(inputs, units, activation=activation, dropout=dropout) for inputs, units in pairwise(widths)]
-    return chain(nn.Flatten(), nn.Dropout(input_dropout), *layers)
+    layers = {
+        f"linear{index}": HATLinear(inputs, units, activation=activation, dropout=dropout)
+        for index, (inputs, units) in enumerate(pairwise(widths), 1)
+    }
+    return chain(flatten=nn.Flatten(), dropout=nn.Dropout(input_dropout), **layers)

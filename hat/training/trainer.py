@@ -20,6 +20,7 @@ from hat.training.history import History
 from hat.training.lesson import TaskLesson
 from hat.training.progress import Progress
 from hat.training.rundir import RunDir
+from hat.training.subnormals import flushed_subnormals
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,15 @@ class Trainer:
             ValueError: `resume` without a run directory or a fitting checkpoint.
             NonFiniteLossError: the loss became inf or NaN; the last checkpoint stays.
         """
-        torch.set_flush_denormal(True)  # annealed gates make subnormals, and those make a CPU matmul crawl
         if resume:
             self._restore()
         else:
             torch.manual_seed(self.config.seed)
         self._since = time.perf_counter()
         try:
-            while self.model.tasks < len(self.stream):
-                self._learn_task()
+            with flushed_subnormals():
+                while self.model.tasks < len(self.stream):
+                    self._learn_task()
         finally:
             self.progress.close()
         return TrainResult(self.history, self._seconds)

@@ -1,0 +1,157 @@
+"""The experiments that the README reports: run them, keep their figures, draw them, write the table.
+
+    python -m benchmarks.experiments digits split-mnist      # run some (or all, if none is named)
+    python -m benchmarks.experiments --write README.md       # put the table of the kept figures between its markers
+    python -m benchmarks.experiments --check README.md       # fail if the table there is another one
+
+An experiment is a command line of `hat train`; its figures are what the run directory holds at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hat import checkpoint
+from hat.cli import main as hat_main
+
+RESULTS = Path(__file__).parent / "results"
+FIGURES = RESULTS / "experiments.json"
+PICTURE = RESULTS / "forgetting.png"
+BEGIN, END = "<!-- experiments -->", "<!-- /experiments -->"
+
+DIGITS = "--stream permuted --dataset digits --tasks 5 --hidden 800 800 --epochs 40"
+EXPERIMENTS = {
+    "digits": f"{DIGITS} --reference alone sequential",
+    "split-mnist": "--stream split --dataset mnist --classes-per-task 5 --epochs 20 --reference sequential",
+    "permuted-mnist": "--stream permuted --dataset mnist --tasks 10 --epochs 6",
+    "split-cifar10": "--stream split --dataset cifar10 --classes-per-task 2 --network alexnet --epochs 5 "
+    "--reference sequential",
+}
+
+
+def run(name: str) -> dict[str, Any]:
+    """Run one experiment in `runs/NAME` and return its figures with all that reproduces them."""
+    folder = Path("runs") / name
+    arguments = EXPERIMENTS[name].split()
+    status = hat_main(["train", *arguments, "--run-dir", str(folder), "--overwrite"])
+    if status:
+        raise SystemExit(status)
+    return {
+        "command": f"hat train {EXPERIMENTS[name]}",
+        **json.loads((folder / "result.json").read_text()),
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """A markdown table of all kept figures."""
+    lines = [
+        "| stream | tasks | average accuracy | same network without HAT | largest drift of any old logit | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in figures.items():
+        without = row["references"].get("sequential")
+        plain = "not run" if without is None else f"{sum(without) / len(without):.2%}"
+        lines.append(
+            f"| {name} | {len(row['now'])} | {row['average_accuracy']:.2%} | {plain} | {row['largest_drift']:g} | "
+            f"{row['seconds']:.0f} |"
+        )
+    lines += ["", "Commands:", "", *(f"- `{row['command']}`" for row in figures.values())]
+    machines = sorted(
+        {f"{row['processor']}, {row['threads']} threads, torch {row['torch']}" for row in figures.values()}
+    )
+    return "\n".join([*lines, "", f"Measured on: {'; '.join(machines)}."])
+
+
+def draw(figures: dict[str, Any]) -> None:
+    """Accuracy on every task after the last one was learned, with HAT and without."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = {name: row for name, row in figures.items() if "sequential" in row["references"]}
+    if not shown:
+        return
+    figure = Figure(figsize=(3.6 * len(shown), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, row) in zip(
+        figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown.items(), strict=True
+    ):
+        tasks = range(1, len(row["now"]) + 1)
+        with_hat, without = ([100 * a for a in values] for values in (row["now"], row["references"]["sequential"]))
+        axes.bar([task - 0.2 for task in tasks], with_hat, 0.4, label="with HAT", color="#0072b2")
+        axes.bar([task + 0.2 for task in tasks], without, 0.4, label="without", color="#d9d9d9")
+        axes.set(title=name, xlabel="task, in the order learned", xticks=list(tasks), ylim=(0, 100))
+        axes.axhline(100 * sum(row["random"]) / len(row["random"]), color="black", linewidth=0.8, linestyle=":")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("accuracy after the last task (%)")
+    figure.axes[0].legend(loc="lower left", framealpha=0.9)
+    figure.suptitle("One network, one task after another (dotted: guessing)", fontsize=11)
+    with checkpoint.replacing(PICTURE) as file:
+        figure.savefig(file, format="png", dpi=150)
+
+
+def replaced(text: str, figures: dict[str, Any]) -> str:
+    """The text with the table between its markers.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"text: expected the markers {BEGIN} and {END}, got a text without")
+    return f"{head}{BEGIN}\n{table(figures)}\n{END}{tail}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description="Experiments of the README.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(EXPERIMENTS)}; default: all")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the table into this file")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="only compare the table in this file")
+    arguments = parser.parse_args(argv)
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    if arguments.write or arguments.check:
+        file = arguments.write or arguments.check
+        text = file.read_text()
+        if arguments.check:
+            return int(text != replaced(text, figures))
+        file.write_text(replaced(text, figures))
+        return 0
+    unknown = set(arguments.names) - set(EXPERIMENTS)
+    if unknown:
+        parser.error(f"expected names of {', '.join(EXPERIMENTS)}, got {', '.join(sorted(unknown))}")
+    torch.set_flush_denormal(True)
+    for name in arguments.names or EXPERIMENTS:
+        figures[name] = run(name)
+        kept = {known: figures[known] for known in EXPERIMENTS if known in figures}
+        with checkpoint.replacing(FIGURES) as out:
+            out.write((json.dumps(kept, indent=1) + "\n").encode())
+        draw(kept)
+    return 0
+
+
+def _commit() -> str:
+    got = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return got.stdout.strip() or "unknown"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+import hat.data as data
+
+scipy_io = pytest.importorskip("scipy.io")
+
+
+def save(path, n, seed=0, **changes):
+    draw = np.random.default_rng(seed)
+    x = draw.integers(0, 256, (32, 32, 3, n), dtype=np.uint8)
+    y = (np.arange(n) % 10 + 1).astype(np.uint8)[:, None]  # 1..10, as in the official files
+    scipy_io.savemat(path, {"X": x, "y": y} | changes, do_compression=True)
+    return x, y
+
+
+def test_svhn_folder(tmp_path):
+    x, y = save(tmp_path / "train_32x32.mat", 20)
+    save(tmp_path / "test_32x32.mat", 10, seed=1)
+    ds = data.load(tmp_path)
+    assert (ds.classes, ds.input_shape) == (tuple("0123456789"), (3, 32, 32))
+    assert (len(ds.x_train), len(ds.x_test)) == (20, 10)
+    np.testing.assert_array_equal(ds.x_train[7].permute(1, 2, 0).numpy(), x[..., 7])
+    assert ds.y_train[:11].tolist() == [*range(1, 10), 0, 1]
+    assert y[9] == 10
+
+
+def test_missing_file_is_named(tmp_path):
+    save(tmp_path / "train_32x32.mat", 20)
+    with pytest.raises(FileNotFoundError, match=r"test_32x32\.mat"):
+        data.load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 40, 4000])
+def test_truncated_file_is_named(tmp_path, keep):
+    save(tmp_path / "test_32x32.mat", 20)
+    save(tmp_path / "train_32x32.mat", 20)
+    path = tmp_path / "train_32x32.mat"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"train_32x32\.mat: expected a whole \.mat file"):
+        data.load(tmp_path)
+
+
+def test_wrong_content_is_named(tmp_path):
+    save(tmp_path / "train_32x32.mat", 20, y=np.zeros((19, 1)))
+    with pytest.raises(ValueError, match=r"train_32x32\.mat: expected X uint8 \(H, W, C, N\)"):
+        data.load(tmp_path)
+
+
+def test_other_bytes_under_the_name_are_refused(tmp_path):
+    folder = tmp_path / "svhn"
+    folder.mkdir()
+    save(folder / "train_32x32.mat", 20)
+    with pytest.raises(ValueError, match=r"train_32x32\.mat: expected bytes with md5 e26d.*to get svhn"):
+        data.load("svhn", root=tmp_path)
