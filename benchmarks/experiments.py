@@ -30,10 +30,9 @@ BEGIN, END = "<!-- experiments -->", "<!-- /experiments -->"
 RECIPE = "--momentum 0.9 --lr 0.02"  # of all four: fewer epochs than plain SGD
 EXPERIMENTS = {
     "digits": "--stream permuted --dataset digits --tasks 5 --hidden 800 800 --epochs 30 --reference alone sequential",
-    "split-mnist": "--stream split --dataset mnist --classes-per-task 5 --epochs 12 --lr-patience 2 "
-    "--reference sequential",
+    "split-mnist": "--stream split --dataset mnist --classes-per-task 5 --epochs 12 --lr-patience 2",
     "permuted-mnist": "--stream permuted --dataset mnist --tasks 10 --epochs 4",
-    "split-cifar10": "--stream split --dataset cifar10 --classes-per-task 2 --network alexnet --epochs 6 "
+    "split-cifar10": "--stream split --dataset cifar10 --classes-per-task 2 --network alexnet --epochs 5 "
     "--reference sequential",
 }
 
