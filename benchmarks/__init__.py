@@ -1,1 +1,1 @@
-"""What a HAT step costs, measured against the same network without HAT and against a textbook transcription of the paper."""
+"""What a HAT step costs, against the same network without HAT and against a textbook transcription of the paper."""

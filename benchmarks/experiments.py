@@ -132,6 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"expected names of {', '.join(EXPERIMENTS)}, got {', '.join(sorted(unknown))}")
     torch.set_flush_denormal(True)
+    RESULTS.mkdir(exist_ok=True)
     for name in arguments.names or EXPERIMENTS:
         figures[name] = run(name)
         kept = {known: figures[known] for known in EXPERIMENTS if known in figures}
