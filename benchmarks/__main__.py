@@ -1,0 +1,75 @@
+"""`python -m benchmarks`: measure everything on this CPU and write `benchmarks/results/cpu.*`. Under 5 minutes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import cost, record, suite, tables
+from benchmarks.facts import environment
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--out", type=Path, default=record.CPU, help="results file (default: %(default)s)")
+    parser.add_argument("--parts", nargs="+", choices=list(suite.PARTS), default=list(suite.PARTS))
+    parser.add_argument("--seconds", type=float, default=suite.Plan().seconds, help="for timed rounds, in all")
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: its own choice)")
+    options = parser.parse_args(arguments)
+    torch.set_flush_denormal(True)  # before the first tensor operation: later threads inherit it
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    start = time.perf_counter()
+    results = measure(options.parts, suite.Plan(seconds=options.seconds))
+    results["seconds"] = round(time.perf_counter() - start, 1)
+    record.write(options.out, results)
+    report = tables.full(results)
+    record.write_text(options.out.with_suffix(".md"), report)
+    print(report)
+    print(f"{options.out}: {len(results['rows'])} rows in {results['seconds']:.0f} s")
+    draw(results, options.out.parent)
+    return 0
+
+
+def measure(parts: Sequence[str], plan: suite.Plan) -> dict[str, Any]:
+    """All rows of the parts, each with what is needed to reproduce it."""
+    facts = environment()
+    machine = cost.probe()
+    rates = {"gemm_gflops": machine.flops / 1e9, "copy_gbs": machine.bandwidth / 1e9}
+    rows: list[dict[str, Any]] = []
+    names = list(suite.VARIANTS) if set(parts) & {"epoch", "scale"} else []
+    with suite.workers(names) as running:
+        for part in parts:
+            for row in suite.PARTS[part](machine, plan, running):
+                rows.append({**row, **facts, **rates})
+                print(f"{part}: {line(row)}", file=sys.stderr)
+    return {"environment": facts, "machine": asdict(machine), "rows": rows}
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row in one line, to show that something happens."""
+    what = row.get("operation") or f"{row['network']}, batch {row['batch']}, {100 * row['locked']:.0f} % locked"
+    at = f", s = {row['scale']:g}" if row["part"] == "scale" else ""
+    return f"{what}{at}, {row['variant']}: {row['ms']['p50']:.2f} ms, {row['rounds']} rounds"
+
+
+def draw(results: dict[str, Any], folder: Path) -> None:
+    """The pictures, where matplotlib is installed."""
+    try:
+        from benchmarks import pictures
+    except ImportError:
+        print("no pictures: they need matplotlib, pip install 'hat-kernels[plot]'", file=sys.stderr)
+        return
+    for path in pictures.draw(results, folder):
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

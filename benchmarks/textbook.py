@@ -1,0 +1,141 @@
+"""HAT as the paper's equations read, one eager operation after another: the way the field's code has it.
+
+Gates multiply the activations after pooling; locks are tensors as large as the weights, made once a task and multiplied
+into every gradient; the compensation takes two hyperbolic cosines; `torch.nn.utils.clip_grad_norm_` and
+`torch.optim.SGD` make passes of their own. Serrà et al. 2018, equations 1 to 5 and section 2.5, with the constants of
+the published code. Like it, the first task is not locked at all: it skips that pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.plain import kernels
+from benchmarks.workload import LAMB, LR, MAX_NORM, S_MAX, Network
+
+TASKS = 10
+CLAMP_COSH = 50.0
+CLAMP_EMBEDDING = 6.0
+
+
+class GatedNetwork(nn.Module):
+    """Convolutions, then linear layers, each followed by a gate; one head a task.
+
+    Attributes:
+        layers: the gated layers in order.
+        embeddings: of each layer, one row [N] a task.
+        heads: one a task.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.convolutions = len(network.channels)
+        self.dropout = network.dropout if network.kind == "alexnet" else network.dropout[1:]
+        self.input_dropout = 0.0 if network.kind == "alexnet" else network.dropout[0]
+        layers: list[nn.Module] = []
+        features, size = network.input_shape[0], network.input_shape[-1]
+        for units, kernel in zip(network.channels, kernels(size), strict=False):
+            layers.append(nn.Conv2d(features, units, kernel))
+            features, size = units, (size - kernel + 1) // 2
+        features *= size * size if network.channels else 1
+        layers += [nn.Linear(inputs, units) for inputs, units in pairwise((features, *network.hidden))]
+        self.layers = nn.ModuleList(layers)
+        self.embeddings = nn.ModuleList(nn.Embedding(TASKS, units) for units in network.units)
+        self.heads = nn.ModuleList(nn.Linear(network.hidden[-1], network.classes) for _ in range(TASKS))
+
+    def forward(self, x: Tensor, task: int, scale: float) -> tuple[Tensor, list[Tensor]]:
+        """Logits [B, classes] and the gates [1, N] of every layer."""
+        gates = self.gates(task, scale)
+        h = F.dropout(x, self.input_dropout)
+        for index, (layer, gate, probability) in enumerate(zip(self.layers, gates, self.dropout, strict=True)):
+            if index == self.convolutions:
+                h = h.flatten(1)
+            h = F.dropout(F.relu(layer(h)), probability)
+            if index < self.convolutions:
+                h = F.max_pool2d(h, 2)
+                gate = gate.view(1, -1, 1, 1)
+            h = h * gate.expand_as(h)
+        return self.heads[task](h), gates
+
+    def gates(self, task: int, scale: float) -> list[Tensor]:
+        """`a = sigmoid(s e)`, equation 1."""
+        row = torch.tensor([task])
+        return [torch.sigmoid(scale * F.embedding(row, table)) for table in self.tables()]
+
+    def tables(self) -> list[nn.Parameter]:
+        """The embeddings [tasks, N] of every layer."""
+        return list(self.embeddings.parameters())
+
+    def rates(self, used: Sequence[Tensor]) -> dict[str, Tensor]:
+        """`1 - min(used_out, used_in)` of every shared parameter, as large as the parameter: equation 2."""
+        rates: dict[str, Tensor] = {}
+        before: Tensor | None = None
+        for index, out in enumerate(used):
+            weight = self.get_parameter(f"layers.{index}.weight")
+            rows = out.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight)
+            if before is None:
+                rates[f"layers.{index}.weight"] = 1 - rows
+            else:
+                columns = before.repeat_interleave(weight.shape[1] // before.numel())
+                columns = columns.view(1, -1, *[1] * (weight.dim() - 2)).expand_as(weight)
+                rates[f"layers.{index}.weight"] = 1 - torch.min(rows, columns)
+            rates[f"layers.{index}.bias"] = 1 - out
+            before = out
+        return rates
+
+
+class Textbook:
+    """One training step after another, by the book."""
+
+    name = "textbook"
+
+    def __init__(self, network: Network, *, finished: Sequence[Tensor] | None = None) -> None:
+        """`finished`: the mask [N] of every layer for all earlier tasks together, or None for a first task."""
+        self.model = GatedNetwork(network)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR)
+        self.used: list[Tensor] = []
+        self.task, self.rates = 0, {}
+        if finished is not None:
+            self.task, self.used = 1, list(finished)
+            self.rates = self.model.rates(self.used)
+
+    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        scale = 1 / S_MAX + (S_MAX - 1 / S_MAX) * progress
+        logits, gates = self.model(x, self.task, scale)
+        loss = F.cross_entropy(logits, y) + LAMB * self.penalty(gates)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.lock()
+        self.compensate(scale)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
+        self.optimizer.step()
+        self.clamp()
+        return loss.detach()
+
+    def penalty(self, gates: Sequence[Tensor]) -> Tensor:
+        """Equations 4 and 5."""
+        used = self.used or [torch.zeros_like(gate) for gate in gates]
+        busy = torch.stack([(gate * (1 - u)).sum() for gate, u in zip(gates, used, strict=True)])
+        return busy.sum() / torch.stack([(1 - u).sum() for u in used]).sum()
+
+    def lock(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in self.rates and parameter.grad is not None:
+                parameter.grad *= self.rates[name]
+
+    def compensate(self, scale: float) -> None:
+        """Section 2.5."""
+        for table in self.model.tables():
+            assert table.grad is not None
+            e = table.detach()
+            numerator = torch.cosh(torch.clamp(scale * e, -CLAMP_COSH, CLAMP_COSH)) + 1
+            table.grad *= S_MAX / scale * numerator / (torch.cosh(e) + 1)
+
+    def clamp(self) -> None:
+        for table in self.model.tables():
+            table.data.clamp_(-CLAMP_EMBEDDING, CLAMP_EMBEDDING)

@@ -1,0 +1,117 @@
+"""Random small networks, for the tests of what must hold for every network."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+import hat
+
+ACTIVATIONS = ["relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "identity"]
+CONVS = {1: hat.HATConv1d, 2: hat.HATConv2d, 3: hat.HATConv3d}
+POOLS = {
+    "max": {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d},
+    "average": {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d},
+}
+
+activations = st.sampled_from(ACTIVATIONS)
+dropouts = st.sampled_from([0.0, 0.3])
+
+
+class Residual(nn.Module):
+    """A stream with one gate, read and written by every block: x + block(x)."""
+
+    def __init__(self, inputs: int, width: int, hidden: list[int], *, activation: str, bias: bool) -> None:
+        super().__init__()
+        self.stem = hat.HATLinear(inputs, width, activation=activation, bias=bias)
+        stream = self.stem.gate
+        self.up = nn.ModuleList(
+            hat.HATLinear(width, h, inputs=stream, activation=activation, bias=bias, dropout=0.2) for h in hidden
+        )
+        self.down = nn.ModuleList(
+            hat.HATLinear(h, width, inputs=up.gate, gate=stream, activation="identity", bias=bias)
+            for h, up in zip(hidden, self.up, strict=True)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for up, down in zip(self.up, self.down, strict=True):
+            x = x + down(up(x))
+        return x
+
+
+class Branches(nn.Module):
+    """Two convolutions on one gate, one of them depthwise on it, added before a gate that is a module of its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.one = hat.HATConv2d(1, channels, 3, padding=1)
+        self.two = hat.HATConv2d(
+            channels, channels, 3, padding=1, groups=channels, gate=self.one.gate, inputs=self.one.gate
+        )
+        self.head = hat.HATLinear(channels, 5, inputs=self.one.gate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.one(x)
+        return self.head((h + self.two(h)).mean((2, 3)))
+
+
+@st.composite
+def mlps(draw):
+    """(body, shape of one input, features)."""
+    widths = [draw(st.integers(1, 9)) for _ in range(draw(st.integers(2, 4)))]
+    layers = [nn.Dropout(0.1)]
+    for inputs, units in zip(widths[:-1], widths[1:], strict=True):
+        layers.append(
+            hat.HATLinear(inputs, units, bias=draw(st.booleans()), activation=draw(activations), dropout=draw(dropouts))
+        )
+    return hat.chain(*layers), (widths[0],), widths[-1]
+
+
+@st.composite
+def convnets(draw):
+    """Strides, groups, depthwise, pools, with and without a flatten that repeats channels, then linear layers."""
+    dims, size = draw(st.integers(1, 3)), draw(st.integers(5, 7))
+    channels = first = draw(st.sampled_from([1, 2, 3]))
+    layers, spatial = [], size
+    for _ in range(draw(st.integers(1, 3))):
+        kernel = draw(st.integers(1, min(3, spatial)))
+        stride = draw(st.integers(1, 2))
+        groups = draw(st.sampled_from([g for g in range(1, channels + 1) if channels % g == 0]))
+        out = groups * draw(st.integers(1, 3))
+        after = (spatial - kernel) // stride + 1
+        pool = draw(st.sampled_from([None, "max", "average"])) if after >= 2 else None
+        layers.append(
+            CONVS[dims](
+                channels,
+                out,
+                kernel,
+                stride=stride,
+                groups=groups,
+                bias=draw(st.booleans()),
+                activation=draw(activations),
+                dropout=draw(dropouts),
+                pool=POOLS[pool][dims](2) if pool else None,
+            )
+        )
+        channels, spatial = out, after // 2 if pool else after
+    layers.append(nn.Flatten())
+    features = channels * spatial**dims
+    if draw(st.booleans()):
+        units = draw(st.integers(1, 7))
+        layers.append(hat.HATLinear(features, units, activation=draw(activations), bias=draw(st.booleans())))
+        features = units
+    return hat.chain(*layers), (first, *[size] * dims), features
+
+
+@st.composite
+def shared(draw):
+    if draw(st.booleans()):
+        width = draw(st.integers(1, 6))
+        hidden = draw(st.lists(st.integers(1, 5), min_size=1, max_size=2))
+        return Residual(4, width, hidden, activation=draw(activations), bias=draw(st.booleans())), (4,), width
+    return Branches(draw(st.integers(1, 4))), (1, 5, 5), 5
+
+
+networks = st.one_of(mlps(), convnets(), shared())

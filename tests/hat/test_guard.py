@@ -1,0 +1,140 @@
+"""The guard of a torch optimizer: what it does where nothing is locked, and what it refuses."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import hat
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+X, Y = torch.randn(5, 6, generator=torch.Generator().manual_seed(7)), torch.arange(5) % 2
+
+
+def make(**config):
+    torch.manual_seed(0)
+    body = hat.models.mlp(6, (9, 8), input_dropout=0.0, dropout=0.0)
+    model = hat.HATModel(body, config=hat.GateConfig(**config))
+    model.begin_task(2)
+    return model
+
+
+def step(model, optimizer, clip=None):
+    optimizer.zero_grad()
+    model.anneal(0.01)
+    (F.cross_entropy(model(X), Y) + 0.75 * model.penalty()).backward()
+    if clip:
+        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+def test_changes_nothing_in_the_first_task(max_norm):
+    guarded, plain = make(), make()
+    one = hat.guard(torch.optim.AdamW(guarded.task_parameters(), lr=0.01), guarded, max_norm=max_norm)
+    other = torch.optim.AdamW(plain.task_parameters(), lr=0.01)
+    for _ in range(3):
+        step(guarded, one)
+        step(plain, other, max_norm)
+    for a, b in zip(guarded.parameters(), plain.parameters(), strict=True):
+        # AdamW divides by a root that a clip cancels from: the rounding of the norm stays a rounding of the update.
+        atol = 0 if max_norm is None else 64 * torch.finfo(torch.float32).eps
+        assert torch.allclose(a, b, rtol=0, atol=atol)
+
+
+def test_returns_the_optimizer():
+    model = make()
+    optimizer = torch.optim.SGD(model.task_parameters())
+    assert hat.guard(optimizer, model) is optimizer
+
+
+def test_clamps_the_embeddings():
+    model = make(limit=2.0)
+    optimizer = hat.guard(torch.optim.SGD(model.task_parameters(), lr=1e6), model)
+    step(model, optimizer)
+    assert all(e.abs().max() <= 2.0 for e in model.embeddings)
+
+
+def test_soft_masks_scale_the_update_once():
+    """SGD under the guard is hat.optim.SGD, with fractional rates as well."""
+    guarded, plain = make(mask_mode="published"), make(mask_mode="published")
+    for model in (guarded, plain):
+        with torch.no_grad():
+            for embedding in model.embeddings:
+                embedding.copy_(torch.linspace(-0.01, 0.01, embedding.numel()))
+        model.end_task()
+        torch.manual_seed(1)
+        model.begin_task(2)
+    one = hat.guard(torch.optim.SGD(guarded.task_parameters(), lr=0.5), guarded)
+    step(guarded, one)
+    step(plain, hat.optim.SGD(plain.task_parameters(), lr=0.5))
+    for a, b in zip(guarded.parameters(), plain.parameters(), strict=True):
+        # before + r (after - before) rounds the stored sum twice more than before - lr r g.
+        assert torch.allclose(a, b, rtol=0, atol=3 * torch.finfo(torch.float32).eps * b.abs().max().item())
+
+
+def test_clipping_leaves_strangers_alone_and_counts_what_may_move():
+    model = make()
+    with torch.no_grad():
+        for embedding in model.embeddings:
+            embedding.fill_(1.0)
+            embedding[1] = -1.0
+    model.end_task()
+    model.begin_task(2)
+    stranger = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([*model.task_parameters(), stranger], lr=1.0)
+    hat.guard(optimizer, model, max_norm=1.0)
+    for parameter in model.task_parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    stranger.grad = torch.full((2,), 1e6)
+    model.body[2].weight.grad[0] = 1e6
+    model.head.bias.grad[:] = torch.tensor([3.0, 4.0])
+    before = model.head.bias.detach().clone()
+    optimizer.step()
+    assert stranger.tolist() == [-1e6, -1e6]
+    moved = before - model.head.bias.detach()
+    wanted = torch.tensor([3.0, 4.0]) / (5 + 1e-6)
+    assert torch.allclose(moved, wanted, rtol=0, atol=4 * torch.finfo(torch.float32).eps)
+
+
+def test_holds_for_later_tasks():
+    model, probes = make(), hat.Probes()
+    optimizer = hat.guard(torch.optim.Adam(model.task_parameters(), lr=0.1), model)
+    for task in range(3):
+        step(model, optimizer)
+        with torch.no_grad():
+            for embedding in model.embeddings:
+                embedding.fill_(-1.0)
+                embedding[2 * task : 2 * task + 2] = 1.0
+        model.end_task()
+        probes.add(model, task, X)
+        assert hat.verify(model, probes).exact
+        model.begin_task(2)
+        optimizer.add_param_group({"params": list(model.head.parameters())})
+
+
+def test_a_head_that_is_finished_does_not_decay():
+    model = make()
+    optimizer = hat.guard(torch.optim.SGD(model.task_parameters(), lr=0.1, weight_decay=0.5, momentum=0.9), model)
+    step(model, optimizer)
+    head = model.head
+    with torch.no_grad():
+        for embedding in model.embeddings:
+            embedding[0], embedding[1] = 1.0, -1.0
+    model.end_task()
+    before = head.weight.detach().clone()
+    model.begin_task(2)
+    head.weight.grad = torch.ones_like(head.weight)  # a user who keeps old gradients
+    optimizer.step()
+    assert torch.equal(head.weight, before)
+
+
+def test_refusals():
+    model = make()
+    with pytest.raises(TypeError, match=r"optimizer: SGD of hat\.optim locks by itself, no guard needed"):
+        hat.guard(hat.optim.SGD(model.task_parameters()), model)
+    with pytest.raises(ValueError, match="optimizer: expected parameters of the model, got none"):
+        hat.guard(torch.optim.SGD(torch.nn.Linear(2, 2).parameters()), model)
+    for max_norm in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="max_norm: expected > 0, got"):
+            hat.guard(torch.optim.SGD(model.task_parameters()), model, max_norm=max_norm)

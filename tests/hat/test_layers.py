@@ -1,0 +1,103 @@
+"""Gated layers against plain ones."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import hat
+
+CONVS = [(hat.HATConv1d, F.conv1d, 1), (hat.HATConv2d, F.conv2d, 2), (hat.HATConv3d, F.conv3d, 3)]
+
+
+def attention(layer):
+    return torch.sigmoid(layer.gate.state.scale * layer.gate.embedding)
+
+
+def test_linear():
+    layer = hat.HATLinear(4, 3, activation="tanh")
+    layer.gate.state.anneal(0.01)
+    x = torch.randn(2, 5, 4)
+    assert torch.equal(layer(x), torch.tanh(F.linear(x, layer.weight, layer.bias)) * attention(layer))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize(("layer_type", "convolve", "dims"), CONVS)
+def test_convolution(layer_type, convolve, dims, pool):
+    pooling = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims](2) if pool else None
+    layer = layer_type(4, 6, 3, stride=1, padding=1, groups=2, pool=pooling)
+    layer.gate.state.anneal(0.01)
+    x = torch.randn(2, 4, *[5] * dims)
+    h = torch.relu(convolve(x, layer.weight, layer.bias, padding=1, groups=2))
+    h = pooling(h) if pool else h
+    assert torch.equal(layer(x), h * attention(layer).view(1, 6, *[1] * dims))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_members(bias):
+    layer = hat.HATLinear(4, 3, bias=bias)
+    assert [(m.name, m.dim) for m in layer.gate.members] == [("weight", 0)] + [("bias", 0)] * bias
+
+
+def test_dropout_in_training_only():
+    layer = hat.HATLinear(4, 64, dropout=0.5, activation="sigmoid")
+    x = torch.randn(8, 4)
+    assert (layer(x) == 0).float().mean() > 0.2
+    assert torch.equal(layer.eval()(x), layer(x))
+
+
+def test_an_off_unit_cannot_hide_the_element_that_a_pool_chooses():
+    """The gate comes after the pool: its gradient is that of the pooled activation."""
+    layer = hat.HATConv2d(1, 1, 1, pool=nn.MaxPool2d(2))
+    layer.gate.state.anneal(0.0)
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    pooled = nn.MaxPool2d(2)(torch.relu(layer._conv_forward(x, layer.weight, layer.bias)))
+    assert torch.equal(layer(x), pooled * attention(layer))
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
+def test_dropout_range(dropout):
+    for make in (lambda: hat.HATLinear(2, 3, dropout=dropout), lambda: hat.HATConv1d(2, 3, 1, dropout=dropout)):
+        with pytest.raises(ValueError, match=r"dropout: expected in \[0, 1\), got"):
+            make()
+
+
+def test_unknown_activation():
+    with pytest.raises(ValueError, match="activation: expected one of .*, got 'swish'"):
+        hat.HATLinear(2, 3, activation="swish")
+
+
+def test_shared_gate_of_other_length():
+    with pytest.raises(ValueError, match=r"weight: expected 4 units x 1 along dimension 0, got \(3, 2\)"):
+        hat.HATLinear(2, 3, gate=hat.Gate(4))
+
+
+def test_inputs_of_other_length():
+    with pytest.raises(ValueError, match="inputs: expected a multiple of the gate's 4 units, got 6"):
+        hat.HATLinear(6, 3, inputs=hat.Gate(4))
+
+
+def test_a_shared_convolution_gate_keeps_its_dimension():
+    """A linear layer and a convolution cannot share one gate silently along different dimensions."""
+    conv = hat.HATConv2d(1, 4, 1, pool=nn.Identity())
+    other = hat.HATConv2d(4, 4, 1, gate=conv.gate, pool=nn.Identity())
+    x = torch.randn(2, 1, 3, 5)
+    assert other(conv(x)).shape == (2, 4, 3, 5)
+
+
+def test_a_pooling_convolution_on_a_gate_made_by_hand():
+    """`gate.unit_dim` defaults to -1; with a pool the layer calls the gate, without one it passes unit_dim=1 itself."""
+    gate = hat.Gate(4)
+    conv = hat.HATConv2d(1, 4, 1, pool=nn.MaxPool2d(2), gate=gate)
+    gate.state.anneal(0.01)
+    x = torch.randn(2, 1, 8, 8)  # pooled to 4 x 4: a gate along the last dimension would fit, and be wrong
+    pooled = nn.MaxPool2d(2)(torch.relu(F.conv2d(x, conv.weight, conv.bias)))
+    assert torch.equal(conv(x), pooled * attention(conv).view(1, 4, 1, 1))
+
+
+def test_unbatched_convolution_input():
+    """torch takes (C, *spatial) as well; the gate would then lie along the wrong dimension."""
+    conv = hat.HATConv2d(1, 4, 1)
+    x = torch.randn(1, 4, 4)
+    with pytest.raises(ValueError, match="x: expected"):
+        conv(x)

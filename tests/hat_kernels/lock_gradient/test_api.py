@@ -1,0 +1,18 @@
+"""What lock_gradient_ refuses."""
+
+import pytest
+import torch
+
+import hat_kernels
+from hat_kernels import Lock
+
+
+def test_lock_that_does_not_fit():
+    grad = torch.ones(3, 2)
+    with pytest.raises(ValueError, match=r"lock.rows: expected 3 units along dimension 0, got \(2,\)"):
+        hat_kernels.lock_gradient_(grad, Lock(torch.zeros(2)))
+    with pytest.raises(ValueError, match=r"lock.columns: expected 2 units along dimension 1, got \(3,\)"):
+        hat_kernels.lock_gradient_(grad, Lock(columns=torch.zeros(3)))
+    with pytest.raises(ValueError, match="lock: expected rows, columns or both, got neither"):
+        hat_kernels.lock_gradient_(grad, Lock())
+    assert torch.equal(grad, torch.ones(3, 2))
