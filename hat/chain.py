@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple
 
 from torch import nn
 
 from hat.gate import Gate
-from hat.layers import GatedLayer
+from hat.layers import GatedLayer, HATLinear
 
-# Modules that keep units apart and turn a unit of zeros into a unit of zeros, so that an off-unit stays off.
-_TRANSPARENT = (
+# Work on every element by itself and turn zero into zero, so that an off-unit stays off.
+_ELEMENTWISE = (
     nn.Identity,
-    nn.Flatten,
     nn.Dropout,
     nn.Dropout1d,
     nn.Dropout2d,
@@ -22,6 +22,9 @@ _TRANSPARENT = (
     nn.GELU,
     nn.SiLU,
     nn.Tanh,
+)
+# Work on every channel of (B, C, *spatial) by itself; along the units of a linear layer they would mix them.
+_CHANNELWISE = (
     nn.MaxPool1d,
     nn.MaxPool2d,
     nn.MaxPool3d,
@@ -35,6 +38,19 @@ _TRANSPARENT = (
     nn.AdaptiveMaxPool2d,
     nn.AdaptiveMaxPool3d,
 )
+
+
+class Reach(NamedTuple):
+    """The gate whose units arrive somewhere in a chain, and where they lie.
+
+    Attributes:
+        gate: the gate.
+        layout: `"channels"`, dimension 1 of (B, N, *spatial); `"last"`, the last dimension; `"flat"`, channels after a
+            flatten, each repeated, channel-major.
+    """
+
+    gate: Gate
+    layout: str
 
 
 def chain(*modules: nn.Module, **named: nn.Module) -> nn.Sequential:
@@ -51,15 +67,32 @@ def chain(*modules: nn.Module, **named: nn.Module) -> nn.Sequential:
     Raises:
         ValueError: a layer's inputs are not a multiple of the units that reach it.
     """
-    gate: Gate | None = None
+    reach: Reach | None = None
     children = OrderedDict([*((str(index), module) for index, module in enumerate(modules)), *named.items()])
     for module in children.values():
         if isinstance(module, GatedLayer):
-            if gate is not None:
-                module.connect(gate)
-            gate = module.gate
+            if reach is not None and _meets(reach, module):
+                module.connect(reach.gate)
+            reach = Reach(module.gate, "last" if isinstance(module, HATLinear) else "channels")
         elif isinstance(module, Gate):
-            gate = module
-        elif not isinstance(module, _TRANSPARENT):
-            gate = None
+            reach = Reach(module, {-1: "last", 1: "channels"}[module.unit_dim]) if module.unit_dim in (-1, 1) else None
+        elif reach is not None:
+            reach = _behind(reach, module)
     return nn.Sequential(children)
+
+
+def _meets(reach: Reach, layer: GatedLayer) -> bool:
+    """The units that arrive are the inputs of the layer, not the positions that it slides along or maps."""
+    if not isinstance(layer, HATLinear):
+        return reach.layout == "channels"
+    return reach.layout == "flat" or (reach.layout == "last" and layer.in_features == reach.gate.units)
+
+
+def _behind(reach: Reach, module: nn.Module) -> Reach | None:
+    if isinstance(module, _ELEMENTWISE):
+        return reach
+    if isinstance(module, _CHANNELWISE):
+        return reach if reach.layout == "channels" else None
+    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
+        return reach._replace(layout="flat") if reach.layout == "channels" else reach
+    return None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import hat_kernels
-from hat.clip import clip_factor
+from hat.clip import tame_
 from hat.locks import frozen_lock
 from hat.model import HATModel
 from hat_kernels import Lock
@@ -17,9 +17,9 @@ from hat_kernels import Lock
 def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float | None = None) -> torch.optim.Optimizer:
     """Make every step of a torch optimizer respect the locks of a model.
 
-    Before a step, locked gradients are removed and the rest is clipped; after it, each update is multiplied by its
-    rate, so that momentum, moments kept from earlier tasks and weight decay cannot move a locked weight, and the
-    embeddings are clamped. Holds for all later tasks: guard an optimizer once.
+    Before a step, locked gradients are removed, inf and NaN become 0, and the rest is clipped; after it, each update is
+    multiplied by its rate, so that momentum, moments kept from earlier tasks and weight decay cannot move a locked
+    weight, and the embeddings are clamped. Holds for all later tasks: guard an optimizer once.
 
     Args:
         optimizer: made over any of the model's parameters, and others if need be, which it leaves alone.
@@ -59,8 +59,7 @@ class _Guard:
         for parameter in parameters:
             if parameter.grad is not None and parameter in locked:
                 _drop_locked_(parameter.grad, locked[parameter])
-        if self.max_norm is not None:
-            _clip_(self.model, locked, parameters, self.max_norm)
+        _clip_(self.model, locked, parameters, self.max_norm)
         self.before = [(p, p.detach().clone(), locked[p]) for p in parameters if p in locked]
 
     @torch.no_grad()
@@ -94,12 +93,10 @@ def _drop_locked_(grad: Tensor, lock: Lock) -> None:
     hat_kernels.lock_gradient_(grad, movable)
 
 
-def _clip_(model: HATModel, locked: dict[Tensor, Lock], parameters: list[Tensor], max_norm: float) -> None:
+def _clip_(model: HATModel, locked: dict[Tensor, Lock], parameters: list[Tensor], max_norm: float | None) -> None:
     own = {id(p) for p in model.parameters()}
     grads = [(p.grad, locked.get(p)) for p in parameters if p.grad is not None and id(p) in own]
-    if not grads:
-        return
-    factor = clip_factor([g for g, _ in grads], [lock for _, lock in grads], max_norm)
+    factor = tame_([g for g, _ in grads], [lock for _, lock in grads], max_norm)
     if factor is not None:
         for grad, _ in grads:
             grad.mul_(factor)

@@ -142,7 +142,9 @@ class _HATConv(GatedLayer):
         self._set_up(out_channels, 1, activation, dropout, gate, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, *spatial] to [B, N, *spatial]."""
+        """[B, C, *spatial] to [B, N, *spatial]; a ValueError for inputs without a batch dimension."""
+        if x.dim() != self.weight.dim():
+            raise ValueError(f"x: expected {self.weight.dim()} dimensions (B, C, *spatial), got {tuple(x.shape)}")
         z = self._conv_forward(x, self.weight, self.bias)
         h = hat_kernels.gated_activation(
             z,
@@ -151,7 +153,9 @@ class _HATConv(GatedLayer):
             unit_dim=1,
             **({} if self.pool else self.gate.form()),
         )
-        return h if self.pool is None else self.gate(self.pool(h))
+        if self.pool is None:
+            return h
+        return hat_kernels.gated_activation(self.pool(h), activation="identity", unit_dim=1, **self.gate.form())
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation}, dropout={self.dropout}"

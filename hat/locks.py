@@ -43,4 +43,4 @@ def unlocked(body: nn.Module) -> dict[str, nn.Parameter]:
 
 def frozen_lock(parameter: Tensor) -> Lock:
     """A lock that lets nothing of `parameter` move."""
-    return Lock(rows=torch.zeros(1, device=parameter.device), row_repeat=parameter.shape[0])
+    return Lock(rows=torch.zeros(1, device=parameter.device), row_repeat=parameter.shape[0] if parameter.dim() else 1)

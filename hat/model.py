@@ -230,6 +230,8 @@ class HATModel(nn.Module):
         facts = json.loads(bytes(state.cpu().tolist()))
         self.learning = bool(facts["learning"])
         self.classes = [tuple(names) for names in facts["classes"]]
+        for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
+            parameter.requires_grad_(True)  # what was frozen before the load may be learning after it
         self._freeze()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -63,13 +63,14 @@ def rate(lock: Lock, parameter: Tensor) -> Tensor:
     if lock.columns is None:
         assert lock.rows is not None
         rows = _repeat(lock.rows, lock.row_repeat)
-        return rows.to(dtype).view(-1, *(1,) * (parameter.dim() - 1))
+        return rows.to(dtype).view((-1, *(1,) * (parameter.dim() - 1)) if parameter.dim() else ())
     columns = _repeat(lock.columns, lock.column_repeat).to(dtype)
     if lock.rows is None:
         return columns.view(1, -1, *tail)
     rows = _repeat(lock.rows, lock.row_repeat).to(dtype)
-    grouped = torch.maximum(rows.view(lock.groups, -1, 1), columns.view(lock.groups, 1, -1))
-    return grouped.reshape(parameter.shape[0], -1, *tail)
+    r, c = len(rows) // lock.groups, len(columns) // lock.groups  # named, as -1 is ambiguous for an empty parameter
+    grouped = torch.maximum(rows.view(lock.groups, r, 1), columns.view(lock.groups, 1, c))
+    return grouped.reshape(len(rows), c, *tail)
 
 
 def scale_by_rate_(values: Tensor, lock: Lock) -> Tensor:
@@ -87,9 +88,9 @@ def _repeat(free: Tensor, times: int) -> Tensor:
 
 
 def _check_length(free: Tensor, repeat: int, parameter: Tensor, dim: int, groups: int, name: str) -> None:
-    if parameter.dim() <= dim:
+    if parameter.dim() <= dim and not (parameter.dim() == dim == 0):
         raise ValueError(f"{name}: expected a parameter with more than {dim} dimensions, got {parameter.dim()}")
-    expected = parameter.shape[dim] * groups
+    expected = parameter.shape[dim] * groups if parameter.dim() else 1  # a scalar is one row
     if free.dim() != 1 or free.shape[0] * repeat != expected:
         got = f"{tuple(free.shape)} repeated {repeat} times"
         raise ValueError(f"{name}: expected {expected} units along dimension {dim}, got {got}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import hat_kernels
-from hat.clip import clip_factor
+from hat.clip import tame_
 from hat.model import HATModel
 from hat_kernels import Lock
 
@@ -74,7 +74,7 @@ class SGD(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         locks = self._model.locks()
-        factor = self._clip(locks)
+        factor = self._tame(locks)
         embeddings = {id(embedding) for embedding in self._model.embeddings}
         frozen = {id(parameter) for parameter in self._model.frozen_parameters()}
         for group in self.param_groups:
@@ -83,13 +83,9 @@ class SGD(torch.optim.Optimizer):
             self._update([p for p in moving if id(p) in embeddings], group, factor, None)
         return loss
 
-    def _clip(self, locks: dict[Tensor, Lock | None]) -> Tensor | None:
-        if self._max_norm is None:
-            return None
+    def _tame(self, locks: dict[Tensor, Lock | None]) -> Tensor | None:
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not parameters:
-            return None
-        return clip_factor([p.grad for p in parameters], [locks.get(p) for p in parameters], self._max_norm)
+        return tame_([p.grad for p in parameters], [locks.get(p) for p in parameters], self._max_norm)
 
     def _update(
         self,

@@ -49,6 +49,8 @@ def check_embedding(embedding: Tensor, scale: Tensor, s_max: float, compensation
         raise TypeError(f"embedding: expected float32, got {embedding.dtype}")
     if embedding.dim() != 1:
         raise ValueError(f"embedding: expected shape (N,), got {tuple(embedding.shape)}")
+    if scale.dtype != embedding.dtype:
+        raise TypeError(f"scale: expected {embedding.dtype}, got {scale.dtype}")
     if scale.dim() != 0:
         raise ValueError(f"scale: expected a 0-d tensor, got shape {tuple(scale.shape)}")
     if scale.device != embedding.device:

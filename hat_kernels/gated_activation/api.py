@@ -114,6 +114,8 @@ def _check_form(
         raise ValueError(f"mask: expected shape (T, {units}) beside a task per sample, got {got}")
     if task.dtype != torch.int64 or task.dim() != 1 or task.shape[0] != x.shape[0]:
         raise ValueError(f"task: expected int64 of shape ({x.shape[0]},), got {task.dtype} {tuple(task.shape)}")
+    if task.device.type == "cpu" and task.numel() and not 0 <= task.min() <= task.max() < mask.shape[0]:
+        raise ValueError(f"task: expected 0 to {mask.shape[0] - 1}, got {task.min().item()} to {task.max().item()}")
     if unit_dim % x.dim() == 0:
         raise ValueError("unit_dim: expected not the batch dimension 0 beside a task per sample, got 0")
     _check_device("mask", mask, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hat_kernels.dispatch import require_reference
@@ -25,6 +26,7 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, **epilog
         [..., N].
 
     Raises:
+        TypeError: `x` and `weight` differ in dtype outside of autocast.
         ValueError: a shape or device that does not fit; see also `hat_kernels.gated_activation`.
     """
     if weight.dim() != 2:
@@ -33,6 +35,8 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, **epilog
         raise ValueError(f"x: expected shape (..., {weight.shape[1]}), got {tuple(x.shape)}")
     if x.device != weight.device:
         raise ValueError(f"x: expected device {weight.device}, got {x.device}")
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"x: expected {weight.dtype} as the weight, got {x.dtype}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
     require_reference("gated_linear")

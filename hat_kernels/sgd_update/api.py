@@ -56,6 +56,10 @@ def sgd_update_(
     for index, (parameter, grad) in enumerate(zip(parameters, grads, strict=True)):
         if grad.shape != parameter.shape:
             raise ValueError(f"grads[{index}]: expected {tuple(parameter.shape)}, got {tuple(grad.shape)}")
+    for index, (parameter, buffer) in enumerate(zip(parameters, momentum_buffers, strict=False)):
+        if buffer.shape != parameter.shape:
+            got = f"expected {tuple(parameter.shape)}, got {tuple(buffer.shape)}"
+            raise ValueError(f"momentum_buffers[{index}]: {got}")
     check_locks(locks, parameters)
     require_reference("sgd_update_")
     reference.sgd_update_(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from hypothesis import strategies as st
 from torch import nn
@@ -62,7 +64,7 @@ def mlps(draw):
     """(body, shape of one input, features)."""
     widths = [draw(st.integers(1, 9)) for _ in range(draw(st.integers(2, 4)))]
     layers = [nn.Dropout(0.1)]
-    for inputs, units in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, units in itertools.pairwise(widths):
         layers.append(
             hat.HATLinear(inputs, units, bias=draw(st.booleans()), activation=draw(activations), dropout=draw(dropouts))
         )

@@ -63,7 +63,7 @@ def test_dropout_range(dropout):
 
 
 def test_unknown_activation():
-    with pytest.raises(ValueError, match="activation: expected one of .*, got 'swish'"):
+    with pytest.raises(ValueError, match=r"activation: expected one of .*, got 'swish'"):
         hat.HATLinear(2, 3, activation="swish")
 
 

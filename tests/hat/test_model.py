@@ -217,7 +217,7 @@ def test_no_task_named_and_none_learned():
 
 
 def test_unknown_task_before_the_first():
-    with pytest.raises(ValueError, match="task: expected .*got 0"):
+    with pytest.raises(ValueError, match=r"task: expected .*got 0"):
         make()(X, task=0)
 
 
@@ -425,7 +425,7 @@ def test_finished_heads_have_no_gradient_left():
 
 
 def test_a_body_without_a_gate():
-    with pytest.raises(ValueError, match="body: expected at least one gated layer or hat.Gate, got none"):
+    with pytest.raises(ValueError, match=r"body: expected at least one gated layer or hat\.Gate, got none"):
         hat.HATModel(nn.Linear(3, 2))
 
 

@@ -1,5 +1,7 @@
 """The networks of the paper: shapes, kernels, sizes."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -16,12 +18,12 @@ def count(body):
 def test_mlp(hidden):
     body = hat.models.mlp(12, hidden)
     widths = [12, *hidden]
-    assert count(body) == sum(a * b + b for a, b in zip(widths[:-1], widths[1:], strict=True))
+    assert count(body) == sum(a * b + b for a, b in itertools.pairwise(widths))
     assert body(torch.randn(3, 2, 6)).shape == (3, hidden[-1])
     layers = [m for m in body if isinstance(m, hat.HATLinear)]
     found = locks(body)
     assert found[layers[0].weight].columns is None
-    for before, layer in zip(layers[:-1], layers[1:], strict=True):
+    for before, layer in itertools.pairwise(layers):
         assert torch.equal(found[layer.weight].columns, before.gate.free)
         assert found[layer.weight].column_repeat == 1
 

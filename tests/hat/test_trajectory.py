@@ -135,9 +135,7 @@ def follow(kind, digits, *, clip, dropout, limit=6.0, broken=None):
     dtype = torch.float64
     model = make_model(kind, dropout, dtype, limit)
     rules = {"clip": clip, "limit": limit, **(broken or {})}
-    recipe = Recipe(
-        clip=clip, input_dropout=0.2 if dropout and kind == "mlp" else 0.0, floor=GATE_FLOOR, **(broken or {})
-    )
+    recipe = Recipe(input_dropout=0.2 if dropout and kind == "mlp" else 0.0, floor=GATE_FLOOR, **rules)
     run = transcription_of(model, recipe)
     for task, step, x, y in batches(kind, digits, dtype):
         if step == 0:
@@ -175,39 +173,23 @@ OFF = 1 + 1e-4
 
 
 @pytest.mark.parametrize(
-    ("broken", "clip"),
+    ("broken", "library"),
     [
-        ({"lr": 0.05 * OFF}, 10_000.0),
-        ({"lamb": 0.75 * OFF}, 10_000.0),
-        ({"compensation": OFF}, 10_000.0),
-        ({"rate": OFF}, 10_000.0),
-        ({"last_free": OFF}, 10_000.0),
-        ({"anneal": OFF}, 10_000.0),
-        ({"limit": 6.0 * OFF}, 10_000.0),
-        ({"cosh_limit": 49.995}, 10_000.0),
-        ({"clip": 0.5 * OFF}, 0.5),
+        ({"lr": 0.05 * OFF}, {}),
+        ({"lamb": 0.75 * OFF}, {}),
+        ({"compensation": OFF}, {}),
+        ({"rate": OFF}, {}),
+        ({"last_free": OFF}, {}),
+        ({"anneal": OFF}, {}),
+        ({"cosh_limit": 50 / OFF}, {}),
+        ({"clip": 0.5 * OFF}, {"clip": 0.5}),
+        ({"limit": 1.5 * OFF}, {"limit": 1.5}),  # 6 is rarely met in 50 steps
     ],
 )
-def test_a_rule_that_is_off_by_one_in_ten_thousand_is_seen(digits, broken, clip):
-    arguments = {"clip": clip, "dropout": False}
+def test_a_rule_that_is_off_by_one_in_ten_thousand_is_seen(digits, broken, library):
+    options = {"clip": 10_000.0, "dropout": False, **library}
     with pytest.raises(AssertionError, match=r"off by|penalty|loss"):
-        follow_broken(digits, broken, **arguments)
-
-
-def follow_broken(digits, broken, *, clip, dropout):
-    changed = {name: value for name, value in broken.items() if name != "clip"}
-    if "clip" not in broken:
-        return follow("mlp", digits, clip=clip, dropout=dropout, broken=changed)
-    original, Run.step = (
-        Run.step,
-        lambda run, *a: original(
-            dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, clip=broken["clip"])), *a
-        ),
-    )
-    try:
-        follow("mlp", digits, clip=clip, dropout=dropout)
-    finally:
-        Run.step = original
+        follow("mlp", digits, broken=broken, **options)
 
 
 # ---------------------------------------------------------------- the whole trajectory
@@ -259,8 +241,7 @@ def test_the_trajectory_is_the_published_one_to_float32_rounding(digits, kind, d
         assert (got - wanted).abs().max() <= FACTOR * (spread + ulp), name
     # The run did something: it learned, used units, and left some for later.
     assert all(0.05 < used < 0.98 for used in model.capacity().values())
-    used = [gate.used for gate in model.gates.values()]
-    assert all(
-        torch.allclose(a, b, rtol=0, atol=400 * FACTOR * yardstick * 6)
-        for a, b in zip(used, published.used, strict=True)
-    )
+    # The masks: sigmoid(400 e) is nowhere steeper than 100, and no embedding is larger than 6.
+    atol = 100 * 6 * FACTOR * yardstick
+    for gate, used in zip(model.gates.values(), published.used, strict=True):
+        assert torch.allclose(gate.used, used, rtol=0, atol=atol)

@@ -16,7 +16,7 @@ def test_x_dtype(dtype):
 
 
 def test_embedding_dtype():
-    with pytest.raises(TypeError, match="embedding: expected float32, got torch.float16"):
+    with pytest.raises(TypeError, match=r"embedding: expected float32, got torch\.float16"):
         hat_kernels.gated_activation(torch.zeros(2, 3), embedding=torch.zeros(3).half(), scale=torch.tensor(1.0))
 
 
