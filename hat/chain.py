@@ -85,6 +85,7 @@ def _meets(reach: Reach, layer: GatedLayer) -> bool:
     """The units that arrive are the inputs of the layer, not the positions that it slides along or maps."""
     if not isinstance(layer, HATLinear):
         return reach.layout == "channels"
+    # As many inputs as units; more would be a flatten of tokens, where units come last.
     return reach.layout == "flat" or (reach.layout == "last" and layer.in_features == reach.gate.units)
 
 

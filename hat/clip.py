@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,6 +40,13 @@ def tame_(grads: Sequence[Tensor], locks: Sequence[Lock | None], max_norm: float
     return (max_norm / (hat_kernels.gradient_norm(grads, locks) + 1e-6)).clamp(max=1.0)
 
 
-def _mend_(grads: Sequence[Tensor]) -> None:
-    for grad in grads:
-        grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+def keep_finite_(parameters: Iterable[Tensor]) -> None:
+    """Zero what a step has overflowed, in place: finished tasks meet it with an input of 0, see `tame_`."""
+    for parameter in parameters:
+        if parameter.device.type != "cpu" or not torch.isfinite(parameter.sum()):
+            _mend_([parameter])
+
+
+def _mend_(values: Sequence[Tensor]) -> None:
+    for value in values:
+        value.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)

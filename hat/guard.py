@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import hat_kernels
-from hat.clip import tame_
+from hat.clip import keep_finite_, tame_
 from hat.locks import frozen_lock
 from hat.model import HATModel
 from hat_kernels import Lock
@@ -66,6 +66,7 @@ class _Guard:
     def after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for parameter, before, lock in self.before:
             hat_kernels.lock_update_(parameter, before, lock)
+        keep_finite_(parameter for parameter, _, _ in self.before)
         self.before = []
         limit = self.model.config.limit
         for embedding in self.model.embeddings:

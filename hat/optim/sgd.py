@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import hat_kernels
-from hat.clip import tame_
+from hat.clip import keep_finite_, tame_
 from hat.model import HATModel
 from hat_kernels import Lock
 
@@ -81,6 +81,7 @@ class SGD(torch.optim.Optimizer):
             moving = [p for p in group["params"] if p.grad is not None and id(p) not in frozen]
             self._update([p for p in moving if id(p) not in embeddings], group, factor, locks)
             self._update([p for p in moving if id(p) in embeddings], group, factor, None)
+        keep_finite_(parameter for parameter, lock in locks.items() if lock is not None)
         return loss
 
     def _tame(self, locks: dict[Tensor, Lock | None]) -> Tensor | None:

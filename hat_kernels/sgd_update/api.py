@@ -34,7 +34,7 @@ def sgd_update_(
 
     Args:
         parameters: any floating shapes and dtypes.
-        grads: one a parameter, same shapes. May be left locked, otherwise not changed.
+        grads: one a parameter, same shapes. Not changed.
         momentum_buffers: one a parameter if `momentum` is not 0, else empty.
         locks: one a parameter; None where nothing is locked.
         lr: learning rate >= 0, a number or a 0-d tensor.

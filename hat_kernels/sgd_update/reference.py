@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from hat_kernels.lock import Lock, scale_by_rate_
+from hat_kernels.lock import Lock, rate
 
 
 def sgd_update_(
@@ -38,6 +39,10 @@ def sgd_update_(
                 buffer.mul_(momentum).add_(step, alpha=1 - dampening)
             step = step.add(buffer, alpha=momentum) if nesterov else buffer
         if lock is not None:
-            # Plain SGD locks the gradient itself and saves a copy; momentum keeps what it has gathered.
-            step = scale_by_rate_(step.clone() if momentum and not nesterov else step, lock)
-        parameter.add_(step * -lr) if isinstance(lr, Tensor) else parameter.add_(step, alpha=-lr)
+            r = rate(lock, parameter)
+            moved = (r * step).mul_(-lr).add_(parameter)
+            parameter.copy_(torch.where(r == 0, parameter, moved))  # a select: adding 0 may change a bit
+        elif isinstance(lr, Tensor):
+            parameter.add_(step * -lr)
+        else:
+            parameter.add_(step, alpha=-lr)

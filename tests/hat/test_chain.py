@@ -60,11 +60,18 @@ def test_a_gate_of_its_own():
     assert torch.equal(columns(hat.chain(nn.Linear(3, 8), gate, nn.ReLU(), layer), layer), gate.free)
 
 
-def test_inputs_that_do_not_fit():
+def test_channels_that_do_not_fit():
     with pytest.raises(ValueError, match="inputs: expected a multiple of the gate's 8 units, got 9"):
-        hat.chain(hat.HATLinear(3, 8), hat.HATLinear(9, 5))
+        hat.chain(hat.HATConv2d(1, 8, 1), hat.HATConv2d(9, 5, 1))
     with pytest.raises(ValueError, match="inputs: expected a multiple of the gate's 8 units, got 4"):
-        hat.chain(hat.HATLinear(3, 8), hat.HATLinear(4, 5))
+        hat.chain(hat.HATConv2d(1, 8, 1), nn.Flatten(), hat.HATLinear(4, 5))
+
+
+@pytest.mark.parametrize("inputs", [4, 9, 16])
+def test_features_that_are_not_the_units_one_by_one(inputs):
+    """After tokens are flattened, say: the units are there, but not k in a row."""
+    first, second = hat.HATLinear(3, 8), hat.HATLinear(inputs, 5)
+    assert columns(hat.chain(first, nn.Flatten(), second), second) is None
 
 
 def test_order_of_application_is_kept():

@@ -363,25 +363,65 @@ def test_two_tasks_with_the_same_units():
         assert torch.equal(gate.masks[0], gate.masks[1])
 
 
-def test_a_diverged_task_takes_no_old_one_with_it():
+DIVERGING = {
+    "hat.optim.SGD": lambda m: hat.optim.SGD(m.task_parameters(), lr=0.1),
+    "hat.optim.SGD, momentum": lambda m: hat.optim.SGD(m.task_parameters(), lr=0.1, momentum=0.9, max_norm=1.0),
+    "AdamW": lambda m: hat.guard(torch.optim.AdamW(m.task_parameters()), m),
+    "SGD, max_norm": lambda m: hat.guard(torch.optim.SGD(m.task_parameters(), lr=0.1), m, max_norm=1.0),
+    "LBFGS": lambda m: hat.guard(torch.optim.LBFGS(m.task_parameters(), max_iter=2), m),
+}
+
+
+def after_divergence(make, x, steps=1):
+    """Train a second task on inputs of x, which no network survives; the first task's logits before and after."""
+    model = deterministic_model()
+    model.begin_task(3)
+    choose_units(model, "drawn", None)
+    model.end_task()
+    inputs = torch.randn(BATCH, 6)
+    before = logits(model, 0, inputs, Setup("hat"))
+    model.begin_task(2)
+    model.anneal(0.0)
+    optimizer = make(model)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.full((BATCH, 6), x)).sum() + model.penalty()
+        loss.backward()
+        return loss
+
+    for _ in range(steps):
+        if isinstance(optimizer, torch.optim.LBFGS):
+            optimizer.step(closure)
+        else:
+            closure()
+            optimizer.step()
+    return before, logits(model, 0, inputs, Setup("hat"))
+
+
+@pytest.mark.parametrize("name", DIVERGING)
+def test_a_diverged_task_takes_no_old_one_with_it(name):
     """A gradient of NaN or inf may ruin the task that is being learned, not the finished ones.
 
     A weight from a free unit to a used one may move; an old task gives it an input of exactly 0, but 0 * NaN is NaN.
     """
-    for make in (
-        lambda m: hat.optim.SGD(m.task_parameters(), lr=0.1),
-        lambda m: hat.guard(torch.optim.AdamW(m.task_parameters()), m),
-    ):
-        model = deterministic_model()
-        model.begin_task(3)
-        model.end_task()
-        x = torch.randn(BATCH, 6)
-        before = logits(model, 0, x, Setup("hat"))
-        model.begin_task(2)
-        optimizer = make(model)
-        (model(torch.full((BATCH, 6), torch.inf)).sum() + model.penalty()).backward()
-        optimizer.step()
-        assert torch.equal(logits(model, 0, x, Setup("hat")), before)
+    before, after = after_divergence(DIVERGING[name], torch.inf)
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda m: hat.optim.SGD(m.task_parameters(), lr=1e30),
+        lambda m: hat.optim.SGD(m.task_parameters(), lr=1e30, momentum=0.9),
+        lambda m: hat.guard(torch.optim.SGD(m.task_parameters(), lr=1e30), m),
+    ],
+    ids=["hat.optim.SGD", "momentum", "guarded SGD"],
+)
+def test_an_update_that_overflows_takes_no_old_task_with_it(make):
+    """The gradient is finite; lr times it, or the weight less that, is not."""
+    before, after = after_divergence(make, 1e12, steps=3)
+    assert torch.equal(before, after)
 
 
 WIRINGS = {

