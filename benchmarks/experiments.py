@@ -67,6 +67,8 @@ def table(figures: dict[str, Any]) -> str:
             f"| {name} | {len(row['now'])} | {row['average_accuracy']:.2%} | {plain} | {row['largest_drift']:g} | "
             f"{row['seconds']:.0f} |"
         )
+    if any("jpeg" in task for row in figures.values() for task in row["tasks"]):
+        lines += ["", "CIFAR-10 is the JPEG re-encoded copy (quality 75), which is lossy."]
     lines += ["", "Commands:", "", *(f"- `{row['command']}`" for row in figures.values())]
     machines = sorted(
         {f"{row['processor']}, {row['threads']} threads, torch {row['torch']}" for row in figures.values()}
