@@ -16,7 +16,7 @@ $(READY): pyproject.toml setup.py constraints.txt
 	touch $@
 
 run: $(READY) ## learn five tasks of permuted digits on this machine and show that nothing is forgotten
-	$(BIN)/python -m hat train --tasks 5 --hidden 800 800 --epochs 30 --momentum 0.9 --lr 0.02 --reference alone \
+	$(BIN)/python -m hat train --tasks 5 --hidden 800 800 --epochs 20 --momentum 0.9 --lr 0.02 --reference alone \
 		--run-dir runs/digits --overwrite
 
 test: $(READY) ## run the tests
