@@ -17,8 +17,8 @@ Row = dict[str, Any]
 # Colour, marker and line of every variant; Paul Tol's "muted" scheme, as in hat.plots.
 STYLES = {
     "plain": ("#999999", "o", "-"),
-    "textbook": ("#cc6677", "s", "-"),
-    "textbook, no flush mode": ("#cc6677", "s", "--"),
+    "textbook": ("#cc6677", "s", "--"),
+    "textbook, flush mode": ("#cc6677", "s", "-"),
     "ours": ("#332288", "D", "-"),
     "ours, no flush mode": ("#332288", "D", "--"),
 }

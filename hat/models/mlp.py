@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import nn
 
 from hat.chain import chain
+from hat.dropout import Dropout
 from hat.layers import HATLinear
 
 
@@ -41,4 +42,4 @@ def mlp(
         f"linear{index}": HATLinear(inputs, units, activation=activation, dropout=dropout)
         for index, (inputs, units) in enumerate(pairwise(widths), 1)
     }
-    return chain(flatten=nn.Flatten(), dropout=nn.Dropout(input_dropout), **layers)
+    return chain(flatten=nn.Flatten(), dropout=Dropout(input_dropout), **layers)

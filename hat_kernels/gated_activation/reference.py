@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hat_kernels.activation import ACTIVATIONS
+from hat_kernels.dropout import dropout as drop
 
 
 def gated_activation(
@@ -25,7 +25,8 @@ def gated_activation(
     h = x.to(dtype)
     if bias is not None:
         h = h + along(bias.to(dtype), x, unit_dim)
-    h = F.dropout(ACTIVATIONS[activation](h), dropout) if dropout else ACTIVATIONS[activation](h)
+    h = ACTIVATIONS[activation](h)
+    h = drop(h, dropout) if dropout else h
     if gate is not None:
         h = h * along(gate.to(dtype), x, unit_dim)
     elif mask is not None:

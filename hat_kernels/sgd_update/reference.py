@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from hat_kernels.lock import Lock, rate
+from hat_kernels.lock import Lock
+from hat_kernels.locked_add import locked_add_
 
 
 def sgd_update_(
@@ -39,9 +39,7 @@ def sgd_update_(
                 buffer.mul_(momentum).add_(step, alpha=1 - dampening)
             step = step.add(buffer, alpha=momentum) if nesterov else buffer
         if lock is not None:
-            r = rate(lock, parameter)
-            moved = (r * step).mul_(-lr).add_(parameter)
-            parameter.copy_(torch.where(r == 0, parameter, moved))  # a select: adding 0 may change a bit
+            locked_add_(parameter, step, lock, -lr)
         elif isinstance(lr, Tensor):
             parameter.add_(step * -lr)
         else:

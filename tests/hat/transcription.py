@@ -7,7 +7,7 @@ field of `Recipe`, so that a test can break one on purpose.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -35,6 +35,7 @@ class Recipe:
     limit: float = 6.0
     cosh_limit: float = 50.0
     input_dropout: float = 0.0
+    drop: Callable[[Tensor, float], Tensor] = F.dropout  # another one draws other random numbers
     floor: float = 0.0  # of the library, not of the paper: gates below it count as 0
     # Factors of 1 that a test may set to something else.
     compensation: float = 1.0
@@ -81,14 +82,14 @@ def scale_of(b: int, batches: int, recipe: Recipe) -> Tensor:
 def forward(run: Run, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
     """h = a * maxpool(dropout(relu(W x + b))), then the head of the last task."""
     if run.layers[0].kind == "linear":
-        x = F.dropout(x.flatten(1), run.recipe.input_dropout)
+        x = run.recipe.drop(x.flatten(1), run.recipe.input_dropout)
     for layer, a in zip(run.layers, gates, strict=True):
         if layer.kind == "conv":
-            h = F.dropout(torch.relu(F.conv2d(x, layer.weight, layer.bias)), layer.dropout)
+            h = run.recipe.drop(torch.relu(F.conv2d(x, layer.weight, layer.bias)), layer.dropout)
             x = F.max_pool2d(h, 2) * a.view(1, -1, 1, 1)
         else:
             h = torch.relu(F.linear(x.flatten(1), layer.weight, layer.bias))
-            x = F.dropout(h, layer.dropout) * a
+            x = run.recipe.drop(h, layer.dropout) * a
     return F.linear(x, *run.heads[-1])
 
 

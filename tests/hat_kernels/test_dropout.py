@@ -1,0 +1,54 @@
+"""Dropout from packed random bits."""
+
+import pytest
+import torch
+
+from hat_kernels.dropout import dropout
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.2, 0.5, 0.999])
+def test_keeps_the_share_and_the_expectation(probability):
+    y = dropout(torch.ones(1000, 1000), probability)
+    kept = (y != 0).double().mean().item()
+    deviation = 5 * (probability * (1 - probability) / 1e6) ** 0.5  # five standard deviations of the share
+    assert abs(kept - (1 - probability)) <= deviation + 2**-16
+    assert len(y.unique()) == (1 if probability == 0 else 2)
+    assert y.max().item() == pytest.approx(1 / (1 - probability), rel=2e-2 if probability > 0.99 else 2e-4)
+
+
+def test_the_four_numbers_of_a_word_are_independent():
+    kept = (dropout(torch.ones(4, 2**18), 0.5).view(-1, 4) != 0).double()
+    assert (kept.mean(0) - 0.5).abs().max() < 5 * 0.5 / 2**9
+    assert (torch.corrcoef(kept.t()) - torch.eye(4)).abs().max() < 5 / 2**9
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (0, 4), (2, 3, 5, 7)])
+def test_any_shape_and_layout(shape):
+    x = torch.rand(shape) + 1
+    y = dropout(x, 0.5)
+    assert y.shape == x.shape
+    assert ((y == 0) | torch.isclose(y, 2 * x)).all()
+    assert dropout(x.mT, 0.5).shape == x.mT.shape if x.dim() > 1 else True
+
+
+def test_follows_the_seed():
+    x = torch.ones(100)
+    torch.manual_seed(3)
+    first, second = dropout(x, 0.5), dropout(x, 0.5)
+    torch.manual_seed(3)
+    assert torch.equal(dropout(x, 0.5), first)
+    assert not torch.equal(first, second)
+
+
+def test_backward_is_the_same_mask():
+    x = torch.rand(50, 40).requires_grad_()
+    y = dropout(x, 0.3)
+    y.sum().backward()
+    assert torch.equal(y.detach(), x.detach() * x.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes(dtype):
+    y = dropout(torch.ones(64, dtype=dtype), 0.5)
+    assert y.dtype == dtype
+    assert set(y.tolist()) == {0.0, 2.0}
