@@ -9,7 +9,6 @@ from torch import Tensor
 
 import hat_kernels
 from hat.clip import keep_finite_, tame_
-from hat.locks import frozen_lock
 from hat.model import HATModel
 from hat_kernels import Lock
 
@@ -54,7 +53,7 @@ class _Guard:
 
     @torch.no_grad()
     def before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        locked = _active_locks(self.model)
+        locked = self.model.active_locks()
         parameters = _parameters(optimizer)
         for parameter in parameters:
             if parameter.grad is not None and parameter in locked:
@@ -75,14 +74,6 @@ class _Guard:
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _active_locks(model: HATModel) -> dict[Tensor, Lock]:
-    """The locks that hold something back, with one that holds everything for frozen parameters."""
-    locked = {p: lock for p, lock in model.locks().items() if lock is not None}
-    for parameter in model.frozen_parameters():
-        locked[parameter] = frozen_lock(parameter)
-    return locked
 
 
 def _drop_locked_(grad: Tensor, lock: Lock) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hat.gate import Gate
-from hat.locks import gates, locks, unlocked
+from hat.locks import frozen_lock, gates, locks, unlocked
 from hat.state import GateConfig, State
 from hat.warnings import CapacityWarning, UnlockedWarning
 from hat_kernels import Lock
@@ -96,6 +96,11 @@ class HATModel(nn.Module):
         """The lock of every shared parameter, None where nothing is locked; a frozen one has `requires_grad` False."""
         found = locks(self.body)
         return {p: lock if self.tasks else None for p, lock in found.items()}
+
+    def active_locks(self) -> dict[Tensor, Lock]:
+        """The locks that hold something back, with one that holds everything for each frozen parameter."""
+        found = {p: lock for p, lock in self.locks().items() if lock is not None}
+        return found | {p: frozen_lock(p) for p in self.frozen_parameters()}
 
     def frozen_parameters(self) -> list[nn.Parameter]:
         """What no task may train any more: finished heads and, after the first task, what lies along no gate."""
@@ -212,7 +217,7 @@ class HATModel(nn.Module):
             ValueError: there is no such task.
         """
         task = self._resolve(task)
-        self.state.task = None if self.learning and task == self.task else task
+        self.state.task = self._gate_task(task)
         try:
             features = self.body(x)
         finally:
@@ -265,6 +270,10 @@ class HATModel(nn.Module):
                 UnlockedWarning,
                 stacklevel=3,
             )
+
+    def _gate_task(self, task: int) -> int | str | None:
+        """What `State.task` must be for the gates to answer for a task."""
+        return None if self.learning and task == self.task else task
 
     def _last_gate(self) -> Gate:
         return list(self.gates.values())[-1]

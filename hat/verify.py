@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hat.locks import frozen_lock
 from hat.model import HATModel
 from hat_kernels.lock import rate
 
@@ -42,8 +41,7 @@ class Probes:
         """
         if not 0 <= task < model.tasks:
             raise ValueError(f"task: expected a finished one, 0 to {model.tasks - 1}, got {task}")
-        locks = model.locks()
-        locks.update({p: frozen_lock(p) for p in model.frozen_parameters()})
+        locks = model.active_locks()
         parameters, locked = {}, {}
         for name, parameter in model.named_parameters():
             lock = locks.get(parameter)
@@ -98,7 +96,7 @@ def verify(model: HATModel, probes: Probes) -> Verification:
     """
     if not probes.tasks:
         raise ValueError("probes: expected at least one, got none")
-    drift = {task: _drift(_logits(model, task, p.inputs), p.logits) for task, p in probes.tasks.items()}
+    drift = {task: largest_change(_logits(model, task, p.inputs), p.logits) for task, p in probes.tasks.items()}
     now = dict(model.named_parameters())
     for probe in probes.tasks.values():
         for name, before in probe.parameters.items():
@@ -116,7 +114,8 @@ def _logits(model: HATModel, task: int, inputs: Tensor) -> Tensor:
         model.train(was_training)
 
 
-def _drift(now: Tensor, then: Tensor) -> float:
+def largest_change(now: Tensor, then: Tensor) -> float:
+    """The largest absolute difference: exactly 0.0 only if every element is equal, inf for a NaN or inf."""
     if torch.equal(now, then):
         return 0.0
     change = (now - then).abs().max().item()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from hat import plots
 from hat.cli.summary import render, summarise
@@ -20,15 +22,14 @@ def run_report(arguments: argparse.Namespace) -> None:
         ValueError: no run there, or no finished task.
         ImportError: matplotlib is missing.
     """
-    if not arguments.run_dir.is_dir():
-        raise ValueError(f"run_dir: expected the folder of a run, got {arguments.run_dir}")
-    folder = RunDir(arguments.run_dir)
-    history = History(**folder.load()["history"])
+    folder = RunDir.existing(arguments.run_dir)
+    saved = folder.load()
+    history = History(**saved["history"])
     if not history.accuracy:
         raise ValueError(f"{folder.path}: expected a run with a finished task, got none yet")
     result = folder.read_result()
     print(render(result if result else summarise(history, {}, [])))
-    draw(folder)
+    draw(folder, history, saved["model"])
     print(f"plots               {folder.plots}")
 
 
@@ -37,14 +38,12 @@ def plots_available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def draw(folder: RunDir) -> None:
+def draw(folder: RunDir, history: History, model_state: Mapping[str, Tensor]) -> None:
     """Accuracy matrix, accuracy over time, used capacity and mask overlap, as PNG in the run's folder plots."""
-    saved = folder.load()
-    history = History(**saved["history"])
     folder.plots.mkdir(exist_ok=True)
     used = torch.tensor([list(row.values()) for row in history.capacity])
     gates = [name.removesuffix(".gate") for name in history.capacity[-1]]
-    masks = [value.float() for name, value in saved["model"].items() if name.endswith(".masks")]
+    masks = [value.float() for name, value in model_state.items() if name.endswith(".masks")]
     figures = {
         "accuracy_matrix": plots.accuracy_matrix(history.matrix, history.names),
         "accuracy_over_time": plots.accuracy_over_time(history.matrix, history.names),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from hat import models
 from hat.data import Stream
 from hat.model import HATModel
 from hat.state import GateConfig
-from hat.training import PlainModel, TrainConfig
+from hat.training import TrainConfig
 
 STREAMS = ("permuted", "split", "mixture")
 NETWORKS = ("mlp", "alexnet")
@@ -88,12 +87,10 @@ class NetworkSpec:
             if self.dropout is not None:
                 options |= {"input_dropout": self.dropout, "dropout": self.dropout}
             return models.mlp(math.prod(input_shape), **options)
-        if self.dropout is not None or self.hidden is not None:
-            linear = 2 if self.hidden is None else len(self.hidden)
-            options["dropout"] = (0.2, 0.2) + (0.5,) * (1 + linear)
-        if self.dropout is not None:
-            options["dropout"] = (self.dropout,) * (3 + linear)
-        return models.alexnet(input_shape, **options)
+        linear = 2 if self.hidden is None else len(self.hidden)
+        paper = (0.2, 0.2, 0.5) + (0.5,) * linear
+        dropout = paper if self.dropout is None else (self.dropout,) * len(paper)
+        return models.alexnet(input_shape, dropout=dropout, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,19 +102,10 @@ class RunSpec:
     gates: GateConfig
     training: TrainConfig
 
-    def model(self, input_shape: tuple[int, ...]) -> HATModel:
-        """A fresh model, the same for the same seed."""
+    def model(self, input_shape: tuple[int, ...], kind: type[HATModel] = HATModel) -> HATModel:
+        """A fresh model of a kind, the same for the same seed."""
         torch.manual_seed(self.training.seed)
-        return HATModel(self.network.build(input_shape), config=self.gates)
-
-    def plain_model(self, input_shape: tuple[int, ...]) -> Callable[[], PlainModel]:
-        """A maker of fresh plain models, the same for the same seed."""
-
-        def make() -> PlainModel:
-            torch.manual_seed(self.training.seed)
-            return PlainModel(self.network.build(input_shape), config=self.gates)
-
-        return make
+        return kind(self.network.build(input_shape), config=self.gates)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -29,9 +29,7 @@ def open_run(path: Path, *, data: str | None = None, device: str | None = None) 
     Raises:
         ValueError: the folder is not that of a run, its files are broken, or the data is not there.
     """
-    if not path.is_dir():
-        raise ValueError(f"run_dir: expected the folder of a run, got {path}")
-    folder = RunDir(path)
+    folder = RunDir.existing(path)
     spec = RunSpec.from_dict(folder.read_config())
     if data is not None:
         spec = replace(spec, stream=replace(spec.stream, root=data))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from hat.cli.report import draw, plots_available
 from hat.cli.spec import RunSpec
 from hat.cli.summary import render, summarise
-from hat.training import Trainer, reference_accuracy
+from hat.training import PlainModel, Trainer, reference_accuracy
 from hat.training.rundir import RunDir
 
 
@@ -37,16 +38,15 @@ def run_train(arguments: argparse.Namespace) -> None:
     for kind in arguments.reference:
         if shown:
             print(f"reference without HAT: {kind}", flush=True)
-        references[kind] = reference_accuracy(
-            kind, spec.plain_model(stream.input_shape), stream, spec.training, progress=shown
-        )
+        make_model = partial(spec.model, stream.input_shape, PlainModel)
+        references[kind] = reference_accuracy(kind, make_model, stream, spec.training, progress=shown)
     summary = summarise(result.history, references, [1 / len(task.classes) for task in stream])
     folder.write_result({**summary, "seconds": result.seconds})
     print()
     print(render(summary))
     print(f"learned in          {result.seconds:7.1f} s on {spec.training.torch_device()}")
     if plots_available():
-        draw(folder)
+        draw(folder, result.history, model.state_dict())
         print(f"plots               {folder.plots}")
 
 
@@ -63,7 +63,5 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
 
 
 def _resumed(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
-    if not arguments.resume.is_dir():
-        raise ValueError(f"--resume: expected the folder of a run, got {arguments.resume}")
-    folder = RunDir(arguments.resume)
+    folder = RunDir.existing(arguments.resume, "--resume")
     return RunSpec.from_dict(folder.read_config()), folder

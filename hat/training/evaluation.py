@@ -11,6 +11,7 @@ from torch import Tensor
 from hat.data import Part
 from hat.model import HATModel
 from hat.training.config import TrainConfig
+from hat.verify import largest_change
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,7 @@ class Evaluation:
 
     def drift_from(self, earlier: Tensor) -> float:
         """The largest absolute change of any logit; exactly 0.0 only if every one is equal."""
-        if torch.equal(self.logits, earlier):
-            return 0.0
-        change = (self.logits - earlier).abs().max().item()
-        return change if change == change else float("inf")
+        return largest_change(self.logits, earlier)
 
 
 @torch.inference_mode()

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from hat.data import Task
+from hat.model import HATModel
 from hat.training.config import TrainConfig
 from hat.training.evaluation import evaluate
 from hat.training.fit import Fit
 from hat.training.lesson import JointLesson
-from hat.training.plain import PlainModel
 from hat.training.progress import Progress
 from hat.training.trainer import Trainer
 
@@ -20,7 +20,7 @@ REFERENCES = ("alone", "joint", "sequential")
 
 def reference_accuracy(
     kind: str,
-    make_model: Callable[[], PlainModel],
+    make_model: Callable[[], HATModel],
     stream: Sequence[Task],
     config: TrainConfig,
     *,
@@ -31,7 +31,7 @@ def reference_accuracy(
     Args:
         kind: `"alone"`, a fresh network for each task; `"joint"`, one network for all tasks at once (the multi-task
             reference of the forgetting ratio); or `"sequential"`, one network for task after task, which forgets.
-        make_model: makes a fresh plain model.
+        make_model: makes a fresh model, a `PlainModel` for a reference without HAT.
         stream: the tasks.
         config: the recipe.
         progress: show progress.
@@ -48,11 +48,11 @@ def reference_accuracy(
     raise ValueError(f"kind: expected one of {REFERENCES}, got {kind!r}")
 
 
-def _sequential(model: PlainModel, stream: Sequence[Task], config: TrainConfig, progress: bool) -> list[float]:
+def _sequential(model: HATModel, stream: Sequence[Task], config: TrainConfig, progress: bool) -> list[float]:
     return Trainer(model, stream, config, progress=progress).run().history.accuracy[-1]
 
 
-def _joint(model: PlainModel, stream: Sequence[Task], config: TrainConfig, progress: bool) -> list[float]:
+def _joint(model: HATModel, stream: Sequence[Task], config: TrainConfig, progress: bool) -> list[float]:
     torch.manual_seed(config.seed)
     model.to(config.torch_device())
     for task in stream[:-1]:

@@ -27,6 +27,17 @@ class RunDir:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
 
+    @classmethod
+    def existing(cls, path: Path, option: str = "run_dir") -> RunDir:
+        """The folder of a run that was made before.
+
+        Raises:
+            ValueError: there is no such folder; names the option that asked for it.
+        """
+        if not path.is_dir():
+            raise ValueError(f"{option}: expected the folder of a run, got {path}")
+        return cls(path)
+
     @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint.pt"
