@@ -13,7 +13,7 @@ from hat.model import HATModel, TaskParameters
 from hat.state import GateConfig
 from hat.training import TrainConfig, Trainer, TrainResult
 from hat.verify import Probes, Verification, verify
-from hat.warnings import CapacityWarning, UnlockedWarning
+from hat.warnings import CapacityWarning, NonFiniteWarning, UnlockedWarning
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     "HATConv3d",
     "HATLinear",
     "HATModel",
+    "NonFiniteWarning",
     "Probes",
     "TaskParameters",
     "TrainConfig",

@@ -72,7 +72,8 @@ def chain(*modules: nn.Module, **named: nn.Module) -> nn.Sequential:
     for module in children.values():
         if isinstance(module, GatedLayer):
             if reach is not None and _meets(reach, module):
-                module.connect(reach.gate)
+                inputs = module.weight.shape[1] * getattr(module, "groups", 1)
+                module.connect(reach.gate, repeat=max(1, inputs // reach.gate.units) if reach.layout == "flat" else 1)
             reach = Reach(module.gate, "last" if isinstance(module, HATLinear) else "channels")
         elif isinstance(module, Gate):
             reach = Reach(module, {-1: "last", 1: "channels"}[module.unit_dim]) if module.unit_dim in (-1, 1) else None

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 import hat_kernels
+from hat.warnings import NonFiniteWarning
 from hat_kernels import Lock
+from hat_kernels.lock import rate
+
+LARGEST = torch.finfo(torch.float16).max
 
 
 def tame_(grads: Sequence[Tensor], locks: Sequence[Lock | None], max_norm: float | None) -> Tensor | None:
@@ -24,6 +29,9 @@ def tame_(grads: Sequence[Tensor], locks: Sequence[Lock | None], max_norm: float
     Returns:
         0-d tensor `min(1, max_norm / (norm + 1e-6))`, as `torch.nn.utils.clip_grad_norm_` has it;
         None for a factor of 1.
+
+    Warns:
+        NonFiniteWarning: there was something to zero; on a CPU only, elsewhere to look would stall the stream.
     """
     if not grads:
         return None
@@ -32,6 +40,7 @@ def tame_(grads: Sequence[Tensor], locks: Sequence[Lock | None], max_norm: float
     else:  # here a look at the norm is free of synchronisation, and saves the passes that are not needed
         norm = hat_kernels.gradient_norm(grads, [None] * len(grads))
         if not torch.isfinite(norm):
+            warnings.warn("a gradient holds inf or NaN, which count as 0: is the loss finite?", NonFiniteWarning, 2)
             _mend_(grads)
         elif max_norm is None or norm <= max_norm:  # no lock makes a norm larger
             return None
@@ -40,11 +49,20 @@ def tame_(grads: Sequence[Tensor], locks: Sequence[Lock | None], max_norm: float
     return (max_norm / (hat_kernels.gradient_norm(grads, locks) + 1e-6)).clamp(max=1.0)
 
 
-def keep_finite_(parameters: Iterable[Tensor]) -> None:
-    """Zero what a step has overflowed, in place: finished tasks meet it with an input of 0, see `tame_`."""
-    for parameter in parameters:
-        if parameter.device.type != "cpu" or not torch.isfinite(parameter.sum()):
-            _mend_([parameter])
+def keep_finite_(locks: Mapping[Tensor, Lock]) -> None:
+    """Bring back what a step has thrown out of bounds, in place: finished tasks meet it with an input of 0.
+
+    The bounds are those of float16, which autocast may cast a weight to: beyond them 0 * inf waits as well.
+
+    Args:
+        locks: of the parameters; locked elements are left alone.
+    """
+    for parameter, lock in locks.items():
+        low, high = torch.aminmax(parameter) if parameter.numel() else (parameter.sum(), parameter.sum())
+        if parameter.device.type == "cpu" and low >= -LARGEST and high <= LARGEST:
+            continue
+        mended = parameter.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).clamp_(-LARGEST, LARGEST)
+        parameter.copy_(torch.where(rate(lock, parameter) == 0, parameter, mended))
 
 
 def _mend_(values: Sequence[Tensor]) -> None:

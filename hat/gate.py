@@ -98,11 +98,12 @@ class Gate(Float32Module):
         return hat_kernels.gate(self.embedding, self.state.scale, s_max=config.s_max, compensation=config.compensation)
 
     def hardened(self) -> Tensor:
-        """[units] what `commit` would store now: `e > 0` in mode `binary`, `sigmoid(s_max e)` in mode `published`."""
+        """[units] what `commit` would store now: `e > 0` in mode `binary`; else `sigmoid(s_max e)`, floored."""
         with torch.no_grad():
             if self.state.config.mask_mode == "binary":
                 return (self.embedding > 0).to(torch.float32)
-            return torch.sigmoid(self.state.config.s_max * self.embedding)
+            soft = torch.sigmoid(self.state.config.s_max * self.embedding)
+            return torch.where(soft < hat_kernels.GATE_FLOOR, 0.0, soft)
 
     def form(self) -> dict[str, Any]:
         """The gate in the form that `hat_kernels.gated_activation` takes, for the task that `state` names.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 import hat_kernels
 from hat.clip import keep_finite_, tame_
+from hat.locks import frozen_lock
 from hat.model import HATModel
 from hat_kernels import Lock
 
@@ -16,9 +19,13 @@ from hat_kernels import Lock
 def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float | None = None) -> torch.optim.Optimizer:
     """Make every step of a torch optimizer respect the locks of a model.
 
-    Before a step, locked gradients are removed, inf and NaN become 0, and the rest is clipped; after it, each update is
-    multiplied by its rate, so that momentum, moments kept from earlier tasks and weight decay cannot move a locked
-    weight, and the embeddings are clamped. Holds for all later tasks: guard an optimizer once.
+    Before a step, or after the closure of a step that has one, locked gradients are removed, inf and NaN become 0, and
+    the rest is clipped; after the step each update is multiplied by its rate, so that momentum, moments kept from
+    earlier tasks and weight decay cannot move a locked weight, and the embeddings are clamped. Holds for all later
+    tasks: guard an optimizer once.
+
+    Embeddings are not decayed, it would pull every gate towards one half: they move into a group of their own, at the
+    end, where theirs has weight decay. Make learning-rate schedulers after the guard.
 
     Args:
         optimizer: made over any of the model's parameters, and others if need be, which it leaves alone.
@@ -27,10 +34,11 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
             because a clip outside of the step would count the gradients of locked weights.
 
     Returns:
-        The same optimizer, with two hooks.
+        The same optimizer, with two hooks. A `copy.deepcopy` of it guards the copy of the model.
 
     Raises:
-        ValueError: no parameter of the optimizer belongs to the model, or `max_norm` is not positive.
+        ValueError: no parameter of the optimizer belongs to the model, it is guarded already, or `max_norm` is not
+            positive.
         TypeError: the optimizer is one of `hat.optim`, which need no guard.
     """
     if getattr(optimizer, "locks_itself", False):
@@ -40,9 +48,15 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
     own = {id(p) for p in model.parameters()}
     if not any(id(p) in own for p in _parameters(optimizer)):
         raise ValueError("optimizer: expected parameters of the model, got none")
+    if hasattr(optimizer, "_guarded"):
+        raise ValueError("optimizer: expected one without a guard, got a guarded one; a fractional rate counts once")
     hooks = _Guard(model, max_norm)
+    optimizer._guarded = True  # type: ignore[attr-defined]
+    _part_embeddings(optimizer, model)
     optimizer.register_step_pre_hook(hooks.before_step)
     optimizer.register_step_post_hook(hooks.after_step)
+    # torch copies no hooks along: the copy would forget.
+    optimizer.__deepcopy__ = partial(_copy, optimizer, model, max_norm)  # type: ignore[attr-defined]
     return optimizer
 
 
@@ -52,28 +66,76 @@ class _Guard:
         self.before: list[tuple[Tensor, Tensor, Lock]] = []
 
     @torch.no_grad()
-    def before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        locked = self.model.active_locks()
-        parameters = _parameters(optimizer)
-        for parameter in parameters:
-            if parameter.grad is not None and parameter in locked:
-                _drop_locked_(parameter.grad, locked[parameter])
-        _clip_(self.model, locked, parameters, self.max_norm)
-        self.before = [(p, p.detach().clone(), locked[p]) for p in parameters if p in locked]
+    def before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        locked = self._locks(_parameters(optimizer))
+        self.before = [(p, p.detach().clone(), lock) for p, lock in locked.items()]
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._tame(optimizer, locked)
+            return None
+
+        def tamed() -> Any:
+            loss = closure()
+            self._tame(optimizer, locked)
+            return loss
+
+        return args[:1], {**kwargs, "closure": tamed}
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for parameter, before, lock in self.before:
             hat_kernels.lock_update_(parameter, before, lock)
-        keep_finite_(parameter for parameter, _, _ in self.before)
+        keep_finite_({parameter: lock for parameter, _, lock in self.before})
         self.before = []
         limit = self.model.config.limit
         for embedding in self.model.embeddings:
             embedding.clamp_(-limit, limit)
 
+    def _locks(self, parameters: list[Tensor]) -> dict[Tensor, Lock]:
+        """Of the optimizer's parameters; a look at all that the model has would grow with the number of tasks."""
+        locks = self.model.locks()
+        found = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
+        # Those too that have no gradient: LBFGS moves them by its history.
+        return found | {p: frozen_lock(p) for p in parameters if not p.requires_grad}
+
+    @torch.no_grad()
+    def _tame(self, optimizer: torch.optim.Optimizer, locked: dict[Tensor, Lock]) -> None:
+        shared = {id(p) for p in self.model.body.parameters()} | {id(p) for p in locked}
+        shared |= {id(p) for p in self.model.head.parameters()} if self.model.learning else set()
+        grads = [(p.grad, locked.get(p)) for p in _parameters(optimizer) if p.grad is not None and id(p) in shared]
+        for grad, lock in grads:
+            if lock is not None:
+                _drop_locked_(grad, lock)
+        factor = tame_([g for g, _ in grads], [lock for _, lock in grads], self.max_norm)
+        if factor is not None:
+            for grad, _ in grads:
+                grad.mul_(factor)
+
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _part_embeddings(optimizer: torch.optim.Optimizer, model: HATModel) -> None:
+    """Give the embeddings a group without weight decay."""
+    embeddings = {id(e) for e in model.embeddings}
+    for group in list(optimizer.param_groups):
+        apart = [p for p in group["params"] if id(p) in embeddings]
+        if apart and group.get("weight_decay"):
+            group["params"] = [p for p in group["params"] if id(p) not in embeddings]
+            optimizer.add_param_group({**group, "params": apart, "weight_decay": 0.0})
+
+
+def _copy(
+    optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float | None, memo: dict[int, Any]
+) -> torch.optim.Optimizer:
+    """A copy that guards the copy of the model, the one that `memo` holds if both are copied together."""
+    copied = type(optimizer).__new__(type(optimizer))
+    memo[id(optimizer)] = copied
+    copied.__setstate__(copy.deepcopy(optimizer.__getstate__(), memo))
+    return guard(copied, copy.deepcopy(model, memo), max_norm=max_norm)
 
 
 def _drop_locked_(grad: Tensor, lock: Lock) -> None:
@@ -83,12 +145,3 @@ def _drop_locked_(grad: Tensor, lock: Lock) -> None:
         columns=None if lock.columns is None else (lock.columns > 0).to(lock.columns.dtype),
     )
     hat_kernels.lock_gradient_(grad, movable)
-
-
-def _clip_(model: HATModel, locked: dict[Tensor, Lock], parameters: list[Tensor], max_norm: float | None) -> None:
-    own = {id(p) for p in model.parameters()}
-    grads = [(p.grad, locked.get(p)) for p in parameters if p.grad is not None and id(p) in own]
-    factor = tame_([g for g, _ in grads], [lock for _, lock in grads], max_norm)
-    if factor is not None:
-        for grad, _ in grads:
-            grad.mul_(factor)

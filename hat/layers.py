@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.gate import Gate
 from hat_kernels.activation import check_activation
+from hat_kernels.dropout.api import check_probability
 
 
 class GatedLayer(nn.Module):
@@ -32,8 +33,7 @@ class GatedLayer(nn.Module):
         inputs: Gate | None,
     ) -> None:
         check_activation(activation)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected in [0, 1), got {dropout}")
+        check_probability(dropout, "dropout")
         self.activation, self.dropout = activation, dropout
         self.gate = Gate(units, unit_dim=unit_dim) if gate is None else gate
         self.gate.to(self.weight.device)
@@ -43,17 +43,23 @@ class GatedLayer(nn.Module):
         if inputs is not None:
             self.connect(inputs)
 
-    def connect(self, inputs: Gate) -> None:
-        """Declare that the input units of this layer are the units of `inputs`, or k inputs for each of them.
+    def connect(self, inputs: Gate, *, repeat: int = 1) -> None:
+        """Declare that the inputs of this layer are the units of `inputs`, each of them `repeat` inputs in a row.
+
+        Several calls declare that the inputs are sums: a weight moves only where the units of all gates are free.
+
+        Args:
+            inputs: the gate of what comes in.
+            repeat: the positions of a channel after a flatten, >= 1.
 
         Raises:
-            ValueError: the number of inputs is not a multiple of the number of units.
+            ValueError: the number of inputs is not `repeat` times the number of units (two gates side by side, a
+                concatenation, are no one's units: leave such a layer unconnected, it then locks whole rows).
         """
         groups = getattr(self, "groups", 1)
-        repeat, rest = divmod(self.weight.shape[1] * groups, inputs.units)
-        if rest or not repeat:
-            got = self.weight.shape[1] * groups
-            raise ValueError(f"inputs: expected a multiple of the gate's {inputs.units} units, got {got}")
+        got = self.weight.shape[1] * groups
+        if got != inputs.units * repeat:
+            raise ValueError(f"inputs: expected {inputs.units} units x {repeat}, got {got} inputs")
         inputs.attach(self, "weight", 1, repeat=repeat, groups=groups)
 
     @property
@@ -151,7 +157,7 @@ class _HATConv(GatedLayer):
             activation=self.activation,
             dropout=self._active_dropout,
             unit_dim=1,
-            **({} if self.pool else self.gate.form()),
+            **(self.gate.form() if self.pool is None else {}),
         )
         if self.pool is None:
             return h

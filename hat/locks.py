@@ -28,11 +28,22 @@ def locks(body: nn.Module) -> dict[Tensor, Lock]:
                 continue
             lock = found.get(parameter, Lock())
             if member.dim == 0:
-                lock = lock._replace(rows=free, row_repeat=member.repeat)
+                rows, repeat = _both(lock.rows, lock.row_repeat, free, member.repeat)
+                lock = lock._replace(rows=rows, row_repeat=repeat)
             else:
-                lock = lock._replace(columns=free, column_repeat=member.repeat, groups=member.groups)
+                columns, repeat = _both(lock.columns, lock.column_repeat, free, member.repeat)
+                lock = lock._replace(columns=columns, column_repeat=repeat, groups=member.groups)
             found[parameter] = lock
     return found
+
+
+def _both(before: Tensor | None, before_repeat: int, free: Tensor, repeat: int) -> tuple[Tensor, int]:
+    """The free units of a dimension that lies along two gates, tied weights or a sum of two layers: free in both."""
+    if before is None:
+        return free, repeat
+    if before_repeat == repeat:
+        return torch.minimum(before, free), repeat
+    return torch.minimum(before.repeat_interleave(before_repeat), free.repeat_interleave(repeat)), 1
 
 
 def unlocked(body: nn.Module) -> dict[str, nn.Parameter]:

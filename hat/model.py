@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hat import buffers
 from hat.gate import Gate
 from hat.locks import frozen_lock, gates, locks, unlocked
 from hat.state import GateConfig, State
@@ -29,7 +32,8 @@ class HATModel(nn.Module):
     """A gated network with one ungated linear head per task (Serrà et al., ICML 2018).
 
     Args:
-        body: maps an input to features [B, features] through gated layers; see `hat.models`, `hat.chain`.
+        body: maps an input to features [B, features] through gated layers; see `hat.models`, `hat.chain`. Parameters
+            along no gate, and buffers, belong to all tasks: they stay as the first task leaves them.
         features: the width of the features; by default that of the last gated layer.
         config: how gates are learned and committed; by default `GateConfig()`.
 
@@ -125,13 +129,12 @@ class HATModel(nn.Module):
 
         Raises:
             RuntimeError: another task is being learned.
-            ValueError: there is no class.
+            TypeError: `classes` is neither a number nor a sequence of names.
+            ValueError: there is no class, or two have one name.
         """
         if self.learning:
             raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
-        names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(map(str, classes))
-        if not names:
-            raise ValueError(f"classes: expected at least one, got {classes!r}")
+        names = _names(classes)
         self._warn_if_full()
         self.heads.append(self._make_head(len(names)))
         self.classes.append(names)
@@ -189,15 +192,13 @@ class HATModel(nn.Module):
 
         Raises:
             RuntimeError: no task is being learned.
-            ValueError: an embedding is not finite; nothing is committed.
+            ValueError: an embedding or a weight is not finite; nothing is committed.
         """
         task = self.task
-        for name, gate in self.gates.items():
-            if not torch.isfinite(gate.embedding).all():
-                raise ValueError(f"{name}.embedding: expected finite values, got inf or NaN; task not committed")
+        self._check_finite()
         for name, gate in self.gates.items():
             gate.commit()
-            if not gate.masks[-1].any():
+            if not (gate.masks[-1] > 0.5).any():
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
         self.learning = False
         self._freeze()
@@ -214,14 +215,17 @@ class HATModel(nn.Module):
         Raises:
             RuntimeError: no task is being learned and `task` is None.
             TypeError: `task` is not an int.
-            ValueError: there is no such task.
+            ValueError: there is no such task, or the body's features are not as many as `features` says.
         """
         task = self._resolve(task)
         self.state.task = self._gate_task(task)
         try:
-            features = self.body(x)
+            with buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
+                features = self.body(x)
         finally:
             self.state.task = None
+        if features.shape[-1] != self.features:
+            raise ValueError(f"features: expected {self.features} from the body, got {features.shape[-1]}")
         return self.heads[task](features)
 
     # -- saving ---------------------------------------------------------------------------------------------------
@@ -238,6 +242,19 @@ class HATModel(nn.Module):
         for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
             parameter.requires_grad_(True)  # what was frozen before the load may be learning after it
         self._freeze()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of `torch.nn.Module`, but a state that does not fit leaves the model as it was.
+
+        Raises:
+            RuntimeError: names are missing or unexpected (`strict`), or shapes differ.
+        """
+        before = {name: value.clone() for name, value in self.state_dict().items()}
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except Exception:
+            super().load_state_dict(before)
+            raise
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Make as many heads as the state has before they are loaded."""
@@ -258,7 +275,7 @@ class HATModel(nn.Module):
         if not self.gates:
             raise ValueError("body: expected at least one gated layer or hat.Gate, got none")
         for name, module in self.body.named_modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase):
+            if getattr(module, "running_mean", None) is not None:
                 raise ValueError(
                     f"body.{name}: expected no {type(module).__name__}: its statistics would be shared by all tasks, "
                     "and every task would change the earlier ones"
@@ -271,9 +288,19 @@ class HATModel(nn.Module):
                 stacklevel=3,
             )
 
+    def _keeps_buffers(self) -> bool:
+        """What a module counts or averages while it trains would change the finished tasks."""
+        return self.training and self.tasks > 0
+
     def _gate_task(self, task: int) -> int | str | None:
         """What `State.task` must be for the gates to answer for a task."""
         return None if self.learning and task == self.task else task
+
+    def _check_finite(self) -> None:
+        """A NaN would be locked and reach every task: 0 * NaN is NaN."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise ValueError(f"{name}: expected finite values, got inf or NaN; task not committed")
 
     def _last_gate(self) -> Gate:
         return list(self.gates.values())[-1]
@@ -314,3 +341,18 @@ class HATModel(nn.Module):
             )
         elif full:
             warnings.warn(f"no free unit left in {', '.join(full)}", CapacityWarning, stacklevel=3)
+
+
+def _names(classes: int | Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes; numbers where only their count is given."""
+    if isinstance(classes, bool | str):
+        raise TypeError(f"classes: expected a number or a sequence of names, got {classes!r}")
+    try:
+        names = tuple(map(str, range(operator.index(classes))))  # type: ignore[arg-type]
+    except TypeError:
+        if not isinstance(classes, Iterable):
+            raise TypeError(f"classes: expected a number or a sequence of names, got {classes!r}") from None
+        names = tuple(map(str, classes))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"classes: expected at least one, each once, got {classes!r}")
+    return names

@@ -14,23 +14,25 @@ from hat_kernels.lock import rate
 
 @dataclass
 class Probe:
-    """What one task answered, and what it stood on, at the time of `Probes.add`."""
+    """What one task answered at the time of `Probes.add`."""
 
     inputs: Tensor
     logits: Tensor
-    parameters: dict[str, Tensor]
-    locked: dict[str, Tensor]
 
 
 @dataclass
 class Probes:
-    """Inputs, logits and locked parameters of learned tasks, to be compared later with `hat.verify`.
+    """Inputs and logits of learned tasks, and what they stood on, to be compared later with `hat.verify`.
 
     Attributes:
         tasks: the probe of every task by id.
+        parameters: by name, every element as it was when it was first found locked.
+        locked: by name, which elements have been found locked, bool.
     """
 
     tasks: dict[int, Probe] = field(default_factory=dict)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    locked: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
     def add(self, model: HATModel, task: int, inputs: Tensor) -> None:
@@ -42,13 +44,16 @@ class Probes:
         if not 0 <= task < model.tasks:
             raise ValueError(f"task: expected a finished one, 0 to {model.tasks - 1}, got {task}")
         locks = model.active_locks()
-        parameters, locked = {}, {}
         for name, parameter in model.named_parameters():
             lock = locks.get(parameter)
-            if lock is not None:
-                parameters[name] = parameter.detach().clone()
-                locked[name] = rate(lock, parameter) == 0
-        self.tasks[task] = Probe(inputs, _logits(model, task, inputs), parameters, locked)
+            if lock is None:
+                continue
+            now, locked = parameter.detach().clone(), rate(lock, parameter).expand_as(parameter) == 0
+            if name in self.locked:
+                now = torch.where(self.locked[name], self.parameters[name], now)
+                locked = self.locked[name] | locked
+            self.parameters[name], self.locked[name] = now, locked
+        self.tasks[task] = Probe(inputs.clone(), _logits(model, task, inputs))
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,10 @@ def verify(model: HATModel, probes: Probes) -> Verification:
         raise ValueError("probes: expected at least one, got none")
     drift = {task: largest_change(_logits(model, task, p.inputs), p.logits) for task, p in probes.tasks.items()}
     now = dict(model.named_parameters())
-    for probe in probes.tasks.values():
-        for name, before in probe.parameters.items():
-            change = torch.where(probe.locked[name], now[name] - before, 0.0)
-            if change.any():
-                return Verification(drift, name, change.abs().max().item())
+    for name, before in probes.parameters.items():
+        change = torch.where(probes.locked[name], now[name] - before, 0.0)
+        if change.any():
+            return Verification(drift, name, change.abs().max().item())
     return Verification(drift, None, 0.0)
 
 

@@ -6,6 +6,7 @@ PyTorch. Nothing here knows of tasks, modules or training.
 
 from hat_kernels.activation import ACTIVATIONS
 from hat_kernels.dispatch import backend
+from hat_kernels.dropout.api import dropout
 from hat_kernels.embedding_update.api import embedding_update_
 from hat_kernels.gate.api import GATE_FLOOR, gate
 from hat_kernels.gated_activation.api import gated_activation
@@ -21,6 +22,7 @@ __all__ = [
     "GATE_FLOOR",
     "Lock",
     "backend",
+    "dropout",
     "embedding_update_",
     "gate",
     "gated_activation",

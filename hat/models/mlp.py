@@ -10,6 +10,7 @@ from torch import nn
 from hat.chain import chain
 from hat.dropout import Dropout
 from hat.layers import HATLinear
+from hat_kernels.dropout.api import check_probability
 
 
 def mlp(
@@ -35,6 +36,7 @@ def mlp(
     Raises:
         ValueError: no hidden layer, a width below 1, or an option out of range.
     """
+    check_probability(input_dropout, "input_dropout")
     widths = [in_features, *hidden]
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"hidden: expected at least one width, all positive, got {widths}")

@@ -76,12 +76,11 @@ class SGD(torch.optim.Optimizer):
         locks = self._model.locks()
         factor = self._tame(locks)
         embeddings = {id(embedding) for embedding in self._model.embeddings}
-        frozen = {id(parameter) for parameter in self._model.frozen_parameters()}
         for group in self.param_groups:
-            moving = [p for p in group["params"] if p.grad is not None and id(p) not in frozen]
+            moving = [p for p in group["params"] if p.grad is not None and p.requires_grad]
             self._update([p for p in moving if id(p) not in embeddings], group, factor, locks)
             self._update([p for p in moving if id(p) in embeddings], group, factor, None)
-        keep_finite_(parameter for parameter, lock in locks.items() if lock is not None)
+        keep_finite_({parameter: lock for parameter, lock in locks.items() if lock is not None})
         return loss
 
     def _tame(self, locks: dict[Tensor, Lock | None]) -> Tensor | None:

@@ -38,5 +38,8 @@ class PlainModel(HATModel):
         self.eval()
         return task
 
+    def _keeps_buffers(self) -> bool:
+        return False
+
     def _gate_task(self, task: int) -> str:
         return "open"

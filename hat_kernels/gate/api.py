@@ -11,7 +11,7 @@ from hat_kernels.gate import reference
 COMPENSATIONS = ("none", "published", "exact")
 
 GATE_FLOOR = 2.0**-32
-"""Gates below this are exactly 0. It lies 2^8 under the resolution of float32, so it changes no float32 sum, and the
+"""Gates below this are exactly 0. Beside a unit that is on, 2^-32 lies 2^8 under the resolution of float32; the
 product of two gates above it, 2^-64, stays far from the subnormals (below 2^-126) that make a CPU matmul crawl."""
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hat_kernels.activation import check_activation
 from hat_kernels.dispatch import require_reference
+from hat_kernels.dropout.api import check_probability
 from hat_kernels.gate.api import gate
 from hat_kernels.gated_activation import reference
 
@@ -58,8 +59,7 @@ def gated_activation(
     """
     units = _check_x(x, unit_dim)
     check_activation(activation)
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout: expected in [0, 1), got {dropout}")
+    check_probability(dropout, "dropout")
     _check_units("bias", bias, x, units)
     _check_form(x, units, embedding, scale, mask, task, unit_dim)
     require_reference("gated_activation")

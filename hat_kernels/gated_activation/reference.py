@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels.activation import ACTIVATIONS
-from hat_kernels.dropout import dropout as drop
+from hat_kernels.dropout.api import dropout as drop
 
 
 def gated_activation(
@@ -26,7 +26,7 @@ def gated_activation(
     if bias is not None:
         h = h + along(bias.to(dtype), x, unit_dim)
     h = ACTIVATIONS[activation](h)
-    h = drop(h, dropout) if dropout else h
+    h = drop(h, dropout)
     if gate is not None:
         h = h * along(gate.to(dtype), x, unit_dim)
     elif mask is not None:

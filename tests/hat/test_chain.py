@@ -61,9 +61,9 @@ def test_a_gate_of_its_own():
 
 
 def test_channels_that_do_not_fit():
-    with pytest.raises(ValueError, match="inputs: expected a multiple of the gate's 8 units, got 9"):
+    with pytest.raises(ValueError, match="inputs: expected 8 units x 1, got 9 inputs"):
         hat.chain(hat.HATConv2d(1, 8, 1), hat.HATConv2d(9, 5, 1))
-    with pytest.raises(ValueError, match="inputs: expected a multiple of the gate's 8 units, got 4"):
+    with pytest.raises(ValueError, match="inputs: expected 8 units x 1, got 4 inputs"):
         hat.chain(hat.HATConv2d(1, 8, 1), nn.Flatten(), hat.HATLinear(4, 5))
 
 

@@ -31,8 +31,8 @@ def step(model, optimizer, clip=None):
 @pytest.mark.parametrize("max_norm", [None, 0.5])
 def test_changes_nothing_in_the_first_task(max_norm):
     guarded, plain = make(), make()
-    one = hat.guard(torch.optim.AdamW(guarded.task_parameters(), lr=0.01), guarded, max_norm=max_norm)
-    other = torch.optim.AdamW(plain.task_parameters(), lr=0.01)
+    one = hat.guard(torch.optim.AdamW(guarded.task_parameters(), lr=0.01, weight_decay=0.0), guarded, max_norm=max_norm)
+    other = torch.optim.AdamW(plain.task_parameters(), lr=0.01, weight_decay=0.0)
     for _ in range(3):
         step(guarded, one)
         step(plain, other, max_norm)

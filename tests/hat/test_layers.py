@@ -73,7 +73,7 @@ def test_shared_gate_of_other_length():
 
 
 def test_inputs_of_other_length():
-    with pytest.raises(ValueError, match="inputs: expected a multiple of the gate's 4 units, got 6"):
+    with pytest.raises(ValueError, match="inputs: expected 4 units x 1, got 6 inputs"):
         hat.HATLinear(6, 3, inputs=hat.Gate(4))
 
 

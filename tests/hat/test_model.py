@@ -186,7 +186,7 @@ def test_nothing_is_being_learned(call, name):
 
 @pytest.mark.parametrize("classes", [0, -1, [], ()])
 def test_no_classes(classes):
-    with pytest.raises(ValueError, match="classes: expected at least one, got"):
+    with pytest.raises(ValueError, match="classes: expected at least one, each once, got"):
         make().begin_task(classes)
 
 

@@ -47,8 +47,8 @@ def test_mlp_widths(arguments):
 def test_mlp_options():
     with pytest.raises(ValueError, match="dropout"):
         hat.models.mlp(4, (3,), dropout=1.0)
-    with pytest.raises(ValueError, match="dropout"):
-        hat.models.mlp(4, (3,), input_dropout=1.5)
+    with pytest.raises(ValueError, match="input_dropout: expected in"):
+        hat.models.mlp(4, (3,), input_dropout=1.0)
     with pytest.raises(ValueError, match="activation"):
         hat.models.mlp(4, (3,), activation="swish")
 

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 
 import hat
+import hat_kernels
 from hat_kernels import GATE_FLOOR
-from hat_kernels.dropout import dropout as library_dropout
 from tests.hat.transcription import Layer, Recipe, Run
 
 STEPS, BATCHES, BATCH = 50, 10, 32
@@ -127,7 +127,7 @@ def assert_same_step(after, wanted, before):
 
 def drop(x, probability):
     """The library's random numbers; how many of them a dropout takes, none for probability 0, is part of them."""
-    return library_dropout(x, probability) if probability else x
+    return hat_kernels.dropout(x, probability) if probability else x
 
 
 def put(run, model):

@@ -20,6 +20,8 @@ SLOW_IS_FINE = settings(
     deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 
+PRECISIONS = [None, torch.bfloat16, torch.float16]
+
 HAT_SGD = [
     {},
     {"momentum": 0.9},
@@ -65,7 +67,7 @@ class Setup:
     options: tuple = ()
     max_norm: float | None = None
     keep: bool = False  # one optimizer for all tasks
-    autocast: bool = False
+    autocast: torch.dtype | None = None
 
 
 setups = st.one_of(
@@ -74,14 +76,14 @@ setups = st.one_of(
         name=st.just("hat"),
         options=st.sampled_from([tuple(o.items()) for o in HAT_SGD]),
         keep=st.booleans(),
-        autocast=st.booleans(),
+        autocast=st.sampled_from(PRECISIONS),
     ),
     st.builds(
         Setup,
         name=st.sampled_from(sorted(TORCH)),
         max_norm=st.sampled_from([None, 0.3, 10_000.0]),
         keep=st.booleans(),
-        autocast=st.booleans(),
+        autocast=st.sampled_from(PRECISIONS),
     ),
 )
 
@@ -116,7 +118,7 @@ def choose_units(model, units, before):
 
 
 def precision(setup):
-    return torch.autocast("cpu", dtype=torch.bfloat16) if setup.autocast else contextlib.nullcontext()
+    return torch.autocast("cpu", dtype=setup.autocast) if setup.autocast else contextlib.nullcontext()
 
 
 def train_step(model, optimizer, setup, shape, classes, progress):
@@ -130,7 +132,11 @@ def train_step(model, optimizer, setup, shape, classes, progress):
         loss.backward()
         return loss
 
-    optimizer.step(closure)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.step(closure)
+    else:
+        closure()
+        optimizer.step()
 
 
 def logits(model, task, x, setup):
@@ -191,7 +197,7 @@ def deterministic_model(seed=0):
     return hat.HATModel(hat.models.mlp(6, (12, 10)))
 
 
-@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("autocast", PRECISIONS, ids=["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("keep", [False, True], ids=["new", "kept"])
 @pytest.mark.parametrize("max_norm", [None, 0.3])
 @pytest.mark.parametrize("name", sorted(TORCH))
@@ -199,7 +205,7 @@ def test_every_guarded_optimizer(name, max_norm, keep, autocast):
     run(deterministic_model(), (6,), THREE, Setup(name, max_norm=max_norm, keep=keep, autocast=autocast), 1)
 
 
-@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "autocast"])
+@pytest.mark.parametrize("autocast", PRECISIONS, ids=["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("keep", [False, True], ids=["new", "kept"])
 @pytest.mark.parametrize("options", HAT_SGD)
 def test_every_option_of_hat_sgd(options, keep, autocast):
@@ -448,13 +454,10 @@ WIRINGS = {
 @pytest.mark.parametrize("seed", [1, 2, 4])
 @pytest.mark.parametrize("name", WIRINGS)
 def test_chain_wires_nothing_that_forgets(name, seed):
-    """Where units are not what the next layer sees one by one, the gate must not reach it, or `chain` must refuse."""
+    """Where units are not what the next layer sees one by one, the gate must not reach it."""
     make, shape = WIRINGS[name]
     torch.manual_seed(seed)
-    try:
-        body = make()
-    except ValueError:
-        return  # refused: also safe
+    body = make()
     features = body(torch.randn(2, *shape)).flatten(1).shape[1]
     model = hat.HATModel(hat.chain(body, nn.Flatten()), features=features)
     run(model, shape, [TaskPlan(3, 3, "drawn")] * 4, Setup("AdamW"), 1)

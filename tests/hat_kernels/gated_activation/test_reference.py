@@ -7,8 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 import hat_kernels
-from hat_kernels import ACTIVATIONS
-from hat_kernels.dropout import dropout
+from hat_kernels import ACTIVATIONS, dropout
 from tests.hat_kernels.forms import FORMS, form, values_of
 from tests.hat_kernels.shapes import DTYPES, LAYOUTS, SHAPES, lay_out, normal
 from tests.hat_kernels.tolerance import assert_as_accurate

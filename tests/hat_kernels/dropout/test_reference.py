@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hat_kernels.dropout import dropout
+from hat_kernels import dropout
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.2, 0.5, 0.999])
@@ -28,7 +28,16 @@ def test_any_shape_and_layout(shape):
     y = dropout(x, 0.5)
     assert y.shape == x.shape
     assert ((y == 0) | torch.isclose(y, 2 * x)).all()
-    assert dropout(x.mT, 0.5).shape == x.mT.shape if x.dim() > 1 else True
+
+
+def test_a_transposed_input_keeps_its_shape():
+    assert dropout(torch.ones(3, 5).mT, 0.5).shape == (5, 3)
+
+
+@pytest.mark.parametrize("probability", [1.0, -0.1, float("nan")])
+def test_refuses_what_is_no_probability(probability):
+    with pytest.raises(ValueError, match=r"probability: expected in \[0, 1\), got"):
+        dropout(torch.ones(3), probability)
 
 
 def test_follows_the_seed():
