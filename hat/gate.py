@@ -47,11 +47,13 @@ class Gate(Float32Module):
         embedding: [units] float32 parameter, the current task's `e`.
         masks: [T, units] float32 buffer, the committed gate of every finished task.
         used: [units] float32, the maximum of `masks` over tasks; follows `masks` on load and on commit.
+        free: [units] float32, `1 - used`; kept, as what locks a weight should have the same address at every step.
         members: the parameters along the axis, see `Along`.
     """
 
     masks: Tensor
     used: Tensor
+    free: Tensor
     state: State
 
     def __init__(self, units: int, *, unit_dim: int = -1) -> None:
@@ -63,6 +65,7 @@ class Gate(Float32Module):
         self.embedding = nn.Parameter(torch.randn(units, dtype=torch.float32))
         self.register_buffer("masks", torch.zeros(0, units, dtype=torch.float32))
         self.register_buffer("used", torch.zeros(units, dtype=torch.float32), persistent=False)
+        self.register_buffer("free", torch.ones(units, dtype=torch.float32), persistent=False)
         self.share(State())
 
     def share(self, state: State) -> None:
@@ -81,11 +84,6 @@ class Gate(Float32Module):
             expected = f"{self.units} units x {repeat}"
             raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")
         self.members.append(member)
-
-    @property
-    def free(self) -> Tensor:
-        """[units] float32, `1 - used`."""
-        return 1 - self.used
 
     @property
     def tasks(self) -> int:
@@ -149,6 +147,7 @@ class Gate(Float32Module):
             self.used.copy_(self.masks.amax(0))
         else:
             self.used.zero_()
+        torch.sub(1, self.used, out=self.free)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         masks = state_dict.get(prefix + "masks")

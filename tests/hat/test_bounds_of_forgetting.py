@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
+from tests.hat.nets import use
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,8 +74,8 @@ def test_two_gates_with_different_repeats():
     layer, one, two = hat.HATLinear(6, 4), hat.Gate(3), hat.Gate(6)
     layer.connect(one, repeat=2)
     layer.connect(two)
-    one.used.copy_(torch.tensor([1.0, 0, 0]))
-    two.used.copy_(torch.tensor([0.0, 0, 0, 0, 0, 1]))
+    use(one, [1, 0, 0])
+    use(two, [0, 0, 0, 0, 0, 1])
     body = nn.ModuleList([one, two, layer])
     assert hat.model.locks(body)[layer.weight].columns.tolist() == [0, 0, 1, 1, 1, 0]
 

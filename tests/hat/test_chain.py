@@ -6,6 +6,7 @@ from torch import nn
 
 import hat
 from hat.locks import locks
+from tests.hat.nets import use
 
 TRANSPARENT = [nn.Identity(), nn.Dropout(0.5), nn.ReLU(), nn.LeakyReLU(), nn.GELU(), nn.SiLU(), nn.Tanh()]
 OPAQUE = [nn.LayerNorm(8), nn.Sigmoid(), nn.Softmax(-1), nn.Softplus(), nn.Linear(8, 8), nn.GroupNorm(2, 8)]
@@ -37,8 +38,8 @@ def test_flatten_repeats_channel_major(size):
     lock = locks(body)[linear.weight]
     assert lock.column_repeat == size * size
     with torch.no_grad():
-        conv.gate.used.copy_(torch.tensor([1.0, 0, 0, 1]))
-        linear.gate.used.fill_(1.0)
+        use(conv.gate, [1, 0, 0, 1])
+        use(linear.gate, [1] * linear.gate.units)
         x = torch.ones(1, 1, size + 1, size + 1)
         features = body[1](conv(x) * 0 + torch.arange(4.0).view(1, 4, 1, 1))
     from hat_kernels.lock import rate

@@ -9,6 +9,7 @@ from hat.gate import Gate
 from hat.locks import frozen_lock, gates, locks, unlocked
 from hat.state import GateConfig, State
 from hat_kernels.lock import rate
+from tests.hat.nets import use
 
 
 def gate_with(embedding, **config):
@@ -129,8 +130,8 @@ def test_locks_of_a_shared_gate():
     body = nn.ModuleList([stem, up, down])
     assert len(gates(body)) == 2
     with torch.no_grad():
-        stem.gate.used.copy_(torch.tensor([1.0, 0, 1, 0]))
-        up.gate.used.copy_(torch.tensor([1.0, 1, 0, 0, 0]))
+        use(stem.gate, [1, 0, 1, 0])
+        use(up.gate, [1, 1, 0, 0, 0])
     found = locks(body)
     assert torch.equal(found[down.weight].rows, stem.gate.free)
     assert torch.equal(found[down.weight].columns, up.gate.free)
