@@ -46,11 +46,13 @@ def forgetting_ratio(accuracy: Any, joint: Any, random: Any) -> Tensor:
     """How much is lost against learning all tasks at once, [T] float64: entry t averages over tasks k <= t.
 
     `rho[k, t] = (A[t, k] - A_random[k]) / (A_joint[t, k] - A_random[k]) - 1`, Serrà et al. 2018: 0 is as good
-    as joint training, -1 as bad as guessing. The last entry is what the paper reports after all tasks.
+    as joint training, -1 as bad as guessing. The last entry is what the paper reports after all tasks. A task on
+    which joint training is no better than guessing (it has one class, or was not learned) has no ratio and is left
+    out of the mean; an entry with no task left is NaN.
 
     joint: [T], the accuracy of joint training on each task, or [T, T], row t trained on the tasks up to t.
     random: [T], the accuracy of guessing.
-    Raises ValueError as `average_accuracy` does, and where joint training is no better than guessing.
+    Raises ValueError as `average_accuracy` does.
     """
     matrix = learned_part(accuracy)
     tasks, past = len(matrix), _past(len(matrix))
@@ -61,11 +63,9 @@ def forgetting_ratio(accuracy: Any, joint: Any, random: Any) -> Tensor:
         raise ValueError(f"joint: expected shape ({tasks},) or ({tasks}, {tasks}), got {tuple(best.shape)}")
     fractions(best[past], "joint", (int(past.sum()),))
     margin = best - guess
-    if bool((margin[past] <= 0).any()):
-        row, task = ((margin <= 0) & past).nonzero()[0].tolist()
-        raise ValueError(f"joint: expected more than random = {guess[task]:g} on task {task}, got {best[row, task]:g}")
-    ratio = torch.where(past, (matrix - guess) / margin - 1, 0.0)
-    return ratio.sum(1) / torch.arange(1, tasks + 1)
+    counted = past & (margin > 0)
+    ratio = torch.where(counted, (matrix - guess) / margin - 1, 0.0)
+    return ratio.sum(1) / counted.sum(1)
 
 
 def table(names: Sequence[str], learned: Any, now: Any, *, extra: Mapping[str, Any] | None = None) -> str:

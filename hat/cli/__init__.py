@@ -1,4 +1,4 @@
-"""The command line: `python -m hat train | evaluate | report`."""
+"""The command line: `python -m hat train | evaluate | report | data`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         with flushed_subnormals():
             arguments.run(arguments)
     except KeyboardInterrupt:
-        hint = getattr(arguments, "resume_hint", None)
-        print(f"\ninterrupted{f'; {hint}' if hint else ''}", file=sys.stderr)
+        hint = getattr(arguments, "hint", None)
+        print(f"\ninterrupted{f'; {hint()}' if hint else ''}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError) as error:
+    except Exception as error:
         if arguments.traceback:
             raise
-        print(f"hat {arguments.command}: error: {error}", file=sys.stderr)
+        print(f"hat {arguments.command}: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_ERROR
     return 0
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong; for what is no plain refusal, also its kind and how to see more."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:1000]
+    if text and isinstance(error, (ValueError, OSError, ImportError, ArithmeticError)):
+        return text
+    return f"{type(error).__name__}: {text} (--traceback shows where it arose)"

@@ -13,16 +13,18 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     """Test the learned tasks of a run and compare every logit with the day it was learned.
 
     Raises:
-        ValueError: no run there, no finished task, or no such task.
+        ValueError: no run there, its files are broken, no finished task, or no such task.
     """
     run = open_run(arguments.run_dir, data=arguments.data, device=arguments.device)
     tasks = _tasks(run, arguments.task)
     learned, now, drift = [], [], []
     for task in tasks:
-        result = evaluate(run.model, run.stream[task].test, task, run.spec.training)
+        test = run.stream[task].test
+        earlier = run.folder.load_logits(task, images=len(test), classes=len(run.stream[task].classes))
+        result = evaluate(run.model, test, task, run.spec.training)
         learned.append(run.history.accuracy[task][task])
         now.append(result.accuracy)
-        drift.append(result.drift_from(run.folder.load_logits(task)))
+        drift.append(result.drift_from(earlier))
     print(metrics.table([run.stream[task].name for task in tasks], learned, now))
     print(f"\nlargest logit drift {max(drift):g}")
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from hat import plots
-from hat.cli.summary import render, summarise
+from hat.cli.summary import read_references, render, summarise
 from hat.training.history import History
 from hat.training.rundir import RunDir
+from hat.training.saved import reading
 
 
 def run_report(arguments: argparse.Namespace) -> None:
@@ -27,9 +29,14 @@ def run_report(arguments: argparse.Namespace) -> None:
     history = History(**saved["history"])
     if not history.accuracy:
         raise ValueError(f"{folder.path}: expected a run with a finished task, got none yet")
-    result = folder.read_result()
-    print(render(result if result else summarise(history, {}, [])))
-    draw(folder, history, saved["model"])
+    try:
+        references, guesses = read_references(folder, len(history.names))
+    except ValueError as error:
+        print(f"hat report: warning: {error}; shown without references", file=sys.stderr)
+        references, guesses = {}, []
+    print(render(summarise(history, references, guesses)))
+    with reading(folder.checkpoint):
+        draw(folder, history, saved["model"])
     print(f"plots               {folder.plots}")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +13,11 @@ from torch import nn
 import hat.data
 from hat import models
 from hat.data import Stream
+from hat.data.loading import is_name
 from hat.model import HATModel
 from hat.state import GateConfig
-from hat.training import TrainConfig
+from hat.training import REFERENCES, TrainConfig
+from hat.training.ranges import check_choice, check_number, check_whole
 
 STREAMS = ("permuted", "split", "mixture")
 NETWORKS = ("mlp", "alexnet")
@@ -25,45 +28,71 @@ class StreamSpec:
     """Which tasks.
 
     Attributes:
-        stream: `"permuted"`, `"split"` or `"mixture"`.
-        datasets: names or paths; one, but for a mixture.
-        tasks: how many; None for as many as there are.
-        classes_per_task: of a split.
-        validation: share of the training images kept for validation.
+        stream: how the tasks are made: the pixels permuted, the classes split, or one dataset after another (mixture).
+        datasets: names, or paths of your own data (idx folder, CIFAR batches, npz, image folder or archive); one, but
+            for a mixture.
+        tasks: how many; by default 5 permuted, else all there are.
+        classes_per_task: of a split; by default 2.
+        validation: share of the training images kept for validation, between 0 and 1.
         seed: of permutations, splits and the validation part.
-        root: the data folder; None for the usual places.
-        limit: at most this many training images a class, or None.
+        root: the data folder; by default $HAT_DATA, then the usual places.
+        limit: use at most this many training images a class; by default all.
+        size: height and width to resize every image to; by default as they are.
+
+    Raises:
+        ValueError: an option is out of range, or means nothing for this stream.
     """
 
     stream: str = "permuted"
     datasets: tuple[str, ...] = ("digits",)
     tasks: int | None = None
-    classes_per_task: int = 2
+    classes_per_task: int | None = None
     validation: float = 0.15
     seed: int = 0
     root: str | None = None
     limit: int | None = None
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("stream", self.stream, STREAMS)
+        _check_texts("dataset", self.datasets)
+        if self.stream != "mixture" and len(self.datasets) != 1:
+            raise ValueError(f"dataset: expected one for a {self.stream} stream, got {', '.join(self.datasets)}")
+        for name in ("tasks", "classes_per_task", "limit"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), least=1)
+        if self.stream == "mixture" and self.tasks is not None and self.tasks > len(self.datasets):
+            raise ValueError(f"tasks: expected at most {len(self.datasets)}, one a dataset, got {self.tasks}")
+        if self.stream != "split" and self.classes_per_task is not None:
+            got = f"{self.classes_per_task} for a {self.stream} one"
+            raise ValueError(f"classes_per_task: expected for a split stream only, got {got}")
+        check_number("validation", self.validation, above=0, below=1)
+        check_whole("seed", self.seed)
+        if self.root is not None:
+            _check_texts("root", (self.root,))
+        _check_sizes("size", self.size)
+        if self.size is not None and len(self.size) != 2:
+            raise ValueError(f"size: expected height and width, got {self.size}")
+
+    def absolute(self) -> StreamSpec:
+        """The same with paths that can be found from any folder."""
+        paths = tuple(text if is_name(text) else _absolute(text) for text in self.datasets)
+        return replace(self, datasets=paths, root=None if self.root is None else _absolute(self.root))
 
     def build(self) -> Stream:
         """Load the data.
 
         Raises:
-            ValueError: more than one dataset where one is meant, or an option out of range.
+            ValueError: an option is out of range for this data.
+            FileNotFoundError: the data is not there.
         """
-        common: dict[str, Any] = {
-            "validation": self.validation,
-            "seed": self.seed,
-            "root": self.root,
-            "limit": self.limit,
-        }
+        common: dict[str, Any] = {name: getattr(self, name) for name in ("validation", "seed", "root", "limit", "size")}
         if self.stream == "mixture":
-            stream = hat.data.mixture(list(self.datasets), **common)
-            return stream if self.tasks is None else stream[: self.tasks]
-        if len(self.datasets) != 1:
-            raise ValueError(f"dataset: expected one for a {self.stream} stream, got {', '.join(self.datasets)}")
+            return hat.data.mixture(list(self.datasets[: self.tasks]), **common)
         if self.stream == "permuted":
             return hat.data.permuted(self.datasets[0], tasks=5 if self.tasks is None else self.tasks, **common)
-        return hat.data.split(self.datasets[0], classes_per_task=self.classes_per_task, tasks=self.tasks, **common)
+        classes = 2 if self.classes_per_task is None else self.classes_per_task
+        return hat.data.split(self.datasets[0], classes_per_task=classes, tasks=self.tasks, **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +100,30 @@ class NetworkSpec:
     """Which network.
 
     Attributes:
-        network: `"mlp"` or `"alexnet"`.
-        hidden: widths of the linear layers; None for the paper's.
-        dropout: overrides the paper's dropout of inputs and hidden units by one number; None keeps it.
+        network: the paper's, for flat inputs (mlp) or images (alexnet).
+        hidden: widths of the linear layers; by default the paper's.
+        dropout: one probability for all layers, from 0 to below 1; by default the paper's.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     network: str = "mlp"
     hidden: tuple[int, ...] | None = None
     dropout: float | None = None
 
+    def __post_init__(self) -> None:
+        check_choice("network", self.network, NETWORKS)
+        _check_sizes("hidden", self.hidden)
+        if self.dropout is not None:
+            check_number("dropout", self.dropout, least=0, below=1)
+
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """The body for inputs (C, H, W)."""
+        """The body for inputs (C, H, W).
+
+        Raises:
+            ValueError: the network is not defined for such inputs.
+        """
         options: dict[str, Any] = {} if self.hidden is None else {"hidden": self.hidden}
         if self.network == "mlp":
             if self.dropout is not None:
@@ -95,12 +137,27 @@ class NetworkSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """All that defines a run; what `config.json` holds."""
+    """All that defines a run; what `config.json` holds.
+
+    Attributes:
+        stream: which tasks.
+        network: which network.
+        gates: how it attends.
+        training: how it learns.
+        references: also train without HAT: each task alone, all jointly, or one after another (which forgets).
+    """
 
     stream: StreamSpec
     network: NetworkSpec
     gates: GateConfig
     training: TrainConfig
+    references: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.references, tuple):
+            raise ValueError(f"references: expected a list, got {self.references!r}")
+        for kind in self.references:
+            check_choice("reference", kind, REFERENCES)
 
     def model(self, input_shape: tuple[int, ...], kind: type[HATModel] = HATModel) -> HATModel:
         """A fresh model of a kind, the same for the same seed."""
@@ -108,27 +165,22 @@ class RunSpec:
         return kind(self.network.build(input_shape), config=self.gates)
 
     def to_dict(self) -> dict[str, Any]:
+        """Dicts, lists, numbers, strings and None."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, config: dict[str, Any]) -> RunSpec:
-        """Read what `to_dict` wrote.
 
-        Raises:
-            ValueError: a part or a field is missing, unknown or out of range.
-        """
-        parts = {"stream": StreamSpec, "network": NetworkSpec, "gates": GateConfig, "training": TrainConfig}
-        if set(config) != set(parts):
-            raise ValueError(f"config: expected the parts {sorted(parts)}, got {sorted(config)}")
-        return cls(**{name: _read(kind, config[name], name) for name, kind in parts.items()})
+def _check_texts(name: str, values: object) -> None:
+    if not (isinstance(values, tuple) and values and all(isinstance(value, str) and value for value in values)):
+        raise ValueError(f"{name}: expected at least one name or path, got {values!r}")
 
 
-_Part = TypeVar("_Part")
+def _check_sizes(name: str, values: object) -> None:
+    if values is not None and not (isinstance(values, tuple) and values):
+        raise ValueError(f"{name}: expected at least one number, got {values!r}")
+    for value in values or ():
+        check_whole(name, value, least=1)
 
 
-def _read(kind: type[_Part], values: dict[str, Any], name: str) -> _Part:
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    unknown = set(values) - known
-    if unknown:
-        raise ValueError(f"config.{name}: expected fields of {sorted(known)}, got {sorted(unknown)}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+def _absolute(text: str) -> str:
+    path = Path(text).expanduser()
+    return str(path.resolve()) if path.exists() else text

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hat.cli.spec import RunSpec
+from hat.cli.specfile import read_spec
 from hat.data import Stream
 from hat.model import HATModel
 from hat.training.history import History
+from hat.training.identity import identity
 from hat.training.rundir import RunDir
+from hat.training.saved import restore
 
 
 @dataclass(frozen=True)
@@ -26,18 +29,20 @@ class StoredRun:
 def open_run(path: Path, *, data: str | None = None, device: str | None = None) -> StoredRun:
     """Read config and checkpoint, load the data, rebuild the model.
 
+    Args:
+        path: the folder of the run.
+        data: where the data is now; None for where it was.
+        device: to compute on; None for that of the run.
+
     Raises:
-        ValueError: the folder is not that of a run, its files are broken, or the data is not there.
+        ValueError: the folder is not that of a run, its files are broken or of another run, or the data has changed.
+        FileNotFoundError: the data is not there.
     """
     folder = RunDir.existing(path)
-    spec = RunSpec.from_dict(folder.read_config())
-    if data is not None:
-        spec = replace(spec, stream=replace(spec.stream, root=data))
-    if device is not None:
-        spec = replace(spec, training=replace(spec.training, device=device))
-    saved = folder.load()
+    spec = read_spec(folder, data=data, device=device)
+    folder.load()  # what is wrong with it is known before the data is loaded
     stream = spec.stream.build()
     model = spec.model(stream.input_shape)
-    model.load_state_dict(saved["model"])
+    saved = restore(folder, model, identity(model, stream, spec.training))
     model.to(spec.training.torch_device())
     return StoredRun(folder, spec, History(**saved["history"]), stream, model)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hat import metrics
+from hat.training.form import check_form
 from hat.training.history import History
+from hat.training.rundir import RunDir
 
 
 def summarise(history: History, references: dict[str, list[float]], guesses: list[float]) -> dict[str, Any]:
@@ -15,6 +18,9 @@ def summarise(history: History, references: dict[str, list[float]], guesses: lis
         history: of the run, at least one task.
         references: accuracy of every task without HAT, by kind.
         guesses: accuracy of guessing a class of every task.
+
+    Returns:
+        What JSON can hold; the entry forgetting_ratio where there is a joint reference, None where no task has one.
     """
     matrix = history.matrix
     summary: dict[str, Any] = {
@@ -29,7 +35,8 @@ def summarise(history: History, references: dict[str, list[float]], guesses: lis
         "random": guesses,
     }
     if "joint" in references:
-        summary["forgetting_ratio"] = float(metrics.forgetting_ratio(matrix, references["joint"], guesses)[-1])
+        ratio = float(metrics.forgetting_ratio(matrix, references["joint"], guesses)[-1])
+        summary["forgetting_ratio"] = None if math.isnan(ratio) else ratio
     return summary
 
 
@@ -44,11 +51,30 @@ def render(summary: dict[str, Any]) -> str:
         f"backward transfer   {summary['backward_transfer']:+8.2%}",
     ]
     if "forgetting_ratio" in summary:
-        lines.append(
-            f"forgetting ratio    {summary['forgetting_ratio']:+8.4f}   (0: as good as joint training, -1: guessing)"
-        )
+        lines.append(_forgetting(summary["forgetting_ratio"]))
     lines.append(
         f"largest logit drift {summary['largest_drift']:>8g}   over all earlier tasks and their whole test parts"
     )
     lines.append(f"used units          {sum(used.values()) / len(used):8.1%}   mean over {len(used)} gates")
     return "\n".join(lines)
+
+
+def read_references(folder: RunDir, tasks: int) -> tuple[dict[str, list[float]], list[float]]:
+    """The references and guesses that a run's result.json holds; none where there is no such file.
+
+    Raises:
+        ValueError: the file is broken, or of another number of tasks.
+    """
+    result, where = folder.read_result(), str(folder.result)
+    if not result:
+        return {}, []
+    check_form(result, {"references": dict, "random": [(int, float)]}, where)
+    for kind, column in {**result["references"], "random": result["random"]}.items():
+        metrics.fractions(column, f"{where}: {kind}", (tasks,))
+    return result["references"], result["random"]
+
+
+def _forgetting(ratio: float | None) -> str:
+    if ratio is None:
+        return "forgetting ratio           -   (joint training is no better than guessing)"
+    return f"forgetting ratio    {ratio:+8.4f}   (0: as good as joint training, -1: guessing)"

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from hat.cli.options import flag, make_spec, refuse_beside_resume
 from hat.cli.report import draw, plots_available
 from hat.cli.spec import RunSpec
-from hat.cli.summary import render, summarise
-from hat.training import PlainModel, Trainer, reference_accuracy
+from hat.cli.specfile import read_spec
+from hat.cli.summary import read_references, render, summarise
+from hat.data import Stream
+from hat.training import PlainModel, Trainer, TrainResult, reference_accuracy
 from hat.training.rundir import RunDir
+
+NOTHING_SAVED = "nothing of this run was saved yet; the same command starts it again"
 
 
 def run_train(arguments: argparse.Namespace) -> None:
@@ -19,29 +27,19 @@ def run_train(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: wrong options, missing data, or a run directory that is taken.
     """
-    spec, folder = _resumed(arguments) if arguments.resume else _fresh(arguments)
-    arguments.resume_hint = f"all finished epochs are saved; continue with: hat train --resume {folder.path}"
+    resume = getattr(arguments, "resume", None)
+    arguments.hint = lambda: NOTHING_SAVED if resume is None else _hint(arguments, resume)
+    spec, folder = _fresh(arguments) if resume is None else _resumed(arguments, resume)
     stream = spec.stream.build()
     model = spec.model(stream.input_shape)
-    if not arguments.resume:
-        folder.clear()
-        folder.write_config(spec.to_dict())
     shown = not arguments.quiet
     if shown:
-        print(
-            f"{stream.name}: {len(stream)} tasks of {stream.input_shape} inputs; run directory {folder.path}",
-            flush=True,
-        )
-    trainer = Trainer(model, stream, spec.training, run_dir=folder.path, progress=shown)
-    result = trainer.run(resume=bool(arguments.resume))
-    references = {}
-    for kind in arguments.reference:
-        if shown:
-            print(f"reference without HAT: {kind}", flush=True)
-        make_model = partial(spec.model, stream.input_shape, PlainModel)
-        references[kind] = reference_accuracy(kind, make_model, stream, spec.training, progress=shown)
-    summary = summarise(result.history, references, [1 / len(task.classes) for task in stream])
-    folder.write_result({**summary, "seconds": result.seconds})
+        print(f"{stream.name}: {len(stream)} tasks of {stream.input_shape} inputs; run directory {folder.path}")
+    trainer = Trainer(model, stream, spec.training, run_dir=folder.path, description=spec.to_dict(), progress=shown)
+    if resume is None:
+        arguments.hint = lambda: _hint(arguments, folder.path) if trainer.saved else NOTHING_SAVED
+    result = trainer.run(resume=resume is not None, overwrite=hasattr(arguments, "overwrite"))
+    summary = _compared(spec, stream, folder, result, shown)
     print()
     print(render(summary))
     print(f"learned in          {result.seconds:7.1f} s on {spec.training.torch_device()}")
@@ -50,18 +48,59 @@ def run_train(arguments: argparse.Namespace) -> None:
         print(f"plots               {folder.plots}")
 
 
+def _compared(spec: RunSpec, stream: Stream, folder: RunDir, result: TrainResult, shown: bool) -> dict[str, Any]:
+    """The summary with the references asked for; what is known of it is written before each of them is trained."""
+    guesses = [1 / len(task.classes) for task in stream]
+    try:
+        references, _ = read_references(folder, len(stream))
+    except ValueError:  # a broken result.json: it is written anew
+        references = {}
+    summary = summarise(result.history, references, guesses)
+    folder.write_result({**summary, "seconds": result.seconds})
+    for kind in spec.references:
+        if kind in references:
+            continue
+        if shown:
+            print(f"reference without HAT: {kind}", flush=True)
+        make_model = partial(spec.model, stream.input_shape, PlainModel)
+        references[kind] = reference_accuracy(kind, make_model, stream, spec.training, progress=shown)
+        summary = summarise(result.history, references, guesses)
+        folder.write_result({**summary, "seconds": result.seconds})
+    return summary
+
+
 def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
-    spec: RunSpec = arguments.make_spec(arguments)
+    spec = make_spec(arguments)
     name = "-".join([spec.stream.stream, *(Path(dataset).stem for dataset in spec.stream.datasets)])
-    path = arguments.run_dir or Path("runs") / name
-    if (path / "config.json").exists() and not arguments.overwrite:
-        raise ValueError(
-            f"{path}: holds a run already; continue it with --resume {path}, replace it with --overwrite, "
-            "or name another with --run-dir"
-        )
-    return spec, RunDir(path)
+    folder = RunDir(getattr(arguments, "run_dir", None) or Path("runs") / name)
+    if not hasattr(arguments, "overwrite"):
+        try:
+            folder.check_free()
+        except ValueError as error:
+            advice = f"continue it with --resume {folder.path}, " if folder.checkpoint.exists() else ""
+            raise ValueError(f"{error}; {advice}replace it with --overwrite, or name another with --run-dir") from None
+    return spec, folder
 
 
-def _resumed(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
-    folder = RunDir.existing(arguments.resume, "--resume")
-    return RunSpec.from_dict(folder.read_config()), folder
+def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir]:
+    refuse_beside_resume(arguments)
+    folder = RunDir.existing(path, "--resume")
+    spec = read_spec(folder, data=getattr(arguments, "root", None), device=getattr(arguments, "device", None))
+    if not folder.checkpoint.exists():
+        raise ValueError(f"{path}: expected a run with a finished epoch, found no checkpoint; start it anew instead")
+    more = [kind for kind in getattr(arguments, "references", ()) if kind not in spec.references]
+    if more:
+        spec = replace(spec, references=(*spec.references, *dict.fromkeys(more)))
+        folder.write_config({**folder.read_config(), "references": spec.references})
+    return spec, folder
+
+
+def _hint(arguments: argparse.Namespace, path: Path) -> str:
+    command = ["hat", "train", "--resume", str(path)]
+    if hasattr(arguments, "resume"):  # what a fresh run was given it keeps
+        command += [part for name in ("root", "device") for part in _given(arguments, name)]
+    return f"all finished epochs are saved; continue with: {shlex.join(command)}"
+
+
+def _given(arguments: argparse.Namespace, name: str) -> list[str]:
+    return [flag(name), getattr(arguments, name)] if hasattr(arguments, name) else []

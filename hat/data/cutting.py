@@ -13,7 +13,7 @@ from hat.data.normalise import Normalisation
 from hat.data.part import Part
 
 
-def check_options(validation: float, seed: int, limit: int | None) -> None:
+def check_options(validation: float, seed: int, limit: int | None, size: tuple[int, int] | None) -> None:
     """Raise ValueError for a stream option out of its range."""
     if not 0 <= validation < 1:
         raise ValueError(f"validation: expected a fraction in [0, 1), got {validation!r}")
@@ -21,6 +21,8 @@ def check_options(validation: float, seed: int, limit: int | None) -> None:
         raise ValueError(f"seed: expected an int, got {seed!r}")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"limit: expected None or an int >= 1, got {limit!r}")
+    if size is not None and (len(size) != 2 or not all(isinstance(s, int) and s >= 1 for s in size)):
+        raise ValueError(f"size: expected (H, W), each an int >= 1, got {size!r}")
 
 
 def cut(

@@ -77,7 +77,7 @@ def _decoder(size: tuple[int, int] | None) -> Callable[[str, bytes], np.ndarray]
         if pixels.shape[:2] != first[0][1]:
             raise ValueError(
                 f"{where}: expected (H, W) = {first[0][1]} as in {first[0][0]}, got {pixels.shape[:2]}; "
-                "give size=(H, W) to resize"
+                "give a size (H, W) to resize to"
             )
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
 

@@ -67,9 +67,19 @@ def load(dataset: str | Path, root: str | Path | None = None, *, size: tuple[int
     return read(path, size=size)
 
 
-def resolve(dataset: str | Path | Dataset, root: str | Path | None) -> Dataset:
-    """The dataset itself, or what `load` gives for its name or path."""
-    return dataset if isinstance(dataset, Dataset) else load(dataset, root)
+def resolve(dataset: str | Path | Dataset, root: str | Path | None, size: tuple[int, int] | None = None) -> Dataset:
+    """The dataset itself, or what `load` gives for its name or path.
+
+    size: (H, W) for a user's own images, which may differ in size; those of a named dataset do not.
+    """
+    if isinstance(dataset, Dataset):
+        return dataset
+    return load(dataset, root, size=None if is_name(dataset) else size)
+
+
+def is_name(dataset: str | Path) -> bool:
+    """Whether `load` takes this for the name of a dataset rather than a path."""
+    return isinstance(dataset, str) and _named(dataset) is not None
 
 
 def _named(text: str) -> Source | None:

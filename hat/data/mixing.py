@@ -32,12 +32,10 @@ def mixture(
     validation, seed, root, limit: as in `hat.data.permuted`.
     Raises ValueError that names the argument, and whatever `hat.data.load` raises.
     """
-    check_options(validation, seed, limit)
+    check_options(validation, seed, limit, size)
     if isinstance(datasets, (str, Path, Dataset)) or len(datasets) == 0:
         raise ValueError(f"datasets: expected a list of at least one dataset, got {datasets!r}")
-    if size is not None and (len(size) != 2 or not all(isinstance(s, int) and s >= 1 for s in size)):
-        raise ValueError(f"size: expected (H, W), each an int >= 1, got {size!r}")
-    loaded = [resolve(dataset, root) for dataset in datasets]
+    loaded = [resolve(dataset, root, size) for dataset in datasets]
     shapes = [data.input_shape for data in loaded]
     height, width = size or (max(h for _, h, _ in shapes), max(w for _, _, w in shapes))
     channels = max(c for c, _, _ in shapes)

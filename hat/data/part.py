@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from weakref import WeakValueDictionary
 
@@ -38,12 +39,13 @@ class Part:
         self._permutation = permutation
         self._channels = channels or images.shape[1]
         self._copies: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
+        self._norms: list[float] = []
         self.y = labels.detach()
 
     def permuted(self, permutation: Tensor) -> Part:
         """The same images (one storage, one copy on each device) through another permutation."""
         part = Part(self._images, self.y, permutation, channels=self._channels)
-        part._copies = self._copies
+        part._copies, part._norms = self._copies, self._norms
         return part
 
     def __len__(self) -> int:
@@ -66,6 +68,22 @@ class Part:
     def nbytes(self) -> int:
         """Bytes that the images take (whoever else shares them)."""
         return self._images.numel() * self._images.element_size()
+
+    def fingerprint(self) -> list[float]:
+        """What tells this part from another: a checksum of labels and permutation, and three means over the images.
+
+        The means are of x, |x| and x^2 in float64, and only nearly equal on another machine. Those of images that
+        permuted parts share are computed once.
+        """
+        if not self._norms:
+            flat, count = self._images.flatten(), max(1, self._images.numel())
+            norms = [torch.linalg.vector_norm(flat, order, dtype=torch.float64).item() for order in (1, 2)]
+            total = self._images.sum(dtype=torch.float64).item()
+            self._norms[:] = [total / count, norms[0] / count, norms[1] ** 2 / count]
+        checksum = zlib.crc32(self.y.cpu().numpy().tobytes())
+        if self._permutation is not None:
+            checksum = zlib.crc32(self._permutation.cpu().numpy().tobytes(), checksum)
+        return [checksum, *self._norms]
 
     @property
     def x(self) -> Tensor:

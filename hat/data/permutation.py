@@ -21,6 +21,7 @@ def permuted(
     seed: int = 0,
     root: str | Path | None = None,
     limit: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Stream:
     """`tasks` tasks, each with all classes and one fixed random permutation of the pixels.
 
@@ -36,12 +37,13 @@ def permuted(
     root: the data root, see `hat.data.load`.
     limit: at most so many training images of each class (validation included), drawn by `seed`, for quick
         runs; the test part stays whole, and normalisation is by all training images.
+    size: (H, W) to resize every image to (bilinear); None leaves them as they are.
     Raises ValueError that names the argument, and whatever `hat.data.load` raises.
     """
     if not isinstance(tasks, int) or tasks < 1:
         raise ValueError(f"tasks: expected an int >= 1, got {tasks!r}")
-    check_options(validation, seed, limit)
-    data = resolve(dataset, root)
+    check_options(validation, seed, limit, size)
+    data = resolve(dataset, root, size)
     parts = cut(
         data,
         range(len(data.classes)),
@@ -49,8 +51,9 @@ def permuted(
         validation=validation,
         seed=seed,
         limit=limit,
+        size=size,
     )
-    pixels = data.input_shape[1] * data.input_shape[2]
+    pixels = parts[0].input_shape[1] * parts[0].input_shape[2]
     stream = []
     for index in range(tasks):
         order = shuffled(pixels, seed, "permutation", index)

@@ -23,6 +23,7 @@ def split(
     shuffle_classes: bool = False,
     root: str | Path | None = None,
     limit: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Stream:
     """The classes dealt out in order, `classes_per_task` to each task; labels count from 0 in every task.
 
@@ -34,10 +35,11 @@ def split(
     shuffle_classes: deal the classes out in an order drawn by `seed` instead of label order.
     limit: at most so many training images of each class (validation included), drawn by `seed`; the test
         part stays whole. Normalisation is by all training images of the dataset, once.
+    size: (H, W) to resize every image to (bilinear); None leaves them as they are.
     Raises ValueError that names the argument, and whatever `hat.data.load` raises.
     """
-    check_options(validation, seed, limit)
-    data = resolve(dataset, root)
+    check_options(validation, seed, limit, size)
+    data = resolve(dataset, root, size)
     count = len(data.classes)
     if not isinstance(classes_per_task, int) or not 1 <= classes_per_task <= count:
         got = f"{classes_per_task!r} for {data.name}"
@@ -53,7 +55,7 @@ def split(
     normalisation = Normalisation.of(data.x_train)
     stream = []
     for index, labels in enumerate(groups[:tasks]):
-        parts = cut(data, labels, normalisation=normalisation, validation=validation, seed=seed, limit=limit)
+        parts = cut(data, labels, normalisation=normalisation, validation=validation, seed=seed, limit=limit, size=size)
         names = tuple(data.classes[label] for label in labels)
         stream.append(Task(f"split {data.name} {index}", names, *parts, index))
     return Stream(f"split {data.name}", stream)

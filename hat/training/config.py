@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
+
+from hat.training.ranges import check_choice, check_number, check_whole
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -17,16 +18,16 @@ class TrainConfig:
 
     Attributes:
         epochs: at most this many a task, > 0.
-        batch_size: > 0.
+        batch_size: images a training step, > 0.
         lr: learning rate, > 0.
         lr_factor: the rate is divided by this, > 1 ...
         lr_patience: ... after this many epochs without a better validation loss, > 0.
-        lr_min: a task ends when the rate falls below this, >= 0.
+        lr_min: a task ends when the rate falls below this, from 0 to `lr`.
         clip: largest global norm of the locked gradients, > 0; infinity for none.
         lamb: weight of the capacity penalty, >= 0.
         optimizer: `"sgd"`, `"adam"`, `"adamw"` or `"rmsprop"`; new for every task.
-        momentum: of SGD and RMSprop, >= 0.
-        weight_decay: >= 0.
+        momentum: of SGD and RMSprop, >= 0; the others take none.
+        weight_decay: pull of the free weights towards 0, >= 0.
         seed: of everything random.
         device: a torch device, or `"auto"`: CUDA or ROCm where there is one, else the CPU.
         dtype: `"float32"`, or `"bfloat16"` or `"float16"` for autocast (float16 with a gradient scaler).
@@ -51,20 +52,21 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr_patience", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected > 0, got {getattr(self, name)}")
+            check_whole(name, getattr(self, name), least=1)
+        check_whole("seed", self.seed)
+        check_number("lr", self.lr, above=0)
+        check_number("lr_factor", self.lr_factor, above=1)
+        check_number("clip", self.clip, above=0, finite=False)
         for name in ("lr_min", "lamb", "momentum", "weight_decay"):
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(f"{name}: expected a finite number >= 0, got {getattr(self, name)}")
-        if not self.lr_factor > 1:
-            raise ValueError(f"lr_factor: expected > 1, got {self.lr_factor}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer: expected one of {OPTIMIZERS}, got {self.optimizer!r}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: expected one of {tuple(DTYPES)}, got {self.dtype!r}")
+            check_number(name, getattr(self, name), least=0)
+        if self.lr < self.lr_min:
+            raise ValueError(
+                f"lr: expected at least lr_min = {self.lr_min:g}, below which a task ends, got {self.lr:g}"
+            )
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.momentum and self.optimizer in ("adam", "adamw"):
+            raise ValueError(f"momentum: expected 0 with {self.optimizer}, which takes none, got {self.momentum:g}")
+        check_choice("dtype", self.dtype, tuple(DTYPES))
         self.torch_device()
 
     def torch_device(self) -> torch.device:
@@ -77,12 +79,14 @@ class TrainConfig:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
-        except RuntimeError:
+        except (RuntimeError, TypeError):
             raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {self.device!r}") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(
-                f"device: expected one that this machine has, got {self.device!r}, but no CUDA device is here"
-            )
+        try:
+            torch.empty(0, device=device)
+        except Exception:  # what a backend that is not there raises is its own affair
+            raise ValueError(f"device: expected one that this machine has, got {self.device!r}") from None
+        if device.type == "meta":
+            raise ValueError("device: expected one that computes, got 'meta'")
         return device
 
     def autocast(self) -> torch.autocast:

@@ -29,7 +29,16 @@ class Evaluation:
     logits: Tensor
 
     def drift_from(self, earlier: Tensor) -> float:
-        """The largest absolute change of any logit; exactly 0.0 only if every one is equal."""
+        """The largest absolute change of any logit; exactly 0.0 only if every one is equal.
+
+        Args:
+            earlier: [N, classes].
+
+        Raises:
+            ValueError: another shape.
+        """
+        if earlier.shape != self.logits.shape:
+            raise ValueError(f"earlier: expected {tuple(self.logits.shape)}, got {tuple(earlier.shape)}")
         return largest_change(self.logits, earlier)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,10 +14,17 @@ from torch import Tensor
 from hat.model import HATModel
 from hat.training.config import TrainConfig
 from hat.training.lesson import Lesson
-from hat.training.loop import train_epoch
+from hat.training.loop import NonFiniteLossError, train_epoch
 from hat.training.optimizer import make_optimizer
 from hat.training.progress import Progress
 from hat.training.schedule import Plateau
+
+FIT_FORM = {
+    "optimizer": dict,
+    "scaler": dict,
+    "plateau": {"lr": (float, int), "patience": int, "epoch": int, "best": float},
+    "best": dict,
+}
 
 
 class Fit:
@@ -60,11 +68,15 @@ class Fit:
         )
         trained = time.perf_counter()
         val_loss, val_accuracy = self.lesson.validate(self.model)
+        if not math.isfinite(val_loss):
+            raise NonFiniteLossError(
+                f"loss: expected finite, got {val_loss} on the validation part of {self.lesson.name}, epoch {epoch + 1}"
+            )
         if self.plateau.update(val_loss, self.config):
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         used = list(self.model.capacity().values())
         capacity = sum(used) / len(used)
-        self.progress.end_epoch(loss.task, val_accuracy, capacity)
+        self.progress.end_epoch(val_accuracy, capacity)
         return {
             "lesson": self.lesson.name,
             "epoch": epoch + 1,
@@ -79,6 +91,7 @@ class Fit:
         }
 
     def state_dict(self) -> dict[str, Any]:
+        """All but the model, as `FIT_FORM` says."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -87,6 +100,7 @@ class Fit:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.plateau = Plateau(**state["plateau"])

@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat.training.form import check_form
+
+_FORM = {"epochs": [dict], "accuracy": [[float]], "capacity": [dict], "drift": [[float]], "names": [str]}
+
 
 @dataclass
 class History:
@@ -27,6 +31,28 @@ class History:
     drift: list[list[float]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
 
+    @classmethod
+    def read(cls, saved: Any, where: str) -> History:
+        """What `dataclasses.asdict` made of a history.
+
+        Args:
+            saved: as it was read.
+            where: from, for the message.
+
+        Raises:
+            ValueError: it is not that.
+        """
+        check_form(saved, _FORM, where)
+        history = cls(**{name: saved[name] for name in _FORM})
+        tasks = len(history.names)
+        for name in ("accuracy", "drift"):
+            lengths = [len(row) for row in saved[name]]
+            if lengths != list(range(1, tasks + 1)):
+                raise ValueError(f"{where}: {name}: expected rows of 1 to {tasks} numbers, got {lengths}")
+        if len(history.capacity) != tasks:
+            raise ValueError(f"{where}: capacity: expected {tasks} rows, got {len(history.capacity)}")
+        return history
+
     @property
     def matrix(self) -> Tensor:
         """[T, T] float64 accuracy, NaN for tasks not yet learned."""
@@ -39,3 +65,12 @@ class History:
     def largest_drift(self) -> float:
         """Over all tasks and times; 0.0 if nothing was forgotten."""
         return max((value for row in self.drift for value in row), default=0.0)
+
+    def last_line(self, total: int, epochs: int) -> str:
+        """What became of the last task, of `total` in the run, that took so many epochs."""
+        task, row, used = len(self.names), self.accuracy[-1], list(self.capacity[-1].values())
+        return (
+            f"task {task}/{total} {self.names[-1]}: {epochs} epochs, test {row[-1]:.2%}, "
+            f"mean of {task} {sum(row) / task:.2%}, used {sum(used) / len(used):.1%} of the units, "
+            f"drift {max(self.drift[-1]):g}"
+        )

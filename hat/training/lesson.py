@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hat.data import Task
+from hat.data.seeding import shuffled
 from hat.model import HATModel
 from hat.training.config import TrainConfig
 from hat.training.evaluation import evaluate
@@ -61,11 +62,24 @@ class JointLesson:
 
     def epoch(self, epoch: int) -> Iterator[tuple[float, Tensor, Tensor, int]]:
         owners = torch.cat([torch.full((len(lesson),), index) for index, lesson in enumerate(self.lessons)])
-        generator = torch.Generator().manual_seed(self.config.seed + epoch)
         batches = [lesson.epoch(epoch) for lesson in self.lessons]
-        for owner in owners[torch.randperm(len(owners), generator=generator)].tolist():
+        for owner in owners[shuffled(len(owners), self.config.seed, "joint", epoch)].tolist():
             yield next(batches[owner])
 
     def validate(self, model: HATModel) -> tuple[float, float]:
         results = [lesson.validate(model) for lesson in self.lessons]
         return sum(r[0] for r in results) / len(results), sum(r[1] for r in results) / len(results)
+
+
+def check_stream(stream: Sequence[Task]) -> None:
+    """Find out before training what would end it later.
+
+    Raises:
+        ValueError: there is no task, or one has no image to train, validate or test with; names task and part.
+    """
+    if not len(stream):
+        raise ValueError("stream: expected at least one task, got none")
+    for task in stream:
+        for name, part in (("train", task.train), ("validation", task.validation), ("test", task.test)):
+            if not len(part):
+                raise ValueError(f"stream: expected at least one {name} image in task {task.name!r}, got none")

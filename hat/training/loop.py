@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from hat.model import HATModel
 from hat.training.config import TrainConfig
@@ -32,9 +33,18 @@ def train_epoch(
     lesson: Lesson,
     epoch: int,
     config: TrainConfig,
-    on_batch: Callable[[], None] = lambda: None,
+    on_batch: Callable[[Tensor], None] = lambda total: None,
 ) -> EpochLoss:
     """One epoch of HAT: anneal, forward, penalty, backward, and a locked, clipped and clamped update a batch.
+
+    Args:
+        model: one task of it is being learned.
+        optimizer: locked, of the parameters of that task.
+        scaler: of float16's gradients; does nothing else where it is not enabled.
+        lesson: what is learned.
+        epoch: counted from 0.
+        config: the batch's dtype and device, and `lamb`.
+        on_batch: gets the sum of the task losses so far, 0-d on the device, after every batch.
 
     Raises:
         NonFiniteLossError: before the update that would have spoiled the weights (on a CPU), or at the end of the epoch
@@ -57,7 +67,7 @@ def train_epoch(
         scaler.step(optimizer)
         scaler.update()
         total += torch.stack([loss.detach(), penalty.detach()])
-        on_batch()
+        on_batch(total[0])
     mean = (total / max(len(lesson), 1)).tolist()
     if not torch.isfinite(total).all():
         raise NonFiniteLossError(f"loss: expected finite, got a mean of {mean[0]} in {lesson.name}, epoch {epoch + 1}")

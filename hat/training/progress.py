@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from torch import Tensor
+
 
 class Progress:
-    """Shows the task, epoch, loss, validation accuracy and used capacity.
+    """Shows the task, epoch, mean loss of the epoch so far, and what the last epoch reached: accuracy and capacity.
 
     Args:
         shown: False for silence.
@@ -16,7 +18,8 @@ class Progress:
     def __init__(self, shown: bool) -> None:
         self.shown = shown
         self.bar: Any = None
-        self.postfix: dict[str, str] = {}
+        self.batches = 0
+        self.reached: dict[str, str] = {}
 
     def start_epoch(self, title: str, epoch: int, epochs: int, batches: int) -> None:
         if not (self.shown and sys.stderr.isatty()):
@@ -25,19 +28,30 @@ class Progress:
             from tqdm import tqdm
         except ModuleNotFoundError:
             return
+        self.batches = 0
         self.bar = tqdm(total=batches, desc=f"{title}, epoch {epoch + 1}/{epochs}", leave=False, dynamic_ncols=True)
-        self.bar.set_postfix(self.postfix)
+        self.bar.set_postfix(self.reached)
 
-    def advance(self) -> None:
-        if self.bar is not None:
-            self.bar.update()
+    def advance(self, total: Tensor) -> None:
+        """One more batch.
 
-    def end_epoch(self, loss: float, accuracy: float, capacity: float) -> None:
-        self.postfix = {"loss": f"{loss:.3f}", "val": f"{accuracy:.2%}", "used": f"{capacity:.1%}"}
+        Args:
+            total: 0-d, the sum of the losses so far in this epoch; read only when the bar is drawn, as reading it waits
+                for the device.
+        """
+        if self.bar is None:
+            return
+        self.batches += 1
+        if self.bar.update():
+            self.bar.set_postfix({"loss": f"{total.item() / self.batches:.3f}", **self.reached})
+
+    def end_epoch(self, accuracy: float, capacity: float) -> None:
+        """Remember what the epoch reached for the bar of the next."""
+        self.reached = {"val": f"{accuracy:.2%}", "used": f"{capacity:.1%}"}
         self.close()
 
     def end_task(self, line: str) -> None:
-        self.postfix = {}
+        self.reached = {}
         self.write(line)
 
     def write(self, line: str) -> None:

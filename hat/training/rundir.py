@@ -6,26 +6,33 @@ import csv
 import io
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hat import checkpoint
+from hat.training.fit import FIT_FORM
+from hat.training.form import check_form
 from hat.training.history import History
+from hat.training.identity import IDENTITY_FORM
+from hat.training.random_state import RANDOM_FORM
+
+_CONFIG, _CHECKPOINT = "config.json", "checkpoint.pt"
+_METRICS, _ACCURACY, _RESULT = "metrics.jsonl", "accuracy.csv", "result.json"
+_SAVED_FORM = {"model": dict, "seconds": float, "identity": IDENTITY_FORM, "random": RANDOM_FORM}
 
 
 class RunDir:
     """Files of one run. Every write replaces a whole file, so that a kill leaves the old one or the new one.
 
     Args:
-        path: the folder; made if it is not there.
+        path: the folder; `prepare` makes it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
 
     @classmethod
     def existing(cls, path: Path, option: str = "run_dir") -> RunDir:
@@ -39,78 +46,152 @@ class RunDir:
         return cls(path)
 
     @property
+    def config(self) -> Path:
+        return self.path / _CONFIG
+
+    @property
     def checkpoint(self) -> Path:
-        return self.path / "checkpoint.pt"
+        return self.path / _CHECKPOINT
+
+    @property
+    def result(self) -> Path:
+        return self.path / _RESULT
 
     @property
     def plots(self) -> Path:
         return self.path / "plots"
 
-    def clear(self) -> None:
-        """Remove what an earlier run left here, and nothing else."""
-        stale = ["config.json", "metrics.jsonl", "accuracy.csv", "result.json", "checkpoint.pt"]
-        for file in [
-            *(self.path / name for name in stale),
-            *self.path.glob("logits/task-*.pt"),
-            *self.plots.glob("*.png"),
-        ]:
+    def check_free(self) -> None:
+        """Refuse to replace a run.
+
+        Raises:
+            ValueError: the folder holds a run, of which at least one epoch or the results are there.
+        """
+        if self.checkpoint.exists():
+            raise ValueError(
+                f"{self.path}: expected a folder without a run, got one that can be resumed or overwritten"
+            )
+        if any((self.path / name).exists() for name in (_METRICS, _RESULT)):
+            raise ValueError(f"{self.path}: expected a folder without a run, got the results of one")
+
+    def prepare(self) -> None:
+        """Make the folder, and find out now rather than after the first epoch that nothing can be written there.
+
+        Raises:
+            ValueError: so it is.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise ValueError(f"run_dir: expected a folder to write to, got {self.path} ({error.strerror})") from error
+
+    def begin(self, payload: dict[str, Any], config: dict[str, Any] | None) -> None:
+        """Save the first checkpoint of a run, and only then remove what an earlier run left here, and nothing else.
+
+        Args:
+            payload: as for `save`.
+            config: for `read_config`; None for no such file.
+        """
+        self.save(payload)
+        stale = [*self.path.glob("logits/task-*.pt"), *self.plots.glob("*.png")]
+        for file in [*(self.path / name for name in (_METRICS, _ACCURACY, _RESULT)), *stale]:
             file.unlink(missing_ok=True)
+        if config is None:
+            self.config.unlink(missing_ok=True)
+        else:
+            self.write_config(config)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        self._write("config.json", json.dumps(config, indent=2) + "\n")
+        """Keep what the run was asked for."""
+        self._write(_CONFIG, json.dumps(config, indent=2) + "\n")
 
     def read_config(self) -> dict[str, Any]:
         """The config of the run.
 
         Raises:
-            ValueError: there is none, or it is not JSON.
+            ValueError: there is none, or it is no JSON object.
         """
-        file = self.path / "config.json"
-        try:
-            config = json.loads(file.read_text())
-        except FileNotFoundError:
-            raise ValueError(f"{file}: expected the config of a run, found no such file") from None
-        except ValueError:
-            raise ValueError(f"{file}: expected JSON, found something else") from None
-        if not isinstance(config, dict):
-            raise ValueError(f"{file}: expected a JSON object, got {type(config).__name__}")
-        return config
+        if not self.config.exists():
+            raise ValueError(f"{self.config}: expected the config of a run, found no such file")
+        return self._read_json(self.config)
 
     def write_history(self, history: History) -> None:
-        self._write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history.epochs))
+        """Write metrics.jsonl and accuracy.csv."""
+        self._write(_METRICS, "".join(json.dumps(row) + "\n" for row in history.epochs))
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["after task", *history.names])
         for task, row in enumerate(history.accuracy):
             writer.writerow([history.names[task], *(f"{value:.6f}" for value in row)])
-        self._write("accuracy.csv", table.getvalue())
+        self._write(_ACCURACY, table.getvalue())
 
     def read_result(self) -> dict[str, Any]:
-        """What `write_result` wrote; empty for a run that has not ended."""
-        file = self.path / "result.json"
-        return dict(json.loads(file.read_text())) if file.exists() else {}
+        """What `write_result` wrote; empty for a run that has not ended.
+
+        Raises:
+            ValueError: it is no JSON object.
+        """
+        return self._read_json(self.result) if self.result.exists() else {}
 
     def write_result(self, result: dict[str, Any]) -> None:
-        self._write("result.json", json.dumps(result, indent=2) + "\n")
+        """Keep the figures of the run."""
+        self._write(_RESULT, json.dumps(result, indent=2) + "\n")
 
     def save(self, payload: dict[str, Any]) -> None:
+        """Replace the checkpoint.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
         checkpoint.save(self.checkpoint, payload)
 
     def load(self) -> dict[str, Any]:
-        return checkpoint.load(self.checkpoint)
+        """The checkpoint.
+
+        Raises:
+            ValueError: there is none, it is damaged, or it is not that of a run.
+        """
+        if not self.checkpoint.exists():
+            raise ValueError(f"{self.checkpoint}: expected the checkpoint of a run, found no such file")
+        saved = checkpoint.load(self.checkpoint)
+        check_form(saved, {**_SAVED_FORM, "fit": (dict, type(None))}, str(self.checkpoint))
+        if saved["fit"] is not None:
+            check_form(saved["fit"], FIT_FORM, f"{self.checkpoint}: fit")
+        History.read(saved.get("history"), f"{self.checkpoint}: history")
+        return saved
 
     def save_logits(self, task: int, logits: Tensor) -> None:
         """Keep what a task answered on its test part when it was learned."""
         (self.path / "logits").mkdir(exist_ok=True)
         checkpoint.save(self._logits(task), {"logits": logits})
 
-    def load_logits(self, task: int) -> Tensor:
-        logits = checkpoint.load(self._logits(task))["logits"]
-        assert isinstance(logits, torch.Tensor)
+    def load_logits(self, task: int, *, images: int, classes: int) -> Tensor:
+        """The logits [images, classes] that `save_logits` kept.
+
+        Raises:
+            ValueError: there are none, or of another shape.
+        """
+        file = self._logits(task)
+        saved = checkpoint.load(file)
+        check_form(saved, {"logits": Tensor}, str(file))
+        logits: Tensor = saved["logits"]
+        if logits.shape != (images, classes):
+            raise ValueError(f"{file}: expected logits of {(images, classes)}, got {tuple(logits.shape)}")
         return logits
 
     def _logits(self, task: int) -> Path:
         return self.path / "logits" / f"task-{task:04d}.pt"
+
+    def _read_json(self, file: Path) -> dict[str, Any]:
+        try:
+            content = json.loads(file.read_text())
+        except (ValueError, RecursionError):
+            raise ValueError(f"{file}: expected JSON, found something else") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")
+        return content
 
     def _write(self, name: str, text: str) -> None:
         with checkpoint.replacing(self.path / name) as file:

@@ -25,6 +25,7 @@ class Plateau:
 
     @classmethod
     def start(cls, config: TrainConfig) -> Plateau:
+        """Before the first epoch of a task."""
         return cls(lr=config.lr, patience=config.lr_patience)
 
     def update(self, loss: float, config: TrainConfig) -> bool:
@@ -39,4 +40,5 @@ class Plateau:
         return False
 
     def done(self, config: TrainConfig) -> bool:
+        """No epoch is left, or the rate is below `lr_min`."""
         return self.epoch >= config.epochs or self.lr < config.lr_min

@@ -17,9 +17,13 @@ from hat.training.config import TrainConfig
 from hat.training.evaluation import evaluate
 from hat.training.fit import Fit
 from hat.training.history import History
-from hat.training.lesson import TaskLesson
+from hat.training.identity import identity
+from hat.training.interrupt import interrupt_waits
+from hat.training.lesson import TaskLesson, check_stream
 from hat.training.progress import Progress
+from hat.training.random_state import random_state, set_random_state
 from hat.training.rundir import RunDir
+from hat.training.saved import reading, restore
 from hat.training.subnormals import flushed_subnormals
 
 
@@ -43,11 +47,15 @@ class Trainer:
         model: fresh; moved to the config's device.
         stream: the tasks.
         config: by default the published recipe.
-        run_dir: where to keep metrics, checkpoints and logits; None keeps nothing.
+        run_dir: where to keep metrics, checkpoints and logits, or None.
+        description: what the run directory's config.json says; None for no such file.
         progress: show progress bars on a terminal, a line a task elsewhere.
 
+    Attributes:
+        saved: the run directory holds a checkpoint of this run.
+
     Raises:
-        ValueError: the stream is empty, or the model has already learned something.
+        ValueError: the stream is empty, a task has an empty part, or the model has already learned something.
     """
 
     def __init__(
@@ -57,56 +65,74 @@ class Trainer:
         config: TrainConfig | None = None,
         *,
         run_dir: str | PathLike[str] | None = None,
+        description: dict[str, Any] | None = None,
         progress: bool = True,
     ) -> None:
-        if not len(stream):
-            raise ValueError("stream: expected at least one task, got none")
+        check_stream(stream)
         if len(model.heads):
             raise ValueError(f"model: expected a fresh one, got one with {len(model.heads)} tasks")
         self.config = config or TrainConfig()
         self.model = model.to(self.config.torch_device())
         self.stream = stream
         self.run_dir = RunDir(run_dir) if run_dir is not None else None
+        self.description, self.saved = description, False
+        self._identity = identity(model, stream, self.config) if self.run_dir else {}
         self.progress = Progress(progress)
         self.history = History()
         self.learned: list[Tensor] = []
         self._fit: Fit | None = None
         self._seconds, self._since = 0.0, time.perf_counter()
 
-    def run(self, *, resume: bool = False) -> TrainResult:
-        """Learn every task that is not learned yet.
+    def run(self, *, resume: bool = False, overwrite: bool = False) -> TrainResult:
+        """Learn every task that is not learned yet; a checkpoint is saved after every epoch.
 
         Args:
-            resume: continue from the run directory's checkpoint. The run then ends with the bits that it would have had
-                without the interruption (same device).
+            resume: continue from the run directory's checkpoint: after Ctrl-C or a crash, from the last epoch that was
+                finished. The run then ends with the bits that it would have had without the interruption (same device).
+            overwrite: replace a run in the run directory, once the first epoch of this one is finished.
 
         Raises:
-            ValueError: `resume` without a run directory or a fitting checkpoint.
+            ValueError: `resume` without a fitting checkpoint, or neither option and a run directory that holds a run.
+            KeyboardInterrupt: says what is saved.
             NonFiniteLossError: the loss became inf or NaN; the last checkpoint stays.
         """
+        if resume and overwrite:
+            raise ValueError("overwrite: expected False when a run is resumed, got True")
         if resume:
             self._restore()
         else:
-            torch.manual_seed(self.config.seed)
+            self._start(overwrite)
         self._since = time.perf_counter()
         try:
             with flushed_subnormals():
                 while self.model.tasks < len(self.stream):
                     self._learn_task()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._what_is_saved()) from None
         finally:
             self.progress.close()
         return TrainResult(self.history, self._seconds)
 
+    def _start(self, overwrite: bool) -> None:
+        if self.run_dir is not None:
+            if not overwrite:
+                self.run_dir.check_free()
+            self.run_dir.prepare()
+        torch.manual_seed(self.config.seed)
+
+    def _what_is_saved(self) -> str:
+        if self.run_dir is None or not self.saved:
+            return "nothing was saved"
+        return f"all finished epochs are saved in {self.run_dir.path}; run(resume=True) continues"
+
     def _learn_task(self) -> None:
         if self._fit is None:
             self._fit = self._begin(self.model.tasks)
-            self._save()
         self._fit.run(after_epoch=self._after_epoch)
         epochs, self._fit = self._fit.plateau.epoch, None
-        task = self.model.end_task()
-        self._evaluate(task)
+        self._evaluate(self.model.end_task())
         self._save()
-        self.progress.end_task(self._line(task, epochs))
+        self.progress.end_task(self.history.last_line(len(self.stream), epochs))
 
     def _begin(self, index: int) -> Fit:
         """Start a task, or pick up the one that the model is in the middle of."""
@@ -135,52 +161,40 @@ class Trainer:
         self.history.drift.append(drift)
         self.history.capacity.append(self.model.capacity())
 
-    def _line(self, task: int, epochs: int) -> str:
-        row, used = self.history.accuracy[-1], list(self.history.capacity[-1].values())
-        return (
-            f"task {task + 1}/{len(self.stream)} {self.stream[task].name}: {epochs} epochs, test {row[-1]:.2%}, "
-            f"mean of {len(row)} {sum(row) / len(row):.2%}, used {sum(used) / len(used):.1%} of the units, "
-            f"drift {max(self.history.drift[-1]):g}"
-        )
-
     def _save(self) -> None:
         now = time.perf_counter()
         self._seconds, self._since = self._seconds + now - self._since, now
         if self.run_dir is None:
             return
-        self.run_dir.write_history(self.history)
-        self.run_dir.save(
-            {
-                "model": self.model.state_dict(),
-                "fit": self._fit.state_dict() if self._fit else None,
-                "history": asdict(self.history),
-                "seconds": self._seconds,
-                "config": asdict(self.config),
-                "random": _random_state(),
-            }
-        )
+        payload = {
+            "identity": self._identity,
+            "model": self.model.state_dict(),
+            "fit": self._fit.state_dict() if self._fit else None,
+            "history": asdict(self.history),
+            "seconds": self._seconds,
+            "random": random_state(),
+        }
+        with interrupt_waits():
+            if self.saved:
+                self.run_dir.save(payload)
+            else:
+                self.run_dir.begin(payload, self.description)
+            self.saved = True
+            self.run_dir.write_history(self.history)
 
     def _restore(self) -> None:
         if self.run_dir is None:
             raise ValueError("resume: expected a run directory, got none")
-        saved = self.run_dir.load()
-        for name, value in asdict(self.config).items():
-            if name != "device" and saved["config"].get(name) != value:
-                raise ValueError(f"{name}: expected {saved['config'].get(name)} as in the checkpoint, got {value}")
-        self.model.load_state_dict(saved["model"])
+        saved = restore(self.run_dir, self.model, self._identity)
         self.history, self._seconds = History(**saved["history"]), saved["seconds"]
-        self.learned = [self.run_dir.load_logits(task) for task in range(self.model.tasks)]
-        if self.model.learning:
-            self._fit = self._begin(self.model.task)
-            self._fit.load_state_dict(saved["fit"])
-        _set_random_state(saved["random"])
-
-
-def _random_state() -> dict[str, Any]:
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        self.learned = [
+            self.run_dir.load_logits(index, images=len(task.test), classes=len(task.classes))
+            for index, task in enumerate(self.stream[: self.model.tasks])
+        ]
+        self._fit = self._begin(self.model.task) if self.model.learning else None
+        with reading(self.run_dir.checkpoint):
+            if self._fit is not None:
+                self._fit.load_state_dict(saved["fit"])
+            set_random_state(saved["random"])
+        self.saved = True
+        self.run_dir.write_history(self.history)  # a kill may have come between the checkpoint and these

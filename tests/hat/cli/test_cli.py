@@ -83,17 +83,20 @@ def test_report_draws(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["--epochs", "0"], "epochs: expected at least 1, got 0"),
-        (["--lr", "-1"], "lr: expected > 0, got -1.0"),
+        (["--lr", "-1"], "lr: expected a finite number > 0, got -1.0"),
         (["--dataset", "no-such-thing"], "no-such-thing"),
         (["--dataset", "digits", "mnist"], "dataset: expected one for a permuted stream"),
         (["--network", "alexnet"], "input_shape: expected images of 12 x 12 or more, got (1, 8, 8)"),
         (["--hidden", "0"], "hidden: expected"),
-        (["--dropout", "1"], "dropout: expected in [0, 1), got 1.0"),
+        (["--dropout", "1"], "dropout: expected a finite number >= 0 and < 1, got 1.0"),
         (["--s-max", "0.5"], "s_max: expected a finite number > 1, got 0.5"),
         (["--device", "abacus"], "device: expected auto, cpu, cuda or cuda:N, got 'abacus'"),
         (["--tasks", "0"], "tasks"),
         (["--validation", "2"], "validation"),
-        (["--resume", "/nowhere/at/all"], "--resume: expected the folder of a run, got /nowhere/at/all"),
+        (["--optimizer", "adam", "--momentum", "0.9"], "momentum: expected 0 with adam"),
+        (["--classes-per-task", "3"], "classes_per_task: expected for a split stream only"),
+        (["--stream", "mixture", "--tasks", "-1"], "tasks: expected at least 1, got -1"),
+        (["--lr", "inf"], "lr: expected a finite number > 0, got inf"),
     ],
 )
 def test_wrong_options_give_one_line(
@@ -122,6 +125,11 @@ def test_taken_run_directory_is_refused_then_replaced(
     assert (mine / "thesis.txt").read_text() == "mine"
 
 
+def test_resume_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", "/nowhere/at/all"]) == 2
+    assert "--resume: expected the folder of a run, got /nowhere/at/all" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["evaluate", "report"])
 def test_no_run_there(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, str(tmp_path / "nothing")]) == 2
@@ -142,7 +150,7 @@ def test_broken_config(content: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "config" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["evaluate"], ["report"]])
+@pytest.mark.parametrize("arguments", [[], ["train"], ["evaluate"], ["report"], ["data"]])
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([*arguments, "--help"])

@@ -97,3 +97,28 @@ def test_batch_size_is_checked_at_once():
         make().batches(batch_size=0)
     with pytest.raises(ValueError, match="channels: expected None or 3, got 2"):
         make(shape=(3, 3, 4), channels=2)
+
+
+def test_fingerprint_tells_parts_apart():
+    part = make()
+    assert make().fingerprint() == part.fingerprint() == part.permuted(PERMUTATION).permuted(None).fingerprint()
+    swapped = PERMUTATION.clone()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    others = [
+        part.permuted(PERMUTATION),
+        part.permuted(swapped),
+        Part(part.x, part.y.flip(0)),
+        Part(part.x + 0.01, part.y),
+        Part(-part.x, part.y),
+        Part(torch.cat([part.x[:9], part.x[:1]]), part.y),
+        make(0),
+    ]
+    prints = [part.fingerprint(), *(other.fingerprint() for other in others)]
+    assert len({tuple(facts) for facts in prints}) == len(prints)
+
+
+def test_permuted_parts_compute_the_means_of_their_images_once(monkeypatch):
+    part = make()
+    first = part.permuted(PERMUTATION).fingerprint()
+    monkeypatch.setattr(torch.linalg, "vector_norm", None)
+    assert part.permuted(PERMUTATION).fingerprint() == first

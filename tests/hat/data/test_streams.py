@@ -175,3 +175,26 @@ def test_arguments_are_checked(make_dataset, call, message):
 def test_mixture_of_two_and_three_channels_is_refused(make_dataset):
     with pytest.raises(ValueError, match="datasets: expected 1 or 3 channels, got 2 in two"):
         data.mixture([make_dataset(shape=(2, 4, 4), name="two"), make_dataset(shape=(3, 4, 4))])
+
+
+@pytest.mark.parametrize("make", [data.permuted, data.split])
+def test_size_resizes_every_part(make_dataset, make):
+    ds = make_dataset(shape=(1, 6, 6))
+    task = make(ds, size=(4, 9))[0]
+    assert {getattr(task, part).input_shape for part in PARTS} == {(1, 4, 9)}
+    same, plain = make(ds, size=(6, 6))[0], make(ds)[0]
+    assert torch.equal(same.train.x, plain.train.x)
+    for wrong in ((4,), (4, 0), (4.0, 4)):
+        with pytest.raises(ValueError, match="size: expected"):
+            make(ds, size=wrong)
+
+
+def test_permutation_of_resized_images_covers_them(make_dataset):
+    task = data.permuted(make_dataset(shape=(1, 6, 6)), tasks=1, size=(4, 9))[0]
+    assert sorted(task.train._permutation.tolist()) == list(range(36))
+
+
+@pytest.mark.parametrize("make", [data.permuted, data.split, lambda name, **how: data.mixture([name], **how)])
+def test_size_works_for_named_datasets_too(make):
+    pytest.importorskip("sklearn")
+    assert make("digits", size=(12, 10), limit=5).input_shape == (1, 12, 10)

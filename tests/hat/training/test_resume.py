@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def run_interrupted(stream: hat.data.Stream, folder: Path, config: hat.TrainConf
 
 
 @pytest.mark.parametrize("where", ["before", "unsaved"])
-@pytest.mark.parametrize("after", [0, 1, 2, 4])
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
 def test_resumed_run_ends_with_equal_bits(stream: hat.data.Stream, tmp_path: Path, after: int, where: str) -> None:
     whole = hat.Trainer(make_model(), stream, CONFIG, run_dir=tmp_path / "whole", progress=False)
     whole.run()
@@ -74,7 +75,8 @@ def test_resumed_run_ends_with_equal_bits(stream: hat.data.Stream, tmp_path: Pat
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 def test_resumed_run_of_a_guarded_optimizer(stream: hat.data.Stream, tmp_path: Path, optimizer: str) -> None:
-    config = dataclasses.replace(CONFIG, optimizer=optimizer, lr=0.002)
+    momentum = 0.9 if optimizer == "rmsprop" else 0.0
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, lr=0.002, momentum=momentum)
     whole = hat.Trainer(make_model(), stream, config, run_dir=tmp_path / "whole", progress=False)
     whole.run()
     run_interrupted(stream, tmp_path / "cut", config, 4, "before")
@@ -98,7 +100,7 @@ def assert_equal(whole: hat.Trainer, resumed: hat.Trainer) -> None:
 
 def test_killed_process_resumes_exactly(tmp_path: Path) -> None:
     """kill -9 at some moment of a real run on the command line, then --resume."""
-    options = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "6", "--momentum", "0.9", "--quiet"]
+    options = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "10", "--momentum", "0.9", "--quiet"]
     command = [sys.executable, "-m", "hat", "train"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     subprocess.run([*command, *options, "--run-dir", str(whole)], check=True, capture_output=True)
@@ -108,12 +110,112 @@ def test_killed_process_resumes_exactly(tmp_path: Path) -> None:
     while time.monotonic() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() in (-signal.SIGKILL, 0)
+    assert process.wait() == -signal.SIGKILL
+    killed = RunDir(cut).load()
+    assert len(killed["history"]["epochs"]) < len(RunDir(whole).load()["history"]["epochs"])
+    assert killed["fit"] is not None, "the run was between two tasks; nothing of an optimizer was restored"
     subprocess.run([*command, "--resume", str(cut), "--quiet"], check=True, capture_output=True)
     one, two = (RunDir(folder).load() for folder in (whole, cut))
     assert one["model"].keys() == two["model"].keys()
     assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
     assert (whole / "accuracy.csv").read_text() == (cut / "accuracy.csv").read_text()
+
+
+def test_nothing_is_saved_before_the_first_epoch_is_finished(stream: hat.data.Stream, tmp_path: Path) -> None:
+    run_interrupted(stream, tmp_path, CONFIG, 0, "unsaved")
+    assert list(tmp_path.iterdir()) == []
+    hat.Trainer(make_model(), stream, CONFIG, run_dir=tmp_path, progress=False).run()
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_ctrl_c_says_what_is_saved_and_the_same_trainer_resumes(
+    stream: hat.data.Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    whole = hat.Trainer(make_model(), stream, CONFIG, progress=False)
+    whole.run()
+    trainer = hat.Trainer(make_model(), stream, CONFIG, run_dir=tmp_path, progress=False)
+    interrupt_in_epoch(monkeypatch, after)
+    with pytest.raises(KeyboardInterrupt, match=r"all finished epochs are saved in .*; run\(resume=True\) continues"):
+        trainer.run()
+    monkeypatch.undo()
+    torch.manual_seed(999)
+    trainer.run(resume=True)
+    assert_equal(whole, trainer)
+
+
+def test_ctrl_c_before_anything_is_saved(
+    stream: hat.data.Stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_in_epoch(monkeypatch, 0)
+    for folder in (None, tmp_path):
+        with pytest.raises(KeyboardInterrupt, match="nothing was saved"):
+            hat.Trainer(make_model(), stream, CONFIG, run_dir=folder, progress=False).run()
+
+
+def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Ctrl-C in the middle of an epoch, `after` finished ones in."""
+    count = 0
+    original = hat.training.fit.train_epoch
+
+    def train_epoch(*arguments: object) -> object:
+        nonlocal count
+        loss = original(*arguments)  # type: ignore[arg-type]
+        if count == after:
+            raise KeyboardInterrupt
+        count += 1
+        return loss
+
+    monkeypatch.setattr("hat.training.fit.train_epoch", train_epoch)
+
+
+def test_ctrl_c_during_a_save_waits_for_its_end(stream: hat.data.Stream, tmp_path: Path) -> None:
+    """Checkpoint, metrics and config of the first save belong together."""
+
+    class Folder(RunDir):
+        def write_config(self, config: dict[str, object]) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            super().write_config(config)
+
+    trainer = hat.Trainer(make_model(), stream, CONFIG, run_dir=tmp_path, description={"my": "run"}, progress=False)
+    trainer.run_dir = Folder(tmp_path)
+    with pytest.raises(KeyboardInterrupt, match="all finished epochs are saved"):
+        trainer.run()
+    assert RunDir(tmp_path).read_config() == {"my": "run"}
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_run_directory_of_another_run_is_refused_then_replaced(stream: hat.data.Stream, tmp_path: Path) -> None:
+    old = hat.Trainer(make_model(), stream, CONFIG, run_dir=tmp_path, description={"old": 1}, progress=False)
+    old.run()
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    one = stream[:1]
+    with pytest.raises(ValueError, match="expected a folder without a run"):
+        hat.Trainer(make_model(), one, CONFIG, run_dir=tmp_path, progress=False).run()
+    with pytest.raises(ValueError, match="overwrite: expected False when a run is resumed"):
+        hat.Trainer(make_model(), one, CONFIG, run_dir=tmp_path, progress=False).run(resume=True, overwrite=True)
+    run = hat.Trainer(make_model(), one, dataclasses.replace(CONFIG, lr=1e30), run_dir=tmp_path, progress=False)
+    with pytest.raises(ArithmeticError):
+        run.run(overwrite=True)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    (tmp_path / "thesis.txt").write_text("mine")
+    hat.Trainer(make_model(), one, CONFIG, run_dir=tmp_path, progress=False).run(overwrite=True)
+    assert [file.name for file in (tmp_path / "logits").iterdir()] == ["task-0000.pt"]
+    assert not (tmp_path / "config.json").exists()
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_results_without_a_checkpoint_are_not_replaced(stream: hat.data.Stream, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match="expected a folder without a run, got the results of one"):
+        hat.Trainer(make_model(), stream, CONFIG, run_dir=tmp_path, progress=False).run()
+
+
+def test_run_directory_that_cannot_be_written_is_found_at_once(stream: hat.data.Stream, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"run_dir: expected a folder to write to, got .*file"):
+        hat.Trainer(make_model(), stream, CONFIG, run_dir=tmp_path / "file", progress=False).run()
 
 
 def test_resume_refuses_another_config(stream: hat.data.Stream, tmp_path: Path) -> None:
@@ -135,3 +237,66 @@ def test_resume_refuses_a_truncated_checkpoint(stream: hat.data.Stream, tmp_path
 def test_resume_needs_a_run_directory(stream: hat.data.Stream) -> None:
     with pytest.raises(ValueError, match="expected a run directory"):
         hat.Trainer(make_model(), stream, CONFIG, progress=False).run(resume=True)
+
+
+def other_gates() -> hat.HATModel:
+    torch.manual_seed(1)
+    return hat.HATModel(hat.models.mlp(64, (32, 24)), config=hat.GateConfig(s_max=50.0))
+
+
+def other_dropout() -> hat.HATModel:
+    torch.manual_seed(1)
+    return hat.HATModel(hat.models.mlp(64, (32, 24), dropout=0.1))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (other_gates, r"^s_max: expected 400\.0 as in the checkpoint, got 50\.0$"),
+        (other_dropout, "^model: expected the network of the checkpoint, got one of other layers$"),
+    ],
+)
+def test_resume_refuses_another_model(
+    stream: hat.data.Stream, tmp_path: Path, make: Callable[[], hat.HATModel], message: str
+) -> None:
+    run_interrupted(stream, tmp_path, CONFIG, 1, "before")
+    with pytest.raises(ValueError, match=message):
+        hat.Trainer(make(), stream, CONFIG, run_dir=tmp_path, progress=False).run(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            lambda: hat.data.permuted("digits", tasks=3, limit=20),
+            "^stream: expected 2 tasks as in the checkpoint, got 3$",
+        ),
+        (
+            lambda: hat.data.split("digits", 5, limit=20),
+            "^stream: expected permuted digits 0 as in the checkpoint as name of task 0, got split digits 0$",
+        ),
+        (
+            lambda: hat.data.permuted("digits", tasks=2, limit=20, seed=1),
+            "^stream: expected the train data of the checkpoint in task 0, got other data$",
+        ),
+        (
+            lambda: hat.data.permuted("digits", tasks=2, limit=20, size=(8, 8), validation=0.3),
+            "^stream: expected the train data of the checkpoint in task 0",
+        ),
+    ],
+)
+def test_resume_refuses_another_stream(
+    stream: hat.data.Stream, tmp_path: Path, other: Callable[[], hat.data.Stream], message: str
+) -> None:
+    run_interrupted(stream, tmp_path, CONFIG, 1, "before")
+    with pytest.raises(ValueError, match=message):
+        hat.Trainer(make_model(), other(), CONFIG, run_dir=tmp_path, progress=False).run(resume=True)
+
+
+def test_resume_notices_one_other_image(stream: hat.data.Stream, tmp_path: Path) -> None:
+    run_interrupted(stream, tmp_path, CONFIG, 1, "before")
+    images = stream[0].train.x.clone()
+    images[3] = images[4]
+    task = dataclasses.replace(stream[0], train=hat.data.Part(images, stream[0].train.y))
+    with pytest.raises(ValueError, match="expected the train data of the checkpoint in task 0"):
+        hat.Trainer(make_model(), [task, stream[1]], CONFIG, run_dir=tmp_path, progress=False).run(resume=True)

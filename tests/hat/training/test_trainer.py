@@ -75,7 +75,9 @@ def test_run_directory(stream: hat.data.Stream, tmp_path: Path) -> None:
     assert header.startswith("after task,")
     assert first.count(",") == 1
     assert second.count(",") == 2
-    assert torch.equal(hat.training.rundir.RunDir(tmp_path).load_logits(1), trainer.learned[1])
+    assert torch.equal(
+        hat.training.rundir.RunDir(tmp_path).load_logits(1, images=len(stream[1].test), classes=2), trainer.learned[1]
+    )
 
 
 def test_best_validation_weights_come_back(stream: hat.data.Stream, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,11 +113,20 @@ def test_schedule_follows_the_paper() -> None:
     assert plateau.epoch - epochs == 5 * 5  # 0.05/3 -> /9 -> /27 -> /81 -> /243 -> /729, five epochs each
 
 
-def test_non_finite_loss_is_refused_before_the_update(stream: hat.data.Stream, tmp_path: Path) -> None:
-    trainer = hat.Trainer(make_model(), stream, dataclasses.replace(CONFIG, lr=1e30), run_dir=tmp_path, progress=False)
+def test_non_finite_loss_is_refused_before_the_update(stream: hat.data.Stream) -> None:
+    trainer = hat.Trainer(make_model(), stream, dataclasses.replace(CONFIG, lr=1e30), progress=False)
     with pytest.raises(NonFiniteLossError, match="loss: expected finite"):
         trainer.run()
-    assert hat.checkpoint.load(tmp_path / "checkpoint.pt")["model"]
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+def test_weights_that_cannot_be_validated_are_not_saved(tmp_path: Path) -> None:
+    """One batch an epoch: the loss before the update is finite, that after it is not."""
+    few = hat.data.permuted("digits", tasks=1, limit=4)
+    config = hat.TrainConfig(epochs=3, lr=1e30)
+    with pytest.raises(NonFiniteLossError, match="on the validation part of permuted digits 0, epoch 1"):
+        hat.Trainer(make_model(), few, config, run_dir=tmp_path, progress=False).run()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_refuses_a_used_model_and_an_empty_stream(stream: hat.data.Stream) -> None:
@@ -132,7 +143,15 @@ def test_refuses_a_used_model_and_an_empty_stream(stream: hat.data.Stream) -> No
     [
         ("epochs", 0),
         ("batch_size", 0),
+        ("epochs", 2.0),
+        ("epochs", True),
+        ("seed", "one"),
         ("lr", 0.0),
+        ("lr", float("inf")),
+        ("lr", "fast"),
+        ("lr", 1e-5),
+        ("lr_factor", float("inf")),
+        ("clip", float("nan")),
         ("lr_factor", 1.0),
         ("lr_patience", 0),
         ("lr_min", -1.0),
@@ -143,6 +162,10 @@ def test_refuses_a_used_model_and_an_empty_stream(stream: hat.data.Stream) -> No
         ("optimizer", "lion"),
         ("dtype", "int8"),
         ("device", "abacus"),
+        ("device", "meta"),
+        ("device", "cuda:99"),
+        ("device", "mps" if not torch.backends.mps.is_available() else "cuda"),
+        ("device", None),
     ],
 )
 def test_config_names_what_is_out_of_range(option: str, value: object) -> None:
@@ -186,3 +209,37 @@ def test_evaluate_restores_the_mode(stream: hat.data.Stream) -> None:
     assert result.accuracy == (result.logits.argmax(1) == stream[0].test.y).float().mean().item()
     with pytest.raises(ValueError, match="part: expected at least one image"):
         evaluate(model, stream[0].test.__class__(torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)), 0, CONFIG)
+
+
+def test_momentum_needs_an_optimizer_that_has_one() -> None:
+    for optimizer in ("adam", "adamw"):
+        with pytest.raises(ValueError, match=f"momentum: expected 0 with {optimizer}"):
+            hat.TrainConfig(optimizer=optimizer, momentum=0.9)
+    hat.TrainConfig(optimizer="rmsprop", momentum=0.9)
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_empty_part_is_found_before_training(stream: hat.data.Stream, part: str) -> None:
+    task = stream[1]
+    empty = hat.data.Part(torch.zeros(0, *task.input_shape), torch.zeros(0, dtype=torch.int64))
+    holed = [stream[0], dataclasses.replace(task, **{part: empty})]
+    with pytest.raises(ValueError, match=f"stream: expected at least one {part} image in task '{task.name}', got none"):
+        hat.Trainer(make_model(), holed, CONFIG, progress=False)
+
+
+def test_drift_from_another_shape_is_refused(stream: hat.data.Stream) -> None:
+    model = make_model()
+    model.begin_task(2)
+    result = evaluate(model, stream[0].test, 0, CONFIG)
+    with pytest.raises(ValueError, match=r"earlier: expected \(\d+, 2\), got \(3, 2\)"):
+        result.drift_from(torch.zeros(3, 2))
+
+
+def test_joint_batches_come_in_another_order_for_every_seed_and_epoch(stream: hat.data.Stream) -> None:
+    def owners(seed: int, epoch: int) -> list[int]:
+        config = dataclasses.replace(CONFIG, seed=seed, batch_size=8)
+        return [task for *_, task in hat.training.lesson.JointLesson(stream, config).epoch(epoch)]
+
+    orders = [owners(seed, epoch) for seed in range(3) for epoch in range(3)]
+    assert len({tuple(order) for order in orders}) == 9
+    assert owners(1, 2) == orders[5]

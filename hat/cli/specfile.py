@@ -1,0 +1,55 @@
+"""A run's spec read back from its config.json."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from hat.cli.spec import NetworkSpec, RunSpec, StreamSpec
+from hat.state import GateConfig
+from hat.training import TrainConfig
+from hat.training.rundir import RunDir
+
+_KINDS = {"stream": StreamSpec, "network": NetworkSpec, "gates": GateConfig, "training": TrainConfig}
+_Part = TypeVar("_Part")
+
+
+def read_spec(folder: RunDir, *, data: str | None = None, device: str | None = None) -> RunSpec:
+    """The spec of a run.
+
+    Args:
+        folder: of the run.
+        data: where the data is now; None for where it was.
+        device: to compute on; None for that of the run, which this machine may lack.
+
+    Raises:
+        ValueError: the config is missing or broken, or a field of it is missing, unknown or out of range.
+    """
+    config, where = folder.read_config(), str(folder.config)
+    for part, name, value in (("stream", "root", data), ("training", "device", device)):
+        if value is not None and isinstance(config.get(part), dict):
+            config[part][name] = value
+    _check_keys(config, RunSpec, where)
+    parts: dict[str, Any] = {name: _read(kind, config[name], f"{where}: {name}") for name, kind in _KINDS.items()}
+    return _make(RunSpec, where, references=config["references"], **parts)
+
+
+def _read(kind: type[_Part], values: Any, where: str) -> _Part:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(values).__name__}")
+    _check_keys(values, kind, where)
+    return _make(kind, where, **values)
+
+
+def _make(kind: type[_Part], where: str, **values: Any) -> _Part:
+    try:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check_keys(values: dict[str, Any], kind: type, where: str) -> None:
+    expected = {field.name for field in fields(kind)}
+    for what, names in (("missing", expected - set(values)), ("unknown", set(values) - expected)):
+        if names:
+            raise ValueError(f"{where}: expected {', '.join(sorted(expected))}; {what}: {', '.join(sorted(names))}")

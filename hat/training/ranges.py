@@ -1,0 +1,51 @@
+"""Checks of single options: of the right type, and in their range."""
+
+from __future__ import annotations
+
+import math
+
+
+def check_whole(name: str, value: object, *, least: int | None = None) -> None:
+    """Raise ValueError unless `value` is an int, and at least `least` where that is given."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}: expected an int, got {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    finite: bool = True,
+) -> None:
+    """Raise ValueError unless `value` is a number (never NaN) that is > `above`, >= `least` and < `below`.
+
+    Args:
+        name: of the option.
+        value: what it was given.
+        above: exclusive lower bound, or None.
+        least: inclusive lower bound, or None.
+        below: exclusive upper bound, or None.
+        finite: infinity is refused too.
+    """
+    bounds = [f"{sign} {bound:g}" for sign, bound in ((">", above), (">=", least), ("<", below)) if bound is not None]
+    expected = " and ".join([" ".join(["a finite number" if finite else "a number", *bounds[:1]]), *bounds[1:]])
+    number = not isinstance(value, bool) and isinstance(value, (int, float)) and not math.isnan(value)
+    if not (
+        number
+        and (math.isfinite(value) or not finite)  # type: ignore[arg-type]
+        and (above is None or value > above)  # type: ignore[operator]
+        and (least is None or value >= least)  # type: ignore[operator]
+        and (below is None or value < below)  # type: ignore[operator]
+    ):
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+
+
+def check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `known`."""
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {known}, got {value!r}")
