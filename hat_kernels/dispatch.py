@@ -3,39 +3,70 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
+import importlib.util
+import os
 from collections.abc import Iterator
+
+import torch
+from torch import Tensor
 
 BACKENDS = ("auto", "reference", "triton")
 
-_requested: contextvars.ContextVar[str] = contextvars.ContextVar("hat_kernels_backend", default="auto")
+
+class _Choice:
+    """Of the whole process: the backward pass of a GPU runs in threads of its own."""
+
+    requested = "auto"
 
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Choose the implementation of every operation called inside the `with` block.
+    """Choose the implementation of every operation called inside the `with` block, in all threads.
 
     Args:
-        name: `"auto"` (Triton where there is a kernel for the tensors' device, else the reference), `"reference"`
-            (pure PyTorch on any device) or `"triton"` (the kernel, or an error where there is none).
+        name: `"auto"` (Triton where there is a kernel for the tensors' device and dtype, else the reference),
+            `"reference"` (pure PyTorch on any device) or `"triton"` (the kernel, or an error where there is none).
 
     Raises:
         ValueError: `name` is none of the three.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
-    token = _requested.set(name)
+    before, _Choice.requested = _Choice.requested, name
     try:
         yield
     finally:
-        _requested.reset(token)
+        _Choice.requested = before
 
 
-def require_reference(op: str) -> None:
-    """Refuse `backend("triton")` for an operation that has only its reference.
+def use_triton(op: str, *tensors: Tensor | None) -> bool:
+    """Whether the Triton kernel of `op` takes these tensors.
+
+    float64 is for the reference: it serves gradcheck, and no GPU is fast at it.
 
     Raises:
-        NotImplementedError: the caller asked for Triton.
+        NotImplementedError: the caller asked for Triton, and a tensor is float64 or not on a GPU (nor is the
+            interpreter on, `TRITON_INTERPRET=1`, which takes CPU tensors), or Triton is not installed.
     """
-    if _requested.get() == "triton":
-        raise NotImplementedError(f"{op}: no Triton kernel in this version; use backend('auto') or 'reference'")
+    if _Choice.requested == "reference":
+        return False
+    present = [tensor for tensor in tensors if tensor is not None]
+    reason = _obstacle(present)
+    if reason and _Choice.requested == "triton":
+        raise NotImplementedError(f"{op}: no Triton kernel for {reason}; use backend('auto') or 'reference'")
+    return not reason and (_Choice.requested == "triton" or any(tensor.is_cuda for tensor in present))
+
+
+def _obstacle(tensors: list[Tensor]) -> str:
+    if not _INSTALLED:
+        return "a machine without the package triton"
+    for tensor in tensors:
+        if not tensor.is_cuda and not _INTERPRETED:
+            return f"a tensor on {tensor.device}"
+        if tensor.dtype == torch.float64:
+            return "float64"
+    return ""
+
+
+_INSTALLED = importlib.util.find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"

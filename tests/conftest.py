@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# Before anything imports hat_kernels or Triton: both ask at import whether kernels are compiled or interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Not in pyproject.toml: pytest would import `hat` for these names before the line above has run."""
+    for warning in ("CapacityWarning", "UnlockedWarning"):
+        config.addinivalue_line("filterwarnings", f"error::hat.{warning}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file `test_triton*.py` runs kernels."""
+    for item in items:
+        if item.path.name.startswith("test_triton"):
+            item.add_marker(pytest.mark.kernel)
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,15 @@
 """Which implementation runs."""
 
-import contextvars
+import subprocess
+import sys
+import threading
 
 import pytest
 import torch
 
 import hat_kernels
-from hat_kernels import Lock
+from hat_kernels import Lock, dispatch
+from tests.hat_kernels.device import DEVICE
 
 
 def calls():
@@ -20,7 +23,11 @@ def calls():
         "lock_update_": lambda: hat_kernels.lock_update_(one.clone(), one, lock),
         "sgd_update_": lambda: hat_kernels.sgd_update_([one.clone()], [one], [], [None], lr=0.1),
         "embedding_update_": lambda: hat_kernels.embedding_update_([one.clone()], [one], [], lr=0.1),
+        "adamw_update_": lambda: hat_kernels.adamw_update_(
+            [one.clone()], [one], [one.clone()], [one.clone()], [], [torch.zeros(())], [None], lr=0.1
+        ),
         "gradient_norm": lambda: hat_kernels.gradient_norm([one], [None]),
+        "clip_factor": lambda: hat_kernels.clip_factor([one], [None], 1.0),
     }
 
 
@@ -32,10 +39,39 @@ def test_reference_and_auto_run_everywhere(op):
 
 
 @pytest.mark.parametrize("op", calls())
-def test_triton_runs_or_is_refused_by_name(op):
-    """CPU tensors have no kernel: the operation says so, by its name, instead of running something else."""
-    with hat_kernels.backend("triton"), pytest.raises((NotImplementedError, ValueError), match=op):
+def test_triton_runs_interpreted_on_a_cpu_and_is_refused_by_name_otherwise(op, monkeypatch):
+    with hat_kernels.backend("triton"):
+        if dispatch._INTERPRETED:
+            calls()[op]()
+        monkeypatch.setattr(dispatch, "_INTERPRETED", False)
+        with pytest.raises(NotImplementedError, match=rf"^{op}: no Triton kernel for a tensor on cpu"):
+            calls()[op]()
+
+
+@pytest.mark.parametrize("op", calls())
+def test_without_the_package_triton_is_refused_and_auto_is_the_reference(op, monkeypatch):
+    monkeypatch.setattr(dispatch, "_INSTALLED", False)
+    calls()[op]()
+    with hat_kernels.backend("triton"), pytest.raises(NotImplementedError, match="without the package triton"):
         calls()[op]()
+
+
+def test_use_triton():
+    cpu = torch.zeros(1)
+    assert not dispatch.use_triton("x", cpu)
+    with hat_kernels.backend("reference"):
+        assert not dispatch.use_triton("x", cpu)
+
+
+@pytest.mark.kernel
+def test_float64_is_for_the_reference():
+    double, single = (torch.zeros(1, dtype=dtype, device=DEVICE) for dtype in (torch.float64, torch.float32))
+    with hat_kernels.backend("triton"):
+        assert dispatch.use_triton("x", single, None)
+        with pytest.raises(NotImplementedError, match="x: no Triton kernel for float64; use backend"):
+            dispatch.use_triton("x", single, None, double)
+    assert not dispatch.use_triton("x", double)
+    assert dispatch.use_triton("x", single) == (DEVICE == "cuda")
 
 
 def test_unknown_backend():
@@ -46,25 +82,43 @@ def test_unknown_backend():
         pass
 
 
-def test_backend_ends_with_its_block_even_after_an_error():
-    def fail():
-        with hat_kernels.backend("triton"):
-            raise KeyError("inside")
+def chosen():
+    return dispatch._Choice.requested
 
-    with pytest.raises(KeyError):
-        fail()
-    hat_kernels.gate(torch.zeros(2), torch.tensor(1.0))
+
+def test_backend_ends_with_its_block_even_after_an_error():
+    with pytest.raises(KeyError), hat_kernels.backend("triton"):
+        raise KeyError("inside")
+    assert chosen() == "auto"
 
 
 def test_backends_nest():
-    gate = calls()["gate"]
     with hat_kernels.backend("triton"):
         with hat_kernels.backend("reference"):
-            gate()
-        with pytest.raises((NotImplementedError, ValueError)):
-            gate()
+            assert chosen() == "reference"
+        assert chosen() == "triton"
+    assert chosen() == "auto"
 
 
-def test_backend_is_of_one_context():
+def test_backend_is_of_the_whole_process():
+    """A GPU's backward pass runs in threads of its own, which see no context variable of the thread that asked."""
+    seen = []
     with hat_kernels.backend("triton"):
-        contextvars.Context().run(calls()["gate"])
+        thread = threading.Thread(target=lambda: seen.append(chosen()))
+        thread.start()
+        thread.join()
+    assert seen == ["triton"]
+
+
+def test_the_choice_is_traced():
+    def which(x):
+        return x + 1 if dispatch.use_triton("x", x) else x - 1
+
+    with hat_kernels.backend("reference"):
+        compiled = torch.compile(which, fullgraph=True, backend="eager")
+        assert compiled(torch.zeros(1)) == -1
+
+
+def test_the_library_is_imported_without_triton():
+    code = "import sys, hat, hat_kernels; assert not [m for m in sys.modules if m.split('.')[0] == 'triton']"
+    subprocess.run([sys.executable, "-c", code], check=True)
