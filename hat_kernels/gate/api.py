@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hat_kernels.dispatch import require_reference
+from hat_kernels.dispatch import use_triton
 from hat_kernels.gate import reference
 
 COMPENSATIONS = ("none", "published", "exact")
@@ -39,7 +39,10 @@ def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation
         ValueError: a shape, or an unknown compensation.
     """
     check_embedding(embedding, scale, s_max, compensation)
-    require_reference("gate")
+    if use_triton("gate", embedding, scale):
+        from hat_kernels.gate import triton as kernels  # here: a machine without a GPU needs no Triton
+
+        return kernels.gate(embedding, scale, s_max, compensation)
     return reference.gate(embedding, scale, s_max, compensation, GATE_FLOOR)
 
 

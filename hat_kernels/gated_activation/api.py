@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from hat_kernels.activation import check_activation
-from hat_kernels.dispatch import require_reference
+from hat_kernels.dispatch import use_triton
 from hat_kernels.dropout.api import check_probability
-from hat_kernels.gate.api import gate
+from hat_kernels.gate.api import check_embedding, gate
 from hat_kernels.gated_activation import reference
 
 
@@ -62,7 +62,16 @@ def gated_activation(
     check_probability(dropout, "dropout")
     _check_units("bias", bias, x, units)
     _check_form(x, units, embedding, scale, mask, task, unit_dim)
-    require_reference("gated_activation")
+    if use_triton("gated_activation", x, bias, embedding, scale, mask):
+        from hat_kernels.gated_activation import triton as kernels  # here: a machine without a GPU needs no Triton
+
+        if embedding is not None and scale is not None:
+            check_embedding(embedding, scale, s_max, compensation)
+        mask = mask if mask is None else mask.to(torch.float32)
+        seed = torch.randint(2**63 - 1, (1,), device=x.device) if dropout else None
+        return kernels.gated_activation(
+            x, bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation, unit_dim
+        )
     learned = None
     if embedding is not None and scale is not None:
         learned = gate(embedding, scale, s_max=s_max, compensation=compensation)
@@ -114,7 +123,8 @@ def _check_form(
         raise ValueError(f"mask: expected shape (T, {units}) beside a task per sample, got {got}")
     if task.dtype != torch.int64 or task.dim() != 1 or task.shape[0] != x.shape[0]:
         raise ValueError(f"task: expected int64 of shape ({x.shape[0]},), got {task.dtype} {tuple(task.shape)}")
-    if task.device.type == "cpu" and task.numel() and not 0 <= task.min() <= task.max() < mask.shape[0]:
+    readable = task.device.type == "cpu" and task.numel() and not torch.compiler.is_compiling()
+    if readable and not 0 <= task.min() <= task.max() < mask.shape[0]:
         raise ValueError(f"task: expected 0 to {mask.shape[0] - 1}, got {task.min().item()} to {task.max().item()}")
     if unit_dim % x.dim() == 0:
         raise ValueError("unit_dim: expected not the batch dimension 0 beside a task per sample, got 0")

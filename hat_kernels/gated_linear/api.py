@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from hat_kernels.dispatch import require_reference
+from hat_kernels.dispatch import use_triton
+from hat_kernels.gated_activation.api import gated_activation
 from hat_kernels.gated_linear import reference
 
 
@@ -39,5 +41,7 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, **epilog
         raise TypeError(f"x: expected {weight.dtype} as the weight, got {x.dtype}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    require_reference("gated_linear")
+    gate = [epilogue.get(name) for name in ("embedding", "scale", "mask")]
+    if use_triton("gated_linear", x, weight, bias, *gate):
+        return gated_activation(F.linear(x, weight), bias, **epilogue)  # the bias rides in the epilogue
     return reference.gated_linear(x, weight, bias, **epilogue)

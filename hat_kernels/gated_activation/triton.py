@@ -1,0 +1,185 @@
+"""Bias, activation, dropout and gate in one pass forward and one backward; kernels in `rows.py` and `planes.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from hat_kernels.gated_activation import planes, rows
+from hat_kernels.gated_activation.configurations import CONFIGURATIONS as CONFIGURATIONS
+from hat_kernels.gated_activation.epilogue import Epilogue, Sums
+from hat_kernels.gated_activation.layout import allocate, memory_order, tiled
+from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums
+
+
+def _epilogue(
+    bias: Tensor | None,
+    embedding: Tensor | None,
+    scale: Tensor | None,
+    mask: Tensor | None,
+    task: Tensor | None,
+    seed: Tensor | None,
+    activation: str,
+    dropout: float,
+    s_max: float,
+    compensation: str,
+) -> Epilogue:
+    bias, gate, task = (
+        t if t is None else t.contiguous() for t in (bias, mask if embedding is None else embedding, task)
+    )
+    return Epilogue(bias, gate, scale, task, seed, activation, dropout, s_max, compensation)
+
+
+@torch.library.custom_op("hat_kernels::gated_activation", mutates_args=())
+def gated_activation(
+    x: Tensor,
+    bias: Tensor | None,
+    embedding: Tensor | None,
+    scale: Tensor | None,
+    mask: Tensor | None,
+    task: Tensor | None,
+    seed: Tensor | None,
+    activation: str,
+    dropout: float,
+    s_max: float,
+    compensation: str,
+    unit_dim: int,
+) -> Tensor:
+    """See `hat_kernels.gated_activation`; `seed` [1] int64 wherever `dropout` is not 0."""
+    order = memory_order(x, task is not None)
+    y = allocate(x, order)
+    if x.numel():
+        epilogue = _epilogue(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+        view = tiled(x, order, unit_dim)
+        (rows if view.inner == 1 else planes).forward(view, y, epilogue, x.shape[0] if task is not None else 1)
+    return y
+
+
+@torch.library.custom_op("hat_kernels::gated_activation_backward", mutates_args=())
+def gated_activation_backward(
+    dy: Tensor,
+    x: Tensor | None,
+    bias: Tensor | None,
+    embedding: Tensor | None,
+    scale: Tensor | None,
+    mask: Tensor | None,
+    task: Tensor | None,
+    seed: Tensor | None,
+    activation: str,
+    dropout: float,
+    s_max: float,
+    compensation: str,
+    unit_dim: int,
+    needs_x: bool,
+    needs_bias: bool,
+    needs_embedding: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dx, dbias, dembedding), each empty unless needed; `x` is None where it shapes none of them."""
+    like = dy if x is None else x
+    order = memory_order(like, task is not None)
+    results = _results(like, order, bias, embedding, needs_x, needs_bias, needs_embedding)
+    if not dy.numel():
+        for result in results:
+            result.zero_()
+        return results
+    epilogue = _epilogue(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+    dx, dbias, dgate = (
+        result if needed else None
+        for result, needed in zip(results, (needs_x, needs_bias, needs_embedding), strict=True)
+    )
+    gradient = tiled(dy, order, unit_dim)
+    sums = (rows if gradient.inner == 1 else planes).backward(
+        gradient,
+        None if x is None else tiled(x, order, unit_dim),
+        dx,
+        dbias,
+        dgate,
+        epilogue,
+        dy.shape[0] if task is not None else 1,
+    )
+    if sums.chunks > 1 and (needs_bias or needs_embedding):
+        _add(sums, epilogue, gradient.units)
+    return results
+
+
+def _results(
+    like: Tensor,
+    order: list[int],
+    bias: Tensor | None,
+    embedding: Tensor | None,
+    needs_x: bool,
+    needs_bias: bool,
+    needs_embedding: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx = allocate(like, order) if needs_x else torch.empty(0, device=like.device)
+    dbias = torch.empty(
+        bias.shape if bias is not None and needs_bias else (0,),
+        dtype=bias.dtype if bias is not None else None,
+        device=like.device,
+    )
+    dembedding = torch.empty(
+        embedding.shape if embedding is not None and needs_embedding else (0,), device=like.device, dtype=torch.float32
+    )
+    return dx, dbias, dembedding
+
+
+def _add(sums: Sums, epilogue: Epilogue, units: int) -> None:
+    with torch.cuda.device_of(sums.dbias if sums.dbias is not None else sums.dgate):
+        gated_activation_sums[(triton.cdiv(units, SUMS["BLOCK_N"]),)](
+            dbias_partial_ptr=sums.dbias_partial,
+            dgate_partial_ptr=sums.dgate_partial,
+            dbias_ptr=sums.dbias,
+            dgate_ptr=sums.dgate,
+            gate_ptr=epilogue.gate if sums.dgate is not None else None,
+            scale_ptr=epilogue.scale if sums.dgate is not None else None,
+            chunks=sums.chunks,
+            units=units,
+            s_max=epilogue.s_max,
+            COMPENSATION=epilogue.compensation,
+            **SUMS,
+            **SUMS_OPTIONS,
+            enable_fp_fusion=True,
+        )
+
+
+@gated_activation.register_fake
+def _(x: Tensor, bias: Any, embedding: Any, scale: Any, mask: Any, task: Tensor | None, *rest: Any) -> Tensor:
+    return allocate(x, memory_order(x, task is not None))
+
+
+@gated_activation_backward.register_fake
+def _(
+    dy: Tensor,
+    x: Tensor | None,
+    bias: Tensor | None,
+    embedding: Tensor | None,
+    scale: Tensor | None,
+    mask: Tensor | None,
+    task: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    like = dy if x is None else x
+    return _results(like, memory_order(like, task is not None), bias, embedding, *rest[-3:])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, bias, embedding, scale, mask, task, seed, *ctx.options = inputs
+    reads_x = ctx.options[0] != "identity" or seed is not None or ctx.needs_input_grad[2]
+    ctx.save_for_backward(x if reads_x else None, bias, embedding, scale, mask, task, seed)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    needs = ctx.needs_input_grad[:3]
+    results = gated_activation_backward(dy, *ctx.saved_tensors, *ctx.options, *needs)
+    return *(result if needed else None for result, needed in zip(results, needs, strict=True)), *[None] * 9
+
+
+def _refuse(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("gated_activation: differentiable once, got a second backward")
+
+
+gated_activation.register_autograd(_backward, setup_context=_save)
+gated_activation_backward.register_autograd(_refuse)
