@@ -5,13 +5,14 @@ PyTorch. Nothing here knows of tasks, modules or training.
 """
 
 from hat_kernels.activation import ACTIVATIONS
+from hat_kernels.adamw_update.api import adamw_update_
 from hat_kernels.dispatch import backend
 from hat_kernels.dropout.api import dropout
 from hat_kernels.embedding_update.api import embedding_update_
 from hat_kernels.gate.api import GATE_FLOOR, gate
 from hat_kernels.gated_activation.api import gated_activation
 from hat_kernels.gated_linear.api import gated_linear
-from hat_kernels.gradient_norm.api import gradient_norm
+from hat_kernels.gradient_norm.api import clip_factor, gradient_norm
 from hat_kernels.lock import Lock
 from hat_kernels.lock_gradient.api import lock_gradient_
 from hat_kernels.lock_update.api import lock_update_
@@ -21,7 +22,9 @@ __all__ = [
     "ACTIVATIONS",
     "GATE_FLOOR",
     "Lock",
+    "adamw_update_",
     "backend",
+    "clip_factor",
     "dropout",
     "embedding_update_",
     "gate",

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+LARGEST = 65504.0
+"""Of float16, which autocast may cast a weight to: a larger one becomes inf there, and 0 * inf is NaN."""
+
 
 class Lock(NamedTuple):
     """The free units along the first two dimensions of a parameter of shape (R, C, ...).
@@ -56,6 +59,17 @@ def check_locks(locks: Sequence[Lock | None], parameters: Sequence[Tensor]) -> N
         check_lock(lock, parameter, f"locks[{index}]")
 
 
+def check_own_memory(tensor: Tensor, name: str) -> None:
+    """Refuse a tensor whose elements share memory: they cannot be changed in place one by one.
+
+    Raises:
+        ValueError: a dimension longer than 1 has stride 0.
+    """
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        if size > 1 and stride == 0:
+            raise ValueError(f"{name}: expected elements with memory of their own, got stride 0 along dimension {dim}")
+
+
 def rate(lock: Lock, parameter: Tensor) -> Tensor:
     """The rate of every element: float32 (float64 for a float64 parameter), broadcastable to `parameter`."""
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
@@ -71,16 +85,6 @@ def rate(lock: Lock, parameter: Tensor) -> Tensor:
     r, c = len(rows) // lock.groups, len(columns) // lock.groups  # named, as -1 is ambiguous for an empty parameter
     grouped = torch.maximum(rows.view(lock.groups, r, 1), columns.view(lock.groups, 1, c))
     return grouped.reshape(len(rows), c, *tail)
-
-
-def scale_by_rate_(values: Tensor, lock: Lock) -> Tensor:
-    """`values *= rate` in place, exactly 0 where the rate is 0, whatever `values` holds there."""
-    r = rate(lock, values).to(values.dtype)
-    values.mul_(r)
-    # 0 * inf is NaN. That is rare, so on a CPU one look at the sum saves the pass that mends it.
-    if values.device.type != "cpu" or not torch.isfinite(values.sum()):
-        values.masked_fill_(r == 0, 0)
-    return values
 
 
 def _repeat(free: Tensor, times: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The global norm of locked gradients."""
+"""The global norm of locked gradients, and the factor that clips by it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from hat_kernels.dispatch import require_reference
+from hat_kernels.check import check_one_device, check_scalar
+from hat_kernels.dispatch import use_triton
 from hat_kernels.gradient_norm import reference
 from hat_kernels.lock import Lock, check_locks
 
 
-def gradient_norm(grads: Sequence[Tensor], locks: Sequence[Lock | None]) -> Tensor:
+def gradient_norm(grads: Sequence[Tensor], locks: Sequence[Lock | None], *, mend: bool = False) -> Tensor:
     """`sqrt(sum over parameters of |rate * grad|^2)`: what clipping by global norm compares after locking.
 
     The gradients are not changed.
@@ -19,15 +20,59 @@ def gradient_norm(grads: Sequence[Tensor], locks: Sequence[Lock | None]) -> Tens
     Args:
         grads: at least one, any floating shapes and dtypes, one device.
         locks: one a gradient; None where nothing is locked.
+        mend: what is not finite counts as 0.
 
     Returns:
         0-d, float32 (float64 for float64 gradients), on the gradients' device; no host synchronisation.
 
     Raises:
-        ValueError: no gradient, or a lock that does not fit.
+        ValueError: no gradient, or several devices, or a lock that does not fit.
     """
+    _check(grads, locks)
+    if use_triton("gradient_norm", *grads):
+        from hat_kernels.gradient_norm import triton as kernels  # torch.compile traces this, but not importlib
+
+        return kernels.gradient_norm(grads, locks, mend)
+    return reference.gradient_norm(grads, locks, mend)
+
+
+def clip_factor(
+    grads: Sequence[Tensor],
+    locks: Sequence[Lock | None],
+    max_norm: float,
+    *,
+    grad_scale: Tensor | None = None,
+    mend: bool = False,
+) -> Tensor:
+    """`grad_scale * min(1, max_norm / (grad_scale * norm + 1e-6))`: what to multiply the gradients with.
+
+    The factor of `torch.nn.utils.clip_grad_norm_`, of the norm of `gradient_norm`, for gradients that are first to be
+    multiplied by `grad_scale`. The gradients are not changed.
+
+    Args:
+        grads, locks, mend: as in `gradient_norm`.
+        max_norm: > 0.
+        grad_scale: 0-d, > 0 (one over a loss scale), or None for 1.
+
+    Returns:
+        0-d, as `gradient_norm`; no host synchronisation.
+
+    Raises:
+        ValueError: as `gradient_norm`, or `max_norm` is not positive.
+    """
+    _check(grads, locks)
+    if not max_norm > 0:
+        raise ValueError(f"max_norm: expected > 0, got {max_norm}")
+    check_scalar("grad_scale", grad_scale)
+    if use_triton("clip_factor", *grads):
+        from hat_kernels.gradient_norm import triton as kernels
+
+        return kernels.clip_factor(grads, locks, max_norm, grad_scale, mend)
+    return reference.clip_factor(grads, locks, max_norm, grad_scale, mend)
+
+
+def _check(grads: Sequence[Tensor], locks: Sequence[Lock | None]) -> None:
     if not grads:
         raise ValueError("grads: expected at least one gradient, got none")
     check_locks(locks, grads)
-    require_reference("gradient_norm")
-    return reference.gradient_norm(grads, locks)
+    check_one_device(grads, "grads")

@@ -8,16 +8,29 @@ import torch
 from torch import Tensor
 
 from hat_kernels.lock import Lock, rate
+from hat_kernels.parts import widened
 
 
-def gradient_norm(grads: Sequence[Tensor], locks: Sequence[Lock | None]) -> Tensor:
+def gradient_norm(grads: Sequence[Tensor], locks: Sequence[Lock | None], mend: bool) -> Tensor:
     """See `hat_kernels.gradient_norm`."""
-    norms = [_norm(grad, lock) for grad, lock in zip(grads, locks, strict=True)]
+    norms = [_norm(grad, lock, mend) for grad, lock in zip(grads, locks, strict=True)]
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def _norm(grad: Tensor, lock: Lock | None) -> Tensor:
+def clip_factor(
+    grads: Sequence[Tensor], locks: Sequence[Lock | None], max_norm: float, grad_scale: Tensor | None, mend: bool
+) -> Tensor:
+    """See `hat_kernels.clip_factor`."""
+    norm = gradient_norm(grads, locks, mend)
+    if grad_scale is None:
+        return (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    return grad_scale * (max_norm / (grad_scale * norm + 1e-6)).clamp(max=1.0)
+
+
+def _norm(grad: Tensor, lock: Lock | None, mend: bool) -> Tensor:
     dtype = torch.promote_types(grad.dtype, torch.float32)
+    if mend:
+        grad = widened(grad, mend)
     if lock is not None:
         r = rate(lock, grad)
         grad = torch.where(r == 0, 0.0, grad * r)

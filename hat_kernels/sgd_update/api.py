@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from hat_kernels.dispatch import require_reference
+from hat_kernels.check import check_one_device, check_parallel, check_scalar, check_states
+from hat_kernels.dispatch import use_triton
 from hat_kernels.lock import Lock, check_locks
 from hat_kernels.sgd_update import reference
 
@@ -25,17 +26,20 @@ def sgd_update_(
     maximize: bool = False,
     grad_scale: Tensor | None = None,
     is_first_step: bool = False,
+    found_inf: Tensor | None = None,
+    mend: bool = False,
 ) -> None:
     """One SGD step on many parameters, in place, locked after momentum and weight decay.
 
     With `g = grad_scale * grad + weight_decay * W`, `v = momentum * v + (1 - dampening) * g` (`v = g` at first) and
     `d` = `g + momentum * v` (Nesterov), `v` (momentum) or `g`: `W -= lr * rate * d`. The step of `torch.optim.SGD`
-    under the lock of Serrà et al. 2018, eq. 2. A weight of rate 0 keeps its bits, whatever the gradient holds.
+    under the lock of Serrà et al. 2018, eq. 2. A weight of rate 0 keeps its bits, and its momentum too, whatever the
+    gradient holds. Arithmetic is in float32 at least.
 
     Args:
-        parameters: any floating shapes and dtypes.
+        parameters: any floating shapes and dtypes, one device.
         grads: one a parameter, same shapes. Not changed.
-        momentum_buffers: one a parameter if `momentum` is not 0, else empty.
+        momentum_buffers: one a parameter if `momentum` is not 0, else empty; of the parameter's dtype or float32.
         locks: one a parameter; None where nothing is locked.
         lr: learning rate >= 0, a number or a 0-d tensor.
         momentum: >= 0.
@@ -43,29 +47,33 @@ def sgd_update_(
         nesterov: use Nesterov momentum.
         weight_decay: >= 0, added to the gradient as `weight_decay * W`.
         maximize: ascend instead of descend.
-        grad_scale: 0-d factor of every gradient (clipping, loss scaling), or None.
+        grad_scale: 0-d factor of every gradient (clipping, one over a loss scale), or None.
         is_first_step: the momentum buffers hold nothing yet.
+        found_inf: 0-d float32; if it is not 0, nothing happens. None: the step is taken.
+        mend: a gradient that is not finite counts as 0, and in a parameter that has a lock a result that is not finite
+            is written as 0, a larger one than float16 holds as its largest: finished tasks meet it with an input of
+            exactly 0, but 0 * inf is NaN.
 
     Raises:
-        ValueError: the lists' lengths differ, or shapes, or a lock does not fit.
+        ValueError: the lists' lengths differ, or shapes or devices, or a lock does not fit.
+        TypeError: a momentum buffer is neither of the parameter's dtype nor float32.
     """
-    if len(grads) != len(parameters):
-        raise ValueError(f"grads: expected {len(parameters)}, one a parameter, got {len(grads)}")
-    if momentum and len(momentum_buffers) != len(parameters):
-        raise ValueError(f"momentum_buffers: expected {len(parameters)}, one a parameter, got {len(momentum_buffers)}")
-    for index, (parameter, grad) in enumerate(zip(parameters, grads, strict=True)):
-        if grad.shape != parameter.shape:
-            raise ValueError(f"grads[{index}]: expected {tuple(parameter.shape)}, got {tuple(grad.shape)}")
-    for index, (parameter, buffer) in enumerate(zip(parameters, momentum_buffers, strict=False)):
-        if buffer.shape != parameter.shape:
-            got = f"expected {tuple(parameter.shape)}, got {tuple(buffer.shape)}"
-            raise ValueError(f"momentum_buffers[{index}]: {got}")
+    check_parallel("grads", grads, parameters)
+    if momentum:
+        check_states("momentum_buffers", momentum_buffers, parameters)
     check_locks(locks, parameters)
-    require_reference("sgd_update_")
-    reference.sgd_update_(
+    check_one_device(parameters)
+    check_scalar("grad_scale", grad_scale)
+    check_scalar("found_inf", found_inf)
+    update = reference.sgd_update_
+    if use_triton("sgd_update_", *parameters, *grads):
+        from hat_kernels.sgd_update import triton as kernels  # torch.compile traces this, but not importlib
+
+        update = kernels.sgd_update_
+    update(
         parameters,
         grads,
-        momentum_buffers,
+        momentum_buffers if momentum else [],
         locks,
         lr=lr,
         momentum=momentum,
@@ -75,4 +83,6 @@ def sgd_update_(
         maximize=maximize,
         grad_scale=grad_scale,
         is_first_step=is_first_step,
+        found_inf=found_inf,
+        mend=mend,
     )

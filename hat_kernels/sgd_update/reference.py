@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from hat_kernels.lock import Lock
-from hat_kernels.locked_add import locked_add_
+from hat_kernels.parts import parts, widened
 
 
 def sgd_update_(
@@ -24,23 +24,26 @@ def sgd_update_(
     maximize: bool,
     grad_scale: Tensor | None,
     is_first_step: bool,
+    found_inf: Tensor | None,
+    mend: bool,
 ) -> None:
     """See `hat_kernels.sgd_update_`."""
+    if found_inf is not None and found_inf.item():
+        return
     for index, (parameter, grad, lock) in enumerate(zip(parameters, grads, locks, strict=True)):
-        step = grad if grad_scale is None else grad * grad_scale
-        step = -step if maximize else step
-        if weight_decay:
-            step = step.add(parameter, alpha=weight_decay)
-        if momentum:
-            buffer = momentum_buffers[index]
-            if is_first_step:
-                buffer.copy_(step)
+        for part in parts(parameter, lock):
+            weight = parameter[part.rows]
+            step = widened(grad[part.rows], mend)
+            step = step if grad_scale is None else step * grad_scale
+            step = -step if maximize else step
+            if weight_decay:
+                step = step.add(weight, alpha=weight_decay)
+            if momentum:
+                buffer = momentum_buffers[index][part.rows]
+                velocity = step if is_first_step else part.own(buffer).mul_(momentum).add_(step, alpha=1 - dampening)
+                part.write_(buffer, velocity)
+                step = step.add(velocity, alpha=momentum) if nesterov else velocity
+            if isinstance(lr, Tensor):
+                part.write_(weight, part.own(weight).add_(part.scaled(step) * -lr), mend)
             else:
-                buffer.mul_(momentum).add_(step, alpha=1 - dampening)
-            step = step.add(buffer, alpha=momentum) if nesterov else buffer
-        if lock is not None:
-            locked_add_(parameter, step, lock, -lr)
-        elif isinstance(lr, Tensor):
-            parameter.add_(step * -lr)
-        else:
-            parameter.add_(step, alpha=-lr)
+                part.write_(weight, part.own(weight).add_(part.scaled(step), alpha=-lr), mend)

@@ -1,27 +1,33 @@
-"""Adding under a lock: the equation where something moves, the same bits where nothing may."""
+"""Part by part through a parameter: the equation where something moves, the same bits where nothing may."""
 
 import pytest
 import torch
 
 from hat_kernels import Lock
-from hat_kernels.locked_add import locked_add_
+from hat_kernels.parts import parts
 from tests.hat_kernels.locks import KINDS, lock_for, rates
 from tests.hat_kernels.shapes import DTYPES, LAYOUTS, PARAMETER_SHAPES, lay_out, normal
+
+
+def locked_add_(parameter, step, lock, alpha):
+    """What an update does with every part."""
+    for part in parts(parameter, lock):
+        target = parameter[part.rows]
+        part.write_(target, part.own(target).add_(part.scaled(step[part.rows]) * alpha))
 
 
 def bits(values):
     return values.contiguous().view(torch.uint8)
 
 
-@pytest.mark.parametrize("tensor_alpha", [False, True])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("kind", KINDS[1:])
 @pytest.mark.parametrize("shape", [*PARAMETER_SHAPES, (700, 300)])  # the last is more than one chunk
-def test_is_the_equation(shape, kind, soft, tensor_alpha):
+def test_is_the_equation(shape, kind, soft):
     parameter, step = normal(shape, torch.float64), normal(shape, torch.float64, 1)
     lock = lock_for(parameter, kind, soft=soft)
     expected = parameter - 0.1 * rates(parameter, lock) * step
-    locked_add_(parameter, step, lock, torch.tensor(-0.1, dtype=torch.float64) if tensor_alpha else -0.1)
+    locked_add_(parameter, step, lock, -0.1)
     assert torch.allclose(parameter, expected, rtol=0, atol=1e-15)
 
 
@@ -70,3 +76,18 @@ def test_scalar():
     parameter = torch.tensor(1.0)
     locked_add_(parameter, torch.tensor(2.0), Lock(torch.ones(1)), -0.25)
     assert parameter.item() == 0.5
+
+
+def test_mended_values_stay_in_the_range_of_float16():
+    parameter = torch.zeros(2, 5)
+    lock = Lock(torch.tensor([1.0, 0.0]))
+    values = torch.tensor([torch.inf, torch.nan, 1e5, -1e5, 3.0]).expand(2, 5)
+    for part in parts(parameter, lock):
+        part.write_(parameter[part.rows], values[part.rows], mend=True)
+    assert parameter.tolist() == [[0, 0, 65504, -65504, 3], [0] * 5]
+
+
+def test_without_a_lock_there_is_one_part_and_no_copy():
+    parameter = torch.ones(700, 300)
+    (part,) = parts(parameter, None)
+    assert part.own(parameter).data_ptr() == parameter.data_ptr()

@@ -1,0 +1,245 @@
+"""The global norm of locked gradients: one launch for a partial sum a program, one for their sum.
+
+Partials, not atomics: the sum must not depend on the order in which programs run.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hat_kernels.configuration import Configuration
+from hat_kernels.lock import Lock
+from hat_kernels.operands import arrange, flatten, scalar, unflatten
+from hat_kernels.table import BLOCK_M, BLOCK_N, STEPS, dtype_code, table
+from hat_kernels.tile import (
+    CODE,
+    DTYPE_CODES,
+    FAST,
+    GRAD,
+    elements,
+    mended,
+    owner,
+    place,
+    tensor_of,
+    tile_rates,
+)
+
+NUM_WARPS = 4
+SUM_BLOCK, SUM_WARPS = 4096, 16
+TINY = 1e-6  # of torch.nn.utils.clip_grad_norm_
+
+
+@triton.jit
+def _squares(
+    row,
+    row0,
+    column0,
+    rate,
+    DIGIT: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    MEND: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    start, local, mask = elements(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
+    grad_ptr = tensor_of(row, GRAD, DIGIT, start, local, ALIGNED)
+    g = tl.load(grad_ptr, mask=mask, other=0.0).to(tl.float32)
+    if MEND:
+        g = mended(g)
+    g = tl.where(rate == 0, 0.0, rate * g)  # a select: 0 * inf is NaN
+    return tl.sum(g * g, 1)
+
+
+@triton.jit
+def _partial_kernel(
+    rows_ptr,
+    owners_ptr,
+    partial_ptr,
+    CODES: tl.constexpr,
+    MEND: tl.constexpr,
+    STEPS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    row, index = owner(rows_ptr, owners_ptr)
+    form, row0, column0, columns, moves = place(row, index, STEPS, BLOCK_M, BLOCK_N)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    if moves:
+        code = tl.load(row + CODE)
+        fast = tl.load(row + FAST)
+        for step in range(STEPS):
+            tile_row = row0 + step * BLOCK_M
+            rate, tile_moves = tile_rates(row, form, tile_row, columns, BLOCK_M, BLOCK_N)
+            if tile_moves:
+                for dtypes in tl.static_range(DTYPE_CODES):
+                    if (CODES >> dtypes) & 1 == 1:  # noqa: SIM102
+                        if code == dtypes:
+                            if fast != 0:
+                                total += _squares(
+                                    row, tile_row, column0, rate, dtypes % 3, True, MEND, BLOCK_M, BLOCK_N
+                                )
+                            else:
+                                total += _squares(
+                                    row, tile_row, column0, rate, dtypes % 3, False, MEND, BLOCK_M, BLOCK_N
+                                )
+    tl.store(partial_ptr + tl.program_id(0), tl.sum(total, 0))
+
+
+@triton.jit(do_not_specialize=["count"])
+def _norm_kernel(
+    partial_ptr,
+    scale_ptr,
+    result_ptr,
+    max_norm,
+    tiny,
+    count,
+    CLIP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    lane = tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    start = 0
+    while start < count:  # a range of a tensor is more than the interpreter of Triton 3.6 can do
+        total += tl.load(partial_ptr + start + lane, mask=start + lane < count, other=0.0)
+        start += BLOCK
+    result = tl.sqrt_rn(tl.sum(total, 0))
+    if CLIP:
+        scale = 1.0
+        if scale_ptr is not None:
+            scale = tl.load(scale_ptr)
+        factor = max_norm / (scale * result + tiny)
+        # Written so that a norm of NaN gives a factor of NaN, as clamp does, and not of 1.
+        result = scale * tl.where(factor > 1.0, 1.0, factor)
+    tl.store(result_ptr, result)
+
+
+def gradient_norm(grads: Sequence[Tensor], locks: Sequence[Lock | None], mend: bool) -> Tensor:
+    """See `hat_kernels.gradient_norm`."""
+    return _reduce(grads, locks, mend, None, None)
+
+
+def clip_factor(
+    grads: Sequence[Tensor], locks: Sequence[Lock | None], max_norm: float, grad_scale: Tensor | None, mend: bool
+) -> Tensor:
+    """See `hat_kernels.clip_factor`."""
+    return _reduce(grads, locks, mend, max_norm, grad_scale)
+
+
+def _reduce(
+    grads: Sequence[Tensor],
+    locks: Sequence[Lock | None],
+    mend: bool,
+    max_norm: float | None,
+    grad_scale: Tensor | None,
+) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _gradient_norm_op(list(grads), *flatten(locks), grad_scale, max_norm, mend)
+    device = grads[0].device
+    operands, _ = arrange(grads, grads, (), locks)
+    result = torch.empty((), dtype=torch.float32, device=device)
+    with torch.cuda.device_of(grads[0]):
+        count = 0
+        partial = result
+        if operands:
+            built = table(operands)
+            count = built.programs
+            partial = torch.empty(count, dtype=torch.float32, device=device)
+            _partial_kernel[(count,)](
+                built.rows,
+                built.owners,
+                partial,
+                CODES=built.codes,
+                MEND=mend,
+                STEPS=built.steps,
+                BLOCK_M=BLOCK_M,
+                BLOCK_N=BLOCK_N,
+                num_warps=NUM_WARPS,
+                enable_fp_fusion=True,
+            )
+        _norm_kernel[(1,)](
+            partial,
+            scalar(grad_scale, device),
+            result,
+            0.0 if max_norm is None else float(max_norm),
+            TINY,
+            count,
+            CLIP=max_norm is not None,
+            BLOCK=SUM_BLOCK,
+            num_warps=SUM_WARPS,
+            enable_fp_fusion=True,
+        )
+    return result
+
+
+@torch.library.custom_op("hat_kernels::gradient_norm", mutates_args=())
+def _gradient_norm_op(
+    grads: Sequence[Tensor],
+    rows: Sequence[Tensor | None],
+    columns: Sequence[Tensor | None],
+    lock_numbers: Sequence[int],
+    grad_scale: Tensor | None,
+    max_norm: float | None,
+    mend: bool,
+) -> Tensor:
+    return _reduce(grads, unflatten(rows, columns, lock_numbers), mend, max_norm, grad_scale)
+
+
+@_gradient_norm_op.register_fake
+def _(grads: Sequence[Tensor], *_: Any) -> Tensor:
+    return grads[0].new_empty((), dtype=torch.float32)
+
+
+def _partial(name: str, dtype: torch.dtype, *, steps: int = 1, mend: bool = True) -> Configuration:
+    return Configuration(
+        name=f"gradient_norm-{name}",
+        kernel=_partial_kernel,
+        signature={"rows_ptr": "*i64", "owners_ptr": "*i64", "partial_ptr": "*fp32"},
+        constants={
+            "CODES": 1 << dtype_code(dtype, dtype, dtype),
+            "MEND": mend,
+            "STEPS": steps,
+            "BLOCK_M": BLOCK_M,
+            "BLOCK_N": BLOCK_N,
+        },
+        aligned=("rows_ptr", "partial_ptr"),
+        options={"num_warps": NUM_WARPS},
+        vector_bits_of_64_lanes=128 if dtype == torch.float32 else 64,  # four elements a thread
+    )
+
+
+def _norm(name: str, *, clip: bool, scaled: bool = False) -> Configuration:
+    scale: dict[str, str] = {"scale_ptr": "*fp32"} if scaled else {}
+    return Configuration(
+        name=f"gradient_norm-{name}",
+        kernel=_norm_kernel,
+        signature={
+            "partial_ptr": "*fp32",
+            **scale,
+            "result_ptr": "*fp32",
+            "max_norm": "fp32",
+            "tiny": "fp32",
+            "count": "i32",
+        },
+        constants={**({} if scaled else {"scale_ptr": None}), "CLIP": clip, "BLOCK": SUM_BLOCK},
+        aligned=("partial_ptr", "result_ptr"),
+        options={"num_warps": SUM_WARPS},
+        vector_bits=0,  # their number is anything
+    )
+
+
+CONFIGURATIONS: list[Configuration] = [
+    _partial("fp32", torch.float32),
+    _partial("fp32-large", torch.float32, steps=STEPS[-1]),
+    _partial("bf16", torch.bfloat16),
+    _partial("bf16-large", torch.bfloat16, steps=STEPS[-1]),
+    _partial("fp16", torch.float16),
+    _norm("sum", clip=False),
+    _norm("factor", clip=True, scaled=True),
+]

@@ -1,0 +1,132 @@
+"""Locked SGD, many parameters in one launch.
+
+A tile whose rate is 0 everywhere reads its lock and nothing else. In a tile that moves, a locked element is written
+back as it was read: a store that leaves out single elements would be a scalar one.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from hat_kernels.tile import (
+    CODE,
+    DTYPE_CODES,
+    FAST,
+    GRAD,
+    PARAMETER,
+    STATE,
+    UNLOCKED,
+    bounded,
+    elements,
+    mended,
+    owner,
+    place,
+    tensor_of,
+    tile_rates,
+)
+
+
+@triton.jit
+def _sgd_tile(
+    row,
+    form,
+    row0,
+    column0,
+    rate,
+    lr_ptr,
+    lr,
+    scale,
+    momentum,
+    keep,
+    history,
+    weight_decay,
+    DTYPES: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    STATEFUL: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    DECAY: tl.constexpr,
+    MEND: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    start, local, mask = elements(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
+    parameter_ptr = tensor_of(row, PARAMETER, DTYPES // 9, start, local, ALIGNED)
+    grad_ptr = tensor_of(row, GRAD, DTYPES // 3 % 3, start, local, ALIGNED)
+    before = tl.load(parameter_ptr, mask=mask, other=0.0)
+    step = tl.load(grad_ptr, mask=mask, other=0.0).to(tl.float32)
+    if MEND:
+        step = mended(step)
+    step *= scale
+    weight = before.to(tl.float32)
+    if DECAY:
+        step += weight_decay * weight
+    if STATEFUL:
+        state_ptr = tensor_of(row, STATE, DTYPES % 3, start, local, ALIGNED)
+        old = tl.load(state_ptr, mask=mask, other=0.0)
+        # A select, as an empty buffer may hold NaN.
+        velocity = tl.where(history != 0, momentum * old.to(tl.float32), 0.0) + keep * step
+        if NESTEROV:
+            step += momentum * velocity
+        else:
+            step = velocity
+        tl.store(state_ptr, tl.where(rate == 0, old, velocity.to(old.dtype)), mask=mask)
+    if lr_ptr is not None:  # here, as a register held from the start on is one that spills
+        lr = tl.load(lr_ptr)
+    after = (weight - lr * (rate * step)).to(before.dtype)
+    if MEND:  # noqa: SIM102
+        if form != UNLOCKED:  # a weight that no finished task meets shows its overflow
+            after = bounded(after)
+    tl.store(parameter_ptr, tl.where(rate == 0, before, after), mask=mask)
+
+
+@triton.jit
+def sgd_kernel(
+    rows_ptr,
+    owners_ptr,
+    lr_ptr,
+    scale_ptr,
+    found_inf_ptr,
+    lr,
+    sign,
+    momentum,
+    keep,
+    history,
+    weight_decay,
+    CODES: tl.constexpr,
+    STATEFUL: tl.constexpr,
+    NESTEROV: tl.constexpr,
+    DECAY: tl.constexpr,
+    MEND: tl.constexpr,
+    STEPS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    row, index = owner(rows_ptr, owners_ptr)
+    form, row0, column0, columns, moves = place(row, index, STEPS, BLOCK_M, BLOCK_N)
+    if found_inf_ptr is not None:
+        moves = moves & (tl.load(found_inf_ptr) == 0)
+    if moves:
+        scale = sign
+        if scale_ptr is not None:
+            scale *= tl.load(scale_ptr)
+        code = tl.load(row + CODE)
+        fast = tl.load(row + FAST)
+        for step in range(STEPS):
+            tile_row = row0 + step * BLOCK_M
+            rate, tile_moves = tile_rates(row, form, tile_row, columns, BLOCK_M, BLOCK_N)
+            if tile_moves:
+                for dtypes in tl.static_range(DTYPE_CODES):
+                    if (CODES >> dtypes) & 1 == 1:  # noqa: SIM102
+                        if code == dtypes:
+                            if fast != 0:
+                                _sgd_tile(
+                                    row, form, tile_row, column0, rate, lr_ptr, lr, scale, momentum, keep, history,
+                                    weight_decay, dtypes, True, STATEFUL, NESTEROV, DECAY, MEND, BLOCK_M, BLOCK_N,
+                                )  # fmt: skip
+                            else:
+                                _sgd_tile(
+                                    row, form, tile_row, column0, rate, lr_ptr, lr, scale, momentum, keep, history,
+                                    weight_decay, dtypes, False, STATEFUL, NESTEROV, DECAY, MEND, BLOCK_M, BLOCK_N,
+                                )  # fmt: skip

@@ -1,0 +1,177 @@
+"""Tiles of a table of tensors (`hat_kernels.table`) on the device: where they lie, what they hold, how far it may move.
+
+A field that every tile of a launch needs is a uniform load, which the cache answers.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from hat_kernels import table
+from hat_kernels.lock import LARGEST as _LARGEST
+
+PARAMETER = tl.constexpr(table.PARAMETER)
+GRAD = tl.constexpr(table.GRAD)
+STATE = tl.constexpr(table.STATE)
+STATE_2 = tl.constexpr(table.STATE_2)
+STATE_3 = tl.constexpr(table.STATE_3)
+EXTRA = tl.constexpr(table.EXTRA)
+ROWS = tl.constexpr(table.ROWS)
+COLUMNS = tl.constexpr(table.COLUMNS)
+FORM = tl.constexpr(table.FORM)
+CODE = tl.constexpr(table.CODE)
+FAST = tl.constexpr(table.FAST)
+NUMEL = tl.constexpr(table.NUMEL)
+STRIDE_8 = tl.constexpr(table.STRIDE_8)
+COLUMN_BLOCKS = tl.constexpr(table.COLUMN_BLOCKS)
+FIRST_PROGRAM = tl.constexpr(table.FIRST_PROGRAM)
+FREE_COUNT = tl.constexpr(table.FREE_COUNT)
+WIDTH = tl.constexpr(table.WIDTH)
+INNER = tl.constexpr(table.INNER)
+CHANNELS = tl.constexpr(table.CHANNELS)
+ROW_REPEAT = tl.constexpr(table.ROW_REPEAT)
+COLUMN_REPEAT = tl.constexpr(table.COLUMN_REPEAT)
+GROUP_ROWS = tl.constexpr(table.GROUP_ROWS)
+FIELDS = tl.constexpr(table.FIELDS)
+
+UNLOCKED = tl.constexpr(table.UNLOCKED)
+SEPARABLE = tl.constexpr(table.SEPARABLE)
+GATHERED = tl.constexpr(table.GATHERED)
+
+DTYPE_CODES = tl.constexpr(27)
+LARGEST = tl.constexpr(_LARGEST)
+
+
+@triton.jit
+def owner(rows_ptr, owners_ptr):
+    """(row, index): this program's row of the table, and its number among the programs of that row."""
+    program = tl.program_id(0)
+    row = rows_ptr + tl.load(owners_ptr + program)
+    return row, program - tl.load(row + FIRST_PROGRAM)
+
+
+@triton.jit
+def typed(address, DIGIT: tl.constexpr):
+    """An int64 address as a pointer to float32 (0), bfloat16 (1) or float16 (2)."""
+    if DIGIT == 0:
+        pointer = address.to(tl.pointer_type(tl.float32))
+    elif DIGIT == 1:
+        pointer = address.to(tl.pointer_type(tl.bfloat16))
+    else:
+        pointer = address.to(tl.pointer_type(tl.float16))
+    return pointer
+
+
+@triton.jit
+def tensor_of(row, FIELD: tl.constexpr, DIGIT: tl.constexpr, start, local, ALIGNED: tl.constexpr):
+    """[BLOCK_M, BLOCK_N] pointers into the tensor of a field. `ALIGNED` only where the host has checked it (FAST)."""
+    pointer = typed(tl.load(row + FIELD), DIGIT) + start
+    if ALIGNED:
+        # A pointer from a table says nothing of itself: without the hint 128-bit loads become scalar ones. Triton 3.6
+        # forgets a hint on the cast from an integer, but not one on a sum.
+        pointer = tl.multiple_of(pointer, 16)
+    return pointer + local
+
+
+@triton.jit
+def elements(row, row0, column0, ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(start, local offsets [BLOCK_M, BLOCK_N], mask) of a tile: one 64-bit offset, and 32 bits for the rest."""
+    stride = tl.load(row + STRIDE_8) * 8  # a product, so that the compiler knows what divides it
+    start = row0 * stride + column0
+    left = tl.load(row + NUMEL) - start
+    if ALIGNED:
+        left = left // 8 * 8
+    m = tl.arange(0, BLOCK_M)[:, None]
+    n = tl.arange(0, BLOCK_N)[None, :]
+    local = m * stride.to(tl.int32) + n
+    return start, local, (n < (stride - column0).to(tl.int32)) & (local < tl.minimum(left, 2**30).to(tl.int32))
+
+
+@triton.jit
+def column_rates(row, form, column0, BLOCK_N: tl.constexpr):
+    """[BLOCK_N] the free units under a tile's columns; 0 where none are named or `form` is not SEPARABLE."""
+    n = (column0 + tl.arange(0, BLOCK_N)).to(tl.int32)
+    address = tl.load(row + COLUMNS)
+    limit = tl.where((form == SEPARABLE) & (address != 0), tl.load(row + WIDTH), 0)
+    channel = (n // tl.load(row + INNER).to(tl.int32)) % tl.load(row + CHANNELS).to(tl.int32)
+    unit = channel // tl.load(row + COLUMN_REPEAT).to(tl.int32)
+    return tl.load(typed(address, 0) + unit, mask=n < limit, other=0.0)
+
+
+@triton.jit
+def row_rates(row, form, row0, BLOCK: tl.constexpr):
+    """[BLOCK] the free units beside a tile's rows; 1 for UNLOCKED, 0 where none are named, or GATHERED."""
+    m = row0 + tl.arange(0, BLOCK)
+    address = tl.load(row + ROWS)
+    limit = tl.where((form == SEPARABLE) & (address != 0), tl.load(row + NUMEL), 0)
+    unit = m // tl.load(row + ROW_REPEAT)
+    rates = tl.load(typed(address, 0) + unit, mask=m * (tl.load(row + STRIDE_8) * 8) < limit, other=0.0)
+    return tl.where(form == UNLOCKED, 1.0, rates)
+
+
+@triton.jit
+def gathered_rates(row, row0, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """[BLOCK_M, BLOCK_N] the rate of a run of elements from row `row0` of BLOCK_N on, each looked up by itself."""
+    start = row0 * BLOCK_N
+    width = tl.load(row + WIDTH)
+    first = start // width
+    # One 64-bit division a tile; within it 32 bits do, which divide five times as fast.
+    local = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    end = tl.load(row + NUMEL)
+    rows, columns = tl.load(row + ROWS), tl.load(row + COLUMNS)
+    row_mask = start + local < tl.where(rows != 0, end, 0)
+    column_mask = start + local < tl.where(columns != 0, end, 0)
+    local += (start - first * width).to(tl.int32)
+    narrow = width.to(tl.int32)
+    m = first.to(tl.int32) + local // narrow
+    n = local % narrow
+    channels = tl.load(row + CHANNELS).to(tl.int32)
+    channel = (n // tl.load(row + INNER).to(tl.int32)) % channels
+    group = m // tl.load(row + GROUP_ROWS).to(tl.int32)
+    column_unit = (group * channels + channel) // tl.load(row + COLUMN_REPEAT).to(tl.int32)
+    row_unit = m // tl.load(row + ROW_REPEAT).to(tl.int32)
+    by_row = tl.load(typed(rows, 0) + row_unit, mask=row_mask, other=0.0)
+    by_column = tl.load(typed(columns, 0) + column_unit, mask=column_mask, other=0.0)
+    return tl.maximum(by_row, by_column)
+
+
+@triton.jit
+def mended(values):
+    """0 where a value is inf or NaN."""
+    return tl.where(tl.abs(values.to(tl.float32)) < float("inf"), values, tl.zeros_like(values))
+
+
+@triton.jit
+def bounded(values):
+    """Mended, and the rest within the range of float16."""
+    wide = mended(values).to(tl.float32)
+    return tl.minimum(tl.maximum(wide, -LARGEST), LARGEST).to(values.dtype)
+
+
+@triton.jit
+def place(row, index, STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(form, first row, first column, column rates [BLOCK_N], whether anything in several tiles may move)."""
+    form = tl.load(row + FORM)
+    blocks = tl.load(row + COLUMN_BLOCKS)
+    row0 = (index // blocks) * (STEPS * BLOCK_M)
+    column0 = (index % blocks) * BLOCK_N
+    columns = column_rates(row, form, column0, BLOCK_N)
+    moves = form == form
+    if STEPS > 1:
+        moves = (form == GATHERED) | (tl.max(columns, 0) > 0)
+        moves = moves | (tl.max(row_rates(row, form, row0, STEPS * BLOCK_M), 0) > 0)
+    return form, row0, column0, columns, moves
+
+
+@triton.jit
+def tile_rates(row, form, row0, columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(rate [BLOCK_M, BLOCK_N], whether it is above 0 anywhere) of one tile."""
+    rows = row_rates(row, form, row0, BLOCK_M)
+    rate = tl.maximum(rows[:, None], columns[None, :])
+    moves = (tl.max(rows, 0) > 0) | (tl.max(columns, 0) > 0)
+    if form == GATHERED:
+        rate = gathered_rates(row, row0, BLOCK_M, BLOCK_N)
+        moves = tl.max(tl.max(rate, 1), 0) > 0
+    return rate, moves
