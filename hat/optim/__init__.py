@@ -1,5 +1,6 @@
 """Optimizers that cannot move a locked weight."""
 
+from hat.optim.adamw import AdamW
 from hat.optim.sgd import SGD
 
-__all__ = ["SGD"]
+__all__ = ["SGD", "AdamW"]

@@ -19,11 +19,10 @@ def make_optimizer(model: HATModel, config: TrainConfig) -> torch.optim.Optimize
     decay = config.weight_decay
     if config.optimizer == "sgd":
         return hat.optim.SGD(parameters, config.lr, momentum=config.momentum, weight_decay=decay, max_norm=max_norm)
-    optimizer: torch.optim.Optimizer
-    if config.optimizer == "adam":
-        optimizer = torch.optim.Adam(parameters, config.lr, weight_decay=decay)
-    elif config.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=decay)
-    else:
-        optimizer = torch.optim.RMSprop(parameters, config.lr, momentum=config.momentum, weight_decay=decay)
+    if config.optimizer in ("adam", "adamw"):
+        decoupled = config.optimizer == "adamw"
+        return hat.optim.AdamW(
+            parameters, config.lr, weight_decay=decay, decoupled_weight_decay=decoupled, max_norm=max_norm
+        )
+    optimizer = torch.optim.RMSprop(parameters, config.lr, momentum=config.momentum, weight_decay=decay)
     return guard(optimizer, model, max_norm=max_norm)

@@ -1,0 +1,112 @@
+"""Adam and AdamW under the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import hat_kernels
+from hat.model import HATModel
+from hat.optim.base import LockedOptimizer, Step, check_at_least_0, grads_of, new_state
+from hat_kernels import Lock
+
+
+class AdamW(LockedOptimizer):
+    """AdamW, or Adam, whose updates are locked after moments and weight decay, and which clamps the embeddings.
+
+    The step of `torch.optim.AdamW` with `W -= rate * d`, see `hat_kernels.adamw_update_`. Embeddings do not decay.
+    Works with `torch.amp.GradScaler`; moments are kept in float32 at least. The counters of the steps live on the
+    parameters' device, so that a CUDA graph can always capture a step, once an earlier one has made the state.
+
+    Args:
+        params: `model.task_parameters()`, or any parameters or groups of one model if `model` is given.
+        lr: learning rate, >= 0, a number or a 0-d tensor.
+        betas: of the two moments, in [0, 1).
+        eps: added to the root of the second moment, >= 0.
+        weight_decay: >= 0.
+        amsgrad: divide by the largest second moment so far.
+        maximize: ascend instead of descend.
+        decoupled_weight_decay: decay the weights (AdamW) rather than add to the gradient (Adam).
+        max_norm: clip the global norm of the locked gradients to this, > 0, or None; the paper's code has 10 000.
+        model: whose locks count; by default the one that `params` comes from.
+
+    Raises:
+        ValueError: an option out of range, or parameters of no model.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        amsgrad: bool = False,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = True,
+        max_norm: float | None = None,
+        model: HATModel | None = None,
+    ) -> None:
+        check_at_least_0(lr=lr, eps=eps, weight_decay=weight_decay)
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas: expected two in [0, 1), got {betas}")
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults, max_norm=max_norm, model=model)
+
+    def _update_weights(
+        self, parameters: list[Tensor], group: dict[str, Any], locks: list[Lock | None], step: Step
+    ) -> None:
+        self._update(parameters, group, locks, step, group["weight_decay"])
+
+    def _update_embeddings(self, parameters: list[Tensor], group: dict[str, Any], step: Step) -> None:
+        self._update(parameters, group, [None] * len(parameters), step, 0.0)
+        limit = self._model.config.limit
+        torch._foreach_clamp_min_(parameters, -limit)
+        torch._foreach_clamp_max_(parameters, limit)
+
+    def _update(
+        self,
+        parameters: list[Tensor],
+        group: dict[str, Any],
+        locks: list[Lock | None],
+        step: Step,
+        weight_decay: float,
+    ) -> None:
+        names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
+        for parameter in parameters:
+            state = self.state[parameter]
+            if "step" not in state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            for name in names:
+                if name not in state:
+                    state[name] = new_state(parameter)
+        m, v, *largest = [[self.state[p][name] for p in parameters] for name in names]
+        hat_kernels.adamw_update_(
+            parameters,
+            grads_of(parameters),
+            m,
+            v,
+            largest[0] if largest else [],
+            [self.state[p]["step"] for p in parameters],
+            locks,
+            lr=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            weight_decay=weight_decay,
+            decoupled=group["decoupled_weight_decay"],
+            amsgrad=group["amsgrad"],
+            maximize=group["maximize"],
+            **step.options(),
+        )
