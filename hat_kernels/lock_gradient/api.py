@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hat_kernels.dispatch import require_reference
-from hat_kernels.lock import Lock, check_lock
+from hat_kernels.dispatch import use_triton
+from hat_kernels.lock import Lock, check_lock, check_own_memory
 from hat_kernels.lock_gradient import reference
 
 
@@ -20,8 +20,12 @@ def lock_gradient_(grad: Tensor, lock: Lock) -> Tensor:
         `grad`.
 
     Raises:
-        ValueError: the lock does not fit the shape.
+        ValueError: the lock does not fit the shape, or elements of `grad` share memory.
     """
     check_lock(lock, grad)
-    require_reference("lock_gradient_")
+    check_own_memory(grad, "grad")
+    if use_triton("lock_gradient_", grad):
+        from hat_kernels.lock_gradient import triton
+
+        return triton.lock_gradient_(grad, lock)
     return reference.lock_gradient_(grad, lock)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from hat_kernels.lock import Lock, scale_by_rate_
+from hat_kernels.lock import Lock, rate
 
 
 def lock_gradient_(grad: Tensor, lock: Lock) -> Tensor:
     """See `hat_kernels.lock_gradient_`."""
-    return scale_by_rate_(grad, lock)
+    r = rate(lock, grad).to(grad.dtype)
+    grad.mul_(r)
+    # 0 * inf is NaN. That is rare, so on a CPU one look at the sum saves the pass that mends it.
+    if grad.device.type != "cpu" or not torch.isfinite(grad.sum()):
+        grad.masked_fill_(r == 0, 0)
+    return grad

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hat_kernels.dispatch import require_reference
-from hat_kernels.lock import Lock, check_lock
+from hat_kernels.dispatch import use_triton
+from hat_kernels.lock import Lock, check_lock, check_own_memory
 from hat_kernels.lock_update import reference
 
 
@@ -24,11 +24,15 @@ def lock_update_(parameter: Tensor, before: Tensor, lock: Lock) -> Tensor:
         `parameter`.
 
     Raises:
-        ValueError: shapes or dtypes differ, or the lock does not fit them.
+        ValueError: shapes or dtypes differ, the lock does not fit them, or elements of `parameter` share memory.
     """
     if before.shape != parameter.shape or before.dtype != parameter.dtype:
         expected = f"{tuple(parameter.shape)} {parameter.dtype}"
         raise ValueError(f"before: expected {expected}, got {tuple(before.shape)} {before.dtype}")
     check_lock(lock, parameter)
-    require_reference("lock_update_")
+    check_own_memory(parameter, "parameter")
+    if use_triton("lock_update_", parameter, before):
+        from hat_kernels.lock_update import triton
+
+        return triton.lock_update_(parameter, before, lock)
     return reference.lock_update_(parameter, before, lock)

@@ -16,3 +16,8 @@ def test_lock_that_does_not_fit():
     with pytest.raises(ValueError, match="lock: expected rows, columns or both, got neither"):
         hat_kernels.lock_gradient_(grad, Lock())
     assert torch.equal(grad, torch.ones(3, 2))
+
+
+def test_elements_that_share_memory():
+    with pytest.raises(ValueError, match="grad: expected elements with memory of their own, got stride 0 along dim"):
+        hat_kernels.lock_gradient_(torch.ones(1, 2).expand(3, 2), Lock(torch.zeros(3)))

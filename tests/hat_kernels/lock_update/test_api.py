@@ -18,3 +18,10 @@ def test_shape_and_dtype_of_before():
 def test_lock_that_does_not_fit():
     with pytest.raises(ValueError, match=r"lock.rows: expected 3 units along dimension 0, got \(2,\)"):
         hat_kernels.lock_update_(torch.ones(3, 2), torch.ones(3, 2), Lock(torch.zeros(2)))
+
+
+def test_elements_that_share_memory():
+    shared = torch.ones(3, 1).expand(3, 2)
+    with pytest.raises(ValueError, match="parameter: expected elements with memory of their own, got stride 0 along d"):
+        hat_kernels.lock_update_(shared, torch.ones(3, 2), Lock(torch.zeros(3)))
+    assert torch.equal(hat_kernels.lock_update_(torch.zeros(3, 2), shared, Lock(torch.zeros(3))), shared)
