@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST := triton-3.6.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench gpu clean
+.PHONY: help run test lint format bench kernels gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -19,8 +20,13 @@ run: $(READY) ## learn five tasks of permuted digits on this machine and show th
 	$(BIN)/python -m hat train --tasks 5 --hidden 800 800 --epochs 20 --momentum 0.9 --lr 0.02 --reference alone \
 		--run-dir runs/digits --overwrite
 
-test: $(READY) ## run the tests
+$(VENV)/$(OLDEST)/.ready: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/$(OLDEST) triton==$(OLDEST:triton-%=%)
+	touch $@
+
+test: $(READY) $(VENV)/$(OLDEST)/.ready ## run the tests, those of the kernels on an older Triton too
 	$(BIN)/python -m pytest
+	PYTHONPATH=$(VENV)/$(OLDEST) $(BIN)/python -m pytest tests/hat_kernels tests/hat/test_on_triton.py -m kernel
 
 lint: $(READY) ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -34,8 +40,11 @@ format: $(READY) ## format the code
 bench: $(READY) ## measure the CPU step against plain and textbook; writes benchmarks/results/cpu.json
 	$(BIN)/python -m benchmarks
 
-gpu: ## tests and benchmarks on a GPU
-	@echo "nothing yet: the Triton kernels and their GPU tests come with the next version"
+kernels: $(READY) ## compile every kernel for GPUs that are not there; writes benchmarks/results/kernels.*
+	$(BIN)/python -m benchmarks.kernels
+
+gpu: ## tests and benchmarks on this machine's GPU, with this machine's python: installs nothing; OUT=folder
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks

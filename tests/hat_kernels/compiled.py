@@ -1,0 +1,193 @@
+"""Compiling every shipped kernel for GPUs that are not there, and reading what came out.
+
+    python -m tests.hat_kernels.compiled lock_update --target sm_90 gfx942      # JSON, one row a kernel and target
+
+Runs in a process of its own: tests interpret kernels, and Triton decides once whether to interpret or to compile.
+Triton keeps what it compiled, so that a second run takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import functools
+import importlib
+import json
+import multiprocessing
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hat_kernels.configuration import Configuration
+
+TARGETS = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
+DIVISIBLE = [["tt.divisibility", 16]]
+
+
+def operations() -> list[str]:
+    """The operations that have kernels."""
+    import hat_kernels
+
+    folders = [module.name for module in pkgutil.iter_modules(hat_kernels.__path__) if module.ispkg]
+    root = Path(hat_kernels.__path__[0])
+    return [name for name in folders if (root / name / "triton.py").exists() or (root / name / "triton").is_dir()]
+
+
+@functools.cache
+def configurations(operation: str) -> dict[str, Configuration]:
+    """All that an operation ships, by name.
+
+    Raises:
+        ValueError: two configurations have one name.
+    """
+    found: dict[str, Configuration] = {}
+    for configuration in importlib.import_module(f"hat_kernels.{operation}.triton").CONFIGURATIONS:
+        if configuration.name in found:
+            raise ValueError(f"{operation}: expected unique names, got {configuration.name!r} twice")
+        found[configuration.name] = configuration
+    return found
+
+
+def build(configuration: Configuration, target: str) -> Any:
+    """Compile one configuration for one target; no GPU is needed."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = configuration.kernel
+    names = kernel.arg_names
+    missing = set(names) - set(configuration.signature) - set(configuration.constants)
+    foreign = (set(configuration.signature) | set(configuration.constants)) - set(names)
+    if missing or foreign:
+        raise ValueError(f"{configuration.name}: missing arguments {sorted(missing)}, foreign {sorted(foreign)}")
+    constants = {(names.index(name),): value for name, value in configuration.constants.items()}
+    signature = {name: "constexpr" if (index,) in constants else configuration.signature[name]
+                 for index, name in enumerate(names)}  # fmt: skip
+    attributes = {(names.index(name),): DIVISIBLE for name in configuration.aligned}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=dict(configuration.options))
+
+
+def judge(operation: str, name: str, target: str) -> dict[str, Any]:
+    """One row: registers, spills, vector width, shared memory, tensor-core instructions, float64 instructions."""
+    configuration = configurations(operation)[name]
+    start = time.perf_counter()
+    kernel = build(configuration, target)
+    amd = TARGETS[target][0] == "hip"
+    read = _read_amd if amd else _read_nvidia
+    declared = min(configuration.vector_bits, configuration.vector_bits_of_64_lanes if amd else 128)
+    return {
+        "operation": operation,
+        "kernel": name,
+        "target": target,
+        "matmul": configuration.matmul,
+        "vector_bits_declared": declared,
+        **read(kernel.asm),
+        "warps": kernel.metadata.num_warps,
+        "shared_bytes": kernel.metadata.shared,
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def judge_all(targets: Sequence[str], chosen: Sequence[str] = (), workers: int = 2) -> list[dict[str, Any]]:
+    """Every configuration of the chosen operations (default: all) for every target; a failure is a row with `error`."""
+    jobs = [(op, name, target) for op in chosen or operations() for name in configurations(op) for target in targets]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return list(pool.map(_judge, jobs, chunksize=1))
+
+
+def in_a_process(targets: Sequence[str] = tuple(TARGETS), chosen: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """`judge_all` where kernels are compiled, whatever this process does with them."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in (os.getcwd(), *sys.path) if path)
+    command = [sys.executable, "-m", "tests.hat_kernels.compiled", *chosen, "--target", *targets]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def _judge(job: tuple[str, str, str]) -> dict[str, Any]:
+    try:
+        return judge(*job)
+    except Exception as error:
+        return {"operation": job[0], "kernel": job[1], "target": job[2], "error": f"{type(error).__name__}: {error}"}
+
+
+def _widest(text: str, pattern: str, unit: int = 1) -> int:
+    """The largest product of a vector length (1 if there is none) and an element width, in bits."""
+    return max((unit * int(n or 1) * int(bits or 1) for n, bits in re.findall(pattern, text)), default=0)
+
+
+PTX: dict[str, Callable[[str], int]] = {
+    "load_bits": lambda text: max(
+        _widest(text, r"\bld\.global[\w.:]*?(?:\.v(\d))?\.[bfsu](\d+)\b"),
+        _widest(text, r"\bcp\.async\.c[ag]\.shared\.global[^;]*?\], 0x10()()", 128),
+    ),
+    "store_bits": lambda text: _widest(text, r"\bst\.global[\w.:]*?(?:\.v(\d))?\.[bfsu](\d+)\b"),
+    "tensor_core": lambda text: len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", text)),
+    "float64": lambda text: len(re.findall(r"\.f64\b", text)),
+}
+AMDGCN: dict[str, Callable[[str], int]] = {
+    "load_bits": lambda text: _widest(text, r"\b(?:global|buffer)_load_dword(?:x(\d))?()\b", 32),
+    "store_bits": lambda text: _widest(text, r"\b(?:global|buffer)_store_dword(?:x(\d))?()\b", 32),
+    "tensor_core": lambda text: len(re.findall(r"\bv_mfma_", text)),
+    "float64": lambda text: len(re.findall(r"\bv_\w+_f64", text)),
+}
+
+
+def _read_nvidia(asm: dict[str, Any]) -> dict[str, int]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        usage = subprocess.run([_cuobjdump(), "-res-usage", file.name], capture_output=True, text=True, check=True)
+    found = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage.stdout))
+    resources = {"registers": int(found["REG"]), "spill_bytes": int(found["STACK"]) + int(found["LOCAL"])}
+    return {**resources, **{name: count(asm["ptx"]) for name, count in PTX.items()}}
+
+
+def _read_amd(asm: dict[str, Any]) -> dict[str, int]:
+    text = asm["amdgcn"]
+    found = {name: int(value) for name, value in re.findall(r"^\s*\.(\w+(?:_count|_fixed_size)):\s+(\d+)", text, re.M)}
+    spilled = 4 * (found["vgpr_spill_count"] + found["sgpr_spill_count"]) + found["private_segment_fixed_size"]
+    resources = {"registers": found["vgpr_count"], "spill_bytes": spilled}
+    return {**resources, **{name: count(text) for name, count in AMDGCN.items()}}
+
+
+def _cuobjdump() -> str:
+    import triton
+
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for index, row in enumerate(rows):
+        yield ("[" if index == 0 else " ") + json.dumps(row) + ("," if index + 1 < len(rows) else "]")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.hat_kernels.compiled", description=__doc__)
+    parser.add_argument("operations", nargs="*", metavar="OPERATION", help="a folder of hat_kernels (default: all)")
+    parser.add_argument("--target", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    rows = judge_all(options.target, options.operations, options.workers)
+    print("\n".join(_lines(rows)) if rows else "[]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Every shipped kernel, compiled for GPUs that are not there: what an interpreter cannot show."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from typing import Any
+
+import pytest
+
+from tests.hat_kernels import compiled
+
+pytestmark = pytest.mark.kernel
+
+
+def targets() -> tuple[str, ...]:
+    """All of them with the Triton of constraints.txt; an older one shows that it compiles the same, on one."""
+    version = tuple(map(int, importlib.metadata.version("triton").split(".")[:2]))
+    return tuple(compiled.TARGETS) if version >= (3, 9) else ("sm_90",)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    """One a kernel and target; up to two seconds each where Triton has not compiled it before."""
+    found = compiled.in_a_process(targets())
+    errors = [f"{row['kernel']} for {row['target']}: {row['error']}" for row in found if "error" in row]
+    assert not errors, "\n".join(errors)
+    return found
+
+
+def offenders(rows: list[dict[str, Any]], *columns: str) -> list[str]:
+    return [f"{row['kernel']} for {row['target']}: {', '.join(f'{row[c]} {c}' for c in columns)}" for row in rows]
+
+
+def test_every_target_got_every_kernel(rows):
+    names = {(row["operation"], row["kernel"]) for row in rows}
+    assert len(rows) == len(names) * len(targets())
+    assert {operation for operation, _ in names} == set(compiled.operations())
+
+
+def test_nothing_spills(rows):
+    assert offenders([row for row in rows if row["spill_bytes"]], "spill_bytes", "registers") == []
+
+
+def test_global_loads_are_as_wide_as_declared(rows):
+    narrow = [row for row in rows if row["load_bits"] < row["vector_bits_declared"]]
+    assert offenders(narrow, "load_bits", "vector_bits_declared") == []
+
+
+def test_matmuls_use_tensor_cores(rows):
+    assert offenders([row for row in rows if row["matmul"] and not row["tensor_core"]], "tensor_core") == []
+
+
+def test_no_float64_arithmetic(rows):
+    assert offenders([row for row in rows if row["float64"]], "float64") == []
+
+
+@pytest.mark.parametrize("operation", compiled.operations())
+def test_every_kernel_is_among_what_is_compiled(operation):
+    """A kernel is a `@triton.jit` function whose name ends in `_kernel`."""
+    module = importlib.import_module(f"hat_kernels.{operation}.triton")
+    kernels = {name for name in vars(module) if name.endswith("_kernel")}
+    assert {configuration.kernel.__name__ for configuration in compiled.configurations(operation).values()} >= kernels
+
+
+def test_the_reader_sees_what_it_is_there_to_find():
+    ptx = "ld.global.v4.b32 {%r1}; st.global.b16; mma.sync.aligned; add.rn.f64 %fd1;"
+    found = {name: count(ptx) for name, count in compiled.PTX.items()}
+    assert found == {"load_bits": 128, "store_bits": 16, "tensor_core": 1, "float64": 1}
+    assert compiled.PTX["load_bits"]("ld.global.L1::evict_last.v2.b64 {a, b}, [p]; ld.global.b8") == 128
+    assert compiled.PTX["load_bits"]("cp.async.cg.shared.global [%r1], [%rd2], 0x10, 0x10;") == 128
+    assert compiled.PTX["load_bits"]("ld.shared.v4.b32 {a}; ld.global.nc.f32 %f1, [p];") == 32
+    assert compiled.AMDGCN["load_bits"]("global_load_dword v1\n global_load_dwordx4 v[2:5]") == 128
+    assert compiled.AMDGCN["load_bits"]("global_load_ushort v1") == 0
+    assert compiled.AMDGCN["float64"]("v_fma_f64 v[0:1]") == 1
