@@ -32,6 +32,8 @@ class GatedNetwork(nn.Module):
         heads: one a task.
     """
 
+    rows: Tensor
+
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.convolutions = len(network.channels)
@@ -47,6 +49,7 @@ class GatedNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.embeddings = nn.ModuleList(nn.Embedding(TASKS, units) for units in network.units)
         self.heads = nn.ModuleList(nn.Linear(network.hidden[-1], network.classes) for _ in range(TASKS))
+        self.register_buffer("rows", torch.arange(TASKS), persistent=False)  # so that it is on the model's device
 
     def forward(self, x: Tensor, task: int, scale: float) -> tuple[Tensor, list[Tensor]]:
         """Logits [B, classes] and the gates [1, N] of every layer."""
@@ -64,7 +67,7 @@ class GatedNetwork(nn.Module):
 
     def gates(self, task: int, scale: float) -> list[Tensor]:
         """`a = sigmoid(s e)`, equation 1."""
-        row = torch.tensor([task])
+        row = self.rows[task : task + 1]
         return [torch.sigmoid(scale * F.embedding(row, table)) for table in self.tables()]
 
     def tables(self) -> list[nn.Parameter]:

@@ -1,0 +1,182 @@
+"""The operations as cases, the largest size first, so that a run that is short of time has what counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import hat_kernels
+from benchmarks.gpu.case import Case, backward, compile_, sets, three_ways, within
+from benchmarks.gpu.ceilings import DTYPES
+from benchmarks.gpu.device import Device
+from benchmarks.workload import S_MAX
+from hat_kernels import Lock
+
+Inputs = Callable[[], Iterator[tuple[Any, ...]]]
+REFERENCE = partial(hat_kernels.backend, "reference")
+
+
+def gated_activation(device: Device, size: int, dtype: str) -> Iterator[Case]:
+    """Bias, ReLU and a learned gate on [rows, units], forward and backward by themselves."""
+    kind, units = DTYPES[dtype], 32 if device.dry else 4096
+    rows = size // (units * kind.itemsize)
+
+    def inputs(grad: bool) -> Iterator[tuple[Tensor, ...]]:
+        for _ in range(sets(device, 2 * size)):
+            x, bias = (torch.randn(*shape, device=device.kind).to(kind) for shape in ((rows, units), (units,)))
+            embedding, scale = torch.randn(units, device=device.kind), torch.tensor(10.0, device=device.kind)
+            yield (*(t.requires_grad_(grad) for t in (x, bias, embedding)), scale)
+
+    def forward(x: Tensor, bias: Tensor, embedding: Tensor, scale: Tensor) -> Tensor:
+        return hat_kernels.gated_activation(x, bias, embedding=embedding, scale=scale, s_max=S_MAX)
+
+    common = {"shape": f"{rows} x {units}", "dtype": dtype, "size": size}
+    variants = three_ways(device, forward, lambda: list(inputs(False)))
+    yield Case(operation="gated_activation, forward", bytes=2 * size, variants=variants, **common)
+    passes = {
+        "ours": backward(device.ours, forward, partial(inputs, True)),
+        "reference": backward(REFERENCE, forward, partial(inputs, True)),
+        "compiled reference": lambda: backward(REFERENCE, compile_(device, forward), partial(inputs, True))(),
+    }
+    yield Case(operation="gated_activation, backward", bytes=3 * size, variants=passes, **common)
+
+
+def gated_linear(device: Device, size: int, dtype: str) -> Iterator[Case]:
+    """The matmul with its epilogue, forward and backward, against a plain linear layer with ReLU."""
+    kind = DTYPES[dtype]
+    shapes = {2048: (4, 8, 8), 1024: (2, 4, 4)} if device.dry else _MATMULS
+    m, k, n = shapes[size]
+
+    def inputs() -> tuple[Tensor, ...]:
+        shapes = ((m, k), (n, k), (n,))
+        x, weight, bias = (torch.randn(*shape, device=device.kind).to(kind).requires_grad_() for shape in shapes)
+        embedding = torch.randn(n, device=device.kind).requires_grad_()
+        return x, weight, bias, embedding, torch.tensor(10.0, device=device.kind)
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor, embedding: Tensor, scale: Tensor) -> Tensor:
+        return hat_kernels.gated_linear(x, weight, bias, embedding=embedding, scale=scale, s_max=S_MAX)
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor, embedding: Tensor, scale: Tensor) -> Tensor:
+        return F.relu(F.linear(x, weight, bias))
+
+    def both(forward: Callable[..., Tensor], context: Any) -> list[Callable[[], object]]:
+        arguments = inputs()
+        upstream = torch.randn(m, n, device=device.kind).to(kind)
+        leaves = arguments[: 3 if forward is plain else 4]
+        return [within(context, lambda: torch.autograd.grad(forward(*arguments), leaves, upstream))]
+
+    yield Case(
+        operation="gated_linear, forward and backward",
+        shape=f"{m} x {k} x {n}",
+        dtype=dtype,
+        size=size,
+        bytes=kind.itemsize * (4 * m * k + 4 * n * k + 3 * m * n),
+        flops=6.0 * m * k * n,
+        variants={
+            "ours": lambda: both(ours, device.ours),
+            "plain": lambda: both(plain, REFERENCE),
+            "reference": lambda: both(ours, REFERENCE),
+            "compiled reference": lambda: both(compile_(device, ours), REFERENCE),
+        },
+    )
+
+
+_MIB = 1 << 20
+_MATMULS = {256 * _MIB: (8192, 4096, 4096), 64 * _MIB: (4096, 2048, 2048), 16 * _MIB: (1024, 2048, 2048)}
+
+
+def gate(device: Device, size: int, dtype: str) -> Iterator[Case]:
+    """One long vector of gates; float32 whatever the rest of a network is."""
+    if dtype != "fp32":
+        return
+    count = size // 4
+
+    def inputs() -> list[tuple[Tensor, Tensor]]:
+        scale = torch.tensor(10.0, device=device.kind)
+        return [(torch.randn(count, device=device.kind), scale) for _ in range(sets(device, 2 * size))]
+
+    variants = three_ways(device, partial(hat_kernels.gate, s_max=S_MAX), inputs)
+    yield Case(operation="gate, forward", shape=str(count), dtype=dtype, size=size, bytes=2 * size, variants=variants)
+
+
+def square(device: Device, size: int, dtype: str) -> tuple[int, int]:
+    """(rows, columns) of a weight of about `size` bytes, columns a power of two."""
+    elements = size // DTYPES[dtype].itemsize
+    columns = 16 if device.dry else 4096
+    return elements // columns, columns
+
+
+def half_locked(device: Device, shape: tuple[int, int], share: float = 0.5) -> Lock:
+    """The leading `share` of both axes is locked."""
+    axes = []
+    for units in shape:
+        free = torch.ones(units, device=device.kind)
+        free[: round(share * units)] = 0
+        axes.append(free)
+    return Lock(*axes)
+
+
+def lock_gradient(device: Device, size: int, dtype: str) -> Iterator[Case]:
+    """Half of both axes locked: a quarter of the elements is written, and nothing else is touched."""
+    shape = square(device, size, dtype)
+    lock = half_locked(device, shape)
+
+    def inputs() -> list[tuple[Any, ...]]:
+        return [(_random(device, shape, dtype), lock) for _ in range(sets(device, size))]
+
+    yield Case(
+        operation="lock_gradient_",
+        shape=_words(shape),
+        dtype=dtype,
+        size=size,
+        locked=0.5,
+        bytes=0.25 * size,
+        variants=three_ways(device, hat_kernels.lock_gradient_, inputs),
+    )
+
+
+def lock_update(device: Device, size: int, dtype: str) -> Iterator[Case]:
+    """Half of both axes locked: a quarter of the elements is copied back."""
+    shape = square(device, size, dtype)
+    lock = half_locked(device, shape)
+
+    def inputs() -> list[tuple[Any, ...]]:
+        count = sets(device, 2 * size)
+        return [(_random(device, shape, dtype), _random(device, shape, dtype), lock) for _ in range(count)]
+
+    yield Case(
+        operation="lock_update_",
+        shape=_words(shape),
+        dtype=dtype,
+        size=size,
+        locked=0.5,
+        bytes=0.5 * size,
+        variants=three_ways(device, hat_kernels.lock_update_, inputs),
+    )
+
+
+def gradient_norm(device: Device, size: int, dtype: str) -> Iterator[Case]:
+    """The norm of one large gradient under no lock."""
+    shape = square(device, size, dtype)
+
+    def inputs() -> list[tuple[Any, ...]]:
+        return [([_random(device, shape, dtype)], [None]) for _ in range(sets(device, size))]
+
+    variants = three_ways(device, hat_kernels.gradient_norm, inputs)
+    yield Case(operation="gradient_norm", shape=_words(shape), dtype=dtype, size=size, bytes=size, variants=variants)
+
+
+def _random(device: Device, shape: tuple[int, ...], dtype: str) -> Tensor:
+    return torch.randn(*shape, device=device.kind).to(DTYPES[dtype])
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+OPERATIONS = (gated_activation, gated_linear, gate, lock_gradient, lock_update, gradient_norm)

@@ -1,0 +1,143 @@
+"""Tables and the plot of a GPU's results file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tables import table
+
+Row = dict[str, Any]
+ORDER = ("ours", "reference", "compiled reference", "torch._fused_sgd_", "torch._fused_adamw_", "plain", "textbook")
+
+
+def report(results: dict[str, Any]) -> str:
+    """Everything that was measured, in Markdown."""
+    facts, ceilings, rows = results["environment"], results["ceilings"], results["rows"]
+    matmul = ", ".join(f"{rate / 1e12:.0f} TFLOP/s {dtype}" for dtype, rate in ceilings["matmul"].items())
+    parts = [
+        f"# {facts['gpu']}",
+        f"Driver {facts['driver']}, torch {facts['torch']}, triton {facts['triton']}, Python {facts['python']}, commit"
+        f" {facts['commit'][:9]}. Measured: {ceilings['copy'] / 1e9:.0f} GB/s in a copy (read and written), {matmul}.",
+        _tests(results.get("tests", [])),
+        "## Whole training steps",
+        "Median ms; ratios are medians over interleaved rounds.",
+        _steps([row for row in rows if row["part"] == "step"]),
+        "## Single operations",
+        "Bytes are counted once for each input and output, locked elements not at all; `copy` is the share of the"
+        " measured copy bandwidth, `matmul` that of the measured matmul rate.",
+        _operations([row for row in rows if row["part"] == "operation" and "shape" in row]),
+        _errors(rows),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def draw(results: dict[str, Any], path: Path) -> bool:
+    """Achieved bandwidth of `ours` over size against the measured copy; False where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in results["rows"]:
+        bound_by_memory = row["part"] == "operation" and row.get("size") and not row.get("flops")
+        if bound_by_memory and "gbs" in row and row["variant"] == "ours" and row["locked"] in (0, 0.5):
+            if row["operation"].startswith(("sgd", "adamw")) and row["locked"]:
+                continue
+            lines.setdefault((row["operation"], row["dtype"]), []).append((row["size"] / 2**20, row["gbs"]))
+    operations = list(dict.fromkeys(operation for operation, _ in lines))
+    if not operations:
+        return False
+    columns = min(4, len(operations))
+    height = -(-len(operations) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.8 * height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    for axes, operation in zip(figure.subplots(height, columns, squeeze=False).flat, operations, strict=False):
+        axes.axhline(results["ceilings"]["copy"] / 1e9, color="black", linewidth=0.8, linestyle=":")
+        for dtype, colour in (("fp32", "#332288"), ("fp16", "#cc6677"), ("bf16", "#44aa99")):
+            points = sorted(lines.get((operation, dtype), []))
+            axes.plot([x for x, _ in points], [y for _, y in points], marker="o", color=colour, label=dtype)
+        axes.set(title=operation, xscale="log", xlabel="MiB of the main tensor", ylabel="GB/s")
+        axes.set_ylim(0, 1.1 * results["ceilings"]["copy"] / 1e9)
+        axes.title.set_fontsize(9)
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    figure.suptitle(f"{results['environment']['gpu']}: bandwidth of ours (dotted: measured copy)", fontsize=11)
+    figure.savefig(path, dpi=140)
+    return True
+
+
+def _tests(rows: list[Row]) -> str:
+    if not rows:
+        return ""
+    lines = [[row["tests"], row["status"], str(row.get("passed", 0)), str(row.get("failed", 0))] for row in rows]
+    return "## Tests on this GPU\n\n" + table(["tests", "result", "passed", "failed"], lines)
+
+
+def _steps(rows: list[Row]) -> str:
+    lines = []
+    for (operation, locked, mode), by in _grouped(rows, "operation", "locked", "mode").items():
+        line = [operation, f"{100 * locked:.0f} %", mode]
+        line += [_ms(by.get(kind)) for kind in ("plain", "textbook", "ours")]
+        line += [_ratio(by.get("ours"), "plain"), _ratio(by.get("textbook"), "ours")]
+        lines.append(line)
+    return table(["step", "locked", "mode", "plain", "textbook", "ours", "ours / plain", "textbook / ours"], lines)
+
+
+def _operations(rows: list[Row]) -> str:
+    lines = []
+    for (operation, shape, dtype, locked), by in _grouped(rows, "operation", "shape", "dtype", "locked").items():
+        for name in (name for name in ORDER if name in by):
+            row = by[name]
+            line = [operation, shape, dtype, f"{100 * locked:.0f} %", name, _ms(row)]
+            if "ms" in row:
+                line += [f"{row['ms']['p20']:.4f} to {row['ms']['p80']:.4f}", f"{row['gbs']:.0f}"]
+                line += [f"{100 * row['copy_share']:.0f} %", _share(row), _ratio(row, "ours")]
+            else:
+                line += [""] * 5
+            lines.append(line)
+    header = [
+        "operation",
+        "shape",
+        "dtype",
+        "locked",
+        "variant",
+        "ms",
+        "p20 to p80",
+        "GB/s",
+        "copy",
+        "matmul",
+        "/ ours",
+    ]
+    return table(header, lines)
+
+
+def _errors(rows: list[Row]) -> str:
+    found = [[row["operation"], str(row.get("dtype", "")), row.get("variant", ""), row["error"]] for row in rows
+             if "error" in row]  # fmt: skip
+    eager = [[row["operation"], row.get("dtype", ""), row["variant"], row["timed"]] for row in rows
+             if "failed" in row.get("timed", "")]  # fmt: skip
+    if not found + eager:
+        return ""
+    return "## Not measured, or not as meant\n\n" + table(["operation", "dtype", "variant", "why"], found + eager)
+
+
+def _grouped(rows: list[Row], *keys: str) -> dict[tuple[Any, ...], dict[str, Row]]:
+    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        if all(key in row for key in keys):
+            found.setdefault(tuple(row[key] for key in keys), {})[row["variant"]] = row
+    return found
+
+
+def _ms(row: Row | None) -> str:
+    return f"{row['ms']['p50']:.4f}" if row and "ms" in row else "no"
+
+
+def _share(row: Row) -> str:
+    return f"{100 * row['matmul_share']:.0f} %" if "matmul_share" in row else ""
+
+
+def _ratio(row: Row | None, other: str) -> str:
+    ratio = (row or {}).get("ratio_to", {}).get(other)
+    return "" if ratio is None else f"{ratio:.2f}"

@@ -1,0 +1,76 @@
+"""Whole training steps on a GPU: plain, textbook and ours, eager and captured as a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+import hat_kernels
+from benchmarks.gpu.case import within
+from benchmarks.gpu.device import Device
+from benchmarks.gpu.timing import Call, Timed, measure, summary
+from benchmarks.worker import Case, build
+from benchmarks.workload import ALEXNET, MLP, Network, batches
+
+KINDS = ("plain", "textbook", "ours")
+LOCKED = (0.0, 0.5, 0.9)
+BATCH = 64
+PROGRESS = 0.5  # of the epoch: a captured step keeps its scale, and no step's time depends on it
+TINY = (
+    Network(kind="mlp", input_shape=(6,), hidden=(8, 8), classes=2),
+    Network(kind="alexnet", input_shape=(3, 16, 16), channels=(2, 3, 4), hidden=(6, 5), classes=2),
+)
+
+
+def rows(device: Device, on: Any, rounds: int) -> Iterator[dict[str, Any]]:
+    """One row a network, locked share, variant and mode."""
+    for network in TINY if device.dry else (MLP, ALEXNET):
+        for locked in LOCKED[1:2] if device.dry else LOCKED:
+            for mode in ("eager",) if device.dry else ("eager", "graph"):
+                yield from _rows(device, on, rounds, network, locked, mode)
+
+
+def _rows(device: Device, on: Any, rounds: int, network: Network, locked: float, mode: str) -> Iterator[dict[str, Any]]:
+    batch = 4 if device.dry else BATCH
+    data = [(x.to(device.kind), y.to(device.kind)) for x, y in batches(network, batch, 1 if device.dry else 8)]
+    makers = {kind: partial(_calls, device, kind, network, locked, data) for kind in KINDS}
+    timed = measure(device, makers, rounds=rounds, on=on, capture=mode == "graph")
+    for kind, result in timed.items():
+        yield {
+            "part": "step",
+            "operation": f"step, {network}, batch {batch}",
+            "locked": locked,
+            "mode": mode,
+            "dtype": "fp32",
+            "variant": kind,
+            "ratio_to": ratios(timed, kind),
+            **summary(result),
+        }
+
+
+def ratios(timed: dict[str, Timed], name: str) -> dict[str, float]:
+    """The time of a variant over that of each other, as the median over rounds."""
+    found = {}
+    for other, theirs in timed.items():
+        pairs = [mine / its for mine, its in zip(timed[name].ms, theirs.ms, strict=False)]
+        if other != name and pairs and not (timed[name].error or theirs.error):
+            found[other] = sorted(pairs)[len(pairs) // 2]
+    return found
+
+
+def _calls(device: Device, kind: str, network: Network, locked: float, data: list[tuple[Tensor, Tensor]]) -> list[Call]:
+    step = moved(build(kind, Case(network=network, batch=len(data[0][0]), locked=locked)), device)
+    context = device.ours if kind == "ours" else partial(hat_kernels.backend, "reference")
+    return [within(context, partial(step, x, y, PROGRESS)) for x, y in data]
+
+
+def moved(step: Any, device: Device) -> Any:
+    """A variant with its model and the textbook's locks on the device; its optimizer has no state yet."""
+    step.model.to(device.kind)
+    if step.name == "textbook":
+        step.used = [used.to(device.kind) for used in step.used]
+        step.rates = {name: rate.to(device.kind) for name, rate in step.rates.items()}
+    return step
