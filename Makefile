@@ -17,8 +17,8 @@ $(READY): pyproject.toml setup.py constraints.txt
 	touch $@
 
 run: $(READY) ## learn five tasks of permuted digits on this machine and show that nothing is forgotten
-	$(BIN)/python -m hat train --tasks 5 --hidden 800 800 --epochs 20 --momentum 0.9 --lr 0.02 --reference alone \
-		--run-dir runs/digits --overwrite
+	$(BIN)/python -m hat train --tasks 5 --hidden 800 800 --epochs 16 --momentum 0.9 --lr 0.05 --dropout 0.2 \
+		--reference alone --run-dir runs/digits --overwrite
 
 $(VENV)/$(OLDEST)/.ready: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/$(OLDEST) triton==$(OLDEST:triton-%=%)
