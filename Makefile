@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := triton-3.6.0
+# A process a core and a thread a process: small tensors on several threads mostly wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format bench kernels gpu clean
@@ -25,8 +27,8 @@ $(VENV)/$(OLDEST)/.ready: $(READY)
 	touch $@
 
 test: $(READY) $(VENV)/$(OLDEST)/.ready ## run the tests, those of the kernels on an older Triton too
-	$(BIN)/python -m pytest
-	PYTHONPATH=$(VENV)/$(OLDEST) $(BIN)/python -m pytest tests/hat_kernels tests/hat/test_on_triton.py -m kernel
+	$(PYTEST)
+	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) tests/hat_kernels tests/hat/test_on_triton.py -m kernel
 
 lint: $(READY) ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -58,7 +58,7 @@ def run(name: str) -> dict[str, Any]:
 def table(figures: dict[str, Any]) -> str:
     """A markdown table of all kept figures."""
     lines = [
-        "| stream | tasks | average accuracy | same network without HAT | largest drift of any old logit | seconds |",
+        "| stream | tasks | average accuracy | same network without HAT | largest drift of any old logit | seconds with HAT |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in figures.items():

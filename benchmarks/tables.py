@@ -166,6 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         old = target.read_text()
         new = insert(old, short(results), str(target))
+    except KeyError as error:
+        print(f"{options.results}: expected results of this version, got some without {error}", file=sys.stderr)
+        return 2
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Before anything imports hat_kernels or Triton: both ask at import whether kernels are compiled or interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+settings.register_profile("house", deadline=None)  # no test asserts a duration
+settings.load_profile("house")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -168,3 +168,13 @@ def test_rows_of_a_suite_with_instant_workers() -> None:
 def test_a_late_part_makes_do_with_one_round() -> None:
     assert suite.Plan(seconds=10.0, patience=1e9).share(0.1) == {"seconds": 1.0, "least": 2, "most": 15}
     assert suite.Plan(seconds=10.0, patience=0.0).share(0.1)["least"] == 1
+
+
+def test_results_of_another_version_are_named(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = record.read(saved)
+    results["rows"] = [row for row in results["rows"] if row["variant"] != tables.FLUSHED]
+    record.write(saved, results)
+    assert tables.main(["--results", str(saved), "--check", str(tmp_path / "README.md")]) == 2
+    (tmp_path / "README.md").write_text(f"{tables.BEGIN}\n{tables.END}\n")
+    assert tables.main(["--results", str(saved), "--check", str(tmp_path / "README.md")]) == 2
+    assert "expected results of this version, got some without 'textbook, flush mode'" in capsys.readouterr().err
