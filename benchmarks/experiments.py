@@ -58,15 +58,14 @@ def run(name: str) -> dict[str, Any]:
 def table(figures: dict[str, Any]) -> str:
     """A markdown table of all kept figures."""
     lines = [
-        "| stream | tasks | average accuracy | same network without HAT | largest drift of any old logit | seconds with HAT |",
-        "|---|---|---|---|---|---|",
+        "| stream | tasks | average accuracy | same network without HAT | largest drift of any old logit |",
+        "|---|---|---|---|---|",
     ]
     for name, row in figures.items():
         without = row["references"].get("sequential")
         plain = "not run" if without is None else f"{sum(without) / len(without):.2%}"
         lines.append(
-            f"| {name} | {len(row['now'])} | {row['average_accuracy']:.2%} | {plain} | {row['largest_drift']:g} | "
-            f"{row['seconds']:.0f} |"
+            f"| {name} | {len(row['now'])} | {row['average_accuracy']:.2%} | {plain} | {row['largest_drift']:g} |"
         )
     if any("jpeg" in task for row in figures.values() for task in row["tasks"]):
         lines += ["", "CIFAR-10 is the JPEG re-encoded copy (quality 75), which is lossy."]
