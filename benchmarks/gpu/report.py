@@ -39,13 +39,7 @@ def draw(results: dict[str, Any], path: Path) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for row in results["rows"]:
-        bound_by_memory = row["part"] == "operation" and row.get("size") and not row.get("flops")
-        if bound_by_memory and "gbs" in row and row["variant"] == "ours" and row["locked"] in (0, 0.5):
-            if row["operation"].startswith(("sgd", "adamw")) and row["locked"]:
-                continue
-            lines.setdefault((row["operation"], row["dtype"]), []).append((row["size"] / 2**20, row["gbs"]))
+    lines = _bandwidths(results["rows"])
     operations = list(dict.fromkeys(operation for operation, _ in lines))
     if not operations:
         return False
@@ -53,7 +47,10 @@ def draw(results: dict[str, Any], path: Path) -> bool:
     height = -(-len(operations) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.8 * height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    for axes, operation in zip(figure.subplots(height, columns, squeeze=False).flat, operations, strict=False):
+    panels = figure.subplots(height, columns, squeeze=False).flatten()
+    for axes in panels[len(operations) :]:
+        axes.set_axis_off()
+    for axes, operation in zip(panels, operations, strict=False):
         axes.axhline(results["ceilings"]["copy"] / 1e9, color="black", linewidth=0.8, linestyle=":")
         for dtype, colour in (("fp32", "#332288"), ("fp16", "#cc6677"), ("bf16", "#44aa99")):
             points = sorted(lines.get((operation, dtype), []))
@@ -65,6 +62,22 @@ def draw(results: dict[str, Any], path: Path) -> bool:
     figure.suptitle(f"{results['environment']['gpu']}: bandwidth of ours (dotted: measured copy)", fontsize=11)
     figure.savefig(path, dpi=140)
     return True
+
+
+def _bandwidths(rows: list[Row]) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """(MiB, GB/s) of `ours` by operation and dtype: updates where nothing is locked, the other locks at a half."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        bound_by_memory = row["part"] == "operation" and row.get("size") and not row.get("flops")
+        update = row.get("operation", "").startswith(("sgd", "adamw"))
+        if (
+            bound_by_memory
+            and "gbs" in row
+            and row["variant"] == "ours"
+            and row["locked"] in ((0,) if update else (0, 0.5))
+        ):
+            found.setdefault((row["operation"], row["dtype"]), []).append((row["size"] / 2**20, row["gbs"]))
+    return found
 
 
 def _tests(rows: list[Row]) -> str:
