@@ -74,8 +74,8 @@ def keep_finite_(locks: Mapping[Tensor, Lock]) -> None:
         locks: of the parameters; locked elements are left alone.
     """
     for parameter, lock in locks.items():
-        low, high = torch.aminmax(parameter) if parameter.numel() else (parameter.sum(), parameter.sum())
-        if parameter.device.type == "cpu" and low >= -LARGEST and high <= LARGEST:
+        # The norm bounds every element, and takes half the time of the extremes.
+        if parameter.device.type == "cpu" and hat_kernels.gradient_norm([parameter], [None]) <= LARGEST:
             continue
         for part in parts(parameter, lock):
             part.write_(parameter[part.rows], bounded(parameter[part.rows]))

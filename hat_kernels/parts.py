@@ -37,12 +37,29 @@ class Part(NamedTuple):
         wide = widened(target)
         return wide.clone() if self.movable is not None and wide is target else wide
 
+    def moved(self, target: Tensor, step: Tensor, size: float | Tensor) -> Tensor:
+        """`target + size * rate * step`, widened: in place where nothing is locked and nothing is to widen."""
+        wide = widened(target)
+        step = self.scaled(step)
+        if isinstance(size, Tensor):
+            step, size = step * size, 1.0
+        if self.movable is None and wide is target:
+            return wide.add_(step, alpha=size)
+        return wide.add(step, alpha=size)
+
     def scaled(self, step: Tensor) -> Tensor:
         """`step` times a fractional rate."""
         return step if self.rate is None else step * self.rate
 
-    def write_(self, target: Tensor, values: Tensor, mend: bool = False) -> None:
-        """`target = values` where the rate is not 0; under a lock within the range of float16, if `mend`."""
+    def write_(self, target: Tensor, values: Tensor, *, mend: bool = False, spare: bool = False) -> None:
+        """`target = values` where the rate is not 0.
+
+        Args:
+            target: of the parameter or a state.
+            values: same shape.
+            mend: under a lock, keep within the range of float16.
+            spare: `values` may be overwritten.
+        """
         if values is target:
             return
         values = values.to(target.dtype)
@@ -52,7 +69,9 @@ class Part(NamedTuple):
         if mend:
             values = bounded(values)
         old = target.view(_INTEGER[target.itemsize])
-        old ^= (values.view(old.dtype) ^ old).bitwise_and_(self.movable.to(old.dtype))
+        bits = values.view(old.dtype)
+        change = bits.bitwise_xor_(old) if spare else bits ^ old
+        old ^= change.bitwise_and_(self.movable.to(old.dtype))
 
 
 def parts(parameter: Tensor, lock: Lock | None) -> Iterator[Part]:

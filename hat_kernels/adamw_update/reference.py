@@ -63,4 +63,4 @@ def adamw_update_(
                 weight.mul_(1 - decay).addcdiv_(m, denominator, value=-size)
             else:
                 weight.sub_(part.scaled(m / denominator * size + decay * weight))
-            part.write_(target, weight, mend)
+            part.write_(target, weight, mend=mend, spare=True)

@@ -43,7 +43,4 @@ def sgd_update_(
                 velocity = step if is_first_step else part.own(buffer).mul_(momentum).add_(step, alpha=1 - dampening)
                 part.write_(buffer, velocity)
                 step = step.add(velocity, alpha=momentum) if nesterov else velocity
-            if isinstance(lr, Tensor):
-                part.write_(weight, part.own(weight).add_(part.scaled(step) * -lr), mend)
-            else:
-                part.write_(weight, part.own(weight).add_(part.scaled(step), alpha=-lr), mend)
+            part.write_(weight, part.moved(weight, step, -lr), mend=mend, spare=True)
