@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("auto", "reference", "triton")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the kernels
 
 
 class _Choice:
@@ -45,8 +46,8 @@ def use_triton(op: str, *tensors: Tensor | None) -> bool:
     float64 is for the reference: it serves gradcheck, and no GPU is fast at it.
 
     Raises:
-        NotImplementedError: the caller asked for Triton, and a tensor is float64 or not on a GPU (nor is the
-            interpreter on, `TRITON_INTERPRET=1`, which takes CPU tensors), or Triton is not installed.
+        NotImplementedError: the caller asked for Triton, and a tensor is of another floating dtype or not on a GPU (nor
+            is the interpreter on, `TRITON_INTERPRET=1`, which takes CPU tensors), or Triton is not installed.
     """
     if _Choice.requested == "reference":
         return False
@@ -63,8 +64,8 @@ def _obstacle(tensors: list[Tensor]) -> str:
     for tensor in tensors:
         if not tensor.is_cuda and not _INTERPRETED:
             return f"a tensor on {tensor.device}"
-        if tensor.dtype == torch.float64:
-            return "float64"
+        if tensor.is_floating_point() and tensor.dtype not in DTYPES:
+            return str(tensor.dtype).removeprefix("torch.")
     return ""
 
 

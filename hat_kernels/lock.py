@@ -37,7 +37,9 @@ def check_lock(lock: Lock | None, parameter: Tensor, name: str = "lock") -> None
     """Validate a lock against the parameter it belongs to.
 
     Raises:
-        ValueError: no dimension is named, a repeat or group count does not divide, or a length does not match.
+        TypeError: free units are not float32.
+        ValueError: no dimension is named, a repeat or group count does not divide, or a length or device does not
+            match.
     """
     if lock is None:
         return
@@ -98,3 +100,7 @@ def _check_length(free: Tensor, repeat: int, parameter: Tensor, dim: int, groups
     if free.dim() != 1 or free.shape[0] * repeat != expected:
         got = f"{tuple(free.shape)} repeated {repeat} times"
         raise ValueError(f"{name}: expected {expected} units along dimension {dim}, got {got}")
+    if free.dtype != torch.float32:
+        raise TypeError(f"{name}: expected torch.float32, got {free.dtype}")
+    if free.device != parameter.device:
+        raise ValueError(f"{name}: expected a tensor on {parameter.device}, got {free.device}")

@@ -83,7 +83,8 @@ def parts(parameter: Tensor, lock: Lock | None) -> Iterator[Part]:
     locks = [lock._replace(columns=None), lock._replace(rows=None)] if separable else [lock]
     rates = [rate(each, parameter) for each in locks]
     masks = [-(r != 0).to(_INTEGER[parameter.itemsize]) for r in rates]
-    soft = any(bool(((r != 0) & (r != 1)).any()) for r in rates)
+    # Elsewhere than on a CPU to look would wait for the device, and a product costs less.
+    soft = parameter.device.type != "cpu" or any(bool(((r != 0) & (r != 1)).any()) for r in rates)
     for rows in _chunks(parameter):
         movable = reduce(torch.bitwise_or, [_along(mask, rows) for mask in masks])
         yield Part(rows, movable, reduce(torch.maximum, [_along(r, rows) for r in rates]) if soft else None)

@@ -33,7 +33,7 @@ WIDEST = 2**26  # columns of a SEPARABLE weight: offsets in a tile are of 32 bit
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
-_KEPT = 32
+_KEPT = 512  # a step uses two a parameter group and one for the norm
 _MULTIPLE = 8  # elements, 16 bytes of the narrowest dtype: what a 128-bit load needs
 
 

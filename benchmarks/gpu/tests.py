@@ -16,11 +16,13 @@ SUMMARY = re.compile(r"(\d+) (passed|failed|error|errors|skipped|deselected)\b")
 
 
 def groups() -> list[list[str]]:
-    """What one process each runs: the folders of tests/hat_kernels, its files, and what is marked `gpu` of the rest."""
+    """What one process each runs: the files of every operation, those of all, and the whole library on a GPU."""
     folder = ROOT / "tests" / "hat_kernels"
-    found = [[str(path)] for path in sorted(folder.iterdir()) if path.is_dir() and list(path.glob("test_*.py"))]
+    found = [[str(path)] for path in sorted(folder.glob("*/test_*.py"))]  # one each: they compile at the same time
     files = [str(path) for path in sorted(folder.glob("test_*.py")) if path.name != "test_compiled.py"]
-    return [*found, files, [str(ROOT / "tests" / "hat"), "-m", "gpu"]]
+    suite = ROOT / "tests" / "hat"
+    whole = [str(suite / name) for name in ("test_on_triton.py", "test_gpu.py", "data/test_gpu.py")]
+    return [*found, files, *([path] for path in whole)]
 
 
 def run(seconds: float, chosen: list[list[str]] | None = None) -> list[dict[str, Any]]:

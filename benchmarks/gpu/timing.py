@@ -88,6 +88,10 @@ def _prepare(device: Device, calls: Sequence[Call], result: Timed, on: Any, capt
     if device.dry or not capture:
         result.how = "wall clock" if device.dry else "eager"
         return eager, count
+    waits = _waits(calls[0])
+    if waits:
+        result.how = f"eager, as it waits for the device: {waits}"
+        return eager, count
     try:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=on):
@@ -100,6 +104,18 @@ def _prepare(device: Device, calls: Sequence[Call], result: Timed, on: Any, capt
         return eager, count
     result.how = "graph"
     return graph.replay, count
+
+
+def _waits(call: Call) -> str:
+    """Why a call cannot be captured, if it synchronises: a capture that fails can leave the random generator behind."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    except RuntimeError as error:
+        return short(error)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return ""
 
 
 def _time(device: Device, burst: Call, count: int) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from hat_kernels.device import COSH_LIMIT, cosh, precise_sigmoid
 from hat_kernels.tile import (
     CODE,
     DTYPE_CODES,
@@ -24,10 +25,7 @@ from hat_kernels.tile import (
     typed,
 )
 
-
-@triton.jit
-def _cosh(x):
-    return 0.5 * (tl.exp(x) + tl.exp(-x))
+SMALLEST = tl.constexpr(2.0**-126)  # of a normal float32: a quotient by less means nothing
 
 
 @triton.jit
@@ -51,17 +49,17 @@ def _sum_free(rows_ptr, count, BLOCK: tl.constexpr):
 @triton.jit
 def _compensated(q, pull, e, scale, s_max, COMPENSATION: tl.constexpr):
     """`q` is plain, `da s a (1 - a)`, and `pull` still a gradient in the gate."""
-    a = 1.0 / (1.0 + tl.exp(-scale * e))
+    a = precise_sigmoid(scale * e)
     derivative = (1.0 - a) * a * scale
     if COMPENSATION == 2:
-        unit = 1.0 / (1.0 + tl.exp(-e))
-        tiny = derivative < 1.1754943508222875e-38  # 2^-126: a quotient by less means nothing
-        q = (tl.where(tiny, 0.0, q / tl.where(tiny, 1.0, derivative)) + pull) * (s_max * unit * (1.0 - unit))
+        unit = precise_sigmoid(e)
+        tiny = derivative < SMALLEST
+        q = (tl.where(tiny, 0.0, tl.div_rn(q, tl.where(tiny, 1.0, derivative))) + pull) * (s_max * unit * (1.0 - unit))
     else:
         q += pull * derivative
     if COMPENSATION == 1:
-        clamped = tl.minimum(tl.maximum(scale * e, -50.0), 50.0)
-        q *= s_max / scale * (_cosh(clamped) + 1.0) / (_cosh(e) + 1.0)
+        clamped = tl.minimum(tl.maximum(scale * e, -COSH_LIMIT), COSH_LIMIT)
+        q *= tl.div_rn(tl.div_rn(s_max, scale) * (cosh(clamped) + 1.0), cosh(e) + 1.0)
     return q
 
 

@@ -73,12 +73,13 @@ def _lock_gradient(
     if view is None:  # no rows of neighbours in memory: through a copy that has them
         grad.copy_(lock_gradient_(grad.contiguous(), lock))
         return
-    lock_gradient_kernel[(view.programs,)](
-        grad_ptr=grad,
-        stride_vectors=view.stride // view.vector,
-        **view.arguments(),
-        **OPTIONS,
-    )
+    with torch.cuda.device_of(grad):
+        lock_gradient_kernel[(view.programs,)](
+            grad_ptr=grad,
+            stride_vectors=view.stride // view.vector,
+            **view.arguments(),
+            **OPTIONS,
+        )
 
 
 @_lock_gradient.register_fake

@@ -24,11 +24,13 @@ def lock_update_(parameter: Tensor, before: Tensor, lock: Lock) -> Tensor:
         `parameter`.
 
     Raises:
-        ValueError: shapes or dtypes differ, the lock does not fit them, or elements of `parameter` share memory.
+        ValueError: shapes, dtypes or devices differ, the lock does not fit, or elements of `parameter` share memory.
     """
     if before.shape != parameter.shape or before.dtype != parameter.dtype:
         expected = f"{tuple(parameter.shape)} {parameter.dtype}"
         raise ValueError(f"before: expected {expected}, got {tuple(before.shape)} {before.dtype}")
+    if before.device != parameter.device:
+        raise ValueError(f"before: expected a tensor on {parameter.device}, got {before.device}")
     check_lock(lock, parameter)
     check_own_memory(parameter, "parameter")
     if use_triton("lock_update_", parameter, before):

@@ -84,14 +84,15 @@ def _lock_update(
     if before.stride() != parameter.stride():
         before = torch.empty_like(parameter).copy_(before)  # the same order in memory, without gaps between the rows
         stride_before = view.length
-    lock_update_kernel[(view.programs,)](
-        parameter_ptr=parameter,
-        before_ptr=before,
-        stride_vectors=view.stride // view.vector,
-        stride_before_vectors=stride_before // view.vector,
-        **view.arguments(),
-        **OPTIONS,
-    )
+    with torch.cuda.device_of(parameter):
+        lock_update_kernel[(view.programs,)](
+            parameter_ptr=parameter,
+            before_ptr=before,
+            stride_vectors=view.stride // view.vector,
+            stride_before_vectors=stride_before // view.vector,
+            **view.arguments(),
+            **OPTIONS,
+        )
 
 
 @_lock_update.register_fake

@@ -71,6 +71,8 @@ def test_float64_is_for_the_reference():
         with pytest.raises(NotImplementedError, match="x: no Triton kernel for float64; use backend"):
             dispatch.use_triton("x", single, None, double)
     assert not dispatch.use_triton("x", double)
+    with hat_kernels.backend("triton"), pytest.raises(NotImplementedError, match="no Triton kernel for float8_e5m2"):
+        dispatch.use_triton("x", single.to(torch.float8_e5m2))
     assert dispatch.use_triton("x", single) == (DEVICE == "cuda")
 
 

@@ -124,3 +124,12 @@ def test_list_of_locks():
         check_locks([None], [torch.empty(1), torch.empty(2)])
     with pytest.raises(ValueError, match=r"locks\[1\].rows: expected 2 units"):
         check_locks([None, Lock(torch.ones(1))], [torch.empty(1), torch.empty(2)])
+
+
+@pytest.mark.parametrize(("free", "error", "message"), [
+    (torch.ones(3, dtype=torch.float64), TypeError, "lock.rows: expected torch.float32, got torch.float64"),
+    (torch.ones(3, device="meta"), ValueError, "lock.rows: expected a tensor on cpu, got meta"),
+])  # fmt: skip
+def test_a_lock_that_a_kernel_would_misread(free, error, message):
+    with pytest.raises(error, match=message):
+        check_lock(Lock(free), torch.zeros(3, 2))
