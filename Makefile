@@ -28,6 +28,7 @@ $(VENV)/$(OLDEST)/.ready: $(READY)
 
 test: $(READY) $(VENV)/$(OLDEST)/.ready ## run the tests, those of the kernels on an older Triton too
 	$(PYTEST)
+	$(PYTEST) --backend triton tests/hat/test_gate.py tests/hat/test_guard.py tests/hat/test_bounds_of_forgetting.py
 	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) tests/hat_kernels tests/hat/test_on_triton.py -m kernel
 
 lint: $(READY) ## check format, lint and types

@@ -13,9 +13,14 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import hat_kernels
 
 settings.register_profile("house", deadline=None)  # no test asserts a duration
 settings.load_profile("house")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backend", default="auto", help="of hat_kernels in every test (auto, reference or triton)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,9 +38,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def same_start() -> Iterator[None]:
-    """A known seed, and no floating-point mode left over from another test."""
+def same_start(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A known seed, no floating-point mode left over from another test, and the backend that was asked for."""
     torch.manual_seed(0)
     torch.set_flush_denormal(False)
-    yield
+    with hat_kernels.backend(request.config.getoption("--backend")):
+        yield
     torch.set_flush_denormal(False)
