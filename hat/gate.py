@@ -90,11 +90,6 @@ class Gate(Float32Module):
         """How many tasks have committed a mask."""
         return self.masks.shape[0]
 
-    def attention(self) -> Tensor:
-        """[units] the gate of the task that is being learned, at the current scale; differentiable."""
-        config = self.state.config
-        return hat_kernels.gate(self.embedding, self.state.scale, s_max=config.s_max, compensation=config.compensation)
-
     def hardened(self) -> Tensor:
         """[units] what `commit` would store now: `e > 0` in mode `binary`; else `sigmoid(s_max e)`, floored."""
         with torch.no_grad():

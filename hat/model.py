@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import hat_kernels
 from hat import buffers
 from hat.gate import Gate
 from hat.locks import frozen_lock, gates, locks, unlocked
@@ -166,8 +167,11 @@ class HATModel(nn.Module):
             RuntimeError: no task is being learned.
         """
         self._require_learning("penalty")
-        free = torch.cat([gate.free for gate in self.gates.values()])
-        attention = torch.cat([gate.attention() for gate in self.gates.values()])
+        gates = list(self.gates.values())
+        free, embedding = torch.cat([gate.free for gate in gates]), torch.cat([gate.embedding for gate in gates])
+        attention = hat_kernels.gate(
+            embedding, self.state.scale, s_max=self.config.s_max, compensation=self.config.compensation
+        )
         total = free.sum()
         # The second `where` keeps 0/0 out of the gradient as well as out of the value.
         return torch.where(

@@ -11,8 +11,8 @@ def dropout(x: Tensor, probability: float) -> Tensor:
     """Zero each element with `probability` and scale the rest, so that the expectation is x: Srivastava et al. 2014.
 
     A CPU draws random numbers one after another, and PyTorch spends a 64-bit word of them on every element: a fifth of
-    a plain training step. Here four elements share a word, which rounds the probability to a multiple of 2^-16; the
-    scale follows the rounded one. Other devices and compiled code use PyTorch's dropout.
+    a plain training step. Here four or eight elements share a word, which rounds the probability to a multiple of
+    2^-16; the scale follows the rounded one. Other devices and compiled code use PyTorch's dropout.
 
     Args:
         x: any shape, floating. Differentiable.

@@ -6,14 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_DRAWS = 2**16  # values of one random int16; a 64-bit word of the generator holds four
-
 
 def dropout(x: Tensor, probability: float) -> Tensor:
     """See `hat_kernels.dropout`."""
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, probability)
-    dropped = min(round(probability * _DRAWS), _DRAWS - 1)
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    keep = words.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _DRAWS // 2
-    return x * (keep.to(x.dtype) * (_DRAWS / (_DRAWS - dropped)))
+    # A byte an element where that is exact, as for one half; else two.
+    dtype = torch.int8 if (probability * 2**8).is_integer() else torch.int16
+    draws = 2 ** (8 * dtype.itemsize)
+    dropped = min(round(probability * draws), draws - 1)
+    words = torch.empty(-(-x.numel() * dtype.itemsize // 8), dtype=torch.int64).random_(-(2**63), None)
+    keep = words.view(dtype)[: x.numel()].view(x.shape) >= dropped - draws // 2
+    return x * (keep.to(x.dtype) * (draws / (draws - dropped)))

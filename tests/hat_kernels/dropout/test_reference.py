@@ -16,10 +16,11 @@ def test_keeps_the_share_and_the_expectation(probability):
     assert y.max().item() == pytest.approx(1 / (1 - probability), rel=2e-2 if probability > 0.99 else 2e-4)
 
 
-def test_the_four_numbers_of_a_word_are_independent():
-    kept = (dropout(torch.ones(4, 2**18), 0.5).view(-1, 4) != 0).double()
-    assert (kept.mean(0) - 0.5).abs().max() < 5 * 0.5 / 2**9
-    assert (torch.corrcoef(kept.t()) - torch.eye(4)).abs().max() < 5 / 2**9
+@pytest.mark.parametrize(("probability", "numbers"), [(0.5, 8), (0.3, 4)])
+def test_the_numbers_of_a_word_are_independent(probability, numbers):
+    kept = (dropout(torch.ones(numbers, 2**18), probability).view(-1, numbers) != 0).double()
+    assert (kept.mean(0) - (1 - probability)).abs().max() < 5 * 0.5 / 2**9
+    assert (torch.corrcoef(kept.t()) - torch.eye(numbers)).abs().max() < 5 / 2**9
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 5), (0, 4), (2, 3, 5, 7)])
