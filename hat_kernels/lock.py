@@ -72,6 +72,12 @@ def check_own_memory(tensor: Tensor, name: str) -> None:
             raise ValueError(f"{name}: expected elements with memory of their own, got stride 0 along dimension {dim}")
 
 
+def contiguous(lock: Lock) -> Lock:
+    """The same lock, its free units side by side in memory, as a kernel reads them."""
+    rows, columns = (None if free is None else free.contiguous() for free in lock[:2])
+    return lock._replace(rows=rows, columns=columns)
+
+
 def rate(lock: Lock, parameter: Tensor) -> Tensor:
     """The rate of every element: float32 (float64 for a float64 parameter), broadcastable to `parameter`."""
     dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from hat_kernels.configuration import Configuration
-from hat_kernels.lock import Lock
+from hat_kernels.lock import Lock, contiguous
 
 TILE = 2048  # elements a program, 16 a thread: at 32 some targets spill
 VECTOR = 8  # elements in 16 bytes of the smallest dtype
@@ -129,6 +128,7 @@ class Rows(NamedTuple):
 
 def as_rows(parameter: Tensor, lock: Lock) -> Rows | None:
     """The rows of a parameter of at least one element, or None if its memory is not rows of neighbours."""
+    lock = contiguous(lock)
     if parameter.dim() < 2:
         neighbours = parameter.numel() == 1 or parameter.stride(0) == 1
         return _one_row(parameter, lock) if neighbours else None
@@ -147,8 +147,8 @@ def as_rows(parameter: Tensor, lock: Lock) -> Rows | None:
         row_count=row_count,
         length=inside.numel(),
         stride=parameter.stride(0) if row_count > 1 else 0,
-        row_units=_plain(lock.rows),
-        column_units=_plain(lock.columns),
+        row_units=lock.rows,
+        column_units=lock.columns,
         row_span=lock.row_repeat,
         column_span=lock.column_repeat * spatial,
         column_count=columns * spatial,
@@ -160,12 +160,8 @@ def as_rows(parameter: Tensor, lock: Lock) -> Rows | None:
 def _one_row(parameter: Tensor, lock: Lock) -> Rows:
     """All elements in a row, along which the units of dimension 0 follow each other."""
     numel, rows = parameter.numel(), parameter.shape[0] if parameter.dim() else 1
-    units, span = _plain(lock.rows), lock.row_repeat * (numel // rows)
+    units, span = lock.rows, lock.row_repeat * (numel // rows)
     return Rows(1, numel, 0, None, units, row_span=1, column_span=span, column_count=numel)
-
-
-def _plain(units: Tensor | None) -> Tensor | None:
-    return None if units is None else units.to(torch.float32).contiguous()
 
 
 def configurations(kernel: Any, tensors: tuple[str, ...], strides: tuple[str, ...]) -> list[Configuration]:

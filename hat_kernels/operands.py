@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hat_kernels.lock import Lock
+from hat_kernels.lock import Lock, contiguous
 from hat_kernels.table import Operands
 
 
@@ -31,7 +31,8 @@ def arrange(
     for index, parameter in enumerate(parameters):
         if not parameter.numel():
             continue
-        lock = None if locks is None else _plain(locks[index])
+        lock = None if locks is None else locks[index]
+        lock = None if lock is None else contiguous(lock)
         extra = None if extras is None else extras[index]
         own = [parameter, *(state[index] for state in states)]
         channels_last = False
@@ -66,18 +67,6 @@ def _is_channels_last(parameter: Tensor) -> bool:
     if parameter.dim() == 4:
         return parameter.is_contiguous(memory_format=torch.channels_last)
     return parameter.dim() == 5 and parameter.is_contiguous(memory_format=torch.channels_last_3d)
-
-
-def _plain(lock: Lock | None) -> Lock | None:
-    if lock is None:
-        return None
-    return lock._replace(rows=_vector(lock.rows), columns=_vector(lock.columns))
-
-
-def _vector(free: Tensor | None) -> Tensor | None:
-    if free is None or (free.dtype == torch.float32 and free.is_contiguous()):
-        return free
-    return free.to(torch.float32).contiguous()
 
 
 def number_or_scalar(value: float | Tensor, device: torch.device) -> tuple[float, Tensor | None]:

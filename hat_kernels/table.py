@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hat_kernels import dispatch
 from hat_kernels.lock import Lock
 
 # The fields of a row, all int64.
@@ -31,7 +32,7 @@ STEPS = (1, 4, 16)  # tiles a program: many where there are many, as a program t
 PROGRAMS = 4096  # what there must be left of, some waves of a large GPU
 WIDEST = 2**26  # columns of a SEPARABLE weight: offsets in a tile are of 32 bits
 
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+DTYPES = {dtype: digit for digit, dtype in enumerate(dispatch.DTYPES)}
 
 _KEPT = 512  # a step uses two a parameter group and one for the norm
 _MULTIPLE = 8  # elements, 16 bytes of the narrowest dtype: what a 128-bit load needs

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat_kernels.gate.reference import published_factor
 from hat_kernels.parts import widened
 from hat_kernels.sgd_update.reference import sgd_update_
 
-COSH_LIMIT = 50.0
 SMALLEST = 2.0**-126  # of a normal float32: a quotient by less means nothing
 
 
@@ -70,6 +70,5 @@ def _compensated(q: Tensor, pull: Tensor | float, e: Tensor, scale: Tensor, s_ma
         return (quotient + pull) * (s_max * unit * (1 - unit))
     q = q + pull * derivative
     if compensation == "published":
-        numerator = torch.cosh((scale * e).clamp(-COSH_LIMIT, COSH_LIMIT)) + 1
-        q = q * (s_max / scale * numerator / (torch.cosh(e) + 1))
+        q = q * published_factor(e, scale, s_max)
     return q

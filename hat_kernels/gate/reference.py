@@ -28,9 +28,14 @@ class _Gate(torch.autograd.Function):
             return grad * (s_max * unit * (1 - unit)), None, None, None, None
         q = grad * (1 - a) * a * scale
         if ctx.compensation == "published":
-            numerator = torch.cosh((scale * embedding).clamp(-COSH_LIMIT, COSH_LIMIT)) + 1
-            q = q * (s_max / scale * numerator / (torch.cosh(embedding) + 1))
+            q = q * published_factor(embedding, scale, s_max)
         return q, None, None, None, None
+
+
+def published_factor(embedding: Tensor, scale: Tensor, s_max: float) -> Tensor:
+    """`s_max (cosh(clamp(s e, ±50)) + 1) / (s (cosh(e) + 1))`."""
+    numerator = torch.cosh((scale * embedding).clamp(-COSH_LIMIT, COSH_LIMIT)) + 1
+    return s_max / scale * numerator / (torch.cosh(embedding) + 1)
 
 
 def gate(embedding: Tensor, scale: Tensor, s_max: float, compensation: str, floor: float) -> Tensor:
