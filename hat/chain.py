@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import nn
@@ -53,8 +55,38 @@ class Reach(NamedTuple):
     layout: str
 
 
-def chain(*modules: nn.Module, **named: nn.Module) -> nn.Sequential:
-    """A `torch.nn.Sequential` in which every gated layer knows the gate of the units that reach it.
+class Chain(nn.Sequential):
+    """What `hat.chain` returns: a `torch.nn.Sequential` that knows which of its gates it has wired completely.
+
+    Attributes:
+        wired: the modules in the order in which they were wired.
+        arrives: of every gated layer, whether all its units arrive at layers that know them, or at the end.
+        tail: what arrives at the end.
+    """
+
+    wired: tuple[nn.Module, ...] = ()
+    arrives: Mapping[GatedLayer, bool] = MappingProxyType({})  # a class attribute that nobody can fill
+    tail: Reach | None = None
+
+    def complete(self) -> dict[Gate, bool]:
+        """Whether every gate of the chain meets nothing outside of it, but for what comes behind its end.
+
+        It is taken to do so once modules were added, removed or replaced. A slice of a chain knows nothing.
+        """
+        intact = self.wired == tuple(self)
+        found: dict[Gate, bool] = {}
+        for layer, arrives in self.arrives.items():
+            alone = intact and arrives and _producers(layer.gate) <= set(self.arrives)
+            found[layer.gate] = found.get(layer.gate, True) and alone
+        return found
+
+
+def _producers(gate: Gate) -> set[nn.Module]:
+    return {member.module for member in gate.members if member.dim == 0}
+
+
+def chain(*modules: nn.Module, **named: nn.Module) -> Chain:
+    """A sequence of modules in which every gated layer knows the gate of the units that reach it.
 
     A gate reaches the next gated layer through modules that keep units apart and zeros zero: dropout, pooling, flatten,
     ReLU and the like. Any other module in between (a normalisation, say) ends its reach: the layer behind it counts as
@@ -68,18 +100,29 @@ def chain(*modules: nn.Module, **named: nn.Module) -> nn.Sequential:
         ValueError: a layer's inputs are not a multiple of the units that reach it.
     """
     reach: Reach | None = None
+    last: GatedLayer | None = None  # whose units arrive, if nobody else's are mixed in
+    arrives: dict[GatedLayer, bool] = {}
     children = OrderedDict([*((str(index), module) for index, module in enumerate(modules)), *named.items()])
     for module in children.values():
         if isinstance(module, GatedLayer):
-            if reach is not None and _meets(reach, module):
+            met = reach is not None and _meets(reach, module)
+            if reach is not None and met:
                 inputs = module.weight.shape[1] * getattr(module, "groups", 1)
                 module.connect(reach.gate, repeat=max(1, inputs // reach.gate.units) if reach.layout == "flat" else 1)
-            reach = Reach(module.gate, "last" if isinstance(module, HATLinear) else "channels")
+            if last is not None:
+                arrives[last] = arrives.get(last, True) and met
+            reach, last = Reach(module.gate, "last" if isinstance(module, HATLinear) else "channels"), module
         elif isinstance(module, Gate):
+            if last is not None:
+                arrives[last], last = False, None  # its units meet this gate's
             reach = Reach(module, {-1: "last", 1: "channels"}[module.unit_dim]) if module.unit_dim in (-1, 1) else None
         elif reach is not None:
             reach = _behind(reach, module)
-    return nn.Sequential(children)
+    if last is not None:
+        arrives[last] = arrives.get(last, True) and reach is not None
+    found = Chain(children)
+    found.wired, found.arrives, found.tail = tuple(children.values()), arrives, reach
+    return found
 
 
 def _meets(reach: Reach, layer: GatedLayer) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,23 +18,49 @@ from hat_kernels.lock import LARGEST
 from hat_kernels.parts import bounded, parts
 
 
-def clip(
-    grads: Sequence[Tensor], locks: Sequence[Lock | None], max_norm: float | None, grad_scale: Tensor | None = None
-) -> tuple[Tensor | None, bool]:
-    """(factor, mend): what the update shall multiply the gradients with, and whether it shall mend them.
+_SMALL = 2**16  # elements
 
-    On a CPU they are mended here, where that is cheaper, see `tame_`; on a GPU it costs nothing in the update itself.
+
+class Tamed(NamedTuple):
+    """What a step must know of its gradients.
+
+    Attributes:
+        factor: 0-d, what the update shall multiply them with; None for 1.
+        mend: the update shall count what is not finite as 0.
+        norms: on a CPU, a number no less than the norm of each; None where it is not known.
+    """
+
+    factor: Tensor | None
+    mend: bool = False
+    norms: Sequence[float] | None = None
+
+
+def clip(
+    grads: Sequence[Tensor],
+    locks: Sequence[Lock | None],
+    max_norm: float | None,
+    grad_scale: Tensor | None = None,
+    bounds: Sequence[float | None] | None = None,
+) -> Tamed:
+    """Clip by the global norm of what may move, and count inf and NaN as 0.
+
+    On a CPU the gradients are mended here, where that is cheaper, see `tame_`; on a GPU it costs nothing in the update
+    itself.
     """
     if not grads or grads[0].device.type == "cpu":
-        return tame_(grads, locks, max_norm, grad_scale), False
+        return tame_(grads, locks, max_norm, grad_scale, bounds)
     if max_norm is None:
-        return grad_scale, True
-    return hat_kernels.clip_factor(grads, locks, max_norm, grad_scale=grad_scale, mend=True), True
+        return Tamed(grad_scale, mend=True)
+    return Tamed(hat_kernels.clip_factor(grads, locks, max_norm, grad_scale=grad_scale, mend=True), mend=True)
 
 
 def tame_(
-    grads: Sequence[Tensor], locks: Sequence[Lock | None], max_norm: float | None, grad_scale: Tensor | None = None
-) -> Tensor | None:
+    grads: Sequence[Tensor],
+    locks: Sequence[Lock | None],
+    max_norm: float | None,
+    grad_scale: Tensor | None = None,
+    bounds: Sequence[float | None] | None = None,
+) -> Tamed:
     """Zero what is not finite, in place, and return the factor that clips the rest.
 
     A weight of NaN would reach finished tasks: they meet it with an input of exactly 0, but 0 * NaN is NaN.
@@ -41,44 +70,72 @@ def tame_(
         locks: one a gradient; None where nothing is locked.
         max_norm: the largest global norm of the locked gradients, or None.
         grad_scale: 0-d factor that the gradients are still to be multiplied with (one over a loss scale), or None.
+        bounds: one a gradient, a number no less than its norm if one is known; finite for a finite gradient. Where
+            these settle that nothing is clipped, no norm is computed.
 
     Returns:
-        0-d tensor `grad_scale * min(1, max_norm / (grad_scale * norm + 1e-6))`, as `torch.nn.utils.clip_grad_norm_` has
-        it; None for a factor of 1.
+        The factor `grad_scale * min(1, max_norm / (grad_scale * norm + 1e-6))`, as `torch.nn.utils.clip_grad_norm_` has
+        it.
 
     Warns:
         NonFiniteWarning: there was something to zero; on a CPU only, elsewhere to look would stall the stream.
     """
     if not grads:
-        return grad_scale
+        return Tamed(grad_scale)
     if grads[0].device.type != "cpu":
         _mend_(grads)
-    else:  # here a look at the norm is free of synchronisation, and saves the passes that are not needed
-        norm = hat_kernels.gradient_norm(grads, [None] * len(grads))
-        if not torch.isfinite(norm):
-            warnings.warn("a gradient holds inf or NaN, which count as 0: is the loss finite?", NonFiniteWarning, 2)
-            _mend_(grads)
-        elif max_norm is None or norm * (1 if grad_scale is None else grad_scale) <= max_norm:
-            return grad_scale  # no lock makes a norm larger
-    if max_norm is None:
-        return grad_scale
+        factor = grad_scale if max_norm is None else _factor(grads, locks, max_norm, grad_scale)
+        return Tamed(factor)
+    scale = 1.0 if grad_scale is None else grad_scale.item()
+    most = math.inf if max_norm is None else max_norm
+    for known in (bounds or [], []):  # no lock makes a norm larger, nor does a bound
+        norms = _norms(grads, known)
+        total = math.hypot(*norms)
+        if math.isfinite(total) and total * scale <= most:
+            return Tamed(grad_scale, norms=norms)
+    if not math.isfinite(total):
+        warnings.warn("a gradient holds inf or NaN, which count as 0: is the loss finite?", NonFiniteWarning, 2)
+        _mend_(grads)
+        norms = _norms(grads, [])
+    factor = grad_scale if max_norm is None else _factor(grads, locks, max_norm, grad_scale)
+    return Tamed(factor, norms=norms)
+
+
+def _norms(grads: Sequence[Tensor], known: Sequence[float | None]) -> list[float]:
+    """The norm of every gradient, or what is known instead."""
+    unknown = [grad for grad, bound in zip_longest(grads, known) if bound is None]
+    measured = iter(torch.stack(_measured(unknown)).tolist() if unknown else [])
+    return [next(measured) if bound is None else bound for _, bound in zip_longest(grads, known)]
+
+
+def _measured(grads: Sequence[Tensor]) -> list[Tensor]:
+    """The norm of every gradient, float32 at least: the small ones in one call, which would cost more than they do."""
+    small = [grad for grad in grads if grad.numel() <= _SMALL and grad.dtype == torch.float32]
+    at_once = iter(torch._foreach_norm(small) if small else ())
+    own = {id(grad) for grad in small}
+    return [next(at_once) if id(grad) in own else hat_kernels.gradient_norm([grad], [None]) for grad in grads]
+
+
+def _factor(
+    grads: Sequence[Tensor], locks: Sequence[Lock | None], max_norm: float, grad_scale: Tensor | None
+) -> Tensor:
     return hat_kernels.clip_factor(grads, locks, max_norm, grad_scale=grad_scale)
 
 
-def keep_finite_(locks: Mapping[Tensor, Lock]) -> None:
+def keep_finite_(parts_: Sequence[tuple[Tensor, Lock | None]]) -> None:
     """Bring back what a step has thrown out of bounds, in place: finished tasks meet it with an input of 0.
 
     The bounds are those of float16, which autocast may cast a weight to: beyond them 0 * inf waits as well.
 
     Args:
-        locks: of the parameters; locked elements are left alone.
+        parts_: of parameters that finished tasks meet, and their locks; locked elements are left alone.
     """
-    for parameter, lock in locks.items():
+    for values, lock in parts_:
         # The norm bounds every element, and takes half the time of the extremes.
-        if parameter.device.type == "cpu" and hat_kernels.gradient_norm([parameter], [None]) <= LARGEST:
+        if values.device.type == "cpu" and hat_kernels.gradient_norm([values], [None]) <= LARGEST:
             continue
-        for part in parts(parameter, lock):
-            part.write_(parameter[part.rows], bounded(parameter[part.rows]))
+        for part in parts(values, lock):
+            part.write_(values[part.rows], bounded(values[part.rows]))
 
 
 def _mend_(values: Sequence[Tensor]) -> None:

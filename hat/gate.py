@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import hat_kernels
+from hat.blocks import Side
 from hat.state import Float32Module, State
 
 
@@ -46,12 +48,18 @@ class Gate(Float32Module):
     Attributes:
         embedding: [units] float32 parameter, the current task's `e`.
         masks: [T, units] float32 buffer, the committed gate of every finished task.
+        origin: [units] int64 buffer, where each unit lay before units were moved for the first time; see `hat.moving`.
         used: [units] float32, the maximum of `masks` over tasks; follows `masks` on load and on commit.
         free: [units] float32, `1 - used`; kept, as what locks a weight should have the same address at every step.
+        locked: how many units at the front are used, in mode `binary`; 0 in mode `published`, where all move a little.
+        in_order: all units behind those are free.
         members: the parameters along the axis, see `Along`.
+        complete: `members` is all that meets the units, so that they may be moved. `hat.chain` knows this of its gates;
+            where layers are wired by hand, set it.
     """
 
     masks: Tensor
+    origin: Tensor
     used: Tensor
     free: Tensor
     state: State
@@ -62,8 +70,11 @@ class Gate(Float32Module):
             raise ValueError(f"units: expected at least 1, got {units}")
         self.units, self.unit_dim = units, unit_dim
         self.members: list[Along] = []
+        self.complete = False
+        self.locked, self.in_order = 0, True
         self.embedding = nn.Parameter(torch.randn(units, dtype=torch.float32))
         self.register_buffer("masks", torch.zeros(0, units, dtype=torch.float32))
+        self.register_buffer("origin", torch.arange(units))
         self.register_buffer("used", torch.zeros(units, dtype=torch.float32), persistent=False)
         self.register_buffer("free", torch.ones(units, dtype=torch.float32), persistent=False)
         self.share(State())
@@ -71,6 +82,7 @@ class Gate(Float32Module):
     def share(self, state: State) -> None:
         """Follow the scale and task of `state`, whose owner keeps it in its own `state_dict`."""
         self.__dict__["state"] = state  # not a submodule: one state, many gates
+        self._count_locked()
 
     def attach(self, module: nn.Module, name: str, dim: int, *, repeat: int = 1, groups: int = 1) -> None:
         """Declare that dimension `dim` of `module.name` lies along this axis.
@@ -89,6 +101,19 @@ class Gate(Float32Module):
     def tasks(self) -> int:
         """How many tasks have committed a mask."""
         return self.masks.shape[0]
+
+    def side(self, repeat: int = 1) -> Side:
+        """The units as one dimension of a parameter has them, each `repeat` times in a row."""
+        return Side(self.free, repeat, self.locked, self.in_order)
+
+    def identity(self) -> Iterator[int]:
+        """What changes whenever a lock of a parameter along this axis may have changed: its free units, its members."""
+        yield self.locked
+        yield self.in_order
+        yield id(self.free)
+        yield self.free._version
+        for member in self.members:
+            yield id(member.parameter)
 
     def hardened(self) -> Tensor:
         """[units] what `commit` would store now: `e > 0` in mode `binary`; else `sigmoid(s_max e)`, floored."""
@@ -125,11 +150,10 @@ class Gate(Float32Module):
 
     @torch.no_grad()
     def begin_task(self) -> None:
-        """Draw a fresh embedding, in place."""
-        if self.state.config.init == "normal":
-            self.embedding.normal_()
-        else:
-            self.embedding.uniform_(0, 2)
+        """Draw a fresh embedding, in place: the same for a unit wherever it has been moved to."""
+        drawn = torch.empty_like(self.embedding)
+        drawn = drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
+        self.embedding.copy_(drawn[self.origin])
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -143,11 +167,30 @@ class Gate(Float32Module):
         else:
             self.used.zero_()
         torch.sub(1, self.used, out=self.free)
+        self._count_locked()
+
+    def _count_locked(self) -> None:
+        self.locked, self.in_order = 0, False
+        if self.state.config.mask_mode == "binary" and not self.used.is_meta:
+            used = self.used.cpu()
+            locked = used == 1
+            self.locked = int(locked.cumprod(0).sum())
+            self.in_order = not used[self.locked :].any()
+
+    @torch.no_grad()
+    def move(self, order: Tensor) -> None:
+        """Give place p to the unit at place `order[p]`, in the gate itself; for its members see `hat.moving`."""
+        for units in (self.embedding, self.embedding.grad, self.origin):
+            if units is not None:
+                units.copy_(units[order])
+        self.masks.copy_(self.masks[:, order])
+        self._refresh_used()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         masks = state_dict.get(prefix + "masks")
         if masks is not None and masks.dim() == 2 and masks.shape[1] == self.units:
             self.masks = self.masks.new_zeros(masks.shape)  # tasks are appended without limit
+            state_dict.setdefault(prefix + "origin", torch.arange(self.units))  # of a version that moved no units
         super()._load_from_state_dict(state_dict, prefix, *args)
         with torch.no_grad():
             self._refresh_used()

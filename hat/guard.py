@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 
 import hat_kernels
+from hat.blocks import Block
 from hat.clip import keep_finite_, tame_
 from hat.locks import frozen_lock
 from hat.model import HATModel
+from hat.moving import Blocks, Moves, follow
+from hat.standins import StandIns, can_stand_in, moved
 from hat_kernels import Lock
 
 
@@ -23,6 +27,10 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
     the rest is clipped; after the step each update is multiplied by its rate, so that momentum, moments kept from
     earlier tasks and weight decay cannot move a locked weight, and the embeddings are clamped. Holds for all later
     tasks: guard an optimizer once.
+
+    What is locked as a block is not even shown to an optimizer that treats every element by itself (all of
+    `torch.optim` but LBFGS, Adafactor, Muon and fused ones), see `hat.standins`: it does no work for it and keeps no
+    state. Others step first, and the locked elements get their bits back.
 
     Embeddings are not decayed, it would pull every gate towards one half: they move into a group of their own, at the
     end, where theirs has weight decay. Make learning-rate schedulers after the guard.
@@ -50,7 +58,7 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
         raise ValueError("optimizer: expected parameters of the model, got none")
     if hasattr(optimizer, "_guarded"):
         raise ValueError("optimizer: expected one without a guard, got a guarded one; a fractional rate counts once")
-    hooks = _Guard(model, max_norm)
+    hooks = _Guard(optimizer, model, max_norm)
     optimizer._guarded = True  # type: ignore[attr-defined]
     _part_embeddings(optimizer, model)
     optimizer.register_step_pre_hook(hooks.before_step)
@@ -61,54 +69,88 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
 
 
 class _Guard:
-    def __init__(self, model: HATModel, max_norm: float | None) -> None:
-        self.model, self.max_norm = model, max_norm
+    def __init__(self, optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float | None) -> None:
+        self.optimizer, self.model, self.max_norm = ref(optimizer), model, max_norm
         self.before: list[tuple[Tensor, Tensor, Lock]] = []
+        self.shared: list[tuple[Tensor, Lock | None]] = []
+        self.stand_ins: StandIns | None = None
+        follow(model, self)
 
     @torch.no_grad()
     def before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        locked = self._locks(_parameters(optimizer))
-        self.before = [(p, p.detach().clone(), lock) for p, lock in locked.items()]
+        self._leave()  # after a step that an error cut short
+        locks = self._enter(optimizer)
+        self.before = [(p, p.detach().clone(), lock) for p, lock in locks.items() if lock is not None]
+        self.shared = list(locks.items())
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            self._tame(optimizer, locked)
+            self._tame(optimizer, locks)
             return None
 
         def tamed() -> Any:
-            loss = closure()
-            self._tame(optimizer, locked)
+            try:
+                loss = closure()
+            except BaseException:
+                self._leave()
+                raise
+            if self.stand_ins is not None:
+                self.stand_ins.show_gradients()
+            self._tame(optimizer, locks)
             return loss
 
         return args[:1], {**kwargs, "closure": tamed}
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for parameter, before, lock in self.before:
-            hat_kernels.lock_update_(parameter, before, lock)
-        keep_finite_({parameter: lock for parameter, _, lock in self.before})
-        self.before = []
+        for values, before, lock in self.before:
+            hat_kernels.lock_update_(values, before, lock)
+        keep_finite_(self.shared)
+        self._leave()
         limit = self.model.config.limit
         for embedding in self.model.embeddings:
             embedding.clamp_(-limit, limit)
 
-    def _locks(self, parameters: list[Tensor]) -> dict[Tensor, Lock]:
-        """Of the optimizer's parameters; a look at all that the model has would grow with the number of tasks."""
-        locks = self.model.locks()
-        found = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
-        # Those too that have no gradient: LBFGS moves them by its history.
-        return found | {p: frozen_lock(p) for p in parameters if not p.requires_grad}
+    def follow(self, moves: Moves, before: Blocks, after: Blocks) -> None:
+        """See `hat.moving.Follower`."""
+        self._leave()
+        optimizer = self.optimizer()
+        if optimizer is not None:
+            moved(optimizer, moves, before, after)
+
+    def _enter(self, optimizer: torch.optim.Optimizer) -> dict[Tensor, Lock | None]:
+        """The locks of what finished tasks meet, whole or in parts as the optimizer sees it from now on."""
+        parameters = _parameters(optimizer)  # a look at all that the model has would grow with the number of tasks
+        frozen = [p for p in parameters if not p.requires_grad]
+        if not can_stand_in(optimizer):
+            locks = self.model.locks()
+            found: dict[Tensor, Lock | None] = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
+            # Those too that have no gradient: LBFGS moves them by its history.
+            return found | {p: frozen_lock(p) for p in frozen}
+        known = self.model.blocks()
+        blocks = {p: known[p] for p in parameters if p in known and known[p] != [Block()]}
+        self.stand_ins = StandIns(optimizer, {**blocks, **dict.fromkeys(frozen, ())})
+        return {
+            part: None if block.free else block.lock
+            for p, found in blocks.items()
+            for part, block in zip(self.stand_ins.parts[p], found, strict=True)
+        }
+
+    def _leave(self) -> None:
+        if self.stand_ins is not None:
+            self.stand_ins.leave()
+        self.stand_ins, self.before, self.shared = None, [], []
 
     @torch.no_grad()
-    def _tame(self, optimizer: torch.optim.Optimizer, locked: dict[Tensor, Lock]) -> None:
-        shared = {id(p) for p in self.model.body.parameters()} | {id(p) for p in locked}
-        shared |= {id(p) for p in self.model.head.parameters()} if self.model.learning else set()
-        grads = [(p.grad, locked.get(p)) for p in _parameters(optimizer) if p.grad is not None and id(p) in shared]
+    def _tame(self, optimizer: torch.optim.Optimizer, locks: dict[Tensor, Lock | None]) -> None:
+        own = {id(p) for p in self.model.body.parameters()} | {id(p) for p in locks}
+        own |= {id(p) for p in self.model.head.parameters()} if self.model.learning else set()
+        grads = [(p.grad, locks.get(p)) for p in _parameters(optimizer) if p.grad is not None and id(p) in own]
         for grad, lock in grads:
             if lock is not None:
                 _drop_locked_(grad, lock)
-        factor = tame_([g for g, _ in grads], [lock for _, lock in grads], self.max_norm)
+        factor = tame_([g for g, _ in grads], [lock for _, lock in grads], self.max_norm).factor
         if factor is not None:
             for grad, _ in grads:
                 grad.mul_(factor)

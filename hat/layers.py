@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hat_kernels
+from hat.blocks import Sides
 from hat.gate import Gate
 from hat_kernels.activation import check_activation
 from hat_kernels.dropout.api import check_probability
@@ -35,6 +37,7 @@ class GatedLayer(nn.Module):
         check_activation(activation)
         check_probability(dropout, "dropout")
         self.activation, self.dropout = activation, dropout
+        self._inputs: list[tuple[Gate, int]] = []
         self.gate = Gate(units, unit_dim=unit_dim) if gate is None else gate
         self.gate.to(self.weight.device)
         self.gate.attach(self, "weight", 0)
@@ -61,6 +64,19 @@ class GatedLayer(nn.Module):
         if got != inputs.units * repeat:
             raise ValueError(f"inputs: expected {inputs.units} units x {repeat}, got {got} inputs")
         inputs.attach(self, "weight", 1, repeat=repeat, groups=groups)
+        self._inputs.append((inputs, repeat))
+
+    def _frozen(self) -> tuple[int, int] | None:
+        """The leading rows and columns of the weight that are locked where they meet; None unless a task is learned."""
+        if self.gate.state.task is not None:
+            return None
+        if not self.gate.locked:
+            return 0, 0
+        sides = Sides(self.gate.side(), groups=getattr(self, "groups", 1))
+        for gate, repeat in self._inputs:
+            side = gate.side(repeat)
+            sides = sides._replace(columns=side if sides.columns is None else sides.columns.meet(side))
+        return sides.frozen(self.weight.shape)
 
     @property
     def _active_dropout(self) -> float:
@@ -102,6 +118,7 @@ class HATLinear(GatedLayer, nn.Linear):
             x,
             self.weight,
             self.bias,
+            frozen=self._frozen(),
             activation=self.activation,
             dropout=self._active_dropout,
             **self.gate.form(),
@@ -128,6 +145,13 @@ class _HATConv(GatedLayer):
     """
 
     pool: nn.Module | None
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+    _reversed_padding_repeated_twice: list[int]
     _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
     def __init__(
@@ -151,17 +175,38 @@ class _HATConv(GatedLayer):
         """[B, C, *spatial] to [B, N, *spatial]; a ValueError for inputs without a batch dimension."""
         if x.dim() != self.weight.dim():
             raise ValueError(f"x: expected {self.weight.dim()} dimensions (B, C, *spatial), got {tuple(x.shape)}")
-        z = self._conv_forward(x, self.weight, self.bias)
+        z = self._locked_conv(x)
         h = hat_kernels.gated_activation(
             z,
             activation=self.activation,
             dropout=self._active_dropout,
             unit_dim=1,
+            overwrite=True,  # a convolution does not need its result again
             **(self.gate.form() if self.pool is None else {}),
         )
         if self.pool is None:
             return h
         return hat_kernels.gated_activation(self.pool(h), activation="identity", unit_dim=1, **self.gate.form())
+
+    def _locked_conv(self, x: Tensor) -> Tensor:
+        """The convolution; where something is locked, with the gradient of what may move only."""
+        frozen = self._frozen()
+        if frozen is None or 0 in frozen:  # the library's own gradient
+            return self._conv_forward(x, self.weight, self.bias)
+        padding, zero = self.padding, [0] * len(self.kernel_size)
+        if self.padding_mode != "zeros" or isinstance(padding, str):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=mode), zero
+        return hat_kernels.locked_conv(
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            frozen=frozen,
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation}, dropout={self.dropout}"

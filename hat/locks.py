@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hat.blocks import Sides
 from hat.gate import Gate
 from hat_kernels import Lock
 
@@ -14,36 +15,31 @@ def gates(body: nn.Module) -> dict[str, Gate]:
     return {name: module for name, module in body.named_modules() if isinstance(module, Gate)}
 
 
-def locks(body: nn.Module) -> dict[Tensor, Lock]:
-    """The lock of every parameter that lies along a gate's axis, as of now.
+def sides(body: nn.Module) -> dict[Tensor, Sides]:
+    """The units along every parameter that lies along a gate's axis, as of now.
 
     A parameter of a module outside `body` that a gate of `body` knows is included; a parameter along no gate is not.
     """
-    found: dict[Tensor, Lock] = {}
+    found: dict[Tensor, Sides] = {}
     for gate in gates(body).values():
-        free = gate.free
         for member in gate.members:
             parameter = member.parameter
             if parameter is None:
                 continue
-            lock = found.get(parameter, Lock())
+            side = gate.side(member.repeat)
+            known = found.get(parameter, Sides())
             if member.dim == 0:
-                rows, repeat = _both(lock.rows, lock.row_repeat, free, member.repeat)
-                lock = lock._replace(rows=rows, row_repeat=repeat)
+                known = known._replace(rows=side if known.rows is None else known.rows.meet(side))
             else:
-                columns, repeat = _both(lock.columns, lock.column_repeat, free, member.repeat)
-                lock = lock._replace(columns=columns, column_repeat=repeat, groups=member.groups)
-            found[parameter] = lock
+                columns = side if known.columns is None else known.columns.meet(side)
+                known = known._replace(columns=columns, groups=member.groups)
+            found[parameter] = known
     return found
 
 
-def _both(before: Tensor | None, before_repeat: int, free: Tensor, repeat: int) -> tuple[Tensor, int]:
-    """The free units of a dimension that lies along two gates, tied weights or a sum of two layers: free in both."""
-    if before is None:
-        return free, repeat
-    if before_repeat == repeat:
-        return torch.minimum(before, free), repeat
-    return torch.minimum(before.repeat_interleave(before_repeat), free.repeat_interleave(repeat)), 1
+def locks(body: nn.Module) -> dict[Tensor, Lock]:
+    """The lock of every parameter that lies along a gate's axis; see `sides`."""
+    return {parameter: side.lock for parameter, side in sides(body).items()}
 
 
 def unlocked(body: nn.Module) -> dict[str, nn.Parameter]:

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import hat_kernels
-from hat import buffers
+from hat import buffers, moving
+from hat.blocks import Block
+from hat.chain import Chain
 from hat.gate import Gate
-from hat.locks import frozen_lock, gates, locks, unlocked
+from hat.interrupt import interrupt_waits
+from hat.locks import frozen_lock, gates, locks, sides, unlocked
 from hat.state import GateConfig, State
 from hat.warnings import CapacityWarning, UnlockedWarning
 from hat_kernels import Lock
@@ -36,6 +39,8 @@ class HATModel(nn.Module):
         body: maps an input to features [B, features] through gated layers; see `hat.models`, `hat.chain`. Parameters
             along no gate, and buffers, belong to all tasks: they stay as the first task leaves them.
         features: the width of the features; by default that of the last gated layer.
+        outputs: the gate whose units the features are, channel-major if each is several features in a row; by default
+            the one at the end of a `hat.chain`. Where it is not known, its units keep their places.
         config: how gates are learned and committed; by default `GateConfig()`.
 
     Attributes:
@@ -44,18 +49,28 @@ class HATModel(nn.Module):
         learning: a task has begun and not ended.
 
     Raises:
-        ValueError: the body has no gate, or normalises by running statistics, which no task could keep for itself.
+        ValueError: the body has no gate, the features are no multiple of the units of `outputs`, or it normalises by running statistics, which no task could keep for itself.
     """
 
-    def __init__(self, body: nn.Module, *, features: int | None = None, config: GateConfig | None = None) -> None:
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        features: int | None = None,
+        outputs: Gate | None = None,
+        config: GateConfig | None = None,
+    ) -> None:
         super().__init__()
         self.state = State(config)
         self.body = body
         self.heads = nn.ModuleList()
         self.classes: list[tuple[str, ...]] = []
         self.learning = False
+        self._gates = gates(body)
+        self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
         self._check_body()
         self.features = self._last_gate().units if features is None else features
+        self.__dict__["outputs"] = self._find_outputs(outputs)  # the body's, no module of its own
         for gate in self.gates.values():
             gate.share(self.state)
 
@@ -67,8 +82,8 @@ class HATModel(nn.Module):
 
     @property
     def gates(self) -> dict[str, Gate]:
-        """The gates by name, in the order of the body's modules."""
-        return gates(self.body)
+        """The gates by name, in the order of the body's modules, as of the last `begin_task`."""
+        return self._gates
 
     @property
     def tasks(self) -> int:
@@ -101,6 +116,15 @@ class HATModel(nn.Module):
         """The lock of every shared parameter, None where nothing is locked; a frozen one has `requires_grad` False."""
         found = locks(self.body)
         return {p: lock if self.tasks else None for p, lock in found.items()}
+
+    def blocks(self) -> dict[Tensor, list[Block]]:
+        """The parts of every shared parameter in which something may move."""
+        # A step asks for them, and they change when a task ends. The key is all that they are made of.
+        key = (self.tasks, *(number for gate in self.gates.values() for number in gate.identity()))
+        if self._blocks[0] != key:
+            found = sides(self.body).items()
+            self._blocks = key, {p: side.blocks(p) if self.tasks else [Block()] for p, side in found}
+        return self._blocks[1]
 
     def active_locks(self) -> dict[Tensor, Lock]:
         """The locks that hold something back, with one that holds everything for each frozen parameter."""
@@ -136,6 +160,7 @@ class HATModel(nn.Module):
         if self.learning:
             raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
         names = _names(classes)
+        self._gates = gates(self.body)
         self._warn_if_full()
         self.heads.append(self._make_head(len(names)))
         self.classes.append(names)
@@ -189,7 +214,10 @@ class HATModel(nn.Module):
         return TaskParameters([*shared, *self.head.parameters()], self)
 
     def end_task(self) -> int:
-        """Commit the masks, lock what they use, freeze the head, and go to evaluation mode.
+        """Commit the masks, lock what they use, move it to the front, freeze the head, and go to evaluation mode.
+
+        Unless `GateConfig.locked_first` is off, units change places, and so do the weights, gradients and states of
+        optimizers that belong to them; see `hat.moving`. `Gate.origin` tells where a unit came from.
 
         Returns:
             The id of the task that ended.
@@ -200,13 +228,18 @@ class HATModel(nn.Module):
         """
         task = self.task
         self._check_finite()
+        stay = {gate: gate.used > 0.5 for gate in self.gates.values()}
+        before = self.blocks()
+        with interrupt_waits():  # half moved, the network would be another function
+            for gate in stay:
+                gate.commit()
+            self.learning = False
+            self._freeze()
+            moving.move(self, stay if self.config.locked_first else {}, before)
+            self.eval()
         for name, gate in self.gates.items():
-            gate.commit()
             if not (gate.masks[-1] > 0.5).any():
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
-        self.learning = False
-        self._freeze()
-        self.eval()
         return task
 
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
@@ -308,6 +341,18 @@ class HATModel(nn.Module):
 
     def _last_gate(self) -> Gate:
         return list(self.gates.values())[-1]
+
+    def _find_outputs(self, outputs: Gate | None) -> Gate | None:
+        """The gate whose units the features are."""
+        if outputs is not None:
+            if self.features % outputs.units:
+                raise ValueError(f"outputs: expected units that divide {self.features} features, got {outputs.units}")
+            return outputs
+        tail = self.body.tail if isinstance(self.body, Chain) else None
+        if tail is None or self.features % tail.gate.units:
+            return None
+        flat = tail.layout == "flat" or (tail.layout == "last" and self.features == tail.gate.units)
+        return tail.gate if flat else None
 
     def _make_head(self, classes: int) -> nn.Linear:
         embeddings = {id(embedding) for embedding in self.embeddings}  # float32 whatever the body is

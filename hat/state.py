@@ -25,6 +25,8 @@ class GateConfig:
         s_max: the scale at the end of every epoch, > 1.
         limit: embeddings are clamped to ± this after each step, > 0.
         init: how an embedding starts every task: `"normal"`, N(0, 1), or `"uniform"`, U(0, 2) for compression runs.
+        locked_first: move the units that a finished task uses to the front of their axis, so that what is locked is one
+            block on which no work is done; see `hat.moving`. The network computes the same either way.
     """
 
     mask_mode: str = "binary"
@@ -32,6 +34,7 @@ class GateConfig:
     s_max: float = 400.0
     limit: float = 6.0
     init: str = "normal"
+    locked_first: bool = True
 
     def __post_init__(self) -> None:
         for name, known in (

@@ -16,6 +16,8 @@ from hat_kernels.gradient_norm.api import clip_factor, gradient_norm
 from hat_kernels.lock import Lock
 from hat_kernels.lock_gradient.api import lock_gradient_
 from hat_kernels.lock_update.api import lock_update_
+from hat_kernels.locked_conv.api import locked_conv
+from hat_kernels.locked_linear.api import locked_linear
 from hat_kernels.sgd_update.api import sgd_update_
 
 __all__ = [
@@ -33,5 +35,7 @@ __all__ = [
     "gradient_norm",
     "lock_gradient_",
     "lock_update_",
+    "locked_conv",
+    "locked_linear",
     "sgd_update_",
 ]

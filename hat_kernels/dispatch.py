@@ -40,6 +40,11 @@ def backend(name: str) -> Iterator[None]:
         _Choice.requested = before
 
 
+def use_specification() -> bool:
+    """Whether the caller asked for the reference, in which case no faster path of PyTorch takes its place either."""
+    return _Choice.requested == "reference"
+
+
 def use_triton(op: str, *tensors: Tensor | None) -> bool:
     """Whether the Triton kernel of `op` takes these tensors.
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 import hat_kernels
 from hat.model import HATModel
-from hat.optim.base import LockedOptimizer, Step, check_at_least_0, grads_of, new_state
-from hat_kernels import Lock
+from hat.optim.base import LockedOptimizer, Piece, Step, check_at_least_0
 
 
 class AdamW(LockedOptimizer):
@@ -65,42 +64,29 @@ class AdamW(LockedOptimizer):
         }
         super().__init__(params, defaults, max_norm=max_norm, model=model)
 
-    def _update_weights(
-        self, parameters: list[Tensor], group: dict[str, Any], locks: list[Lock | None], step: Step
-    ) -> None:
-        self._update(parameters, group, locks, step, group["weight_decay"])
+    def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
+        self._update(pieces, group, step, group["weight_decay"])
 
-    def _update_embeddings(self, parameters: list[Tensor], group: dict[str, Any], step: Step) -> None:
-        self._update(parameters, group, [None] * len(parameters), step, 0.0)
+    def _update_embeddings(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
+        self._update(pieces, group, step, 0.0)
         limit = self._model.config.limit
-        torch._foreach_clamp_min_(parameters, -limit)
-        torch._foreach_clamp_max_(parameters, limit)
+        embeddings = [piece.value for piece in pieces]
+        torch._foreach_clamp_min_(embeddings, -limit)
+        torch._foreach_clamp_max_(embeddings, limit)
 
-    def _update(
-        self,
-        parameters: list[Tensor],
-        group: dict[str, Any],
-        locks: list[Lock | None],
-        step: Step,
-        weight_decay: float,
-    ) -> None:
-        names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else [])]
-        for parameter in parameters:
-            state = self.state[parameter]
+    def _update(self, pieces: list[Piece], group: dict[str, Any], step: Step, weight_decay: float) -> None:
+        for piece in pieces:
+            state = self.state[piece.parameter]
             if "step" not in state:
-                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            for name in names:
-                if name not in state:
-                    state[name] = new_state(parameter)
-        m, v, *largest = [[self.state[p][name] for p in parameters] for name in names]
+                state["step"] = torch.zeros((), dtype=torch.float32, device=piece.value.device)
         hat_kernels.adamw_update_(
-            parameters,
-            grads_of(parameters),
-            m,
-            v,
-            largest[0] if largest else [],
-            [self.state[p]["step"] for p in parameters],
-            locks,
+            [piece.value for piece in pieces],
+            [piece.grad for piece in pieces],
+            self._states(pieces, "exp_avg"),
+            self._states(pieces, "exp_avg_sq"),
+            self._states(pieces, "max_exp_avg_sq") if group["amsgrad"] else [],
+            [self.state[piece.parameter]["step"] for piece in pieces],
+            [piece.lock for piece in pieces],
             lr=group["lr"],
             betas=group["betas"],
             eps=group["eps"],

@@ -1,17 +1,21 @@
-"""What the optimizers of this package share: a model's locks, clipping, loss scaling, and states of float32."""
+"""What the optimizers of this package share: what may move, clipping, loss scaling, and states of float32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hat.clip import clip, keep_finite_
+from hat.blocks import Block, cut, join, pack, unpack
+from hat.clip import clip
 from hat.model import HATModel
+from hat.moving import Blocks, Moves, apply, follow
+from hat.optim.bounds import Bounds, Grown
 from hat_kernels import Lock
+from hat_kernels.gradient_memory import norm_bound
 
 
 class Step(NamedTuple):
@@ -32,8 +36,38 @@ class Step(NamedTuple):
         return self._asdict()
 
 
+class Piece(NamedTuple):
+    """A part of a parameter that may move, in one step.
+
+    Attributes:
+        parameter: all of it.
+        blocks: of the parameter.
+        number: which of them.
+        value, grad: views of the parameter and its gradient.
+        lock: of the part; None where all of it may move.
+        shared: finished tasks meet it.
+        norm: on a CPU, a number no less than that of `grad` if one is known.
+    """
+
+    parameter: Tensor
+    blocks: Sequence[Block]
+    number: int
+    value: Tensor
+    grad: Tensor
+    lock: Lock | None
+    shared: bool
+    norm: float | None
+
+
+Groups = list[tuple[dict[str, Any], list[Piece]]]
+"""Parameter groups, and what this step moves of each."""
+
+
 class LockedOptimizer(torch.optim.Optimizer):
-    """An optimizer that applies the locks of a model in the update itself.
+    """An optimizer that updates what the locks of a model let move, and nothing else.
+
+    A state, such as a momentum buffer, exists for the blocks of a parameter that may move, see `HATModel.blocks`: a
+    tensor, or a list where there is not one block. It moves and shrinks with them when a task ends.
 
     Works with `torch.amp.GradScaler`: gradients are unscaled, and a step with an overflow is left out, inside the
     update, without waiting for the device. Clipping is of the unscaled gradients.
@@ -59,8 +93,9 @@ class LockedOptimizer(torch.optim.Optimizer):
             raise ValueError("params: expected model.task_parameters(), or model=..., got parameters of no HATModel")
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm: expected > 0, got {max_norm}")
-        self._model, self._max_norm = model, max_norm
+        self._model, self._max_norm, self._bounds = model, max_norm, Bounds()
         super().__init__(params, defaults)
+        follow(model, self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -69,30 +104,82 @@ class LockedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        locks = self._model.locks()
-        groups = [
-            (group, [p for p in group["params"] if p.grad is not None and p.requires_grad])
-            for group in self.param_groups
-        ]
-        moving = list(chain.from_iterable(parameters for _, parameters in groups))
-        step = self._prepare(moving, locks)
+        groups = [(group, self._pieces(group["params"])) for group in self.param_groups]
+        step, groups = self._prepare(groups)
         if step is None:
             return loss
+        grown = [self._grown(piece, group, step) for group, pieces in groups for piece in pieces if piece.shared]
         embeddings = {id(embedding) for embedding in self._model.embeddings}
-        for group, parameters in groups:
-            weights = [p for p in parameters if id(p) not in embeddings]
-            own = [p for p in parameters if id(p) in embeddings]
+        for group, pieces in groups:
+            weights = [piece for piece in pieces if id(piece.parameter) not in embeddings]
+            own = [piece for piece in pieces if id(piece.parameter) in embeddings]
             if weights:
-                self._update_weights(weights, group, [locks.get(p) for p in weights], step)
+                self._update_weights(weights, group, step)
             if own:
                 self._update_embeddings(own, group, step)
         if not step.mend:
-            keep_finite_({p: lock for p in moving if (lock := locks.get(p)) is not None})
+            self._bounds.keep(grown)
         return loss
+
+    def _pieces(self, parameters: list[Tensor]) -> list[Piece]:
+        """What this step moves."""
+        known = self._model.blocks()
+        found = []
+        for parameter in parameters:
+            if parameter.grad is None or not parameter.requires_grad:
+                continue
+            blocks, norm = known.get(parameter, _WHOLE), norm_bound(parameter)
+            for number, block in enumerate(blocks):
+                value, grad = parameter, parameter.grad
+                if block.index:
+                    value, grad = parameter[block.index], grad[block.index]
+                # A CPU saves the mask. A kernel takes it for its sign that finished tasks meet the parameter.
+                lock = None if block.free and value.device.type == "cpu" else block.lock
+                found.append(Piece(parameter, blocks, number, value, grad, lock, block.lock is not None, norm))
+        return found
+
+    def _grown(self, piece: Piece, group: dict[str, Any], step: Step) -> Grown:
+        """A piece as it will be after the step."""
+        before, growth = self._bounds.of(piece.parameter, piece.number), self._growth(piece, group, step)
+        bound = None if before is None or growth is None else before + growth
+        return Grown(piece.parameter, piece.number, piece.value, piece.lock, bound)
+
+    def _growth(self, piece: Piece, group: dict[str, Any], step: Step) -> float | None:
+        """A number no less than the norm of what the step adds to a piece, or None where that is not known."""
+        return None
+
+    def _states(self, pieces: list[Piece], name: str) -> list[Tensor]:
+        """The state of this name of every piece; zeros where there is none yet."""
+        found = []
+        for piece in pieces:
+            state = self.state[piece.parameter]
+            if name not in state:
+                state[name] = pack([new_state(part) for part in cut(piece.parameter, piece.blocks)])
+            parts = unpack(state[name], piece.blocks, piece.parameter)
+            state[name] = pack(parts)
+            found.append(parts[piece.number])
+        return found
+
+    def follow(self, moves: Moves, before: Blocks, after: Blocks) -> None:
+        """See `hat.moving.Follower`."""
+        for parameter, state in list(self.state.items()):
+            if not parameter.requires_grad:
+                del self.state[parameter]  # a finished head
+                continue
+            old, new = before.get(parameter, _WHOLE), after.get(parameter, _WHOLE)
+            for name in state.keys() - {"step"}:
+                whole = join(unpack(state[name], old, parameter), old, parameter)
+                state[name] = pack([part.clone() for part in cut(apply(whole, moves.get(parameter, ())), new)])
 
     def __getstate__(self) -> dict[str, Any]:
         """With the model, so that a deepcopy of both together is a copy that locks its own model."""
         return {**super().__getstate__(), "_model": self._model, "_max_norm": self._max_norm}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._bounds = Bounds()
+        if "_model" in state:  # not where a state_dict is loaded, which comes this way too
+            follow(self._model, self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `torch.optim.Optimizer`, which casts a state to its parameter's dtype; here it keeps `state_dtype`."""
@@ -101,37 +188,39 @@ class LockedOptimizer(torch.optim.Optimizer):
         own = chain.from_iterable(group["params"] for group in self.param_groups)
         for key, parameter in zip(keys, own, strict=True):
             for name, value in state_dict["state"].get(key, {}).items():
-                if not isinstance(value, Tensor):
-                    continue
                 dtype = torch.float32 if name == "step" else state_dtype(parameter)
-                loaded = self.state[parameter][name]
-                if loaded.dtype != dtype or loaded.device != parameter.device:
-                    self.state[parameter][name] = value.to(parameter.device, dtype, copy=True)
+                loaded = self.state[parameter]
+                if isinstance(value, Tensor):
+                    loaded[name] = _as(value, loaded[name], parameter.device, dtype)
+                elif isinstance(value, list):
+                    pairs = zip(value, loaded[name], strict=True)
+                    loaded[name] = [_as(given, cast, parameter.device, dtype) for given, cast in pairs]
 
-    def _prepare(self, parameters: list[Tensor], locks: dict[Tensor, Lock | None]) -> Step | None:
-        """What the step needs, or None for none: on a CPU an overflow is known here."""
+    def _prepare(self, groups: Groups) -> tuple[Step | None, Groups]:
+        """What the step needs, or None for none: on a CPU an overflow is known here. The pieces know their norms."""
+        pieces = [piece for _, own in groups for piece in own]
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         loss_scale: Tensor | None = getattr(self, "grad_scale", None)
-        if not parameters:
-            return None
-        device = parameters[0].device
+        if not pieces:
+            return None, groups
+        device = pieces[0].value.device
         if found_inf is not None:
             found_inf = found_inf.to(device)
             if device.type == "cpu":
                 if found_inf.item():
-                    return None
+                    return None, groups
                 found_inf = None
         inverse = None if loss_scale is None else loss_scale.to(device).reciprocal()
-        grads = [p.grad for p in parameters if p.grad is not None]
-        factor, mend = clip(grads, [locks.get(p) for p in parameters], self._max_norm, inverse)
-        return Step(factor, found_inf, mend)
+        grads, locks, bounds = zip(*((piece.grad, piece.lock, piece.norm) for piece in pieces), strict=True)
+        tamed = clip(grads, locks, self._max_norm, inverse, bounds)
+        norms = iter(tamed.norms or bounds)
+        groups = [(group, [piece._replace(norm=next(norms)) for piece in own]) for group, own in groups]
+        return Step(tamed.factor, found_inf, tamed.mend), groups
 
-    def _update_weights(
-        self, parameters: list[Tensor], group: dict[str, Any], locks: list[Lock | None], step: Step
-    ) -> None:
+    def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
         raise NotImplementedError
 
-    def _update_embeddings(self, parameters: list[Tensor], group: dict[str, Any], step: Step) -> None:
+    def _update_embeddings(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
         """The step of the embeddings, without weight decay, which would pull every gate towards one half; clamped."""
         raise NotImplementedError
 
@@ -153,9 +242,14 @@ def state_dtype(parameter: Tensor) -> torch.dtype:
 
 
 def new_state(parameter: Tensor) -> Tensor:
-    """Zeros, so that a weight that is locked now and free later finds an empty state."""
+    """Zeros in the layout of a part of a parameter."""
     return torch.zeros_like(parameter, dtype=state_dtype(parameter), memory_format=torch.preserve_format)
 
 
-def grads_of(parameters: list[Tensor]) -> list[Tensor]:
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+def _as(given: Tensor, cast: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What was cast in loading, if that kept dtype and device, else what was given."""
+    fits = cast.dtype == dtype and cast.device == device
+    return cast if fits else given.to(device, dtype, copy=True)
+
+
+_WHOLE = (Block(),)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 import hat_kernels
 from hat.model import HATModel
-from hat.optim.base import LockedOptimizer, Step, check_at_least_0, grads_of, new_state
-from hat_kernels import Lock
+from hat.optim.base import LockedOptimizer, Piece, Step, check_at_least_0
 
 OPTIONS = ("lr", "momentum", "dampening", "nesterov", "maximize")
 
@@ -58,34 +57,38 @@ class SGD(LockedOptimizer):
         }
         super().__init__(params, defaults, max_norm=max_norm, model=model)
 
-    def _update_weights(
-        self, parameters: list[Tensor], group: dict[str, Any], locks: list[Lock | None], step: Step
-    ) -> None:
-        lock = dict(zip(parameters, locks, strict=True))
-        for batch, buffers, options in self._batches(parameters, group, step):
-            own = [lock[p] for p in batch]
-            hat_kernels.sgd_update_(batch, grads_of(batch), buffers, own, weight_decay=group["weight_decay"], **options)
+    def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
+        for batch, buffers, options in self._batches(pieces, group, step):
+            values, grads, locks = [p.value for p in batch], [p.grad for p in batch], [p.lock for p in batch]
+            decay = group["weight_decay"]
+            hat_kernels.sgd_update_(values, grads, buffers, locks, weight_decay=decay, **options)
 
-    def _update_embeddings(self, parameters: list[Tensor], group: dict[str, Any], step: Step) -> None:
+    def _update_embeddings(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
         limit = self._model.config.limit
-        for batch, buffers, options in self._batches(parameters, group, step):
-            hat_kernels.embedding_update_(batch, grads_of(batch), buffers, limit=limit, **options)
+        for batch, buffers, options in self._batches(pieces, group, step):
+            values, grads = [p.value for p in batch], [p.grad for p in batch]
+            hat_kernels.embedding_update_(values, grads, buffers, limit=limit, **options)
+
+    def _growth(self, piece: Piece, group: dict[str, Any], step: Step) -> float | None:
+        if group["momentum"] or group["weight_decay"] or piece.norm is None:
+            return None  # three passes over memory: one more to measure does not count
+        scale = 1.0 if step.grad_scale is None else step.grad_scale.item()
+        return float(group["lr"]) * scale * piece.norm
 
     def _batches(
-        self, parameters: list[Tensor], group: dict[str, Any], step: Step
-    ) -> Iterator[tuple[list[Tensor], list[Tensor], dict[str, Any]]]:
-        """(parameters, buffers, options) a call: one, or where momentum is dampened another for its first step."""
+        self, pieces: list[Piece], group: dict[str, Any], step: Step
+    ) -> Iterator[tuple[list[Piece], list[Tensor], dict[str, Any]]]:
+        """(pieces, buffers, options) a call: one, or where momentum is dampened another for its first step."""
         options = {name: group[name] for name in OPTIONS} | step.options()
         if not group["momentum"]:
-            yield parameters, [], options
+            yield pieces, [], options
             return
-        new = [p for p in parameters if "momentum_buffer" not in self.state[p]]
-        for p in new:
-            self.state[p]["momentum_buffer"] = new_state(p)
         # `v = g` is what momentum makes of a buffer of zeros, but for the dampening.
-        first = {id(p) for p in new} if group["dampening"] else set()
+        new = {
+            id(p.parameter) for p in pieces if group["dampening"] and "momentum_buffer" not in self.state[p.parameter]
+        }
         for is_first_step in (True, False):
-            batch = [p for p in parameters if (id(p) in first) is is_first_step]
+            batch = [p for p in pieces if (id(p.parameter) in new) is is_first_step]
             if batch:
-                buffers = [self.state[p]["momentum_buffer"] for p in batch]
+                buffers = self._states(batch, "momentum_buffer")
                 yield batch, buffers, {**options, "is_first_step": is_first_step}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hat.blocks import Block
 from hat.model import HATModel, TaskParameters
 from hat_kernels import Lock
 
@@ -18,6 +19,9 @@ class PlainModel(HATModel):
 
     def locks(self) -> dict[Tensor, Lock | None]:
         return dict.fromkeys(super().locks())
+
+    def blocks(self) -> dict[Tensor, list[Block]]:
+        return {p: [Block()] for p in super().blocks()}
 
     def frozen_parameters(self) -> list[nn.Parameter]:
         return []

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from hat.data import Task
+from hat.interrupt import interrupt_waits
 from hat.model import HATModel
 from hat.training.config import TrainConfig
 from hat.training.evaluation import evaluate
 from hat.training.fit import Fit
 from hat.training.history import History
 from hat.training.identity import identity
-from hat.training.interrupt import interrupt_waits
 from hat.training.lesson import TaskLesson, check_stream
 from hat.training.progress import Progress
 from hat.training.random_state import random_state, set_random_state

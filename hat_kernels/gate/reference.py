@@ -22,14 +22,16 @@ class _Gate(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         embedding, scale, a = ctx.saved_tensors
-        s_max = ctx.s_max
-        if ctx.compensation == "exact":
-            unit = torch.sigmoid(embedding)
-            return grad * (s_max * unit * (1 - unit)), None, None, None, None
-        q = grad * (1 - a) * a * scale
-        if ctx.compensation == "published":
-            q = q * published_factor(embedding, scale, s_max)
-        return q, None, None, None, None
+        return derivative(grad, embedding, scale, a, ctx.s_max, ctx.compensation), None, None, None, None
+
+
+def derivative(grad: Tensor, embedding: Tensor, scale: Tensor, a: Tensor, s_max: float, compensation: str) -> Tensor:
+    """The gradient of the embedding, from that of the gate `a` before it was floored; see `hat_kernels.gate`."""
+    if compensation == "exact":
+        unit = torch.sigmoid(embedding)
+        return grad * (s_max * unit * (1 - unit))
+    q = grad * (1 - a) * a * scale
+    return q * published_factor(embedding, scale, s_max) if compensation == "published" else q
 
 
 def published_factor(embedding: Tensor, scale: Tensor, s_max: float) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from hat_kernels.activation import check_activation
-from hat_kernels.dispatch import use_triton
+from hat_kernels.dispatch import use_specification, use_triton
 from hat_kernels.dropout.api import check_probability
-from hat_kernels.gate.api import check_embedding, gate
-from hat_kernels.gated_activation import reference
+from hat_kernels.gate.api import GATE_FLOOR, check_embedding, gate
+from hat_kernels.gated_activation import cpu, reference
 
 
 def gated_activation(
@@ -25,6 +25,7 @@ def gated_activation(
     s_max: float = 400.0,
     compensation: str = "published",
     unit_dim: int = -1,
+    overwrite: bool = False,
 ) -> Tensor:
     """`dropout(activation(x + bias)) * gate` along one axis of units, Serrà et al. 2018, eq. 1.
 
@@ -49,6 +50,7 @@ def gated_activation(
         s_max: the final scale, > 0.
         compensation: `"none"`, `"published"` or `"exact"`.
         unit_dim: the dimension of `x` that holds the units, not 0 with `task`.
+        overwrite: nobody else needs what `x` holds, not even the backward pass of what made it: its memory may be used.
 
     Returns:
         Same shape and dtype as `x`.
@@ -62,11 +64,11 @@ def gated_activation(
     check_probability(dropout, "dropout")
     _check_units("bias", bias, x, units)
     _check_form(x, units, embedding, scale, mask, task, unit_dim)
+    if embedding is not None and scale is not None:
+        check_embedding(embedding, scale, s_max, compensation)
     if use_triton("gated_activation", x, bias, embedding, scale, mask):
         from hat_kernels.gated_activation import triton as kernels  # here: a machine without a GPU needs no Triton
 
-        if embedding is not None and scale is not None:
-            check_embedding(embedding, scale, s_max, compensation)
         mask = mask if mask is None else mask.to(torch.float32)
         seed = torch.randint(2**63 - 1, (1,), device=x.device) if dropout else None
         return kernels.gated_activation(
@@ -74,6 +76,18 @@ def gated_activation(
         )
     learned = None
     if embedding is not None and scale is not None:
+        if cpu.takes(x, bias, activation) and not use_specification():
+            return cpu.gated_relu(
+                x,
+                dropout=dropout,
+                embedding=embedding,
+                scale=scale,
+                s_max=s_max,
+                compensation=compensation,
+                floor=GATE_FLOOR,
+                unit_dim=unit_dim,
+                overwrite=overwrite,
+            )
         learned = gate(embedding, scale, s_max=s_max, compensation=compensation)
     return reference.gated_activation(
         x, bias, activation=activation, dropout=dropout, gate=learned, mask=mask, task=task, unit_dim=unit_dim

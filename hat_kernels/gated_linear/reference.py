@@ -8,8 +8,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hat_kernels.gated_activation.api import gated_activation
+from hat_kernels.locked_linear.api import Update, locked_linear
 
 
-def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, **epilogue: Any) -> Tensor:
+def gated_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    frozen: tuple[int, int] | None,
+    update: Update | None,
+    **epilogue: Any,
+) -> Tensor:
     """See `hat_kernels.gated_linear`."""
-    return gated_activation(F.linear(x, weight, bias), **epilogue)
+    z = linear(x, weight, bias, frozen, update)
+    # A matmul does not need its result again; of more than two dimensions it is a view of another one.
+    return gated_activation(z, **epilogue, overwrite=z.dim() == 2)
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, frozen: tuple[int, int] | None, update: Update | None
+) -> Tensor:
+    """`x W^T + bias`, with the gradient that is asked for."""
+    if frozen is None:
+        return F.linear(x, weight, bias)
+    return locked_linear(x, weight, bias, frozen=frozen, update=update)

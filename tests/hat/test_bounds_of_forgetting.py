@@ -134,7 +134,7 @@ def test_a_weight_that_float16_cannot_hold_reaches_no_finished_task(make):
     model.begin_task(3)
     parameters = model.task_parameters()
     optimizer = (
-        hat.optim.SGD(parameters, lr=5e6) if make == "sgd" else hat.guard(torch.optim.SGD(parameters, lr=5e6), model)
+        hat.optim.SGD(parameters, lr=5e8) if make == "sgd" else hat.guard(torch.optim.SGD(parameters, lr=5e8), model)
     )
     model.anneal(0.0)
     F.cross_entropy(model(X), Y).backward()

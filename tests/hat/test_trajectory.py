@@ -26,7 +26,7 @@ from tests.hat.transcription import Layer, Recipe, Run
 
 STEPS, BATCHES, BATCH = 50, 10, 32
 FACTOR = 4
-PUBLISHED = hat.GateConfig(mask_mode="published", compensation="published")
+PUBLISHED = hat.GateConfig(mask_mode="published", compensation="published", locked_first=False)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -106,13 +106,14 @@ def optimizer_for(setup, model, optimizer):
 def choose_units(model, units, before):
     """Push the embeddings of a task, as training might."""
     with torch.no_grad():
-        for index, embedding in enumerate(model.embeddings):
+        for gate in model.gates.values():
+            embedding = gate.embedding
             if units == "none":
                 embedding.copy_(-embedding.abs() - 0.1)
             elif units == "all":
                 embedding.copy_(embedding.abs() + 0.1)
-            elif units == "same" and before:
-                embedding.copy_(before[index])
+            elif units == "same" and gate.tasks:
+                embedding.copy_(gate.masks[-1] - 0.5)
             elif units == "drawn":
                 embedding.normal_()
 

@@ -49,8 +49,9 @@ def step(model, optimizer, scaler=None, *, unscale=False, overflow=False, backen
 
 
 def snapshot(model, optimizer):
-    states = [v.clone() for state in optimizer.state.values() for v in state.values()]
-    return [p.detach().clone() for p in model.parameters()] + states
+    states = [v for state in optimizer.state.values() for v in state.values()]
+    flat = [part for value in states for part in (value if isinstance(value, list) else [value])]
+    return [tensor.detach().clone() for tensor in [*model.parameters(), *flat]]
 
 
 @pytest.mark.parametrize("backend", ["reference", "triton"])

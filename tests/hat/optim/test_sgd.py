@@ -74,15 +74,15 @@ def test_clipping_counts_what_may_move_only():
     first = model.body[2]
     for parameter in model.task_parameters():
         parameter.grad = torch.zeros_like(parameter)
-    first.weight.grad[0] = 1e6  # unit 0 is used: locked
-    first.weight.grad[1, 0] = 3.0
+    first.weight.grad[0] = 1e6  # used units come first: locked
+    first.weight.grad[-1, 0] = 3.0
     model.head.bias.grad[0] = 4.0
     before, bias = first.weight.detach().clone(), model.head.bias.detach().clone()
     hat.optim.SGD(model.task_parameters(), lr=1.0, max_norm=1.0).step()
     assert torch.equal(first.weight[0], before[0])
     # 3 and 4 make 5, so each is divided by 5 + 1e-6.
     ulp = torch.finfo(torch.float32).eps
-    assert abs((before[1, 0] - first.weight[1, 0]).item() - 3 / (5 + 1e-6)) <= 4 * ulp
+    assert abs((before[-1, 0] - first.weight[-1, 0]).item() - 3 / (5 + 1e-6)) <= 4 * ulp
     assert abs((bias[0] - model.head.bias[0]).item() - 4 / (5 + 1e-6)) <= 4 * ulp
 
 

@@ -1,0 +1,189 @@
+"""Locked units first: when a task ends, the units that it has used move right behind those that are locked already.
+
+Then what is locked of a weight is one block at its front. No gradient is computed for it, no update is made, no
+optimizer state is kept. The network computes the same function: every dimension that lies along the axis moves alike.
+Units that were locked before keep their place, so that earlier tasks keep every bit: all that moves meets their
+activations with an exact 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from hat.blocks import Block
+from hat.chain import Chain
+from hat.gate import Along, Gate
+
+if TYPE_CHECKING:
+    from hat.model import HATModel
+
+
+class Move(NamedTuple):
+    """New places along one dimension of a tensor.
+
+    Attributes:
+        dim: 0 or 1.
+        index: [groups, length / groups] int64, what comes to each place of every group; see `Along.groups`.
+    """
+
+    dim: int
+    index: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """`values` in the new order; itself where it does not extend along `dim`."""
+        if values.shape[self.dim] == 1:
+            return values
+        groups, length = self.index.shape
+        if groups == 1 or self.dim == 0:
+            return values.index_select(self.dim, self.index.flatten())
+        grouped = values.reshape(groups, -1, length, *values.shape[2:])
+        parts = [part.index_select(1, index) for part, index in zip(grouped, self.index, strict=True)]
+        return torch.stack(parts).reshape(values.shape)
+
+
+Moves = dict[Tensor, list[Move]]
+"""Of every parameter that moves."""
+
+Blocks = Mapping[Tensor, Sequence[Block]]
+"""Of every shared parameter, see `HATModel.blocks`."""
+
+
+class Follower(Protocol):
+    """Keeps something for parts of the parameters, as an optimizer does."""
+
+    def follow(self, moves: Moves, before: Blocks, after: Blocks) -> None:
+        """The parameters have moved, and less of them may move from now on."""
+
+
+_FOLLOWERS: WeakKeyDictionary[HATModel, WeakSet[Follower]] = WeakKeyDictionary()
+
+
+def follow(model: HATModel, follower: Follower) -> None:
+    """Tell `follower`, as long as it lives, whenever the units of `model` move."""
+    _FOLLOWERS.setdefault(model, WeakSet()).add(follower)
+
+
+@torch.no_grad()
+def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
+    """Move the units that the last task has used, and everything that belongs to them.
+
+    Args:
+        model: the task's masks are committed.
+        stay: [units] bool of every gate that may be moved, the units that earlier tasks use.
+        before: the blocks of the parameters before the task was committed.
+    """
+    orders = {gate: new for gate in movable(model) if gate in stay and (new := order(gate, stay[gate])) is not None}
+    found = moves(orders)
+    if model.outputs in orders:
+        found |= _heads(model, orders[model.outputs])
+    # All new values before the first copy: what fails until then leaves a network that computes the same.
+    whole = [(p, p.grad, moved) for p, moved in found.items()]
+    copies = [(t, apply(t, moved)) for p, grad, moved in whole for t in (p, grad) if t is not None]
+    for target, values in copies:
+        target.copy_(values)
+    for gate, new in orders.items():
+        gate.move(new)
+    for follower in _FOLLOWERS.get(model, ()):
+        follower.follow(found, before, model.blocks())
+
+
+def movable(model: HATModel) -> list[Gate]:
+    """The gates whose units may change places: all that meets them is known and is theirs alone."""
+    known = {gate: gate.complete and model.outputs is not None for gate in model.gates.values()}
+    for chain in (module for module in model.body.modules() if isinstance(module, Chain)):
+        tail = None if chain.tail is None else chain.tail.gate
+        for gate, complete in chain.complete().items():
+            known[gate] = known[gate] or (
+                complete and (gate is not tail or (chain is model.body and gate is model.outputs))
+            )
+    shared = _shared(list(known))
+    return [gate for gate, complete in known.items() if complete and gate not in shared and segment(gate) > 1]
+
+
+def _shared(gates: Sequence[Gate]) -> set[Gate]:
+    """The gates that share a dimension of a parameter with another one."""
+    owners: dict[tuple[Tensor, int], set[Gate]] = {}
+    for gate in gates:
+        for member in gate.members:
+            if member.parameter is not None:
+                owners.setdefault((member.parameter, member.dim), set()).add(gate)
+    return {gate for sharing in owners.values() if len(sharing) > 1 for gate in sharing}
+
+
+def _heads(model: HATModel, new: Tensor) -> Moves:
+    """The heads that read a unit that moves."""
+    assert model.outputs is not None
+    moved = new != torch.arange(len(new), device=new.device)
+    reads = (model.outputs.masks[:, moved] != 0).any(1)
+    index = expanded(new, model.features // model.outputs.units)[None]
+    return {model.heads[task].weight: [Move(1, index)] for task in reads.nonzero().flatten().tolist()}
+
+
+def segment(gate: Gate) -> int:
+    """How many neighbouring units may change places with each other: all, or those of a convolution's group."""
+    length = gate.units
+    for member in gate.members:
+        groups = getattr(member.module, "groups", 1)
+        if groups > 1 and member.name == "weight" and not _depthwise(gate, member.module):
+            length = math.gcd(length, gate.units // groups) if gate.units % groups == 0 else 1
+    return length
+
+
+def _depthwise(gate: Gate, module: nn.Module) -> bool:
+    """Each unit has a group of its own and is its own input: its filter moves along."""
+    dims = {member.dim for member in gate.members if member.module is module and member.name == "weight"}
+    return dims == {0, 1} and getattr(module, "groups", 1) == gate.units
+
+
+def order(gate: Gate, stay: Tensor) -> Tensor | None:
+    """[units] int64, the unit that comes to each place; None where none moves.
+
+    Args:
+        gate: with the masks of the task that has just ended.
+        stay: [units] bool, the units that earlier tasks use. Of the others, those that are used come first.
+    """
+    used, stay = (gate.used > 0.5).cpu(), stay.cpu()
+    places = torch.arange(gate.units)
+    found = places.clone()
+    for here in places.split(segment(gate)):
+        left = here[~stay[here]]
+        found[left] = torch.cat([left[used[left]], left[~used[left]]])
+    return None if torch.equal(found, places) else found.to(gate.used.device)
+
+
+def moves(orders: dict[Gate, Tensor]) -> Moves:
+    """How every parameter along the axes of these gates moves."""
+    found: Moves = {}
+    seen = set()
+    for gate, new in orders.items():
+        for member in gate.members:
+            if member.parameter is not None and (member.parameter, member.dim) not in seen:
+                seen.add((member.parameter, member.dim))
+                found.setdefault(member.parameter, []).append(_move(member, new))
+    return found
+
+
+def _move(member: Along, new: Tensor) -> Move:
+    index = expanded(new, member.repeat)
+    if member.groups == 1 or member.dim == 0:
+        return Move(member.dim, index[None])
+    index = index.view(member.groups, -1)
+    return Move(1, index % index.shape[1])
+
+
+def expanded(new: Tensor, repeat: int) -> Tensor:
+    """The order of indices, of which each unit has `repeat` in a row."""
+    return (new[:, None] * repeat + torch.arange(repeat, device=new.device)).flatten()
+
+
+def apply(values: Tensor, found: Sequence[Move]) -> Tensor:
+    """`values` after these moves."""
+    for move in found:
+        values = move(values)
+    return values

@@ -1,0 +1,76 @@
+"""A linear map and the gradient of what may move, in pure PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hat_kernels.gradient_memory import complete, take
+
+
+class _LockedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        frozen: tuple[int, int],
+        update: Callable[..., bool] | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.frozen, ctx.update = frozen, update
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = dz @ weight
+        dz, x = dz.reshape(-1, dz.shape[-1]), x.reshape(-1, x.shape[-1])
+        if ctx.needs_input_grad[1]:  # after dx, which needs the weight as it was
+            updated = ctx.update is not None and ctx.update(weight, dz, x, ctx.frozen)
+            dw = None if updated else weight_gradient(weight, dz, x, ctx.frozen)
+        if ctx.needs_input_grad[2]:
+            db = dz.sum(0)
+            db[: ctx.frozen[0]] = 0
+        return dx, dw, db, None, None
+
+
+def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, int]) -> Tensor:
+    """`dz^T x`, but 0 where the frozen rows and columns meet."""
+    grad = take(weight, frozen)
+    for rows, columns in free_blocks(frozen):
+        a, b, block = dz[:, rows].t(), x[:, columns], grad[rows, columns]
+        if torch.compiler.is_compiling():  # Dynamo takes no strided `out`
+            block.copy_(a @ b)
+        else:
+            torch.mm(a, b, out=block)
+    if weight.device.type == "cpu":  # elsewhere to know it would be to wait
+        complete(weight, grad, torch.linalg.vector_norm(dz) * torch.linalg.vector_norm(x))  # Cauchy-Schwarz
+    return grad
+
+
+def free_blocks(frozen: tuple[int, int]) -> list[tuple[slice, slice]]:
+    """Rows and columns of what lies outside of the frozen block."""
+    rows, columns = frozen
+    below = (slice(rows, None), slice(None))
+    return [below, (slice(0, rows), slice(columns, None))] if rows else [below]
+
+
+def locked_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    frozen: tuple[int, int],
+    update: Callable[..., bool] | None,
+) -> Tensor:
+    """See `hat_kernels.locked_linear`."""
+    result: Tensor = _LockedLinear.apply(x, weight, bias, frozen, update)
+    return result
