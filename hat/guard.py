@@ -16,6 +16,7 @@ from hat.clip import keep_finite_, tame_
 from hat.locks import frozen_lock
 from hat.model import HATModel
 from hat.moving import Blocks, Moves, follow
+from hat.updaters import claim
 from hat.standins import StandIns, can_stand_in, moved
 from hat_kernels import Lock
 
@@ -60,6 +61,7 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
         raise ValueError("optimizer: expected one without a guard, got a guarded one; a fractional rate counts once")
     hooks = _Guard(optimizer, model, max_norm)
     optimizer._guarded = True  # type: ignore[attr-defined]
+    claim(_parameters(optimizer), None)
     _part_embeddings(optimizer, model)
     optimizer.register_step_pre_hook(hooks.before_step)
     optimizer.register_step_post_hook(hooks.after_step)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.blocks import Sides
 from hat.gate import Gate
+from hat.updaters import updater_of
 from hat_kernels.activation import check_activation
 from hat_kernels.dropout.api import check_probability
 
@@ -114,11 +115,13 @@ class HATLinear(GatedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] to [..., N]."""
+        updater = updater_of(self.weight)
         return hat_kernels.gated_linear(
             x,
             self.weight,
             self.bias,
             frozen=self._frozen(),
+            update=None if updater is None else updater.update,
             activation=self.activation,
             dropout=self._active_dropout,
             **self.gate.form(),

@@ -31,7 +31,6 @@ class _Kept:
 
 
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
-_LARGEST_CHUNK = 2**25 - 2**16  # bytes: of what glibc learns from, 32 MiB and its own header
 
 
 def take(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
@@ -43,7 +42,6 @@ def take(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
         return grad
     kept = _kept.get(weight)
     if kept is None or not _is_unused(kept.memory) or not _is_like(kept.memory, weight):
-        _let_the_heap_keep_memory()
         kept = _Kept(torch.empty_like(weight, memory_format=torch.contiguous_format), frozen)
         _kept[weight] = kept
     if kept.frozen != frozen or kept.version != kept.memory._version:
@@ -79,15 +77,6 @@ def norm_bound(weight: Tensor) -> float | None:
 def release(weight: Tensor) -> None:
     """Keep no memory for the gradient of this weight."""
     _kept.pop(weight, None)
-
-
-def _let_the_heap_keep_memory() -> None:
-    """Free a large block, untouched, as every step without this file would.
-
-    From what is freed, glibc learns how much memory to keep for the next request rather than to give back. Without large
-    gradients that come and go, activations of half a megabyte would have fresh pages at every step: three times as slow.
-    """
-    torch.empty(_LARGEST_CHUNK, dtype=torch.uint8)
 
 
 def _is_like(memory: Tensor, weight: Tensor) -> bool:

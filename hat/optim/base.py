@@ -13,6 +13,7 @@ from hat.blocks import Block, cut, join, pack, unpack
 from hat.clip import clip
 from hat.model import HATModel
 from hat.moving import Blocks, Moves, apply, follow
+from hat.updaters import claim
 from hat.optim.bounds import Bounds, Grown
 from hat_kernels import Lock
 from hat_kernels.gradient_memory import norm_bound
@@ -96,6 +97,7 @@ class LockedOptimizer(torch.optim.Optimizer):
         self._model, self._max_norm, self._bounds = model, max_norm, Bounds()
         super().__init__(params, defaults)
         follow(model, self)
+        claim((p for group in self.param_groups for p in group["params"]), None)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
 
 import hat_kernels
 from hat.model import HATModel
+from hat.optim.in_backward import InBackward
+from hat.updaters import claim
 from hat.optim.base import LockedOptimizer, Piece, Step, check_at_least_0
 
 OPTIONS = ("lr", "momentum", "dampening", "nesterov", "maximize")
@@ -25,10 +27,15 @@ class SGD(LockedOptimizer):
         lr: learning rate, >= 0, a number or a 0-d tensor; the paper's is 0.05.
         momentum, dampening, weight_decay, nesterov, maximize: as of `torch.optim.SGD`.
         max_norm: clip the global norm of the locked gradients to this, > 0, or None; the paper's code has 10 000.
+        in_backward: move the weights of `hat.HATLinear` inside the matmul of the backward pass, on a CPU in the weights'
+            own dtype. Their gradients are never in memory, `.grad` stays None; the rest moves in `step`, which must come
+            after every backward pass. Refused with what needs the gradient: momentum, clipping, and when it happens
+            loss scaling, gradient accumulation, a second backward pass, a layer that is used twice, a hook. A lock that
+            is not 0 or 1, or not in order, needs it too: those weights move in `step`.
         model: whose locks count; by default the one that `params` comes from.
 
     Raises:
-        ValueError: an option out of range, or parameters of no model.
+        ValueError: an option out of range, two that exclude each other, or parameters of no model.
     """
 
     def __init__(
@@ -42,6 +49,7 @@ class SGD(LockedOptimizer):
         nesterov: bool = False,
         maximize: bool = False,
         max_norm: float | None = None,
+        in_backward: bool = False,
         model: HATModel | None = None,
     ) -> None:
         check_at_least_0(lr=lr, momentum=momentum, weight_decay=weight_decay)
@@ -55,7 +63,49 @@ class SGD(LockedOptimizer):
             "nesterov": nesterov,
             "maximize": maximize,
         }
+        if in_backward and (momentum or max_norm is not None):
+            got = f"momentum {momentum}" if momentum else f"max_norm {max_norm}"
+            raise ValueError(f"in_backward: expected neither momentum nor clipping, which need the gradient, got {got}")
         super().__init__(params, defaults, max_norm=max_norm, model=model)
+        self._inside: InBackward | None = None
+        self._claim(in_backward)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """See `LockedOptimizer.step`.
+
+        Raises:
+            RuntimeError: a loss scale, and `in_backward`.
+        """
+        if self._inside is None:
+            return super().step(closure)
+        if getattr(self, "grad_scale", None) is not None:
+            raise RuntimeError("in_backward: expected no loss scale, which is in the weights by now; use bfloat16")
+        self._inside.moved.clear()
+        try:
+            return super().step(closure)
+        finally:
+            self._inside.moved.clear()  # what a closure has moved
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self._claim(getattr(self, "_inside", None) is not None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_in_backward": self._inside is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        in_backward = state.pop("_in_backward", getattr(self, "_inside", None) is not None)
+        super().__setstate__(state)
+        self._inside = None
+        self._claim(in_backward)
+
+    def _claim(self, in_backward: bool) -> None:
+        """Move the weights that lie along a gate in the backward pass, with their groups as they are now."""
+        if in_backward:
+            known = self._model.blocks()
+            groups = {p: group for group in self.param_groups for p in group["params"] if p in known}
+            self._inside = InBackward(self._model, groups, self._bounds)
+            claim(groups, self._inside)
 
     def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
         for batch, buffers, options in self._batches(pieces, group, step):

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hat_kernels.locked_linear import reference
 
-Update = Callable[[Tensor, Tensor, Tensor, tuple[int, int]], bool]
-"""`update(weight, dz, x, frozen)`, with dz [M, N] and x [M, K], moves the weight by `dz^T x` in its own way. It returns
-whether it did; where not, the gradient is computed after all."""
+Update = Callable[[Tensor, Tensor, Tensor], bool]
+"""`update(weight, dz, x)`, with dz [M, N] and x [M, K], moves the weight by `dz^T x` in its own way. It returns whether
+it did; where not, the gradient is computed after all."""
 
 
 def locked_linear(
@@ -37,21 +37,25 @@ def locked_linear(
         weight: [N, K].
         bias: [N].
         frozen: (rows, columns), in 0..N and 0..K. Columns = K freezes whole rows.
-        update: takes the place of the weight gradient, which is then None; see `Update`.
+        update: takes the place of the weight gradient, which is then None; see `Update`. Not under autocast to another
+            dtype, nor in compiled code: there the gradient is computed.
 
     Returns:
         [..., N].
 
     Raises:
         ValueError: `frozen` is out of range.
+        RuntimeError: in the backward pass, `update` has moved a weight that another use of it still needs.
     """
     check_frozen(frozen, weight)
     if not (torch.is_grad_enabled() and weight.requires_grad):
         return F.linear(x, weight, bias)
     if torch.is_autocast_enabled(x.device.type):  # autocast casts what `linear` gets, but not what a Function gets
         dtype = torch.get_autocast_dtype(x.device.type)
+        update = update if weight.dtype == dtype else None  # of the copy, it would move nothing
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-        update = None  # of the copy, it would move nothing
+    if torch.compiler.is_compiling():
+        update = None
     return reference.locked_linear(x, weight, bias, frozen, update)
 
 

@@ -29,18 +29,31 @@ class _LockedLinear(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x, weight = ctx.saved_tensors
+        x, weight = _saved(ctx)
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = dz @ weight
         dz, x = dz.reshape(-1, dz.shape[-1]), x.reshape(-1, x.shape[-1])
         if ctx.needs_input_grad[1]:  # after dx, which needs the weight as it was
-            updated = ctx.update is not None and ctx.update(weight, dz, x, ctx.frozen)
+            updated = ctx.update is not None and ctx.update(weight, dz, x)
             dw = None if updated else weight_gradient(weight, dz, x, ctx.frozen)
         if ctx.needs_input_grad[2]:
             db = dz.sum(0)
             db[: ctx.frozen[0]] = 0
         return dx, dw, db, None, None
+
+
+def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
+    try:
+        x, weight = ctx.saved_tensors
+    except RuntimeError as error:
+        if ctx.update is None:
+            raise
+        raise RuntimeError(
+            "in_backward: the weight has moved since its forward pass: a layer that is used twice, or two forward "
+            "passes for one step, need the gradient, use in_backward=False"
+        ) from error
+    return x, weight
 
 
 def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, int]) -> Tensor:

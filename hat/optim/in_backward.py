@@ -1,0 +1,73 @@
+"""Stochastic gradient descent inside the matmul of the backward pass: `W -= lr dZ^T X`, and no gradient in memory."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hat.model import HATModel
+from hat.optim.bounds import Bounds, Grown
+from hat.warnings import NonFiniteWarning
+
+
+class InBackward:
+    """The updates of the weights of linear layers, for `hat.optim.SGD(in_backward=True)`.
+
+    Args:
+        model: whose weights move.
+        groups: the parameter group of every weight, with its learning rate as of now.
+        bounds: of the optimizer's weights.
+    """
+
+    def __init__(self, model: HATModel, groups: Mapping[Tensor, dict[str, Any]], bounds: Bounds) -> None:
+        self.model, self.groups, self.bounds = model, groups, bounds
+        self.moved: set[Tensor] = set()
+
+    @torch.no_grad()
+    def update(self, weight: Tensor, dz: Tensor, x: Tensor) -> bool:
+        """`W -= lr (dZ^T X + weight_decay W)` on the free blocks; False where a lock needs the gradient after all.
+
+        Args:
+            weight: [N, K].
+            dz: [M, N].
+            x: [M, K].
+
+        Raises:
+            RuntimeError: the weight has moved since the last step, or a hook waits for its gradient.
+        """
+        blocks = self.model.blocks()[weight]
+        if weight.device.type != "cpu" or not all(block.free for block in blocks):
+            return False
+        self._check(weight)
+        self.moved.add(weight)
+        norm = (torch.linalg.vector_norm(dz) * torch.linalg.vector_norm(x)).item()  # no less than that of dZ^T X
+        if not math.isfinite(norm):
+            warnings.warn("a gradient holds inf or NaN, which count as 0: is the loss finite?", NonFiniteWarning, 2)
+            return True
+        group = self.groups[weight]
+        lr, sign = float(group["lr"]), -1 if group["maximize"] else 1
+        keep, grown = 1 - lr * group["weight_decay"], []
+        for number, block in enumerate(blocks):
+            rows, columns = (*block.index, slice(None), slice(None))[:2]
+            value = weight[rows, columns]
+            if block.lock is not None:
+                before = self.bounds.of(weight, number)
+                bound = None if before is None else abs(keep) * before + lr * norm
+                grown.append(Grown(weight, number, value, None, bound))
+            value.addmm_(dz[:, rows].t(), x[:, columns], beta=keep, alpha=-sign * lr)
+        self.bounds.keep(grown)
+        return True
+
+    def _check(self, weight: Tensor) -> None:
+        if weight in self.moved:
+            raise RuntimeError(
+                "in_backward: expected one backward pass a step, got another: gradient accumulation and a second "
+                "backward pass need the gradient, use in_backward=False"
+            )
+        if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None):
+            raise RuntimeError("in_backward: expected weights without hooks, got one that waits for the gradient")
