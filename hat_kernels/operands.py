@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels.lock import Lock, contiguous
-from hat_kernels.table import Operands
+from hat_kernels.table import WIDEST, Operands
 
 
 def arrange(
@@ -21,7 +21,7 @@ def arrange(
     """(operands, copies): what a table is made of, without the empty ones, and what `restore` must write back.
 
     Contiguous and channels-last parameters are used where they lie, and a gradient of another layout is copied into
-    theirs. A parameter that is neither is copied, and so is a state of another layout.
+    theirs. So are rows of a larger parameter, if their gradients are rows of a like one. A parameter that is neither is copied, and so is a state of another layout.
 
     Args:
         states: lists of one tensor a parameter each, as long as `parameters`.
@@ -35,6 +35,11 @@ def arrange(
         lock = None if lock is None else contiguous(lock)
         extra = None if extras is None else extras[index]
         own = [parameter, *(state[index] for state in states)]
+        if _is_rows(parameter) and all(state.is_contiguous() for state in own[1:]):
+            grad = grads[index]
+            if grad.stride() == parameter.stride():
+                operands.append(Operands(parameter, grad, tuple(own[1:]), lock, False, extra, parameter.stride(0)))
+                continue
         channels_last = False
         if not parameter.is_contiguous():
             channels_last = _is_channels_last(parameter)
@@ -61,6 +66,13 @@ def _dense(tensor: Tensor, channels_last: bool) -> Tensor:
     if channels_last:
         memory_format = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
     return tensor.contiguous(memory_format=memory_format)  # itself where it is already
+
+
+def _is_rows(parameter: Tensor) -> bool:
+    """Rows of neighbouring elements, one more than its length from the next: part of a larger tensor."""
+    if parameter.dim() < 2 or parameter.is_contiguous() or len(parameter) < 2:
+        return False
+    return parameter[0].is_contiguous() and parameter[0].numel() < parameter.stride(0) <= WIDEST
 
 
 def _is_channels_last(parameter: Tensor) -> bool:

@@ -21,9 +21,9 @@ from hat_kernels.lock import Lock
 
 # The fields of a row, all int64.
 PARAMETER, GRAD, STATE, STATE_2, STATE_3, EXTRA, ROWS, COLUMNS = range(8)  # addresses
-FORM, CODE, FAST, NUMEL, STRIDE_8, COLUMN_BLOCKS, FIRST_PROGRAM, FREE_COUNT = range(8, 16)
-WIDTH, INNER, CHANNELS, ROW_REPEAT, COLUMN_REPEAT, GROUP_ROWS = range(16, 22)
-FIELDS = 22
+FORM, CODE, FAST, NUMEL, STRIDE, COLUMN_BLOCKS, FIRST_PROGRAM, FREE_COUNT = range(8, 16)
+WIDTH, INNER, CHANNELS, ROW_REPEAT, COLUMN_REPEAT, GROUP_ROWS, PITCH = range(16, 23)
+FIELDS = 23
 
 UNLOCKED, SEPARABLE, GATHERED = range(3)
 
@@ -59,10 +59,11 @@ class Table(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """The tensors of one row, all of one dense layout.
+    """The tensors of one row, all of one dense layout; or rows of a larger tensor, with dense states.
 
     Attributes:
         channels_last: the channels are the fastest dimension of the memory.
+        pitch: elements from row to row of the parameter and its gradient, which are parts of larger ones; 0: all dense.
         extra: one more vector or scalar, float32, that belongs to the parameter.
     """
 
@@ -72,6 +73,7 @@ class Operands(NamedTuple):
     lock: Lock | None = None
     channels_last: bool = False
     extra: Tensor | None = None
+    pitch: int = 0
 
 
 def dtype_code(parameter: torch.dtype, grad: torch.dtype, state: torch.dtype) -> int:
@@ -114,7 +116,7 @@ def table(operands: Sequence[Operands], *, steps: int | None = None) -> Table:
 
 
 def _key(operand: Operands) -> tuple[object, ...]:
-    parameter, grad, states, lock, channels_last, extra = operand
+    parameter, grad, states, lock, channels_last, extra, pitch = operand
     state = (states[0].dtype, *(s.data_ptr() for s in states)) if states else ()
     rates: tuple[object, ...] = ()
     if lock is not None:
@@ -128,6 +130,7 @@ def _key(operand: Operands) -> tuple[object, ...]:
         state,
         rates,
         channels_last,
+        pitch,
         None if extra is None else (extra.data_ptr(), extra.numel()),
     )
 
@@ -154,7 +157,7 @@ def _build(operands: Sequence[Operands], steps: int | None, device: torch.device
 
 
 def _row(operand: Operands) -> list[int]:
-    parameter, grad, states, lock, channels_last, extra = operand
+    parameter, grad, states, lock, channels_last, extra, pitch = operand
     lock = lock if lock is None or lock.rows is not None or lock.columns is not None else None
     shape, numel = parameter.shape, parameter.numel()
     channels = shape[1] if len(shape) > 1 else 1
@@ -163,13 +166,15 @@ def _row(operand: Operands) -> list[int]:
     addresses = [parameter.data_ptr(), grad.data_ptr(), *(state.data_ptr() for state in states)]
     fast = numel % _MULTIPLE == 0 and all(address % 16 == 0 for address in addresses)
     form = UNLOCKED if lock is None else GATHERED
-    if lock is not None and lock.groups == 1 and width % _MULTIPLE == 0 and BLOCK_N <= 2 * width <= 2 * WIDEST:
+    wide = width % _MULTIPLE == 0 and BLOCK_N <= 2 * width <= 2 * WIDEST
+    if lock is not None and lock.groups == 1 and (wide or pitch):
         form = SEPARABLE
-    stride = width if form == SEPARABLE else BLOCK_N
+    stride = width if form == SEPARABLE or pitch else BLOCK_N
+    fast = fast and stride % _MULTIPLE == pitch % _MULTIPLE == 0
     row = [0] * FIELDS
     row[: len(addresses)] = addresses
     row[EXTRA], row[FREE_COUNT] = _address(extra), 0 if extra is None else extra.numel()
-    row[FORM], row[FAST], row[NUMEL], row[STRIDE_8] = form, int(fast), numel, stride // _MULTIPLE
+    row[FORM], row[FAST], row[NUMEL], row[STRIDE], row[PITCH] = form, int(fast), numel, stride, pitch or stride
     row[CODE] = dtype_code(parameter.dtype, grad.dtype, states[0].dtype if states else parameter.dtype)
     row[COLUMN_BLOCKS] = -(-stride // BLOCK_N)
     row[WIDTH], row[INNER], row[CHANNELS] = width, 1 if channels_last else inner, channels
@@ -182,7 +187,7 @@ def _row(operand: Operands) -> list[int]:
 
 def _tile_rows(row: list[int]) -> int:
     """How many tiles lie under each other."""
-    rows = -(-row[NUMEL] // (row[STRIDE_8] * _MULTIPLE))
+    rows = -(-row[NUMEL] // row[STRIDE])
     return -(-rows // BLOCK_M)
 
 

@@ -24,7 +24,7 @@ FORM = tl.constexpr(table.FORM)
 CODE = tl.constexpr(table.CODE)
 FAST = tl.constexpr(table.FAST)
 NUMEL = tl.constexpr(table.NUMEL)
-STRIDE_8 = tl.constexpr(table.STRIDE_8)
+STRIDE = tl.constexpr(table.STRIDE)
 COLUMN_BLOCKS = tl.constexpr(table.COLUMN_BLOCKS)
 FIRST_PROGRAM = tl.constexpr(table.FIRST_PROGRAM)
 FREE_COUNT = tl.constexpr(table.FREE_COUNT)
@@ -34,6 +34,7 @@ CHANNELS = tl.constexpr(table.CHANNELS)
 ROW_REPEAT = tl.constexpr(table.ROW_REPEAT)
 COLUMN_REPEAT = tl.constexpr(table.COLUMN_REPEAT)
 GROUP_ROWS = tl.constexpr(table.GROUP_ROWS)
+PITCH = tl.constexpr(table.PITCH)
 FIELDS = tl.constexpr(table.FIELDS)
 
 UNLOCKED = tl.constexpr(table.UNLOCKED)
@@ -78,7 +79,9 @@ def tensor_of(row, FIELD: tl.constexpr, DIGIT: tl.constexpr, start, local, ALIGN
 @triton.jit
 def elements(row, row0, column0, ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """(start, local offsets [BLOCK_M, BLOCK_N], mask) of a tile: one 64-bit offset, and 32 bits for the rest."""
-    stride = tl.load(row + STRIDE_8) * 8  # a product, so that the compiler knows what divides it
+    stride = tl.load(row + STRIDE)
+    if ALIGNED:
+        stride = stride // 8 * 8  # so that the compiler knows what divides it
     start = row0 * stride + column0
     left = tl.load(row + NUMEL) - start
     if ALIGNED:
@@ -87,6 +90,17 @@ def elements(row, row0, column0, ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr, B
     n = tl.arange(0, BLOCK_N)[None, :]
     local = m * stride.to(tl.int32) + n
     return start, local, (n < (stride - column0).to(tl.int32)) & (local < tl.minimum(left, 2**30).to(tl.int32))
+
+
+@triton.jit
+def pitched(row, row0, column0, ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(start, local offsets) of a tile in the parameter and its gradient, which may be rows of larger tensors."""
+    pitch = tl.load(row + PITCH)
+    if ALIGNED:
+        pitch = pitch // 8 * 8
+    m = tl.arange(0, BLOCK_M)[:, None]
+    n = tl.arange(0, BLOCK_N)[None, :]
+    return row0 * pitch + column0, m * pitch.to(tl.int32) + n
 
 
 @triton.jit
@@ -107,7 +121,7 @@ def row_rates(row, form, row0, BLOCK: tl.constexpr):
     address = tl.load(row + ROWS)
     limit = tl.where((form == SEPARABLE) & (address != 0), tl.load(row + NUMEL), 0)
     unit = m // tl.load(row + ROW_REPEAT)
-    rates = tl.load(typed(address, 0) + unit, mask=m * (tl.load(row + STRIDE_8) * 8) < limit, other=0.0)
+    rates = tl.load(typed(address, 0) + unit, mask=m * tl.load(row + STRIDE) < limit, other=0.0)
     return tl.where(form == UNLOCKED, 1.0, rates)
 
 

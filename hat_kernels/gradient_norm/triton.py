@@ -26,6 +26,7 @@ from hat_kernels.tile import (
     elements,
     mended,
     owner,
+    pitched,
     place,
     tensor_of,
     tile_rates,
@@ -48,8 +49,9 @@ def _squares(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    start, local, mask = elements(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
-    grad_ptr = tensor_of(row, GRAD, DIGIT, start, local, ALIGNED)
+    _, _, mask = elements(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
+    outer, near = pitched(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
+    grad_ptr = tensor_of(row, GRAD, DIGIT, outer, near, ALIGNED)
     g = tl.load(grad_ptr, mask=mask, other=0.0).to(tl.float32)
     if MEND:
         g = mended(g)

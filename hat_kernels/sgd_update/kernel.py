@@ -22,6 +22,7 @@ from hat_kernels.tile import (
     elements,
     mended,
     owner,
+    pitched,
     place,
     tensor_of,
     tile_rates,
@@ -52,8 +53,9 @@ def _sgd_tile(
     BLOCK_N: tl.constexpr,
 ):
     start, local, mask = elements(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
-    parameter_ptr = tensor_of(row, PARAMETER, DTYPES // 9, start, local, ALIGNED)
-    grad_ptr = tensor_of(row, GRAD, DTYPES // 3 % 3, start, local, ALIGNED)
+    outer, near = pitched(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
+    parameter_ptr = tensor_of(row, PARAMETER, DTYPES // 9, outer, near, ALIGNED)
+    grad_ptr = tensor_of(row, GRAD, DTYPES // 3 % 3, outer, near, ALIGNED)
     before = tl.load(parameter_ptr, mask=mask, other=0.0)
     step = tl.load(grad_ptr, mask=mask, other=0.0).to(tl.float32)
     if MEND:

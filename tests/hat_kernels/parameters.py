@@ -82,8 +82,22 @@ def layouts() -> Case:
     return [four, odd, five, transposed, strided], locks
 
 
+def rows_of_larger() -> Case:
+    """What is left beside a leading block: wide and narrow, where 128-bit loads may start and where not."""
+    whole = [on_device((12, 560), seed=1), on_device((9, 40), torch.bfloat16, 2), on_device((7, 12, 3, 3), seed=3)]
+    parts = [whole[0][:5, 296:], whole[0][5:9, 301:], whole[1][:4, 8:], whole[1][4:, 7:], whole[2][:6, 5:]]
+    locks = [
+        Lock(None, free(264, seed=1)),
+        None,
+        None,
+        Lock(None, free(33, soft=True, seed=2)),
+        Lock(None, free(7, seed=3)),
+    ]
+    return parts, locks
+
+
 LISTS: dict[str, Callable[[], Case]] = {
-    function.__name__: function for function in (mixed_dtypes, shapes, unaligned, layouts)
+    function.__name__: function for function in (mixed_dtypes, shapes, unaligned, layouts, rows_of_larger)
 }
 
 
@@ -96,7 +110,14 @@ def moved(lock: Lock) -> Lock:
 
 
 def grads_for(parameters: Sequence[Tensor], seed: int = 100) -> list[Tensor]:
-    return [on_device(tuple(p.shape), p.dtype, seed + index) for index, p in enumerate(parameters)]
+    """Dense; of rows of a larger parameter, rows of a larger gradient."""
+    grads = [on_device(tuple(p.shape), p.dtype, seed + index) for index, p in enumerate(parameters)]
+    return [
+        copies([p])[0].copy_(grad)
+        if p.dim() > 1 and len(p) > 1 and p.stride(0) > p[0].numel() and p[0].is_contiguous()
+        else grad
+        for p, grad in zip(parameters, grads, strict=True)
+    ]
 
 
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
