@@ -51,12 +51,12 @@ class Block(NamedTuple):
     """A part of a parameter in which something may move.
 
     Attributes:
-        index: what to index the parameter with; () for all of it.
+        where: what to index the parameter with; () for all of it.
         lock: of the part; None where no finished task meets it.
         free: all of the part may move.
     """
 
-    index: tuple[slice, ...] = ()
+    where: tuple[slice, ...] = ()
     lock: Lock | None = None
     free: bool = True
 
@@ -100,7 +100,7 @@ class Sides(NamedTuple):
 
     def blocks(self, parameter: Tensor) -> list[Block]:
         """The parts of a parameter with these sides in which something may move; none if it is locked altogether."""
-        shape = parameter.shape or (1,)
+        shape = tuple(parameter.shape) or (1,)
         rows, columns = self.frozen(shape)
         found = []
         if rows < shape[0]:
@@ -124,7 +124,7 @@ class Sides(NamedTuple):
 
 def cut(whole: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
     """Views of the blocks of a tensor that has its parameter's shape."""
-    return [whole[block.index] for block in blocks]
+    return [whole[block.where] for block in blocks]
 
 
 def join(parts: Sequence[Tensor], blocks: Sequence[Block], like: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from hat_kernels import Lock
 from hat_kernels.lock import LARGEST
 from hat_kernels.parts import bounded, parts
 
-
 _SMALL = 2**16  # elements
 
 

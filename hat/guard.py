@@ -16,8 +16,8 @@ from hat.clip import keep_finite_, tame_
 from hat.locks import frozen_lock
 from hat.model import HATModel
 from hat.moving import Blocks, Moves, follow
-from hat.updaters import claim
 from hat.standins import StandIns, can_stand_in, moved
+from hat.updaters import claim
 from hat_kernels import Lock
 
 

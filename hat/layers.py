@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -153,7 +153,7 @@ class _HATConv(GatedLayer):
     padding: str | tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
-    padding_mode: str
+    padding_mode: Any
     _reversed_padding_repeated_twice: list[int]
     _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -196,10 +196,12 @@ class _HATConv(GatedLayer):
         frozen = self._frozen()
         if frozen is None or 0 in frozen:  # the library's own gradient
             return self._conv_forward(x, self.weight, self.bias)
-        padding, zero = self.padding, [0] * len(self.kernel_size)
-        if self.padding_mode != "zeros" or isinstance(padding, str):
+        padding: Sequence[int] = [0] * len(self.kernel_size)
+        if self.padding_mode == "zeros" and not isinstance(self.padding, str):
+            padding = self.padding
+        else:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=mode), zero
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
         return hat_kernels.locked_conv(
             x,
             self.weight,

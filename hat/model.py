@@ -49,8 +49,11 @@ class HATModel(nn.Module):
         learning: a task has begun and not ended.
 
     Raises:
-        ValueError: the body has no gate, the features are no multiple of the units of `outputs`, or it normalises by running statistics, which no task could keep for itself.
+        ValueError: the body has no gate, or normalises by running statistics, which no task could keep for itself; or
+            the units of `outputs` do not divide the features.
     """
+
+    outputs: Gate | None
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class HATModel(nn.Module):
         self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
         self._check_body()
         self.features = self._last_gate().units if features is None else features
-        self.__dict__["outputs"] = self._find_outputs(outputs)  # the body's, no module of its own
+        self.__dict__["outputs"] = self._find_outputs(outputs)  # the body's, no module of this one
         for gate in self.gates.values():
             gate.share(self.state)
 

@@ -29,21 +29,21 @@ class Move(NamedTuple):
 
     Attributes:
         dim: 0 or 1.
-        index: [groups, length / groups] int64, what comes to each place of every group; see `Along.groups`.
+        places: [groups, length / groups] int64, what comes to each place of every group; see `Along.groups`.
     """
 
     dim: int
-    index: Tensor
+    places: Tensor
 
     def __call__(self, values: Tensor) -> Tensor:
         """`values` in the new order; itself where it does not extend along `dim`."""
         if values.shape[self.dim] == 1:
             return values
-        groups, length = self.index.shape
+        groups, length = self.places.shape
         if groups == 1 or self.dim == 0:
-            return values.index_select(self.dim, self.index.flatten())
+            return values.index_select(self.dim, self.places.flatten())
         grouped = values.reshape(groups, -1, length, *values.shape[2:])
-        parts = [part.index_select(1, index) for part, index in zip(grouped, self.index, strict=True)]
+        parts = [part.index_select(1, index) for part, index in zip(grouped, self.places, strict=True)]
         return torch.stack(parts).reshape(values.shape)
 
 
@@ -80,8 +80,8 @@ def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
     """
     orders = {gate: new for gate in movable(model) if gate in stay and (new := order(gate, stay[gate])) is not None}
     found = moves(orders)
-    if model.outputs in orders:
-        found |= _heads(model, orders[model.outputs])
+    if model.outputs is not None and model.outputs in orders:
+        found |= _heads(model, model.outputs, orders[model.outputs])
     # All new values before the first copy: what fails until then leaves a network that computes the same.
     whole = [(p, p.grad, moved) for p, moved in found.items()]
     copies = [(t, apply(t, moved)) for p, grad, moved in whole for t in (p, grad) if t is not None]
@@ -116,12 +116,11 @@ def _shared(gates: Sequence[Gate]) -> set[Gate]:
     return {gate for sharing in owners.values() if len(sharing) > 1 for gate in sharing}
 
 
-def _heads(model: HATModel, new: Tensor) -> Moves:
+def _heads(model: HATModel, outputs: Gate, new: Tensor) -> Moves:
     """The heads that read a unit that moves."""
-    assert model.outputs is not None
     moved = new != torch.arange(len(new), device=new.device)
-    reads = (model.outputs.masks[:, moved] != 0).any(1)
-    index = expanded(new, model.features // model.outputs.units)[None]
+    reads = (outputs.masks[:, moved] != 0).any(1)
+    index = expanded(new, model.features // outputs.units)[None]
     return {model.heads[task].weight: [Move(1, index)] for task in reads.nonzero().flatten().tolist()}
 
 

@@ -128,7 +128,7 @@ def moved(optimizer: torch.optim.Optimizer, moves: Moves, before: Blocks, after:
 def _whole(value: Any, blocks: Sequence[Block], parameter: Tensor) -> Any:
     """A state that extends over the parameter, all of it; 0 where nothing was kept."""
     packed = isinstance(value, list) and all(isinstance(part, Tensor) for part in value)
-    if packed or (isinstance(value, Tensor) and len(blocks) == 1 and value.shape == parameter[blocks[0].index].shape):
+    if packed or (isinstance(value, Tensor) and len(blocks) == 1 and value.shape == parameter[blocks[0].where].shape):
         return join(unpack(value, blocks, parameter), blocks, parameter)
     return value
 

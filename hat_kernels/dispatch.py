@@ -1,4 +1,4 @@
-"""Which implementation of an operation runs: `auto`, `reference` or `triton`."""
+"""Which implementation of an operation runs: `auto`, `reference`, `triton` or `compiled`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BACKENDS = ("auto", "reference", "triton")
+BACKENDS = ("auto", "reference", "triton", "compiled")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the kernels
 
 
@@ -26,10 +26,13 @@ def backend(name: str) -> Iterator[None]:
 
     Args:
         name: `"auto"` (Triton where there is a kernel for the tensors' device and dtype, else the reference),
-            `"reference"` (pure PyTorch on any device) or `"triton"` (the kernel, or an error where there is none).
+            `"reference"` (pure PyTorch on any device), `"triton"` (the kernel, or an error where there is none) or
+            `"compiled"` (as `"auto"`, but the loops of a CPU that make several passes over memory, momentum and Adam
+            above all, are fused by `torch.compile`; that takes seconds at first, and a C++ compiler: without one it
+            warns and is as `"auto"`).
 
     Raises:
-        ValueError: `name` is none of the three.
+        ValueError: `name` is none of the four.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
@@ -43,6 +46,11 @@ def backend(name: str) -> Iterator[None]:
 def use_specification() -> bool:
     """Whether the caller asked for the reference, in which case no faster path of PyTorch takes its place either."""
     return _Choice.requested == "reference"
+
+
+def use_compiled() -> bool:
+    """Whether the caller asked for compiled loops."""
+    return _Choice.requested == "compiled"
 
 
 def use_triton(op: str, *tensors: Tensor | None) -> bool:

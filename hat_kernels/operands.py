@@ -21,7 +21,8 @@ def arrange(
     """(operands, copies): what a table is made of, without the empty ones, and what `restore` must write back.
 
     Contiguous and channels-last parameters are used where they lie, and a gradient of another layout is copied into
-    theirs. So are rows of a larger parameter, if their gradients are rows of a like one. A parameter that is neither is copied, and so is a state of another layout.
+    theirs. So are rows of a larger parameter, if their gradients are rows of a like one. Any other parameter is copied,
+    and so is a state of another layout.
 
     Args:
         states: lists of one tensor a parameter each, as long as `parameters`.

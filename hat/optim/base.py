@@ -13,8 +13,8 @@ from hat.blocks import Block, cut, join, pack, unpack
 from hat.clip import clip
 from hat.model import HATModel
 from hat.moving import Blocks, Moves, apply, follow
-from hat.updaters import claim
 from hat.optim.bounds import Bounds, Grown
+from hat.updaters import claim
 from hat_kernels import Lock
 from hat_kernels.gradient_memory import norm_bound
 
@@ -133,8 +133,8 @@ class LockedOptimizer(torch.optim.Optimizer):
             blocks, norm = known.get(parameter, _WHOLE), norm_bound(parameter)
             for number, block in enumerate(blocks):
                 value, grad = parameter, parameter.grad
-                if block.index:
-                    value, grad = parameter[block.index], grad[block.index]
+                if block.where:
+                    value, grad = parameter[block.where], grad[block.where]
                 # A CPU saves the mask. A kernel takes it for its sign that finished tasks meet the parameter.
                 lock = None if block.free and value.device.type == "cpu" else block.lock
                 found.append(Piece(parameter, blocks, number, value, grad, lock, block.lock is not None, norm))

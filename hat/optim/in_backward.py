@@ -53,7 +53,7 @@ class InBackward:
         lr, sign = float(group["lr"]), -1 if group["maximize"] else 1
         keep, grown = 1 - lr * group["weight_decay"], []
         for number, block in enumerate(blocks):
-            rows, columns = (*block.index, slice(None), slice(None))[:2]
+            rows, columns = (*block.where, slice(None), slice(None))[:2]
             value = weight[rows, columns]
             if block.lock is not None:
                 before = self.bounds.of(weight, number)

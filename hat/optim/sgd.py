@@ -9,9 +9,9 @@ from torch import Tensor
 
 import hat_kernels
 from hat.model import HATModel
+from hat.optim.base import LockedOptimizer, Piece, Step, check_at_least_0
 from hat.optim.in_backward import InBackward
 from hat.updaters import claim
-from hat.optim.base import LockedOptimizer, Piece, Step, check_at_least_0
 
 OPTIONS = ("lr", "momentum", "dampening", "nesterov", "maximize")
 
@@ -27,11 +27,11 @@ class SGD(LockedOptimizer):
         lr: learning rate, >= 0, a number or a 0-d tensor; the paper's is 0.05.
         momentum, dampening, weight_decay, nesterov, maximize: as of `torch.optim.SGD`.
         max_norm: clip the global norm of the locked gradients to this, > 0, or None; the paper's code has 10 000.
-        in_backward: move the weights of `hat.HATLinear` inside the matmul of the backward pass, on a CPU in the weights'
-            own dtype. Their gradients are never in memory, `.grad` stays None; the rest moves in `step`, which must come
-            after every backward pass. Refused with what needs the gradient: momentum, clipping, and when it happens
-            loss scaling, gradient accumulation, a second backward pass, a layer that is used twice, a hook. A lock that
-            is not 0 or 1, or not in order, needs it too: those weights move in `step`.
+        in_backward: move the weights of `hat.HATLinear` inside the matmul of the backward pass. Their gradients are
+            never in memory, `.grad` stays None; the rest moves in `step`, which must come after every backward pass.
+            Refused with what needs the gradient: momentum, clipping, and when it happens loss scaling, gradient
+            accumulation, a second backward pass, a layer that is used twice, a hook. On a GPU, under autocast and
+            where units are not in order, weights move in `step` as ever.
         model: whose locks count; by default the one that `params` comes from.
 
     Raises:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hat_kernels import compiling
+from hat_kernels.adamw_update import fused
 from hat_kernels.lock import Lock
 from hat_kernels.parts import parts, widened
 
@@ -40,8 +42,22 @@ def adamw_update_(
     beta1, beta2 = betas
     for index, (parameter, grad, lock) in enumerate(zip(parameters, grads, locks, strict=True)):
         t = steps[index].item()
+        tensors = [parameter, grad, exp_avgs[index], exp_avg_sqs[index], *(max_exp_avg_sqs[index : index + 1])]
+        if not mend and compiling.wanted() and fused.takes(tensors, lock):
+            fused.update_(
+                tensors,
+                t,
+                lr=lr,
+                betas=betas,
+                eps=eps,
+                weight_decay=weight_decay,
+                decoupled=decoupled,
+                maximize=maximize,
+                grad_scale=grad_scale,
+            )
+            continue
         size, decay = lr / (1 - beta1**t), lr * weight_decay if decoupled else 0.0
-        for part in parts(parameter, lock):
+        for part in parts(parameter, lock, runs=True):
             target = parameter[part.rows]
             weight = part.own(target)
             g = widened(grad[part.rows], mend)

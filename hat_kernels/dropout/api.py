@@ -12,7 +12,8 @@ def dropout(x: Tensor, probability: float) -> Tensor:
 
     A CPU draws random numbers one after another, and PyTorch spends a 64-bit word of them on every element: a fifth of
     a plain training step. Here four or eight elements share a word, which rounds the probability to a multiple of
-    2^-16; the scale follows the rounded one. At one half 64 elements share it. Other devices and compiled code use PyTorch's dropout.
+    2^-16; the scale follows the rounded one. At one half 64 elements share it. Other devices and compiled code use
+    PyTorch's dropout.
 
     Args:
         x: any shape, floating. Differentiable.

@@ -31,8 +31,8 @@ def gated_linear(
         x: [..., K].
         weight: [N, K].
         bias: [N].
-        frozen: (rows, columns), the leading block of the weight that is locked: its gradient is 0 and costs nothing, see
-            `hat_kernels.locked_linear`. None: the gradient is that of `torch.nn.functional.linear`.
+        frozen: (rows, columns), the leading block of the weight that is locked: its gradient is 0 and costs nothing,
+            see `hat_kernels.locked_linear`. None: the gradient is that of `torch.nn.functional.linear`.
         update: takes the place of the weight gradient, see there; with `frozen`.
         epilogue: activation, dropout and gate, as `hat_kernels.gated_activation` takes them (not `unit_dim`).
 

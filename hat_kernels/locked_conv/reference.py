@@ -64,7 +64,9 @@ def weight_gradient(
         grad[rows:] = part[rows - first :]
     if rows and columns < weight.shape[1]:
         part = weight[:rows, columns:]
-        grad[:rows, columns:] = shape.backward(dz[:, :rows], x[:, columns:], part, 1, [False, True, False])[1]
+        beside = shape.backward(dz[:, :rows], x[:, columns:], part, 1, [False, True, False])[1]
+        assert beside is not None
+        grad[:rows, columns:] = beside
     return grad
 
 

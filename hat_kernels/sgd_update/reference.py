@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from hat_kernels import compiling
 from hat_kernels.lock import Lock
 from hat_kernels.parts import parts, widened
+from hat_kernels.sgd_update import fused
 
 
 def sgd_update_(
@@ -31,6 +33,22 @@ def sgd_update_(
     if found_inf is not None and found_inf.item():
         return
     for index, (parameter, grad, lock) in enumerate(zip(parameters, grads, locks, strict=True)):
+        buffer = momentum_buffers[index] if momentum else None
+        if not mend and compiling.wanted() and fused.takes(parameter, grad, buffer, lock):
+            fused.update_(
+                parameter,
+                grad,
+                buffer,
+                lr=lr,
+                momentum=momentum,
+                dampening=dampening,
+                nesterov=nesterov,
+                weight_decay=weight_decay,
+                maximize=maximize,
+                grad_scale=grad_scale,
+                is_first_step=is_first_step,
+            )
+            continue
         for part in parts(parameter, lock):
             weight = parameter[part.rows]
             step = widened(grad[part.rows], mend)
@@ -38,9 +56,9 @@ def sgd_update_(
             step = -step if maximize else step
             if weight_decay:
                 step = step.add(weight, alpha=weight_decay)
-            if momentum:
-                buffer = momentum_buffers[index][part.rows]
-                velocity = step if is_first_step else part.own(buffer).mul_(momentum).add_(step, alpha=1 - dampening)
-                part.write_(buffer, velocity)
+            if buffer is not None:
+                own = buffer[part.rows]
+                velocity = step if is_first_step else part.own(own).mul_(momentum).add_(step, alpha=1 - dampening)
+                part.write_(own, velocity)
                 step = step.add(velocity, alpha=momentum) if nesterov else velocity
             part.write_(weight, part.moved(weight, step, -lr), mend=mend, spare=True)

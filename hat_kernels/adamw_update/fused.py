@@ -1,0 +1,80 @@
+"""Adam and AdamW in one pass over memory, for what has no lock."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hat_kernels.compiling import fused
+from hat_kernels.lock import Lock
+from hat_kernels.sgd_update.fused import as_rows
+
+
+@fused
+def _loop(
+    weight: Tensor,
+    grad: Tensor,
+    m: Tensor,
+    v: Tensor,
+    largest: Tensor | None,
+    scale: Tensor,
+    size: Tensor,
+    correction: Tensor,
+    decay: Tensor,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    coupled_decay: float,
+) -> None:
+    g = grad * scale
+    if coupled_decay:
+        g = g + coupled_decay * weight
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    if largest is not None:
+        largest.copy_(torch.maximum(largest, v))
+        v = largest
+    weight.mul_(1 - decay).sub_(size * m / (v.sqrt() * correction + eps))
+
+
+def takes(tensors: list[Tensor], lock: Lock | None) -> bool:
+    """Whether `update_` has the operation."""
+    return lock is None and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+
+
+def update_(
+    tensors: list[Tensor],
+    step: float,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    maximize: bool,
+    grad_scale: Tensor | None,
+) -> None:
+    """`hat_kernels.adamw_update_` of one parameter without a lock.
+
+    Args:
+        tensors: parameter, gradient, first and second moment, and with amsgrad the largest second moment.
+        step: the number of this step, from 1 on.
+    """
+    weight, grad, m, v, *largest = as_rows(tensors)
+    scale = torch.ones(()) if grad_scale is None else grad_scale.to(torch.float32)
+    numbers = [lr / (1 - betas[0] ** step), (1 - betas[1] ** step) ** -0.5, lr * weight_decay if decoupled else 0.0]
+    size, correction, decay = torch.tensor(numbers, dtype=torch.float32)
+    _loop(
+        weight,
+        grad,
+        m,
+        v,
+        largest[0] if largest else None,
+        -scale if maximize else scale,
+        size,
+        correction,
+        decay,
+        *betas,
+        eps,
+        0.0 if decoupled else weight_decay,
+    )

@@ -1,0 +1,50 @@
+"""Loops of PyTorch fused into one by `torch.compile`, where the caller asked for it and a C++ compiler is there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+from hat_kernels.dispatch import use_compiled
+
+_LOOPS = 64  # of one function: momentum or none, all of a tensor or the rows behind some, one dimension or two, ...
+
+
+def fused(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """`loop`, compiled under `backend("compiled")`.
+
+    Numbers that change from step to step must come as tensors: of a Python number a new loop is compiled.
+    """
+
+    @cache
+    def compiled() -> Callable[..., Any]:  # when first asked for: torch.compile imports much
+        return torch.compile(loop, dynamic=True)
+
+    def either(*arguments: Any) -> Any:
+        if wanted():
+            with torch._dynamo.config.patch(recompile_limit=_LOOPS):
+                return compiled()(*arguments)
+        return loop(*arguments)
+
+    return either
+
+
+def wanted() -> bool:
+    """Whether loops are to be compiled, and can be."""
+    return use_compiled() and not torch.compiler.is_compiling() and _has_compiler()
+
+
+@cache
+def _has_compiler() -> bool:
+    """Whether Inductor finds what it needs; warns once where it does not."""
+    try:
+        torch.compile(torch.neg)(torch.ones(2))
+    except Exception as error:  # whatever a missing or broken tool chain makes Inductor raise
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"backend('compiled'): expected a C++ compiler, got {reason}; nothing is compiled", stacklevel=2)
+        return False
+    return True

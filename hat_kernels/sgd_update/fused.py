@@ -1,0 +1,80 @@
+"""SGD in one pass over memory, for what has no lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hat_kernels.compiling import fused
+from hat_kernels.lock import Lock
+
+
+@fused
+def _loop(
+    weight: Tensor,
+    grad: Tensor,
+    buffer: Tensor | None,
+    lr: Tensor,
+    scale: Tensor,
+    momentum: float,
+    keep: float,
+    nesterov: bool,
+    weight_decay: float,
+) -> None:
+    step = grad * scale
+    if weight_decay:
+        step = step + weight_decay * weight
+    if buffer is not None:
+        velocity = momentum * buffer + keep * step
+        buffer.copy_(velocity)
+        step = step + momentum * velocity if nesterov else velocity
+    weight.sub_(lr * step)
+
+
+def takes(parameter: Tensor, grad: Tensor, buffer: Tensor | None, lock: Lock | None) -> bool:
+    """Whether `update_` has the operation."""
+    own = [parameter, grad] if buffer is None else [parameter, grad, buffer]
+    return lock is None and parameter.device.type == "cpu" and all(t.dtype == torch.float32 for t in own)
+
+
+def update_(
+    parameter: Tensor,
+    grad: Tensor,
+    buffer: Tensor | None,
+    *,
+    lr: float | Tensor,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+    weight_decay: float,
+    maximize: bool,
+    grad_scale: Tensor | None,
+    is_first_step: bool,
+) -> None:
+    """`hat_kernels.sgd_update_` of one parameter without a lock."""
+    scale = torch.ones(()) if grad_scale is None else grad_scale.to(torch.float32)
+    if is_first_step and buffer is not None:
+        buffer.zero_()
+    rows = as_rows([parameter, grad, *([] if buffer is None else [buffer])])
+    _loop(
+        rows[0],
+        rows[1],
+        rows[2] if buffer is not None else None,
+        torch.as_tensor(lr, dtype=torch.float32),
+        -scale if maximize else scale,
+        momentum,
+        1.0 if is_first_step else 1.0 - dampening,
+        nesterov,
+        weight_decay,
+    )
+
+
+def as_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """All in one dimension if they are contiguous, or else in two if they can be: few shapes, few loops to compile."""
+    if all(tensor.is_contiguous() for tensor in tensors):
+        return [tensor.view(-1) for tensor in tensors]
+    if all(tensor.dim() > 1 and len(tensor) and tensor[0].is_contiguous() for tensor in tensors):
+        return [tensor.view(len(tensor), -1) for tensor in tensors]
+    return list(tensors)
