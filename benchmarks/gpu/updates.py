@@ -15,6 +15,8 @@ from benchmarks.gpu.ceilings import DTYPES
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.operations import half_locked, square
 from benchmarks.gpu.timing import Call, Maker
+from hat.blocks import Side, Sides, cut
+from hat_kernels import Lock
 
 LOCKED = (0.0, 0.5, 0.75, 0.9)
 SGD = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
@@ -62,6 +64,13 @@ def _sgd(device: Device, size: int, dtype: str, locked: float, *, momentum: bool
     def calls(function: Callable[..., object], context: Any) -> list[Call]:
         return [within(context, partial(function, [p], [g], b, lock, **options)) for p, g, *b in make()]
 
+    def blocks() -> list[Call]:
+        parts = [_parts(tensors, lock[0]) for tensors in make()]
+        return [
+            within(device.ours, partial(hat_kernels.sgd_update_, p, g, b[0] if b else [], own, **options))
+            for own, p, g, *b in parts
+        ]
+
     def stock() -> list[Call]:
         return [partial(torch._fused_sgd_, [p], [g], b, **{**STOCK_SGD, **options}) for p, g, *b in make()]
 
@@ -72,7 +81,11 @@ def _sgd(device: Device, size: int, dtype: str, locked: float, *, momentum: bool
         size=size,
         locked=locked,
         bytes=(5 if momentum else 3) * size * (1 - locked**2),
-        variants={**_ways(device, hat_kernels.sgd_update_, calls), "torch._fused_sgd_": stock},
+        variants={
+            **_ways(device, hat_kernels.sgd_update_, calls),
+            **({"ours, free blocks": blocks} if locked else {}),
+            "torch._fused_sgd_": stock,
+        },
     )
 
 
@@ -89,6 +102,13 @@ def _adamw(device: Device, size: int, dtype: str, locked: float) -> Case:
             for p, g, m, v in make()
         ]
 
+    def blocks() -> list[Call]:
+        parts = [_parts([p, g, m, v.abs_()], lock[0]) for p, g, m, v in make()]
+        return [
+            within(device.ours, partial(hat_kernels.adamw_update_, *lists, [], [steps()] * len(own), own, **ADAMW))
+            for own, *lists in parts
+        ]
+
     def stock() -> list[Call]:
         return [
             partial(torch._fused_adamw_, [p], [g], [m], [v.abs_()], [], [steps()], **STOCK_ADAMW)
@@ -102,7 +122,11 @@ def _adamw(device: Device, size: int, dtype: str, locked: float) -> Case:
         size=size,
         locked=locked,
         bytes=7 * size * (1 - locked**2),
-        variants={**_ways(device, hat_kernels.adamw_update_, calls), "torch._fused_adamw_": stock},
+        variants={
+            **_ways(device, hat_kernels.adamw_update_, calls),
+            **({"ours, free blocks": blocks} if locked else {}),
+            "torch._fused_adamw_": stock,
+        },
     )
 
 
@@ -113,6 +137,24 @@ def _ways(device: Device, function: Callable[..., object], calls: Callable[..., 
         "reference": lambda: calls(function, reference),
         "compiled reference": lambda: calls(compile_(device, function), reference),
     }
+
+
+def _parts(tensors: list[Tensor], lock: Lock) -> tuple[Any, ...]:
+    """What an optimizer of `hat.optim` passes: (locks, parameters, gradients, states...) of what may move.
+
+    Parameter and gradient are views, the states exist for the blocks alone.
+    """
+    sides = [None if free is None else _in_order(free) for free in lock[:2]]
+    blocks = Sides(*sides).blocks(tensors[0])
+    parameter, grad, *states = tensors
+    lists = [cut(parameter, blocks), cut(grad, blocks), *([part.clone() for part in cut(s, blocks)] for s in states)]
+    return [block.lock for block in blocks], *lists
+
+
+def _in_order(free: Tensor) -> Side:
+    locked = int((free == 0).sum())
+    assert not free[:locked].any()
+    return Side(free, locked=locked, in_order=True)
 
 
 def _tensors(device: Device, size: int, dtype: str, count: int) -> Iterator[list[Tensor]]:
