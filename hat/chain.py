@@ -68,6 +68,9 @@ class Chain(nn.Sequential):
     arrives: Mapping[GatedLayer, bool] = MappingProxyType({})  # a class attribute that nobody can fill
     tail: Reach | None = None
 
+    def _get_name(self) -> str:
+        return "Sequential"  # what it computes, and how it was called in the checkpoints of earlier versions
+
     def complete(self) -> dict[Gate, bool]:
         """Whether every gate of the chain meets nothing outside of it, but for what comes behind its end.
 
