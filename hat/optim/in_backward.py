@@ -51,15 +51,16 @@ class InBackward:
             return True
         group = self.groups[weight]
         lr, sign = float(group["lr"]), -1 if group["maximize"] else 1
-        keep, grown = 1 - lr * group["weight_decay"], []
+        keep = 1 - lr * group["weight_decay"]
+        before = [self.bounds.of(weight, number) for number in range(len(blocks))]  # before the first of them moves
+        grown = []
         for number, block in enumerate(blocks):
             rows, columns = (*block.where, slice(None), slice(None))[:2]
-            value = weight[rows, columns]
-            if block.lock is not None:
-                before = self.bounds.of(weight, number)
-                bound = None if before is None else abs(keep) * before + lr * norm
-                grown.append(Grown(weight, number, value, None, bound))
+            value, known = weight[rows, columns], before[number]
             value.addmm_(dz[:, rows].t(), x[:, columns], beta=keep, alpha=-sign * lr)
+            if block.lock is not None:
+                bound = None if known is None else abs(keep) * known + lr * norm
+                grown.append(Grown(weight, number, value, None, bound))
         self.bounds.keep(grown)
         return True
 
