@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: measure everything on this CPU and write `benchmarks/results/cpu.*`. Under 5 minutes."""
+"""`python -m benchmarks`: measure everything on this CPU and write `benchmarks/results/cpu.*`.
+
+About 12 minutes on 2 quiet cores; `--parts` picks.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,22 @@ import torch
 
 from benchmarks import cost, record, suite, tables
 from benchmarks.facts import environment
+from benchmarks.markdown import mebibytes
+from benchmarks.plan import Plan, workers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--out", type=Path, default=record.CPU, help="results file (default: %(default)s)")
     parser.add_argument("--parts", nargs="+", choices=list(suite.PARTS), default=list(suite.PARTS))
-    parser.add_argument("--seconds", type=float, default=suite.Plan().seconds, help="for timed rounds, in all")
+    parser.add_argument("--seconds", type=float, default=Plan().seconds, help="for timed rounds, in all")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: its own choice)")
     options = parser.parse_args(arguments)
     torch.set_flush_denormal(True)  # before the first tensor operation: later threads inherit it
     if options.threads:
         torch.set_num_threads(options.threads)
     start = time.perf_counter()
-    results = measure(options.parts, suite.Plan(seconds=options.seconds))
+    results = measure(options.parts, Plan(seconds=options.seconds))
     results["seconds"] = round(time.perf_counter() - start, 1)
     record.write(options.out, results)
     report = tables.full(results)
@@ -38,14 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(parts: Sequence[str], plan: suite.Plan) -> dict[str, Any]:
+def measure(parts: Sequence[str], plan: Plan) -> dict[str, Any]:
     """All rows of the parts, each with what is needed to reproduce it."""
     facts = environment()
     machine = cost.probe()
     rates = {"gemm_gflops": machine.flops / 1e9, "copy_gbs": machine.bandwidth / 1e9}
     rows: list[dict[str, Any]] = []
-    names = list(suite.VARIANTS) if set(parts) & {"epoch", "scale"} else []
-    with suite.workers(names) as running:
+    with workers(suite.needed(parts)) as running:
         for part in parts:
             for row in suite.PARTS[part](machine, plan, running):
                 rows.append({**row, **facts, **rates})
@@ -56,7 +60,9 @@ def measure(parts: Sequence[str], plan: suite.Plan) -> dict[str, Any]:
 def line(row: dict[str, Any]) -> str:
     """A row in one line, to show that something happens."""
     what = row.get("operation") or f"{row['network']}, batch {row['batch']}, {100 * row['locked']:.0f} % locked"
-    at = f", s = {row['scale']:g}" if row["part"] == "scale" else ""
+    at = "".join(f", {name} {row[name]:g}" for name in ("scale", "tasks") if isinstance(row.get(name), (int, float)))
+    if "ms" not in row:
+        return f"{what}, {row['variant']}: {mebibytes(row['state_bytes'])} and {mebibytes(row['step_bytes'])} in a step"
     return f"{what}{at}, {row['variant']}: {row['ms']['p50']:.2f} ms, {row['rounds']} rounds"
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from benchmarks.plain import kernels
+from benchmarks.step import PHASES
 from benchmarks.workload import Network
 
 BYTES = 4  # float32
@@ -39,15 +40,20 @@ class LayerCost:
     def weights(self) -> int:
         return self.inputs * self.units
 
-    def flops(self, batch: int) -> float:
-        """Forward, gradient of the inputs (not of a first layer), gradient of the free weights."""
-        return 2 * batch * self.positions * self.weights * (1 + (not self.first) + self.free)
+    def phases(self, batch: int) -> dict[str, tuple[float, float]]:
+        """(FLOPs, values moved) of every phase.
 
-    def bytes(self, batch: int) -> float:
-        """Weights read once a matmul, free ones read and written once more; activations written, read, and back."""
-        weights = self.weights * (1 + (not self.first) + 2 * self.free)
-        activations = batch * (2 * self.before + 2 * self.after + self.before * (not self.first))
-        return BYTES * (weights + activations)
+        Forward: one matmul, weights and inputs read, outputs written. Backward: the gradient of the inputs, which a
+        first layer does not need, and of the free weights; the gradient of the outputs and the inputs read. Update: the
+        free weights, read and written.
+        """
+        matmul, deeper = 2.0 * batch * self.positions * self.weights, not self.first
+        activations = batch * (self.before + self.after)
+        return {
+            "forward": (matmul, self.weights + activations),
+            "backward": (matmul * (deeper + self.free), deeper * (self.weights + batch * self.before) + activations),
+            "update": (0.0, 2 * self.free * self.weights),
+        }
 
 
 def layers(network: Network, locked: float) -> list[LayerCost]:
@@ -76,16 +82,36 @@ class Machine:
     bandwidth: float
 
 
+def phases(network: Network, batch: int, locked: float) -> dict[str, dict[str, float]]:
+    """`flops` and `bytes` of every phase of one step."""
+    parts = [layer.phases(batch) for layer in layers(network, locked)]
+    sums = {phase: [sum(column) for column in zip(*(p[phase] for p in parts), strict=True)] for phase in PHASES}
+    return {phase: {"flops": flops, "bytes": BYTES * moved} for phase, (flops, moved) in sums.items()}
+
+
 def count(network: Network, batch: int, locked: float) -> dict[str, float]:
     """`flops` and `bytes` of one step."""
-    parts = layers(network, locked)
-    return {"flops": sum(p.flops(batch) for p in parts), "bytes": sum(p.bytes(batch) for p in parts)}
+    parts = phases(network, batch, locked).values()
+    return {"flops": sum(p["flops"] for p in parts), "bytes": sum(p["bytes"] for p in parts)}
+
+
+def seconds(counted: Mapping[str, float], machine: Machine) -> float:
+    """The larger of arithmetic and traffic: what no implementation on this machine can beat by much."""
+    return max(counted["flops"] / machine.flops, counted["bytes"] / machine.bandwidth)
 
 
 def floor(network: Network, batch: int, locked: float, machine: Machine) -> float:
-    """Seconds that no implementation on this machine can beat by much: the larger of arithmetic and traffic."""
-    counted = count(network, batch, locked)
-    return max(counted["flops"] / machine.flops, counted["bytes"] / machine.bandwidth)
+    """`seconds` of one step."""
+    return seconds(count(network, batch, locked), machine)
+
+
+def memory(network: Network, batch: int) -> dict[str, float]:
+    """`state_bytes`, the weights; `step_bytes`, the input of every layer, which its weights' gradient needs."""
+    parts = layers(network, 0.0)
+    return {
+        "state_bytes": float(BYTES * sum(p.weights for p in parts)),
+        "step_bytes": float(BYTES * batch * sum(p.before for p in parts)),
+    }
 
 
 def probe() -> Machine:

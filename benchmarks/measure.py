@@ -15,7 +15,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 Runner = Callable[[Sequence[float]], list[float]]
-"""Runs one step at every point it is given (of progress, of scale) and returns the seconds of each."""
+"""Runs one step at every point it is given (of progress, of scale); returns the seconds of each, or of each phase."""
 
 
 def progress_grid(points: int) -> list[float]:
@@ -66,6 +66,17 @@ class Timings:
         """Mean step of `name` / mean step of `other`, one a round."""
         pairs = zip(self.seconds[name], self.seconds[other], strict=True)
         return [statistics.fmean(mine) / statistics.fmean(theirs) for mine, theirs in pairs]
+
+
+def phases(timings: Timings, names: Sequence[str]) -> tuple[Timings, dict[str, Timings]]:
+    """The timings of whole steps and of every phase, from those of runners that return all phases of every step."""
+    count = len(names)
+    whole, parts = Timings(timings.grid), {name: Timings(timings.grid) for name in names}
+    for variant, rounds in timings.seconds.items():
+        whole.seconds[variant] = [[sum(step) for step in blocks(steps, count)] for steps in rounds]
+        for index, name in enumerate(names):
+            parts[name].seconds[variant] = [steps[index::count] for steps in rounds]
+    return whole, parts
 
 
 def interleave(

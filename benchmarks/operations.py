@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 import hat_kernels
 from benchmarks.workload import LR, MLP, S_MAX, used_units
+from hat.blocks import Side, Sides, cut
 from hat_kernels import Lock
 from hat_kernels.lock import rate
 
@@ -42,7 +43,11 @@ def gated_activation(batch: int, units: int = 2000, scale: float = 1.0) -> dict[
 
 
 def sgd_update(locked: float) -> dict[str, Call]:
-    """One SGD step on the weights of the paper's MLP, gradients given; plain has no lock."""
+    """One SGD step on the weights of the paper's MLP, gradients given; plain has no lock.
+
+    Ours has the used units in front, and moves what lies behind them, as `hat.optim` does; those of the textbook are
+    anywhere.
+    """
     torch.manual_seed(0)
     shapes = [(units, inputs) for inputs, units in pairwise((*MLP.input_shape, *MLP.hidden))]
     used = used_units(MLP.hidden, locked)
@@ -56,7 +61,6 @@ def sgd_update(locked: float) -> dict[str, Call]:
         return made, torch.optim.SGD(made, lr=LR)
 
     (_, plain), (theirs, stock), (mine, _) = weights(), weights(), weights()
-    given: list[Lock | None] = list(locks) if locked else [None] * len(locks)
 
     def textbook() -> None:
         if locked:  # the published code locks from the second task on
@@ -65,12 +69,26 @@ def sgd_update(locked: float) -> dict[str, Call]:
                 weight.grad *= mask
         stock.step()
 
+    with torch.no_grad():
+        values, grads = _moving(mine, locked)
+
     @torch.no_grad()
     def ours() -> None:
-        grads = [weight.grad for weight in mine if weight.grad is not None]
-        hat_kernels.sgd_update_(mine, grads, [], given, lr=LR)
+        hat_kernels.sgd_update_(values, grads, [], [None] * len(values), lr=LR)
 
     return {"plain": plain.step, "textbook": textbook, "ours": ours}
+
+
+def _moving(weights: Sequence[Tensor], locked: float) -> tuple[list[Tensor], list[Tensor]]:
+    """What may move of weights whose used units are in front, and its gradients."""
+    values: list[Tensor] = []
+    grads: list[Tensor] = []
+    for index, weight in enumerate(weights):
+        rows, columns = (Side(torch.ones(n), locked=round(locked * n), in_order=True) for n in weight.shape)
+        blocks = Sides(rows, columns if index else None).blocks(weight)  # the inputs of a first layer are no units
+        assert weight.grad is not None
+        values, grads = values + cut(weight, blocks), grads + cut(weight.grad, blocks)
+    return values, grads
 
 
 OPERATIONS: dict[str, Callable[[], dict[str, Call]]] = {

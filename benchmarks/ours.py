@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hat
+from benchmarks.step import TrainingStep
 from benchmarks.workload import LAMB, LR, MAX_NORM, S_MAX, Network
 
 
@@ -22,29 +23,56 @@ def body(network: Network) -> nn.Sequential:
     return hat.models.mlp(network.input_shape[0], network.hidden, input_dropout=first, dropout=second)
 
 
-class Ours:
+class Ours(TrainingStep):
     """One training step after another with `hat.HATModel` and `hat.optim.SGD`."""
 
     name = "ours"
+    model: hat.HATModel
 
     def __init__(
-        self, network: Network, *, finished: Sequence[Tensor] | None = None, config: hat.GateConfig | None = None
+        self,
+        network: Network,
+        *,
+        finished: Sequence[Tensor] | None = None,
+        tasks: int = 1,
+        in_backward: bool = False,
+        config: hat.GateConfig | None = None,
     ) -> None:
-        """`finished`: the 0/1 mask [N] of every gate for one finished task, or None for a first task."""
-        self.model = hat.HATModel(body(network), config=config or hat.GateConfig(s_max=S_MAX))
-        if finished is not None:
-            self.model.begin_task(classes=network.classes)
-            with torch.no_grad():  # as if training had driven every embedding to its limit
-                for embedding, mask in zip(self.model.embeddings, finished, strict=True):
-                    embedding.copy_(torch.where(mask > 0, self.model.config.limit, -self.model.config.limit))
-            self.model.end_task()
-        self.model.begin_task(classes=network.classes)
-        self.optimizer = hat.optim.SGD(self.model.task_parameters(), lr=LR, max_norm=MAX_NORM)
+        """Learn the first task, or the next one.
 
-    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        Args:
+            network: which network.
+            finished: the 0/1 mask [N] of every gate for each finished task, or None for a first task.
+            tasks: how many finished tasks use `finished`.
+            in_backward: update the weights inside the backward matmul; then no gradient is there to clip.
+            config: of the gates; by default the library's.
+        """
+        self.model = hat.HATModel(body(network), config=config or hat.GateConfig(s_max=S_MAX))
+        for _ in range(tasks if finished is not None else 0):
+            assert finished is not None
+            self.finish(finished, network.classes)
+        self.model.begin_task(classes=network.classes)
+        self.optimizer = hat.optim.SGD(
+            self.model.task_parameters(),
+            lr=LR,
+            max_norm=None if in_backward else MAX_NORM,
+            in_backward=in_backward,
+        )
+
+    @torch.no_grad()
+    def finish(self, masks: Sequence[Tensor], classes: int) -> None:
+        """A task that ends with these masks, as if training had driven every embedding to its limit."""
+        self.model.begin_task(classes=classes)
+        limit = self.model.config.limit
+        for gate, mask in zip(self.model.gates.values(), masks, strict=True):
+            gate.embedding.copy_(torch.where(placed(mask, gate) > 0, limit, -limit))
+        self.model.end_task()
+
+    def forward(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
         self.model.anneal(progress)
-        loss = F.cross_entropy(self.model(x), y) + LAMB * self.model.penalty()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
+        return F.cross_entropy(self.model(x), y) + LAMB * self.model.penalty()
+
+
+def placed(mask: Tensor, gate: hat.Gate) -> Tensor:
+    """A mask [N] of the units as they were at first, in the places where the gate has them now."""
+    return mask[gate.origin]

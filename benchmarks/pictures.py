@@ -1,4 +1,4 @@
-"""Step time against scale, and step time relative to plain against locked share, as PNG."""
+"""Step time against scale, locked share, number of tasks and width, as PNG."""
 
 from __future__ import annotations
 
@@ -6,31 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.tables import label
+from benchmarks import panels
+from benchmarks.markdown import label
+from benchmarks.variants import OURS, PLAIN
 from hat import plots
 
 Row = dict[str, Any]
-
-# Colour, marker and line of every variant; Paul Tol's "muted" scheme, as in hat.plots.
-STYLES = {
-    "plain": ("#999999", "o", "-"),
-    "textbook": ("#cc6677", "s", "--"),
-    "textbook, flush mode": ("#cc6677", "s", "-"),
-    "ours": ("#332288", "D", "-"),
-    "ours, no flush mode": ("#332288", "D", "--"),
-}
-
 
 CROWDED = (30.0, 200.0)  # scales whose labels would touch their neighbours
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `cpu-scale.png` and `cpu-locked.png` to `folder`, each if there are rows for it."""
+    """Write `cpu-scale.png`, `cpu-locked.png` and so on to `folder`, each if there are rows for it."""
     written = []
-    for name, part, make in (("cpu-scale.png", "scale", over_scale), ("cpu-locked.png", "epoch", over_locked)):
+    for part, (name, make) in PICTURES.items():
         rows = [row for row in results["rows"] if row["part"] == part]
         if rows:
             plots.save(make(rows), folder / name)
@@ -41,65 +32,101 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
 def over_scale(rows: list[Row]) -> Figure:
     """One panel a state of the network: median step over scale, with the 20th to 80th percentile."""
     states = list(dict.fromkeys(row["state"] for row in rows))
-    figure, panels = _panels(len(states), "CPU step time over the annealed scale s: MLP, batch 64")
+    figure, made = panels.panels(len(states), "CPU step time over the annealed scale s: MLP, batch 64")
     top = 1.12 * max(row["ms"]["p80"] for row in rows)
-    for axes, state in zip(panels, states, strict=True):
+    for axes, state in zip(made, states, strict=True):
         here = [row for row in rows if row["state"] == state]
         for name in _variants(here):
-            _line(axes, name, [(row["scale"], row["ms"]) for row in here if row["variant"] == name])
+            panels.line(axes, name, [(row["scale"], row["ms"]) for row in _of(here, name)])
         scales = [scale for scale in dict.fromkeys(row["scale"] for row in here) if scale not in CROWDED]
         axes.set(xscale="log", xlabel="scale s", title=f"embeddings {state}", ylim=(0, top))
         axes.set_xticks(scales, [label(scale) for scale in scales])
         axes.minorticks_off()
-    panels[0].set_ylabel("step (ms)")
-    _legend(figure, panels[0])
+    made[0].set_ylabel("step (ms)")
+    panels.legend(figure, made[0])
     return figure
 
 
 def over_locked(rows: list[Row]) -> Figure:
     """One panel a network and batch: mean step over an annealed epoch by locked share, as a multiple of plain's."""
     cases = list(dict.fromkeys((row["network"], row["batch"]) for row in rows))
-    figure, panels = _panels(len(cases), "CPU step as the network fills up: mean over an annealed epoch / plain")
-    rows = [row for row in rows if row["variant"] != "plain"]
-    top = 1.12 * max(row["ratio_to"]["plain"]["p80"] for row in rows)
-    for axes, (network, batch) in zip(panels, cases, strict=True):
+    title = "CPU step as the network fills up: mean over an annealed epoch / plain"
+    figure, made = panels.panels(len(cases), title, columns=2)
+    top = 1.12 * max(row["ratio_to"][PLAIN]["p80"] for row in rows if row["variant"] != PLAIN)
+    for axes, (network, batch) in zip(made, cases, strict=True):
         here = [row for row in rows if (row["network"], row["batch"]) == (network, batch)]
-        axes.axhline(1, color=STYLES["plain"][0], label="plain")
-        for name in _variants(here):
-            points = [(100 * row["locked"], row["ratio_to"]["plain"]) for row in here if row["variant"] == name]
-            _line(axes, name, points)
+        _ratios(axes, here, "locked", factor=100)
+        plain = {row["locked"]: row["epoch_ms"] for row in _of(here, PLAIN)}
+        panels.floor(axes, [(100 * row["locked"], row["floor_ms"] / plain[row["locked"]]) for row in _of(here, OURS)])
         shares = sorted({100 * row["locked"] for row in here})
         axes.set(xlabel="locked share of every axis (%)", title=f"{network}, batch {batch}", xticks=shares)
-        axes.set_ylim(0, top)
-    panels[0].set_ylabel("step / plain step")
-    _legend(figure, panels[0])
+        axes.set(ylabel="step / plain step", ylim=(0, top))
+    panels.legend(figure, made[0])
     return figure
 
 
-def _panels(count: int, title: str) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(1.2 + 4.2 * count, 4.6), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=13)
-    panels = [figure.add_subplot(1, count, index + 1) for index in range(count)]
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.title.set_fontsize(10)
-    return figure, panels
+def over_tasks(rows: list[Row]) -> Figure:
+    """Step time, and memory, by the number of finished tasks."""
+    title = f"CPU step behind many tasks: {rows[0]['network']}, batch {rows[0]['batch']}"
+    figure, (time, memory) = panels.panels(2, title)
+    panels.line(time, PLAIN, [(row["tasks"], row["plain_ms"]) for row in rows])
+    panels.line(time, OURS, [(row["tasks"], row["ms"]) for row in rows])
+    top = 1.3 * max(row[key]["p80"] for row in rows for key in ("ms", "plain_ms"))
+    time.set(ylabel="step (ms)", title="step time", ylim=(0, top))
+    tasks = [row["tasks"] for row in rows]
+    for key, line, name in (("step_bytes", "-", "of a step"), ("state_bytes", ":", "kept between steps")):
+        sizes = [row[key] / 2**20 for row in rows]
+        memory.plot(tasks, sizes, color=panels.STYLES[OURS][0], marker="D", markersize=4, linestyle=line, label=name)
+    memory.set(ylabel="memory of ours (MiB)", title="memory", ylim=(0, None))
+    memory.legend(frameon=False, fontsize=9)
+    for axes in (time, memory):
+        axes.set(xscale="log", xlabel="finished tasks")
+        axes.set_xticks(tasks, [f"{count:g}" for count in tasks])
+    panels.legend(figure, time)
+    return figure
 
 
-def _line(axes: Axes, name: str, points: list[tuple[float, dict[str, float]]]) -> None:
-    """Medians as a line, the 20th to 80th percentile as a band."""
-    colour, marker, line = STYLES[name]
-    x = [place for place, _ in points]
-    axes.plot(x, [q["p50"] for _, q in points], color=colour, marker=marker, markersize=4, linestyle=line, label=name)
-    axes.fill_between(x, [q["p20"] for _, q in points], [q["p80"] for _, q in points], color=colour, alpha=0.12)
+def over_width(rows: list[Row]) -> Figure:
+    """Step time above, step time / plain's below, by width; one column a locked share."""
+    shares = sorted({row["locked"] for row in rows})
+    title = "CPU step over the width of both hidden layers: MLP, batch 64"
+    figure, made = panels.panels(2 * len(shares), title, columns=len(shares))
+    widths = sorted({row["width"] for row in rows})
+    for locked, times, ratios in zip(shares, made, made[len(shares) :], strict=False):
+        here = [row for row in rows if row["locked"] == locked]
+        for name in _variants(here):
+            panels.line(times, name, [(row["width"], row["ms"]) for row in _of(here, name)])
+        panels.floor(times, [(row["width"], row["floor_ms"]) for row in _of(here, OURS)])
+        _ratios(ratios, here, "width")
+        for axes, unit in ((times, "step (ms)"), (ratios, "step / plain step")):
+            axes.set(xscale="log", xlabel="width", ylabel=unit, title=f"{100 * locked:.0f} % locked")
+            axes.set_xticks(widths, [f"{width:g}" for width in widths])
+        both = [row["floor_ms"] for row in _of(rows, OURS)] + [row["ms"]["p80"] for row in rows]
+        panels.log_axis(times, both, panels.TIMES)
+        spreads = [row["ratio_to"][PLAIN] for row in rows if row["variant"] != PLAIN]
+        panels.log_axis(ratios, [1.0, *(q[p] for q in spreads for p in ("p20", "p80"))], panels.RATIOS)
+    panels.legend(figure, made[0])
+    return figure
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+PICTURES = {
+    "scale": ("cpu-scale.png", over_scale),
+    "epoch": ("cpu-locked.png", over_locked),
+    "tasks": ("cpu-tasks.png", over_tasks),
+    "width": ("cpu-width.png", over_width),
+}
+
+
+def _ratios(axes: Axes, rows: list[Row], key: str, *, factor: float = 1) -> None:
+    """Step time / plain's of every other variant by `row[key]`."""
+    axes.axhline(1, color=panels.STYLES[PLAIN][0], label=PLAIN)
+    for name in _variants(rows):
+        if name != PLAIN:
+            panels.line(axes, name, [(factor * row[key], row["ratio_to"][PLAIN]) for row in _of(rows, name)])
+
+
+def _of(rows: list[Row], variant: str) -> list[Row]:
+    return [row for row in rows if row["variant"] == variant]
 
 
 def _variants(rows: list[Row]) -> list[str]:

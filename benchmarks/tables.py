@@ -8,51 +8,41 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record
+from benchmarks import explained, growth_tables, record, step_tables
+from benchmarks.markdown import table
 
-Row = dict[str, Any]
+__all__ = ["full", "insert", "main", "short", "table", "where"]
 
 BEGIN, END = "<!-- benchmark:cpu -->", "<!-- /benchmark:cpu -->"
-FLUSHED = "textbook, flush mode"
 BUSY = 0.5  # beyond this load the threads of a step wait for a core that somebody else has
 
 
 def full(results: dict[str, Any]) -> str:
-    """Everything that was measured."""
-    parts = [
-        "# CPU benchmarks",
-        where(results),
-        "## Mean step over an annealed epoch",
-        EXPLAINED,
-        epoch_table(results["rows"]),
-        "## Step against scale",
-        "MLP, batch 64, a first task; median ms of a step, 3 steps at a time from the same state. The last column is"
-        " the ratio of the step at s = 400 to the step at s = 1 in the same round: median (20th to 80th percentile).",
-        *scale_tables(results["rows"]),
-        "## Single operations",
-        operation_table(results["rows"]),
-    ]
+    """Everything that was measured; a part that was not leaves no heading."""
+    rows = results["rows"]
+    sections = (
+        ("Mean step over an annealed epoch", explained.EPOCH, [step_tables.epoch_table(rows)]),
+        ("Forward, backward, update", explained.PHASES, [step_tables.phase_table(rows)]),
+        ("Step against scale", explained.SCALE, step_tables.scale_tables(rows)),
+        ("Memory of a step", explained.MEMORY, [growth_tables.memory_table(rows)]),
+        ("Many tasks", explained.TASKS, [growth_tables.tasks_table(rows)]),
+        ("Width", explained.WIDTH, [growth_tables.width_table(rows)]),
+        ("Single operations", "", [growth_tables.operation_table(rows)]),
+    )
+    parts = ["# CPU benchmarks", where(results)]
+    for heading, text, tables in sections:
+        if any(tables):
+            parts += [f"## {heading}", text, *tables]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-EXPLAINED = (
-    "`plain` is the same network without HAT; `textbook` transcribes the paper's equations one eager operation at a"
-    " time, as the field's code does; `flushed` is the textbook when its user sets flush mode. All others than"
-    " `textbook` run in flush mode, which `hat train` sets. `ours / plain` is below 1 where"
-    " HAT costs less than no HAT. Ratios are medians over rounds (20th to 80th percentile); ms are the mean over the"
-    " epoch of the medians over rounds. `floor` is what the matmuls or the memory traffic of a HAT step need at the"
-    " least at the measured rates."
-)
 
 
 def short(results: dict[str, Any]) -> str:
     """The part that the README shows."""
-    rows = [row for row in results["rows"] if row["part"] == "epoch"]
-    return "\n\n".join([epoch_table(rows, floor=False), where(results)])
+    return "\n\n".join([step_tables.short_epoch_table(results["rows"]), where(results)])
 
 
 def where(results: dict[str, Any]) -> str:
@@ -63,79 +53,6 @@ def where(results: dict[str, Any]) -> str:
         f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, commit {facts['commit'][:9]}; measured"
         f" {machine['flops'] / 1e9:.0f} GFLOP/s in a matmul, {machine['bandwidth'] / 1e9:.1f} GB/s in a copy.{busy}"
     )
-
-
-def epoch_table(rows: Iterable[Row], *, floor: bool = True) -> str:
-    """One line a network, batch and locked share."""
-    cases: dict[tuple[str, int, float], dict[str, Row]] = {}
-    for row in rows:
-        if row["part"] == "epoch":
-            cases.setdefault((row["network"], row["batch"], row["locked"]), {})[row["variant"]] = row
-    header = ["network", "batch", "locked", "plain", "textbook", "flushed", "ours"]
-    header += ["ours / plain", "textbook / ours", "flushed / ours", *(["floor"] if floor else [])]
-    lines = []
-    for (network, batch, locked), by in cases.items():
-        line = [network, str(batch), f"{100 * locked:.0f} %"]
-        line += [f"{by[name]['epoch_ms']:.1f} ms" for name in ("plain", "textbook", FLUSHED, "ours")]
-        line += [spread(by[name]["ratio_to"][other]) for name, other in RATIOS]
-        lines.append(line + ([f"{by['ours']['floor_ms']:.1f} ms"] if floor else []))
-    return table(header, lines)
-
-
-RATIOS = (("ours", "plain"), ("textbook", "ours"), (FLUSHED, "ours"))
-
-
-def scale_tables(rows: Iterable[Row]) -> list[str]:
-    """One table a state of the network: variants by scale."""
-    states: dict[str, dict[str, list[Row]]] = {}
-    for row in rows:
-        if row["part"] == "scale":
-            states.setdefault(row["state"], {}).setdefault(row["variant"], []).append(row)
-    tables = []
-    for state, variants in states.items():
-        scales = [row["scale"] for row in next(iter(variants.values()))]
-        header = [f"embeddings {state}", *(f"s = {label(scale)}" for scale in scales), "s = 400 / s = 1"]
-        lines = [
-            [name, *(f"{row['ms']['p50']:.1f}" for row in found), spread(found[-1]["ratio_to_scale_1"])]
-            for name, found in variants.items()
-        ]
-        tables.append(table(header, lines))
-    return tables
-
-
-def operation_table(rows: Iterable[Row]) -> str:
-    """One line an operation."""
-    operations: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        if row["part"] == "operation":
-            operations.setdefault(row["operation"], {})[row["variant"]] = row
-    lines = [
-        [
-            name,
-            *(f"{by[variant]['ms']['p50']:.2f} ms" for variant in ("plain", "textbook", "ours")),
-            *(spread(by[variant]["ratio_to"][other]) for variant, other in RATIOS[:2]),
-        ]
-        for name, by in operations.items()
-    ]
-    return table(["operation", "plain", "textbook", "ours", "ours / plain", "textbook / ours"], lines)
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Markdown with columns of equal width, so that it reads in a terminal too; empty without lines."""
-    if not lines:
-        return ""
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    rule = ["-" * width for width in widths]
-    cells = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (header, rule, *lines))
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def label(scale: float) -> str:
-    return f"1/{1 / scale:.0f}" if scale < 0.1 else f"{scale:g}"
-
-
-def spread(ratio: dict[str, float]) -> str:
-    return f"{ratio['p50']:.2f} ({ratio['p20']:.2f} to {ratio['p80']:.2f})"
 
 
 def insert(text: str, content: str, name: str = "text") -> str:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.plain import kernels
+from benchmarks.step import TrainingStep
 from benchmarks.workload import LAMB, LR, MAX_NORM, S_MAX, Network
 
 TASKS = 10
@@ -92,33 +93,33 @@ class GatedNetwork(nn.Module):
         return rates
 
 
-class Textbook:
+class Textbook(TrainingStep):
     """One training step after another, by the book."""
 
     name = "textbook"
+    model: GatedNetwork
 
     def __init__(self, network: Network, *, finished: Sequence[Tensor] | None = None) -> None:
         """`finished`: the mask [N] of every layer for all earlier tasks together, or None for a first task."""
         self.model = GatedNetwork(network)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR)
         self.used: list[Tensor] = []
-        self.task, self.rates = 0, {}
+        self.task, self.rates, self.scale = 0, {}, S_MAX
         if finished is not None:
             self.task, self.used = 1, list(finished)
             self.rates = self.model.rates(self.used)
 
-    def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
-        scale = 1 / S_MAX + (S_MAX - 1 / S_MAX) * progress
-        logits, gates = self.model(x, self.task, scale)
-        loss = F.cross_entropy(logits, y) + LAMB * self.penalty(gates)
-        self.optimizer.zero_grad()
-        loss.backward()
+    def forward(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
+        self.scale = 1 / S_MAX + (S_MAX - 1 / S_MAX) * progress
+        logits, gates = self.model(x, self.task, self.scale)
+        return F.cross_entropy(logits, y) + LAMB * self.penalty(gates)
+
+    def update(self) -> None:
         self.lock()
-        self.compensate(scale)
+        self.compensate(self.scale)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_NORM)
         self.optimizer.step()
         self.clamp()
-        return loss.detach()
 
     def penalty(self, gates: Sequence[Tensor]) -> Tensor:
         """Equations 4 and 5."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +12,6 @@ LR = 0.05
 LAMB = 0.75
 S_MAX = 400.0
 MAX_NORM = 10_000.0
-
-Step = Callable[[Tensor, Tensor, float], float | Tensor]
-"""One whole training step: batch, labels, progress of the epoch in [0, 1]; returns the loss before the step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -360,7 +360,12 @@ class HATModel(nn.Module):
     def _make_head(self, classes: int) -> nn.Linear:
         embeddings = {id(embedding) for embedding in self.embeddings}  # float32 whatever the body is
         like = next((p for p in self.body.parameters() if id(p) not in embeddings), self.embeddings[0])
-        return nn.Linear(self.features, classes, device=like.device, dtype=like.dtype)
+        head = nn.Linear(self.features, classes, device=like.device, dtype=like.dtype)
+        if self.outputs is not None:  # the same for a unit wherever it has been moved to
+            places = moving.expanded(self.outputs.origin, self.features // self.outputs.units)
+            with torch.no_grad():
+                head.weight.copy_(head.weight[:, places])
+        return head
 
     def _freeze(self) -> None:
         """No gradient for what is frozen, and none left over: weight decay and momentum would follow it."""

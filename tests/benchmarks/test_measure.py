@@ -1,4 +1,4 @@
-"""The arithmetic of the harness: order of turns, quantiles, ratios, costs. No duration is asserted."""
+"""The arithmetic of the harness: order of turns, quantiles, ratios. No duration is asserted."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cost, facts, suite
-from benchmarks.measure import Timings, blocks, interleave, progress_grid, quantiles, turns
+from benchmarks import facts
+from benchmarks.bench import Bench, Case
+from benchmarks.measure import Timings, blocks, interleave, phases, progress_grid, quantiles, turns
 from benchmarks.operations import OPERATIONS
-from benchmarks.worker import Bench, Case, Worker
-from benchmarks.workload import ALEXNET, MLP, Network, used_units
+from benchmarks.parts import scale
+from benchmarks.plan import progress
+from benchmarks.worker import Worker
+from benchmarks.workload import Network, used_units
 
 TINY = Network(kind="mlp", input_shape=(6,), hidden=(8, 8), classes=2)
 
@@ -78,6 +81,17 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert timings.ratios("a", "b") == [2.0, 2.0]
 
 
+def test_phases_add_up_to_the_step() -> None:
+    timings = Timings([0.5, 0.7], {"a": [[1.0, 2.0, 3.0, 10.0, 20.0, 30.0]]})
+    whole, parts = phases(timings, ["forward", "backward", "update"])
+    assert whole.seconds == {"a": [[6.0, 60.0]]}
+    assert {name: part.at("a", 1) for name, part in parts.items()} == {
+        "forward": [10.0],
+        "backward": [20.0],
+        "update": [30.0],
+    }
+
+
 def test_quantiles() -> None:
     assert quantiles([3.0, 1.0, 2.0]) == pytest.approx({"p20": 1.4, "p50": 2.0, "p80": 2.6})
     assert quantiles([7.0]) == {"p20": 7.0, "p50": 7.0, "p80": 7.0}
@@ -92,37 +106,15 @@ def test_scale_and_progress_are_inverse() -> None:
     import hat
 
     state = hat.HATModel(hat.models.mlp(3, (2,))).state
-    for scale in suite.SCALES:
-        state.anneal(suite.progress(scale))
-        assert state.scale.item() == pytest.approx(scale, rel=1e-5)
+    for wanted in scale.SCALES:
+        state.anneal(progress(wanted))
+        assert state.scale.item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_used_units_are_exact_and_the_same_each_time() -> None:
     masks = used_units((2000, 64, 7), 0.9)
     assert [int(mask.sum()) for mask in masks] == [1800, 58, 6]
     assert all(torch.equal(a, b) for a, b in zip(masks, used_units((2000, 64, 7), 0.9), strict=True))
-
-
-def test_flops_of_the_mlp_by_hand() -> None:
-    first, second, head = 784 * 2000, 2000 * 2000, 2000 * 10
-    assert cost.count(MLP, 64, 0.0)["flops"] == 2 * 64 * (2 * first + 3 * second + 3 * head)
-    half = cost.count(MLP, 64, 0.5)["flops"]
-    assert half == 2 * 64 * (1.5 * first + 2.75 * second + 3 * head)
-    assert cost.count(MLP, 64, 0.9)["bytes"] < cost.count(MLP, 64, 0.5)["bytes"] < cost.count(MLP, 64, 0.0)["bytes"]
-
-
-@pytest.mark.parametrize("network", [MLP, ALEXNET], ids=str)
-def test_the_cost_counts_every_weight_of_the_network(network: Network) -> None:
-    from benchmarks.plain import build
-
-    weights = [p.numel() for p in build(network).parameters() if p.dim() > 1]
-    assert [layer.weights for layer in cost.layers(network, 0.0)] == weights
-
-
-def test_the_floor_is_the_slower_of_arithmetic_and_traffic() -> None:
-    counted = cost.count(MLP, 64, 0.0)
-    assert cost.floor(MLP, 64, 0.0, cost.Machine(1e9, 1e30)) == counted["flops"] / 1e9
-    assert cost.floor(MLP, 64, 0.0, cost.Machine(1e30, 1e9)) == counted["bytes"] / 1e9
 
 
 def test_rows_carry_what_is_needed_to_reproduce_them() -> None:
@@ -136,10 +128,10 @@ def test_outside_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.M
     assert facts.commit(tmp_path) == "unknown"
 
 
-@pytest.mark.parametrize("kind", ["plain", "textbook", "ours"])
+@pytest.mark.parametrize("name", scale.VARIANTS)
 @pytest.mark.parametrize("locked", [0.0, 0.5])
-def test_a_restored_bench_starts_every_block_alike(kind: str, locked: float) -> None:
-    bench = Bench(kind, Case(network=TINY, batch=4, locked=locked, trained=2, restore=True))
+def test_a_restored_bench_starts_every_block_alike(name: str, locked: float) -> None:
+    bench = Bench(name, Case(network=TINY, batch=4, locked=locked, trained=2, restore=True))
     assert len(bench.run([0.1, 0.5])) == 2
     assert bench.state is not None
     moved = bench.step.model.state_dict()
@@ -148,11 +140,17 @@ def test_a_restored_bench_starts_every_block_alike(kind: str, locked: float) -> 
     assert all(torch.equal(value, bench.step.model.state_dict()[name]) for name, value in bench.state.items())
 
 
+def test_a_bench_times_three_phases_a_step() -> None:
+    bench = Bench("ours", Case(network=TINY, batch=4))
+    assert len(bench.split([0.1, 0.5])) == 6
+
+
 def test_a_worker_runs_in_its_own_process_and_reports_errors() -> None:
-    worker = Worker("ours", flush=True, threads=1)
+    worker = Worker("ours", threads=1)
     try:
         worker.build(Case(network=TINY, batch=4))
         assert len(worker.run([0.0, 1.0])) == 2
+        assert len(worker.split([0.0])) == 3
         with pytest.raises(RuntimeError, match=r"progress: expected in \[0, 1\]"):
             worker.run([2.0])
     finally:
@@ -165,6 +163,6 @@ def test_operations_run(operation: str) -> None:
         call()
 
 
-def test_unknown_kind() -> None:
-    with pytest.raises(ValueError, match="kind: expected plain, textbook or ours, got 'x'"):
+def test_unknown_variant() -> None:
+    with pytest.raises(ValueError, match=r"name: expected one of plain, textbook, .*, got 'x'"):
         Bench("x", Case(network=TINY, batch=4))

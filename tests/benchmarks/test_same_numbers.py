@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import hat
-from benchmarks.ours import Ours, body
+from benchmarks.bench import Case, build
+from benchmarks.ours import Ours, body, placed
 from benchmarks.plain import Plain
 from benchmarks.textbook import Textbook
+from benchmarks.variants import COMPILED, IN_MATMUL, OURS, TEXTBOOK, VARIANTS
 from benchmarks.workload import LR, S_MAX, Network, batches, used_units
 
 MLP = Network(kind="mlp", input_shape=(20,), hidden=(30, 25), classes=3, drop=False)
 ALEXNET = Network(kind="alexnet", input_shape=(3, 16, 16), channels=(6, 7, 8), hidden=(20, 12), classes=4, drop=False)
 PUBLISHED = hat.GateConfig(mask_mode="published", compensation="published", s_max=S_MAX)
+MINE = (OURS, IN_MATMUL, COMPILED)
+MOMENTS = [(name, progress) for name in (OURS, IN_MATMUL) for progress in (0.0, 0.01, 0.3, 1.0)]
+MOMENTS += [pytest.param(COMPILED, 0.3, marks=pytest.mark.slow)]  # one is enough: the same code is compiled for all
 NETWORKS = pytest.mark.parametrize("network", [MLP, ALEXNET], ids=str)
 
 
 def gated(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+
+
+def both(network: Network, locked: float, name: str) -> tuple[Ours, Textbook]:
+    """Ours and the textbook, alike; finished tasks use the same units, which ours may have moved."""
+    finished = used_units(network.units, locked) if locked else None
+    ours = Ours(network, finished=finished, in_backward=VARIANTS[name].in_backward, config=PUBLISHED)
+    gates = ours.model.gates.values()
+    moved = [placed(mask, gate) for mask, gate in zip(finished, gates, strict=True)] if finished else None
+    textbook = Textbook(network, finished=moved)
+    copy_weights(ours, textbook)
+    return ours, textbook
 
 
 @torch.no_grad()
@@ -48,14 +65,14 @@ def pairs(ours: Ours, textbook: Textbook) -> list[tuple[Tensor, Tensor]]:
 
 @NETWORKS
 @pytest.mark.parametrize("locked", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("progress", [0.0, 0.01, 0.3, 1.0])
-def test_one_step_of_textbook_and_ours_is_the_same(network: Network, locked: float, progress: float) -> None:
-    finished = used_units(network.units, locked) if locked else None
-    ours, textbook = Ours(network, finished=finished, config=PUBLISHED), Textbook(network, finished=finished)
-    copy_weights(ours, textbook)
+@pytest.mark.parametrize(("name", "progress"), MOMENTS)
+def test_one_step_of_textbook_and_ours_is_the_same(network: Network, locked: float, name: str, progress: float) -> None:
+    ours, textbook = both(network, locked, name)
     before = [mine.detach().clone() for mine, _ in pairs(ours, textbook)]
     ((x, y),) = batches(network, 16, 1)
-    torch.testing.assert_close(ours(x, y, progress), textbook(x, y, progress), rtol=1e-5, atol=1e-6)
+    with VARIANTS[name].backend():
+        loss = ours(x, y, progress)
+    torch.testing.assert_close(loss, textbook(x, y, progress), rtol=1e-5, atol=1e-6)
     moved = 0
     for old, (mine, theirs) in zip(before, pairs(ours, textbook), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
@@ -89,20 +106,33 @@ def test_the_finished_task_uses_the_share_asked_for(network: Network, share: flo
     assert ours.model.task == 1
 
 
-@pytest.mark.parametrize("kind", [Ours, Textbook])
-def test_locked_weights_keep_their_bits(kind: type[Ours] | type[Textbook]) -> None:
+@pytest.mark.parametrize("name", [*MINE, TEXTBOOK])
+def test_locked_weights_keep_their_bits(name: str) -> None:
+    step: Any = build(name, Case(network=MLP, batch=16, locked=0.5))
     used = used_units(MLP.units, 0.5)
-    step = kind(MLP, finished=used)
+    if isinstance(step, Ours):
+        used = [placed(mask, gate) for mask, gate in zip(used, step.model.gates.values(), strict=True)]
     layers = gated(step.model.body if isinstance(step, Ours) else step.model.layers)
     before = [(layer.weight.detach().clone(), layer.bias.detach().clone()) for layer in layers]
     ((x, y),) = batches(MLP, 16, 1)
-    for progress in (0.0, 0.5, 1.0):
-        step(x, y, progress)
+    with VARIANTS[name].backend():
+        for progress in (0.0, 0.5, 1.0):
+            step(x, y, progress)
     locks = [used[0][:, None].expand_as(before[0][0]), torch.minimum(used[1][:, None], used[0])]
     for layer, (weight, bias), lock, units in zip(layers, before, locks, used, strict=False):
         assert torch.equal(layer.weight[lock > 0], weight[lock > 0])
         assert torch.equal(layer.bias[units > 0], bias[units > 0])
         assert not torch.equal(layer.weight[lock == 0], weight[lock == 0])
+
+
+@NETWORKS
+def test_tasks_that_use_the_same_units_lock_no_more(network: Network) -> None:
+    masks = used_units(network.units, 0.5)
+    ours = Ours(network, finished=masks, tasks=3)
+    assert ours.model.tasks == 3
+    for gate, mask in zip(ours.model.gates.values(), masks, strict=True):
+        assert torch.equal(gate.used, placed(mask, gate))
+        assert torch.equal(gate.masks, gate.used.expand_as(gate.masks))
 
 
 @NETWORKS

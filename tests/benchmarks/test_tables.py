@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
-from benchmarks import record, suite, tables
-from benchmarks.cost import Machine
-from benchmarks.measure import Timings, progress_grid
-from benchmarks.worker import Case
+from benchmarks import markdown, record, tables
+from benchmarks.bench import Case
+from benchmarks.measure import Timings
+from benchmarks.parts import epoch, scale
+from benchmarks.step import PHASES
+from benchmarks.variants import IN_MATMUL, OURS
 from benchmarks.workload import MLP
 
 SPREAD = {"p20": 0.9, "p50": 1.0, "p80": 1.1}
+SHARES = {0.0: epoch.VARIANTS, 0.25: epoch.EVERYWHERE, 0.5: epoch.VARIANTS}
 
 
 def epoch_row(variant: str, locked: float, ms: float) -> dict[str, Any]:
-    others = [name for name in suite.EPOCH_VARIANTS if name != variant]
+    others = [name for name in SHARES[locked] if name != variant]
     return {
         "part": "epoch",
         "variant": variant,
@@ -26,20 +29,39 @@ def epoch_row(variant: str, locked: float, ms: float) -> dict[str, Any]:
         "locked": locked,
         "ms": SPREAD,
         "epoch_ms": ms,
+        "phase_ms": dict.fromkeys(PHASES, 4.0),
         "ratio_to": {other: {**SPREAD, "p50": 0.5} for other in others},
         "floor_ms": 1.0,
+        "phase_floor_ms": dict.fromkeys(PHASES, 0.3),
     }
+
+
+def growth_rows() -> list[dict[str, Any]]:
+    """Of the parts for memory, tasks and width."""
+    about = {"network": "MLP", "batch": 64, "locked": 0.5, "ms": SPREAD}
+    sizes = {"state_bytes": 1 << 21, "step_bytes": 1 << 20}
+    floors = {"floor_state_bytes": 1 << 19, "floor_step_bytes": 1 << 18}
+    rows: list[dict[str, Any]] = [
+        {"part": "memory", "variant": OURS, **about, **sizes, **floors, "peak_bytes": peak} for peak in (7 << 20, None)
+    ]
+    many = {"variant": OURS, **about, **sizes, "plain_ms": SPREAD, "ratio_to": {"plain": SPREAD}}
+    rows += [{"part": "tasks", "tasks": tasks, "ratio_to_first": SPREAD, **many} for tasks in (1, 1000)]
+    for width in (250, 8000):
+        names = ("plain", "textbook", OURS, IN_MATMUL)
+        ratios = {"ratio_to": dict.fromkeys(names, SPREAD), "epoch_ms": 0.25, "floor_ms": 0.125}
+        rows += [{"part": "width", "width": width, "variant": name, **about, **ratios} for name in names]
+    return rows
 
 
 @pytest.fixture
 def results() -> dict[str, Any]:
-    rows = [epoch_row(name, locked, 12.34) for locked in (0.0, 0.5) for name in suite.EPOCH_VARIANTS]
+    rows = [epoch_row(name, locked, 12.34) for locked, names in SHARES.items() for name in names]
     timings = Timings(
-        list(suite.SCALES), {name: [[0.01] * len(suite.SCALES) * suite.REPEATS] * 3 for name in ("plain", "ours")}
+        list(scale.SCALES), {name: [[0.01] * len(scale.SCALES) * scale.REPEATS] * 3 for name in ("plain", "ours")}
     )
     case = Case(network=MLP, batch=64)
     for name in timings.seconds:
-        rows += suite.scale_rows(name, "as a task begins", case, timings)
+        rows += scale.rows(name, "as a task begins", case, timings)
     rows += [
         {
             "part": "operation",
@@ -50,6 +72,7 @@ def results() -> dict[str, Any]:
         }
         for name in ("plain", "textbook", "ours")
     ]
+    rows += growth_rows()
     facts = {"cpu": "a processor", "threads": 2, "torch": "2.8", "commit": "0123456789abcdef", "load": 0.0}
     return {"environment": facts, "machine": {"flops": 5e10, "bandwidth": 1e10}, "rows": rows}
 
@@ -78,6 +101,7 @@ def test_write_then_check(saved: Path, tmp_path: Path) -> None:
     assert "12.3 ms" in text
     assert "0.50 (0.90 to 1.10)" in text
     assert "012345678;" in text
+    assert "25 %" not in text  # not every variant ran there
     assert tables.main([*arguments, "--check", str(target)]) == 0
     assert tables.main([*arguments, "--write", str(target)]) == 0
     assert target.read_text() == text
@@ -104,17 +128,27 @@ def test_results_that_are_none(tmp_path: Path, text: str | None, capsys: pytest.
 
 def test_full_report_shows_every_part(results: dict[str, Any]) -> None:
     text = tables.full(results)
-    for wanted in ("| MLP ", "s = 1/400", "| op ", "50 GFLOP/s", "10.0 GB/s", "Single operations"):
+    for wanted in ("| MLP ", "s = 1/400", "| op ", "50 GFLOP/s", "10.0 GB/s", "Single operations", "| 25 % "):
+        assert wanted in text
+    for wanted in ("4.0 / 4.0 / 4.0", "| 7.0 MiB ", "| 1000 ", "| 0.25 ms ", f"| {markdown.NONE} "):
         assert wanted in text
     assert "busy" not in text
     results["environment"]["load"] = 3.0
     assert "busy at the start (load 3.0)" in tables.full(results)
 
 
+def test_a_part_that_did_not_run_has_no_heading(results: dict[str, Any]) -> None:
+    results["rows"] = [row for row in results["rows"] if row["part"] == "width"]
+    assert [line for line in tables.full(results).splitlines() if line.startswith("#")] == [
+        "# CPU benchmarks",
+        "## Width",
+    ]
+
+
 def test_table_columns_are_even() -> None:
-    lines = tables.table(["a", "long"], [["xyz", "1"]]).splitlines()
+    lines = markdown.table(["a", "long"], [["xyz", "1"]]).splitlines()
     assert lines == ["| a   | long |", "| --- | ---- |", "| xyz | 1    |"]
-    assert tables.table(["a"], []) == ""
+    assert markdown.table(["a"], []) == ""
 
 
 def test_floats_keep_six_digits(tmp_path: Path) -> None:
@@ -123,58 +157,27 @@ def test_floats_keep_six_digits(tmp_path: Path) -> None:
 
 
 def test_scale_labels() -> None:
-    assert [tables.label(scale) for scale in suite.SCALES] == ["1/400", "0.1", "1", "10", "30", "100", "200", "400"]
+    assert [markdown.label(s) for s in scale.SCALES] == ["1/400", "0.1", "1", "10", "30", "100", "200", "400"]
 
 
 def test_pictures_are_drawn(results: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from benchmarks import pictures
 
-    assert [path.name for path in pictures.draw(results, tmp_path)] == ["cpu-scale.png", "cpu-locked.png"]
+    assert [path.name for path in pictures.draw(results, tmp_path)] == [
+        "cpu-scale.png",
+        "cpu-locked.png",
+        "cpu-tasks.png",
+        "cpu-width.png",
+    ]
     assert pictures.draw({"rows": []}, tmp_path) == []
-
-
-class Instant:
-    """A worker that measures nothing: the step takes 1 ms, plain 2 ms."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def build(self, case: Case) -> None:
-        pass
-
-    def run(self, grid: list[float]) -> list[float]:
-        return [self.seconds] * len(grid)
-
-
-def test_rows_of_a_suite_with_instant_workers() -> None:
-    running: Any = {name: Instant(0.002 if name == "plain" else 0.001) for name in suite.VARIANTS}
-    machine, plan = Machine(1e11, 1e10), suite.Plan(seconds=0.0, least=2)
-    rows = list(suite.epochs(machine, plan, running))
-    assert len(rows) == 3 * len(suite.LOCKED) * len(suite.EPOCH_VARIANTS)
-    ours = next(row for row in rows if row["variant"] == "ours")
-    assert ours["ratio_to"]["plain"]["p50"] == 0.5
-    assert ours["epoch_ms"] == pytest.approx(1.0)
-    assert ours["rounds"] == 2
-    assert ours["flops"] > 0
-    assert len(progress_grid(suite.POINTS)) == suite.POINTS
-    scale = list(suite.scales(machine, plan, running))
-    assert len(scale) == 2 * len(suite.VARIANTS) * len(suite.SCALES)
-    assert scale[0]["ratio_to_scale_1"]["p50"] == 1.0
-    facts = {"cpu": "c", "threads": 1, "torch": "t", "commit": "unknown", "load": 0.0}
-    tables.full({"environment": facts, "machine": {"flops": 1.0, "bandwidth": 1.0}, "rows": rows + scale})
-
-
-def test_a_late_part_makes_do_with_one_round() -> None:
-    assert suite.Plan(seconds=10.0, patience=1e9).share(0.1) == {"seconds": 1.0, "least": 2, "most": 15}
-    assert suite.Plan(seconds=10.0, patience=0.0).share(0.1)["least"] == 1
 
 
 def test_results_of_another_version_are_named(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = record.read(saved)
-    results["rows"] = [row for row in results["rows"] if row["variant"] != tables.FLUSHED]
+    results["rows"] = [row for row in results["rows"] if row["variant"] != OURS]
     record.write(saved, results)
     assert tables.main(["--results", str(saved), "--check", str(tmp_path / "README.md")]) == 2
     (tmp_path / "README.md").write_text(f"{tables.BEGIN}\n{tables.END}\n")
     assert tables.main(["--results", str(saved), "--check", str(tmp_path / "README.md")]) == 2
-    assert "expected results of this version, got some without 'textbook, flush mode'" in capsys.readouterr().err
+    assert "expected results of this version, got some without 'ours'" in capsys.readouterr().err
