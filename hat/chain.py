@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import nn
@@ -60,12 +59,12 @@ class Chain(nn.Sequential):
 
     Attributes:
         wired: the modules in the order in which they were wired.
-        arrives: of every gated layer, whether all its units arrive at layers that know them, or at the end.
+        loose: the gates whose units meet something in the chain that does not know them.
         tail: what arrives at the end.
     """
 
     wired: tuple[nn.Module, ...] = ()
-    arrives: Mapping[GatedLayer, bool] = MappingProxyType({})  # a class attribute that nobody can fill
+    loose: frozenset[Gate] = frozenset()
     tail: Reach | None = None
 
     def _get_name(self) -> str:
@@ -77,11 +76,12 @@ class Chain(nn.Sequential):
         It is taken to do so once modules were added, removed or replaced. A slice of a chain knows nothing.
         """
         intact = self.wired == tuple(self)
-        found: dict[Gate, bool] = {}
-        for layer, arrives in self.arrives.items():
-            alone = intact and arrives and _producers(layer.gate) <= set(self.arrives)
-            found[layer.gate] = found.get(layer.gate, True) and alone
-        return found
+        layers = {layer for layer in self.wired if isinstance(layer, GatedLayer)}
+        return {gate: intact and gate not in self.loose and _producers(gate) <= layers for gate in _gates(layers)}
+
+
+def _gates(layers: Iterable[GatedLayer]) -> set[Gate]:
+    return {layer.gate for layer in layers}
 
 
 def _producers(gate: Gate) -> set[nn.Module]:
@@ -102,30 +102,44 @@ def chain(*modules: nn.Module, **named: nn.Module) -> Chain:
     Raises:
         ValueError: a layer's inputs are not a multiple of the units that reach it.
     """
-    reach: Reach | None = None
-    last: GatedLayer | None = None  # whose units arrive, if nobody else's are mixed in
-    arrives: dict[GatedLayer, bool] = {}
     children = OrderedDict([*((str(index), module) for index, module in enumerate(modules)), *named.items()])
+    reach: Reach | None = None
+    last: GatedLayer | None = None  # whose units are on their way
+    fed: dict[GatedLayer, list[Reach | None]] = {}
+    loose: set[Gate] = set()
     for module in children.values():
         if isinstance(module, GatedLayer):
-            met = reach is not None and _meets(reach, module)
-            if reach is not None and met:
-                inputs = module.weight.shape[1] * getattr(module, "groups", 1)
-                module.connect(reach.gate, repeat=max(1, inputs // reach.gate.units) if reach.layout == "flat" else 1)
-            if last is not None:
-                arrives[last] = arrives.get(last, True) and met
+            met = reach if reach is not None and _meets(reach, module) else None
+            if met is None and last is not None:
+                loose.add(last.gate)
+            fed.setdefault(module, []).append(met)
             reach, last = Reach(module.gate, "last" if isinstance(module, HATLinear) else "channels"), module
         elif isinstance(module, Gate):
-            if last is not None:
-                arrives[last], last = False, None  # its units meet this gate's
-            reach = Reach(module, {-1: "last", 1: "channels"}[module.unit_dim]) if module.unit_dim in (-1, 1) else None
+            loose |= {module} if last is None else {module, last.gate}  # their units meet, or what nobody knows of
+            reach, last = _from_gate(module), None
         elif reach is not None:
             reach = _behind(reach, module)
-    if last is not None:
-        arrives[last] = arrives.get(last, True) and reach is not None
+    if last is not None and reach is None:
+        loose.add(last.gate)
+    for layer, reaches in fed.items():
+        known = [each for each in reaches if each is not None]
+        if len(known) == len(reaches):
+            _connect(layer, known)
+        else:  # once, at least, it is used on what nobody knows: a first layer
+            loose |= {each.gate for each in known}
     found = Chain(children)
-    found.wired, found.arrives, found.tail = tuple(children.values()), arrives, reach
+    found.wired, found.loose, found.tail = tuple(children.values()), frozenset(loose), reach
     return found
+
+
+def _connect(layer: GatedLayer, reaches: Iterable[Reach]) -> None:
+    inputs = layer.weight.shape[1] * getattr(layer, "groups", 1)
+    for reach in dict.fromkeys(reaches):
+        layer.connect(reach.gate, repeat=max(1, inputs // reach.gate.units) if reach.layout == "flat" else 1)
+
+
+def _from_gate(gate: Gate) -> Reach | None:
+    return Reach(gate, {-1: "last", 1: "channels"}[gate.unit_dim]) if gate.unit_dim in (-1, 1) else None
 
 
 def _meets(reach: Reach, layer: GatedLayer) -> bool:

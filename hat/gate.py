@@ -32,7 +32,8 @@ class Along(NamedTuple):
 
     @property
     def parameter(self) -> Tensor | None:
-        return getattr(self.module, self.name)
+        """The parameter as it is now; None if there is none, or if the module computes it from others."""
+        return self.module._parameters.get(self.name)
 
 
 class Gate(Float32Module):

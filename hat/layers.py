@@ -67,7 +67,12 @@ class GatedLayer(nn.Module):
         inputs.attach(self, "weight", 1, repeat=repeat, groups=groups)
         self._inputs.append((inputs, repeat))
 
-    def _frozen(self) -> tuple[int, int] | None:
+    @property
+    def inputs(self) -> list[Gate]:
+        """The gates whose units come in."""
+        return [gate for gate, _ in self._inputs]
+
+    def _frozen(self, weight: Tensor) -> tuple[int, int] | None:
         """The leading rows and columns of the weight that are locked where they meet; None unless a task is learned."""
         if self.gate.state.task is not None:
             return None
@@ -77,7 +82,7 @@ class GatedLayer(nn.Module):
         for gate, repeat in self._inputs:
             side = gate.side(repeat)
             sides = sides._replace(columns=side if sides.columns is None else sides.columns.meet(side))
-        return sides.frozen(self.weight.shape)
+        return sides.frozen(weight.shape)
 
     @property
     def _active_dropout(self) -> float:
@@ -115,12 +120,13 @@ class HATLinear(GatedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] to [..., N]."""
-        updater = updater_of(self.weight)
+        weight = self.weight  # once: a parametrization computes it, and may count how often
+        updater = updater_of(weight)
         return hat_kernels.gated_linear(
             x,
-            self.weight,
+            weight,
             self.bias,
-            frozen=self._frozen(),
+            frozen=self._frozen(weight),
             update=None if updater is None else updater.update,
             activation=self.activation,
             dropout=self._active_dropout,
@@ -176,8 +182,9 @@ class _HATConv(GatedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, *spatial] to [B, N, *spatial]; a ValueError for inputs without a batch dimension."""
-        if x.dim() != self.weight.dim():
-            raise ValueError(f"x: expected {self.weight.dim()} dimensions (B, C, *spatial), got {tuple(x.shape)}")
+        dims = len(self.kernel_size) + 2
+        if x.dim() != dims:
+            raise ValueError(f"x: expected {dims} dimensions (B, C, *spatial), got {tuple(x.shape)}")
         z = self._locked_conv(x)
         h = hat_kernels.gated_activation(
             z,
@@ -193,9 +200,10 @@ class _HATConv(GatedLayer):
 
     def _locked_conv(self, x: Tensor) -> Tensor:
         """The convolution; where something is locked, with the gradient of what may move only."""
-        frozen = self._frozen()
+        weight = self.weight  # once, as in HATLinear
+        frozen = self._frozen(weight)
         if frozen is None or 0 in frozen:  # the library's own gradient
-            return self._conv_forward(x, self.weight, self.bias)
+            return self._conv_forward(x, weight, self.bias)
         padding: Sequence[int] = [0] * len(self.kernel_size)
         if self.padding_mode == "zeros" and not isinstance(self.padding, str):
             padding = self.padding
@@ -204,7 +212,7 @@ class _HATConv(GatedLayer):
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
         return hat_kernels.locked_conv(
             x,
-            self.weight,
+            weight,
             self.bias,
             stride=self.stride,
             padding=padding,

@@ -18,14 +18,18 @@ def gates(body: nn.Module) -> dict[str, Gate]:
 def sides(body: nn.Module) -> dict[Tensor, Sides]:
     """The units along every parameter that lies along a gate's axis, as of now.
 
-    A parameter of a module outside `body` that a gate of `body` knows is included; a parameter along no gate is not.
+    A parameter of a module outside `body` that a gate of `body` knows is included; a parameter along no gate is not,
+    nor one that another module uses along none. Where several modules use it and one of them knows no gate of its
+    inputs, nothing is known of the columns.
     """
     found: dict[Tensor, Sides] = {}
+    uses: dict[Tensor, dict[Use, set[int]]] = {}
     for gate in gates(body).values():
         for member in gate.members:
             parameter = member.parameter
             if parameter is None:
                 continue
+            uses.setdefault(parameter, {}).setdefault((member.module, member.name), set()).add(member.dim)
             side = gate.side(member.repeat)
             known = found.get(parameter, Sides())
             if member.dim == 0:
@@ -34,6 +38,25 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
                 columns = side if known.columns is None else known.columns.meet(side)
                 known = known._replace(columns=columns, groups=member.groups)
             found[parameter] = known
+    for parameter, elsewhere in owners(body).items():
+        if parameter in found and not elsewhere <= uses[parameter].keys():
+            del found[parameter]
+    for parameter, known in found.items():
+        if any(dims == {0} for dims in uses[parameter].values()):
+            found[parameter] = known._replace(columns=None, groups=1)
+    return found
+
+
+Use = tuple[nn.Module, str]
+"""A module that has a parameter, and its name there."""
+
+
+def owners(module: nn.Module) -> dict[Tensor, set[Use]]:
+    """All that has a parameter, of every parameter."""
+    found: dict[Tensor, set[Use]] = {}
+    for owner in module.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            found.setdefault(parameter, set()).add((owner, name))
     return found
 
 
@@ -44,7 +67,7 @@ def locks(body: nn.Module) -> dict[Tensor, Lock]:
 
 def unlocked(body: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of a network that lie along no gate: they are frozen when the first task ends."""
-    own = {id(gate.embedding) for gate in gates(body).values()} | {id(p) for p in locks(body)}
+    own = {id(gate.embedding) for gate in gates(body).values()} | {id(p) for p in sides(body)}
     return {name: p for name, p in body.named_parameters() if id(p) not in own}
 
 

@@ -163,9 +163,9 @@ class HATModel(nn.Module):
         if self.learning:
             raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
         names = _names(classes)
-        self._gates = gates(self.body)
+        self._gates, self._blocks = gates(self.body), ((), {})
         self._warn_if_full()
-        self.heads.append(self._make_head(len(names)))
+        self.heads.append(self._draw_head(len(names)))
         self.classes.append(names)
         self.learning = True
         for gate in self.gates.values():
@@ -360,7 +360,10 @@ class HATModel(nn.Module):
     def _make_head(self, classes: int) -> nn.Linear:
         embeddings = {id(embedding) for embedding in self.embeddings}  # float32 whatever the body is
         like = next((p for p in self.body.parameters() if id(p) not in embeddings), self.embeddings[0])
-        head = nn.Linear(self.features, classes, device=like.device, dtype=like.dtype)
+        return nn.Linear(self.features, classes, device=like.device, dtype=like.dtype)
+
+    def _draw_head(self, classes: int) -> nn.Linear:
+        head = self._make_head(classes)
         if self.outputs is not None:  # the same for a unit wherever it has been moved to
             places = moving.expanded(self.outputs.origin, self.features // self.outputs.units)
             with torch.no_grad():

@@ -8,17 +8,16 @@ activations with an exact 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hat.blocks import Block
-from hat.chain import Chain
 from hat.gate import Along, Gate
+from hat.wiring import movable, segment
 
 if TYPE_CHECKING:
     from hat.model import HATModel
@@ -93,51 +92,12 @@ def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
         follower.follow(found, before, model.blocks())
 
 
-def movable(model: HATModel) -> list[Gate]:
-    """The gates whose units may change places: all that meets them is known and is theirs alone."""
-    known = {gate: gate.complete and model.outputs is not None for gate in model.gates.values()}
-    for chain in (module for module in model.body.modules() if isinstance(module, Chain)):
-        tail = None if chain.tail is None else chain.tail.gate
-        for gate, complete in chain.complete().items():
-            known[gate] = known[gate] or (
-                complete and (gate is not tail or (chain is model.body and gate is model.outputs))
-            )
-    shared = _shared(list(known))
-    return [gate for gate, complete in known.items() if complete and gate not in shared and segment(gate) > 1]
-
-
-def _shared(gates: Sequence[Gate]) -> set[Gate]:
-    """The gates that share a dimension of a parameter with another one."""
-    owners: dict[tuple[Tensor, int], set[Gate]] = {}
-    for gate in gates:
-        for member in gate.members:
-            if member.parameter is not None:
-                owners.setdefault((member.parameter, member.dim), set()).add(gate)
-    return {gate for sharing in owners.values() if len(sharing) > 1 for gate in sharing}
-
-
 def _heads(model: HATModel, outputs: Gate, new: Tensor) -> Moves:
     """The heads that read a unit that moves."""
     moved = new != torch.arange(len(new), device=new.device)
     reads = (outputs.masks[:, moved] != 0).any(1)
     index = expanded(new, model.features // outputs.units)[None]
     return {model.heads[task].weight: [Move(1, index)] for task in reads.nonzero().flatten().tolist()}
-
-
-def segment(gate: Gate) -> int:
-    """How many neighbouring units may change places with each other: all, or those of a convolution's group."""
-    length = gate.units
-    for member in gate.members:
-        groups = getattr(member.module, "groups", 1)
-        if groups > 1 and member.name == "weight" and not _depthwise(gate, member.module):
-            length = math.gcd(length, gate.units // groups) if gate.units % groups == 0 else 1
-    return length
-
-
-def _depthwise(gate: Gate, module: nn.Module) -> bool:
-    """Each unit has a group of its own and is its own input: its filter moves along."""
-    dims = {member.dim for member in gate.members if member.module is module and member.name == "weight"}
-    return dims == {0, 1} and getattr(module, "groups", 1) == gate.units
 
 
 def order(gate: Gate, stay: Tensor) -> Tensor | None:
