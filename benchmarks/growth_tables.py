@@ -1,0 +1,79 @@
+"""Tables of memory, of many tasks, of widths and of single operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.markdown import mebibytes, ms, percent, spread, table
+from benchmarks.step_tables import RATIOS, heading
+from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK
+
+Row = dict[str, Any]
+
+
+def memory_table(rows: Iterable[Row]) -> str:
+    """One line a locked share and variant."""
+    header = ["network", "batch", "locked", "variant", "kept", "of a step", "both", "peak in pages"]
+    header += ["floor kept", "floor of a step"]
+    lines = []
+    for row in rows:
+        if row["part"] == "memory":
+            kept, step = row["state_bytes"], row["step_bytes"]
+            sizes = (kept, step, kept + step, row["peak_bytes"], row["floor_state_bytes"], row["floor_step_bytes"])
+            what = [row["network"], str(row["batch"]), percent(row["locked"]), row["variant"]]
+            lines.append(what + [mebibytes(size) for size in sizes])
+    return table(header, lines)
+
+
+def tasks_table(rows: Iterable[Row]) -> str:
+    """One line a number of finished tasks."""
+    header = ["finished tasks", "plain", "ours", "ours / plain", "ours / ours behind 1 task", "kept", "of a step"]
+    lines = [
+        [
+            str(row["tasks"]),
+            ms(row["plain_ms"]["p50"]),
+            ms(row["ms"]["p50"]),
+            spread(row["ratio_to"][PLAIN]),
+            spread(row["ratio_to_first"]),
+            mebibytes(row["state_bytes"]),
+            mebibytes(row["step_bytes"]),
+        ]
+        for row in rows
+        if row["part"] == "tasks"
+    ]
+    return table(header, lines)
+
+
+def width_table(rows: Iterable[Row]) -> str:
+    """One line a width and locked share."""
+    columns = (PLAIN, TEXTBOOK, OURS, IN_MATMUL)
+    ratios = ((OURS, PLAIN), (IN_MATMUL, PLAIN), (TEXTBOOK, OURS))
+    found: dict[tuple[int, float], dict[str, Row]] = {}
+    for row in rows:
+        if row["part"] == "width":
+            found.setdefault((row["width"], row["locked"]), {})[row["variant"]] = row
+    lines = []
+    for (width, locked), by in found.items():
+        line = [str(width), percent(locked), *(ms(by[name]["epoch_ms"]) for name in columns)]
+        line += [spread(by[name]["ratio_to"][other]) for name, other in ratios]
+        lines.append([*line, ms(by[OURS]["floor_ms"])])
+    header = ["width", "locked", *map(heading, columns), *(f"{heading(a)} / {heading(b)}" for a, b in ratios), "floor"]
+    return table(header, lines)
+
+
+def operation_table(rows: Iterable[Row]) -> str:
+    """One line an operation."""
+    operations: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["part"] == "operation":
+            operations.setdefault(row["operation"], {})[row["variant"]] = row
+    lines = [
+        [
+            name,
+            *(f"{by[variant]['ms']['p50']:.2f} ms" for variant in (PLAIN, TEXTBOOK, OURS)),
+            *(spread(by[variant]["ratio_to"][other]) for variant, other in RATIOS[:2]),
+        ]
+        for name, by in operations.items()
+    ]
+    return table(["operation", "plain", "textbook", "ours", "ours / plain", "textbook / ours"], lines)

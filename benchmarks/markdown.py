@@ -1,0 +1,39 @@
+"""Cells and tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+NONE = "-"  # not measured
+
+
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown with columns of equal width, so that it reads in a terminal too; empty without lines."""
+    if not lines:
+        return ""
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    rule = ["-" * width for width in widths]
+    cells = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (header, rule, *lines))
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def label(scale: float) -> str:
+    return f"1/{1 / scale:.0f}" if scale < 0.1 else f"{scale:g}"
+
+
+def spread(ratio: dict[str, float] | None) -> str:
+    """Median (20th to 80th percentile)."""
+    return f"{ratio['p50']:.2f} ({ratio['p20']:.2f} to {ratio['p80']:.2f})" if ratio else NONE
+
+
+def ms(value: float | None) -> str:
+    """With as many digits as a short or long time needs."""
+    return NONE if value is None else f"{value:.1f} ms" if value >= 1 else f"{value:.2f} ms"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def mebibytes(count: float | None) -> str:
+    return NONE if count is None else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,69 @@
+"""What the pictures of the benchmark share: panels, lines of the variants, axes and a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.variants import COMPILED, FLUSHED, IN_MATMUL, OURS, PLAIN, TEXTBOOK, UNFLUSHED
+
+# Colour, marker and line of every variant; Paul Tol's "muted" scheme, as in hat.plots.
+STYLES = {
+    PLAIN: ("#999999", "o", "-"),
+    TEXTBOOK: ("#cc6677", "s", "--"),
+    FLUSHED: ("#cc6677", "s", "-"),
+    OURS: ("#332288", "D", "-"),
+    IN_MATMUL: ("#117733", "^", "-"),
+    COMPILED: ("#88ccee", "v", "-"),
+    UNFLUSHED: ("#332288", "D", "--"),
+}
+TIMES = [digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5)]
+RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 3, 4, 6, 8)
+
+
+def panels(count: int, title: str, *, columns: int = 0) -> tuple[Figure, list[Axes]]:
+    """`count` panels in rows of `columns`, by default in one row."""
+    columns = min(columns or count, count)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(1.2 + 4.2 * columns, 0.8 + 3.8 * lines), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13)
+    made = [figure.add_subplot(lines, columns, index + 1) for index in range(count)]
+    for axes in made:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.title.set_fontsize(10)
+    return figure, made
+
+
+def line(axes: Axes, name: str, points: list[tuple[float, dict[str, float]]]) -> None:
+    """Medians as a line, the 20th to 80th percentile as a band."""
+    colour, marker, style = STYLES[name]
+    x = [place for place, _ in points]
+    axes.plot(x, [q["p50"] for _, q in points], color=colour, marker=marker, markersize=4, linestyle=style, label=name)
+    axes.fill_between(x, [q["p20"] for _, q in points], [q["p80"] for _, q in points], color=colour, alpha=0.12)
+
+
+def floor(axes: Axes, points: list[tuple[float, float]]) -> None:
+    """What the arithmetic or the memory traffic of a HAT step needs at the least."""
+    axes.plot(*zip(*points, strict=True), color="black", linestyle=":", linewidth=1.2, label="floor")
+
+
+def log_axis(axes: Axes, values: Sequence[float], ladder: Sequence[float]) -> None:
+    """A logarithmic axis that holds `values`, with numbers from `ladder` as one reads them."""
+    low, high = min(values) / 1.3, 1.3 * max(values)
+    ticks = [tick for tick in ladder if low < tick < high]
+    axes.set(yscale="log")
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_ylim(low, high)
+    axes.minorticks_off()
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """One for all panels, below them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=9)
