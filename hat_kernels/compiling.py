@@ -22,12 +22,13 @@ def fused(loop: Callable[..., Any]) -> Callable[..., Any]:
 
     @cache
     def compiled() -> Callable[..., Any]:  # when first asked for: torch.compile imports much
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, _LOOPS)  # for good: to patch it costs as much as a call
         return torch.compile(loop, dynamic=True)
 
     def either(*arguments: Any) -> Any:
         if wanted():
-            with torch._dynamo.config.patch(recompile_limit=_LOOPS):
-                return compiled()(*arguments)
+            return compiled()(*arguments)
         return loop(*arguments)
 
     return either

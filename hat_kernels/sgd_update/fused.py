@@ -33,10 +33,11 @@ def _loop(
     weight.sub_(lr * step)
 
 
-def takes(parameter: Tensor, grad: Tensor, buffer: Tensor | None, lock: Lock | None) -> bool:
-    """Whether `update_` has the operation."""
+def takes(parameter: Tensor, grad: Tensor, buffer: Tensor | None, lock: Lock | None, weight_decay: float) -> bool:
+    """Whether `update_` has the operation; without momentum and decay there is one pass anyway."""
     own = [parameter, grad] if buffer is None else [parameter, grad, buffer]
-    return lock is None and parameter.device.type == "cpu" and all(t.dtype == torch.float32 for t in own)
+    several = buffer is not None or weight_decay != 0
+    return several and lock is None and parameter.device.type == "cpu" and all(t.dtype == torch.float32 for t in own)
 
 
 def update_(
