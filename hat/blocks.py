@@ -84,6 +84,12 @@ class Sides(NamedTuple):
             self.groups,
         )
 
+    def along(self, side: Side, dim: int, groups: int) -> Sides:
+        """With one more gate along dimension 0 or 1."""
+        if dim == 0:
+            return self._replace(rows=side if self.rows is None else self.rows.meet(side))
+        return self._replace(columns=side if self.columns is None else self.columns.meet(side), groups=groups)
+
     def frozen(self, shape: Sequence[int]) -> tuple[int, int]:
         """(rows, columns): where the first of both meet, nothing may move; all columns where rows are locked alone."""
         rows = 0 if self.rows is None else self.rows.behind

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from torch import nn
 
+from hat.dropout import Dropout
 from hat.gate import Gate
-from hat.layers import GatedLayer, HATLinear
+from hat.layers import GatedLayer, HATConv1d, HATConv2d, HATConv3d, HATLinear
 
 # Work on every element by itself and turn zero into zero, so that an off-unit stays off.
 _ELEMENTWISE = (
@@ -39,6 +40,9 @@ _CHANNELWISE = (
     nn.AdaptiveMaxPool2d,
     nn.AdaptiveMaxPool3d,
 )
+
+
+_TYPES = {*_ELEMENTWISE, *_CHANNELWISE, Dropout, nn.Flatten, HATLinear, HATConv1d, HATConv2d, HATConv3d, Gate}
 
 
 class Reach(NamedTuple):
@@ -73,11 +77,21 @@ class Chain(nn.Sequential):
     def complete(self) -> dict[Gate, bool]:
         """Whether every gate of the chain meets nothing outside of it, but for what comes behind its end.
 
-        It is taken to do so once modules were added, removed or replaced. A slice of a chain knows nothing.
+        It is taken to do so once modules were added, removed or replaced, where one is of a type that somebody derived
+        or has a forward hook: units may have parameters and meanings there that nobody knows. A slice of a chain knows
+        nothing.
         """
-        intact = self.wired == tuple(self)
+        intact = self.wired == tuple(self) and all(_is_known(module) for module in (self, *self.wired))
         layers = {layer for layer in self.wired if isinstance(layer, GatedLayer)}
         return {gate: intact and gate not in self.loose and _producers(gate) <= layers for gate in _gates(layers)}
+
+
+def _is_known(module: nn.Module) -> bool:
+    """What it does to units is known, or it ends their reach anyway."""
+    inside = [module, *(child for child in module.children() if isinstance(module, GatedLayer))]
+    hooked = any(each._forward_hooks or each._forward_pre_hooks for each in inside)
+    keeps_units = isinstance(module, (*_ELEMENTWISE, *_CHANNELWISE, nn.Flatten, GatedLayer, Gate))
+    return not hooked and (not keeps_units or all(type(each) in _TYPES for each in inside))
 
 
 def _gates(layers: Iterable[GatedLayer]) -> set[Gate]:

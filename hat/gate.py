@@ -97,6 +97,12 @@ class Gate(Float32Module):
             expected = f"{self.units} units x {repeat}"
             raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")
         self.members.append(member)
+        # Not a submodule of the layer that reads it: a plain list, out of reach of `Module.__setattr__`.
+        module.__dict__.setdefault("_read_gates", []).append(self)
+
+    def reads(self, module: nn.Module) -> bool:
+        """Whether the inputs of a module are units of this gate."""
+        return any(member.module is module and member.dim == 1 for member in self.members)
 
     @property
     def tasks(self) -> int:
@@ -180,10 +186,8 @@ class Gate(Float32Module):
 
     @torch.no_grad()
     def move(self, order: Tensor) -> None:
-        """Give place p to the unit at place `order[p]`, in the gate itself; for its members see `hat.moving`."""
-        for units in (self.embedding, self.embedding.grad, self.origin):
-            if units is not None:
-                units.copy_(units[order])
+        """Give place p to the unit at place `order[p]`, in the gate's buffers; for parameters see `hat.moving`."""
+        self.origin.copy_(self.origin[order])
         self.masks.copy_(self.masks[:, order])
         self._refresh_used()
 

@@ -16,7 +16,7 @@ from hat.clip import keep_finite_, tame_
 from hat.locks import frozen_lock
 from hat.model import HATModel
 from hat.moving import Blocks, Moves, follow
-from hat.standins import StandIns, can_stand_in, moved
+from hat.standins import StandIns, can_stand_in, drop_finished, moved
 from hat.updaters import claim
 from hat_kernels import Lock
 
@@ -106,10 +106,9 @@ class _Guard:
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for values, before, lock in self.before:
-            hat_kernels.lock_update_(values, before, lock)
-        keep_finite_(self.shared)
+        shared = self.shared
         self._leave()
+        keep_finite_(shared)
         limit = self.model.config.limit
         for embedding in self.model.embeddings:
             embedding.clamp_(-limit, limit)
@@ -120,6 +119,8 @@ class _Guard:
         optimizer = self.optimizer()
         if optimizer is not None:
             moved(optimizer, moves, before, after)
+            if can_stand_in(optimizer):
+                drop_finished(optimizer)
 
     def _enter(self, optimizer: torch.optim.Optimizer) -> dict[Tensor, Lock | None]:
         """The locks of what finished tasks meet, whole or in parts as the optimizer sees it from now on."""
@@ -132,6 +133,8 @@ class _Guard:
             return found | {p: frozen_lock(p) for p in frozen}
         known = self.model.blocks()
         blocks = {p: known[p] for p in parameters if p in known and known[p] != [Block()]}
+        packed = {p for p, state in optimizer.state.items() if any(isinstance(value, list) for value in state.values())}
+        blocks |= {p: known.get(p, [Block()]) for p in packed}  # of a later stage of the model than this: refused
         self.stand_ins = StandIns(optimizer, {**blocks, **dict.fromkeys(frozen, ())})
         return {
             part: None if block.free else block.lock
@@ -139,7 +142,10 @@ class _Guard:
             for part, block in zip(self.stand_ins.parts[p], found, strict=True)
         }
 
+    @torch.no_grad()
     def _leave(self) -> None:
+        for values, before, lock in self.before:  # left by an error between the step and its hook
+            hat_kernels.lock_update_(values, before, lock)
         if self.stand_ins is not None:
             self.stand_ins.leave()
         self.stand_ins, self.before, self.shared = None, [], []

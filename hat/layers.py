@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +39,6 @@ class GatedLayer(nn.Module):
         check_activation(activation)
         check_probability(dropout, "dropout")
         self.activation, self.dropout = activation, dropout
-        self._inputs: list[tuple[Gate, int]] = []
         self.gate = Gate(units, unit_dim=unit_dim) if gate is None else gate
         self.gate.to(self.weight.device)
         self.gate.attach(self, "weight", 0)
@@ -65,24 +65,27 @@ class GatedLayer(nn.Module):
         if got != inputs.units * repeat:
             raise ValueError(f"inputs: expected {inputs.units} units x {repeat}, got {got} inputs")
         inputs.attach(self, "weight", 1, repeat=repeat, groups=groups)
-        self._inputs.append((inputs, repeat))
 
     @property
     def inputs(self) -> list[Gate]:
-        """The gates whose units come in."""
-        return [gate for gate, _ in self._inputs]
+        """The gates whose units come in, as `Gate.attach` was told."""
+        return [gate for gate in self.__dict__.get("_read_gates", ()) if gate.reads(self)]
 
     def _frozen(self, weight: Tensor) -> tuple[int, int] | None:
-        """The leading rows and columns of the weight that are locked where they meet; None unless a task is learned."""
-        if self.gate.state.task is not None:
+        """The leading rows and columns of the weight that are locked where they meet; None unless a task is learned.
+
+        None in compiled code too, which takes the numbers for constants: it would be compiled anew with every task.
+        """
+        if self.gate.state.task is not None or torch.compiler.is_compiling():
             return None
         if not self.gate.locked:
             return 0, 0
-        sides = Sides(self.gate.side(), groups=getattr(self, "groups", 1))
-        for gate, repeat in self._inputs:
-            side = gate.side(repeat)
-            sides = sides._replace(columns=side if sides.columns is None else sides.columns.meet(side))
-        return sides.frozen(weight.shape)
+        known = Sides()
+        for gate in dict.fromkeys((self.gate, *self.inputs)):
+            for member in gate.members:
+                if member.module is self and member.name == "weight":
+                    known = known.along(gate.side(member.repeat), member.dim, member.groups)
+        return known.frozen(weight.shape)
 
     @property
     def _active_dropout(self) -> float:
@@ -121,7 +124,7 @@ class HATLinear(GatedLayer, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] to [..., N]."""
         weight = self.weight  # once: a parametrization computes it, and may count how often
-        updater = updater_of(weight)
+        updater = None if torch.compiler.is_compiling() else updater_of(weight)
         return hat_kernels.gated_linear(
             x,
             weight,

@@ -31,13 +31,7 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
                 continue
             uses.setdefault(parameter, {}).setdefault((member.module, member.name), set()).add(member.dim)
             side = gate.side(member.repeat)
-            known = found.get(parameter, Sides())
-            if member.dim == 0:
-                known = known._replace(rows=side if known.rows is None else known.rows.meet(side))
-            else:
-                columns = side if known.columns is None else known.columns.meet(side)
-                known = known._replace(columns=columns, groups=member.groups)
-            found[parameter] = known
+            found[parameter] = found.get(parameter, Sides()).along(side, member.dim, member.groups)
     for parameter, elsewhere in owners(body).items():
         if parameter in found and not elsewhere <= uses[parameter].keys():
             del found[parameter]

@@ -22,6 +22,7 @@ from hat.locks import frozen_lock, gates, locks, sides, unlocked
 from hat.state import GateConfig, State
 from hat.warnings import CapacityWarning, UnlockedWarning
 from hat_kernels import Lock
+from hat_kernels.gradient_memory import release
 
 
 class TaskParameters(list[nn.Parameter]):
@@ -109,6 +110,11 @@ class HATModel(nn.Module):
         head = self.heads[self.task]
         assert isinstance(head, nn.Linear)
         return head
+
+    @property
+    def reads_features_alone(self) -> bool:
+        """Nothing but a head meets what the body answers: `forward` is that of this class."""
+        return type(self).forward is HATModel.forward
 
     @property
     def embeddings(self) -> list[nn.Parameter]:
@@ -238,8 +244,8 @@ class HATModel(nn.Module):
                 gate.commit()
             self.learning = False
             self._freeze()
-            moving.move(self, stay if self.config.locked_first else {}, before)
             self.eval()
+            moving.move(self, stay if self.config.locked_first else {}, before)
         for name, gate in self.gates.items():
             if not (gate.masks[-1] > 0.5).any():
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
@@ -371,10 +377,18 @@ class HATModel(nn.Module):
         return head
 
     def _freeze(self) -> None:
-        """No gradient for what is frozen, and none left over: weight decay and momentum would follow it."""
+        """No gradient for what is frozen, and none left over: weight decay and momentum would follow it.
+
+        The memory that waits for the next gradients goes too.
+        """
         for parameter in self.frozen_parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
+        for parameter in self.body.parameters():
+            release(parameter)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_blocks": ((), {})}  # known by addresses, which are others in a copy
 
     def _resolve(self, task: int | None) -> int:
         if task is None:

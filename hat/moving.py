@@ -88,8 +88,14 @@ def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
         target.copy_(values)
     for gate, new in orders.items():
         gate.move(new)
-    for follower in _FOLLOWERS.get(model, ()):
-        follower.follow(found, before, model.blocks())
+    errors = []
+    for follower in list(_FOLLOWERS.get(model, ())):
+        try:
+            follower.follow(found, before, model.blocks())
+        except Exception as error:  # the others follow all the same
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _heads(model: HATModel, outputs: Gate, new: Tensor) -> Moves:
@@ -117,10 +123,11 @@ def order(gate: Gate, stay: Tensor) -> Tensor | None:
 
 
 def moves(orders: dict[Gate, Tensor]) -> Moves:
-    """How every parameter along the axes of these gates moves."""
+    """How every parameter along the axes of these gates moves, their embeddings with them."""
     found: Moves = {}
     seen = set()
     for gate, new in orders.items():
+        found[gate.embedding] = [Move(0, new[None])]
         for member in gate.members:
             if member.parameter is not None and (member.parameter, member.dim) not in seen:
                 seen.add((member.parameter, member.dim))

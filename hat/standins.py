@@ -52,13 +52,13 @@ class StandIns:
         self.optimizer, self.blocks = optimizer, blocks
         self.groups = [group["params"] for group in optimizer.param_groups]
         self.parts = {p: cut(p.detach(), found) for p, found in blocks.items()}
+        known = {p: optimizer.state[p] for p in blocks if p in optimizer.state}
+        states = {p: parted(state, p, blocks[p]) for p, state in known.items()}  # may raise, so before anything changes
         for group in optimizer.param_groups:
             group["params"] = [part for p in group["params"] for part in self.parts.get(p, [p])]
-        for parameter, parts in self.parts.items():
-            state = parted(optimizer.state.pop(parameter, {}), parameter, blocks[parameter])
-            for part, own in zip(parts, state, strict=True):
-                if own:
-                    optimizer.state[part] = own
+        for parameter, own in states.items():
+            del optimizer.state[parameter]
+            optimizer.state.update(zip(self.parts[parameter], own, strict=True))
         self.show_gradients()
 
     def show_gradients(self) -> None:
@@ -87,7 +87,10 @@ def parted(state: State, parameter: Tensor, blocks: Sequence[Block]) -> list[Sta
     parts: list[State] = [{} for _ in blocks]
     for name, value in state.items():
         extends = isinstance(value, list) or (isinstance(value, Tensor) and value.dim() == parameter.dim())
-        values = unpack(value, blocks, parameter) if extends else [_own(value) for _ in blocks]
+        # The first part keeps a counter itself: a CUDA graph may know where it is.
+        values = (
+            unpack(value, blocks, parameter) if extends else [value, *(_own(value) for _ in blocks[1:])][: len(parts)]
+        )
         for part, own in zip(parts, values, strict=True):
             part[name] = own
     return parts
@@ -123,6 +126,12 @@ def moved(optimizer: torch.optim.Optimizer, moves: Moves, before: Blocks, after:
         if parts and list(new) != list(WHOLE):
             found = united(parted(found, parameter, new), cut(parameter, new)) if new else {}
         optimizer.state[parameter] = found
+
+
+def drop_finished(optimizer: torch.optim.Optimizer) -> None:
+    """Take what is frozen for good out of the parameter groups: a step would visit the heads of all finished tasks."""
+    for group in optimizer.param_groups:
+        group["params"][:] = [parameter for parameter in group["params"] if parameter.requires_grad]
 
 
 def _whole(value: Any, blocks: Sequence[Block], parameter: Tensor) -> Any:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from hat.chain import Chain
 from hat.gate import Gate
-from hat.layers import GatedLayer
 from hat.locks import Use, owners
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def movable(model: HATModel) -> list[Gate]:
     """The gates whose units may change places with each other."""
     gates = list(model.gates.values())
-    chained = _complete_by_chains(model)
+    chained = _complete_by_chain(model)
     known = [gate for gate in gates if gate in chained or (gate.complete and model.outputs is not None)]
     used, shared = owners(model), _shared(gates)
     return [gate for gate in known if gate not in shared and _is_alone(gate, used) and segment(gate) > 1]
@@ -36,32 +35,17 @@ def segment(gate: Gate) -> int:
     return length
 
 
-def _complete_by_chains(model: HATModel) -> set[Gate]:
-    """The gates of which every chain that has them says that nothing else meets them, and nobody else shows up."""
-    verdicts: dict[Gate, bool] = {}
-    for chain in (module for module in model.body.modules() if isinstance(module, Chain)):
-        tail = None if chain.tail is None else chain.tail.gate
-        for gate, complete in chain.complete().items():
-            arrives = gate is not tail or (chain is model.body and gate is model.outputs)
-            verdicts[gate] = verdicts.get(gate, True) and complete and arrives
-    return {gate for gate, complete in verdicts.items() if complete} - _used_elsewhere(model)
+def _complete_by_chain(model: HATModel) -> set[Gate]:
+    """The gates of a body that is a chain, applied as it was wired, which nothing outside of the chain has.
 
-
-def _used_elsewhere(model: HATModel) -> set[Gate]:
-    """The gates of layers that a module which is no chain has, and those that such a module applies by itself.
-
-    Where such a layer is in a chain as well, its inputs are the chain's there and nobody knows whose here.
+    A chain inside of another module says nothing: that module may take it apart.
     """
-    chained = {layer for chain in model.body.modules() if isinstance(chain, Chain) for layer in chain}
-    found: set[Gate] = set()
-    for parent in model.body.modules():
-        if isinstance(parent, Chain):
-            continue
-        for child in parent.children():
-            if isinstance(child, GatedLayer):
-                found |= {child.gate, *(child.inputs if child in chained else ())}
-            elif isinstance(child, Gate) and not isinstance(parent, GatedLayer):
-                found.add(child)
+    chain = model.body
+    if not isinstance(chain, Chain) or not model.reads_features_alone:
+        return set()
+    found = {gate for gate, complete in chain.complete().items() if complete}
+    if chain.tail is not None and chain.tail.gate is not model.outputs:
+        found.discard(chain.tail.gate)
     return found
 
 

@@ -65,11 +65,18 @@ def complete(weight: Tensor, grad: Tensor, bound: Tensor) -> None:
 def norm_bound(weight: Tensor) -> float | None:
     """A number no less than the norm of `weight.grad`, or None where none is known.
 
-    It is known of a gradient that was computed in one piece and not changed since. A change through `.data` is not
-    seen.
+    It is known of a gradient that was computed in one piece and not changed since. What PyTorch does not count is not
+    seen: a change through `.data` or `.numpy()`. Where processes train together, which all reduce gradients behind its
+    back, nothing is known.
     """
     kept, grad = _kept.get(weight), weight.grad
-    if kept is None or grad is None or grad.data_ptr() != kept.memory.data_ptr() or grad._version != kept.version:
+    if (
+        kept is None
+        or grad is None
+        or _has_company()
+        or grad.data_ptr() != kept.memory.data_ptr()
+        or grad._version != kept.version
+    ):
         return None
     return kept.bound
 
@@ -77,6 +84,10 @@ def norm_bound(weight: Tensor) -> float | None:
 def release(weight: Tensor) -> None:
     """Keep no memory for the gradient of this weight."""
     _kept.pop(weight, None)
+
+
+def _has_company() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _is_like(memory: Tensor, weight: Tensor) -> bool:

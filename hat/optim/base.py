@@ -14,6 +14,7 @@ from hat.clip import clip
 from hat.model import HATModel
 from hat.moving import Blocks, Moves, apply, follow
 from hat.optim.bounds import Bounds, Grown
+from hat.standins import drop_finished
 from hat.updaters import claim
 from hat_kernels import Lock
 from hat_kernels.gradient_memory import norm_bound
@@ -164,6 +165,8 @@ class LockedOptimizer(torch.optim.Optimizer):
 
     def follow(self, moves: Moves, before: Blocks, after: Blocks) -> None:
         """See `hat.moving.Follower`."""
+        self._bounds.forget()
+        drop_finished(self)
         for parameter, state in list(self.state.items()):
             if not parameter.requires_grad:
                 del self.state[parameter]  # a finished head

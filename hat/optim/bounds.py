@@ -42,6 +42,10 @@ class Bounds:
     def __init__(self) -> None:
         self._known: dict[tuple[Tensor, int], tuple[int, float]] = {}
 
+    def forget(self) -> None:
+        """The parts are others now."""
+        self._known.clear()
+
     def of(self, parameter: Tensor, number: int) -> float | None:
         """What is known of a part, unless somebody else has changed the parameter since."""
         version, bound = self._known.get((parameter, number), (-1, 0.0))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hat.blocks import Block
 from hat.model import HATModel
 from hat.optim.bounds import Bounds, Grown
 from hat.warnings import NonFiniteWarning
@@ -27,6 +28,7 @@ class InBackward:
     def __init__(self, model: HATModel, groups: Mapping[Tensor, dict[str, Any]], bounds: Bounds) -> None:
         self.model, self.groups, self.bounds = model, groups, bounds
         self.moved: set[Tensor] = set()
+        self._blocks: Mapping[Tensor, Sequence[Block]] = {}
 
     @torch.no_grad()
     def update(self, weight: Tensor, dz: Tensor, x: Tensor) -> bool:
@@ -38,9 +40,12 @@ class InBackward:
             x: [M, K].
 
         Raises:
-            RuntimeError: the weight has moved since the last step, or a hook waits for its gradient.
+            RuntimeError: the weight has moved since the last step, a hook waits for its gradient, its group has got a
+                momentum meanwhile, or several processes train together.
         """
-        blocks = self.model.blocks()[weight]
+        if not self.moved:
+            self._blocks = self.model.blocks()  # once a step
+        blocks = self._blocks[weight]
         if weight.device.type != "cpu" or not all(block.free for block in blocks):
             return False
         self._check(weight)
@@ -70,5 +75,9 @@ class InBackward:
                 "in_backward: expected one backward pass a step, got another: gradient accumulation and a second "
                 "backward pass need the gradient, use in_backward=False"
             )
+        if self.groups[weight]["momentum"]:
+            raise RuntimeError("in_backward: expected no momentum, which needs the gradient, got a group that has one")
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            raise RuntimeError("in_backward: expected one process, got a group of several, which share gradients")
         if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None):
             raise RuntimeError("in_backward: expected weights without hooks, got one that waits for the gradient")

@@ -29,9 +29,10 @@ class SGD(LockedOptimizer):
         max_norm: clip the global norm of the locked gradients to this, > 0, or None; the paper's code has 10 000.
         in_backward: move the weights of `hat.HATLinear` inside the matmul of the backward pass. Their gradients are
             never in memory, `.grad` stays None; the rest moves in `step`, which must come after every backward pass.
-            Refused with what needs the gradient: momentum, clipping, and when it happens loss scaling, gradient
-            accumulation, a second backward pass, a layer that is used twice, a hook. On a GPU, under autocast and
-            where units are not in order, weights move in `step` as ever.
+            Refused with what needs the gradient: momentum, clipping, and when it happens gradient accumulation, a
+            second backward pass, a layer that is used twice, a hook, several processes. A loss scale is refused in
+            `step`, when it is in the weights already. Any backward pass moves weights, `torch.autograd.grad` for inputs
+            too. On a GPU, under autocast and where units are not in order, weights move in `step` as ever.
         model: whose locks count; by default the one that `params` comes from.
 
     Raises:

@@ -48,7 +48,9 @@ def locked_conv(
         raise ValueError(f"frozen: expected 0 or {weight.shape[1]} columns with groups, got {frozen[1]}")
     if not (torch.is_grad_enabled() and weight.requires_grad):
         return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
-    if torch.is_autocast_enabled(x.device.type):  # autocast casts what a convolution gets, but not what a Function gets
+    if (
+        torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    ):  # autocast casts what a convolution gets, but not what a Function gets
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     return reference.locked_conv(x, weight, bias, list(stride), list(padding), list(dilation), groups, frozen)

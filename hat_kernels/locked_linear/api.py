@@ -50,7 +50,9 @@ def locked_linear(
     check_frozen(frozen, weight)
     if not (torch.is_grad_enabled() and weight.requires_grad):
         return F.linear(x, weight, bias)
-    if torch.is_autocast_enabled(x.device.type):  # autocast casts what `linear` gets, but not what a Function gets
+    if (
+        torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    ):  # autocast casts what `linear` gets, but not what a Function gets
         dtype = torch.get_autocast_dtype(x.device.type)
         update = update if weight.dtype == dtype else None  # of the copy, it would move nothing
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,9 @@ class _LockedLinear(torch.autograd.Function):
         return dx, dw, db, None, None
 
 
+_ROUNDING = 1.01  # that of a bfloat16 gradient, and of the norms
+
+
 def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
     try:
         x, weight = ctx.saved_tensors
@@ -66,7 +70,9 @@ def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, in
         else:
             torch.mm(a, b, out=block)
     if weight.device.type == "cpu":  # elsewhere to know it would be to wait
-        complete(weight, grad, torch.linalg.vector_norm(dz) * torch.linalg.vector_norm(x))  # Cauchy-Schwarz
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        norms = (torch.linalg.vector_norm(each, dtype=wide) for each in (dz, x))
+        complete(weight, grad, _ROUNDING * math.prod(norms))  # Cauchy-Schwarz
     return grad
 
 

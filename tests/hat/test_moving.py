@@ -1,6 +1,7 @@
 """Units change places when a task ends: the same function, the locked ones first, and nothing else touched."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import hat
-from hat.moving import Move, apply, expanded, movable, order, segment
+from hat.moving import Move, apply, expanded, order
+from hat.wiring import movable, segment
 from tests.hat.nets import Branches, Residual, convnets, mlps, networks, use
 
 # Tasks that use no unit and full networks are part of what is tested here, and so are loose parameters.
@@ -527,13 +529,13 @@ class Behind(nn.Module):
 
 
 def layers(*widths, **options):
-    return [hat.HATLinear(a, b, activation="tanh", **options) for a, b in zip(widths, widths[1:], strict=False)]
+    return [hat.HATLinear(a, b, activation="tanh", **options) for a, b in itertools.pairwise(widths)]
 
 
-def assert_moves(body, gates, features=None):
+def assert_moves(body, gates, **options):
     """These gates and no others move, while nothing is forgotten and no function changes."""
     torch.manual_seed(0)
-    model = hat.HATModel(body, features=features).double()
+    model = hat.HATModel(body, **options).double()
     assert set(movable(model)) == set(gates)
     check(model, inputs((8,)))
     names = {name for name, gate in model.gates.items() if not torch.equal(gate.origin, torch.arange(gate.units))}
@@ -546,19 +548,20 @@ def test_a_chain_moves_all_of_its_gates():
 
 
 def test_a_chain_in_a_chain():
-    """The outer one knows nothing of the inner one, whose last units arrive at a layer that does not know them."""
+    """The outer one knows nothing of the inner one."""
     a, b, c, d = layers(8, 9, 10, 8, 7)
-    assert_moves(hat.chain(a, hat.chain(b, c), d), [b.gate, d.gate])
+    assert_moves(hat.chain(a, hat.chain(b, c), d), [d.gate])
 
 
 def test_a_chain_at_the_end_of_a_chain():
     a, b, c = layers(8, 9, 10, 7)
-    assert_moves(hat.chain(a, hat.chain(b, c)), [b.gate])
+    assert_moves(hat.chain(a, hat.chain(b, c)), [])
 
 
 def test_a_chain_in_another_module():
+    """Which may take it apart."""
     a, b = layers(8, 9, 7)
-    assert_moves(Behind(hat.chain(a, b), nn.Linear(7, 6)), [a.gate], features=6)
+    assert_moves(Behind(hat.chain(a, b), nn.Linear(7, 6)), [], features=6)
 
 
 @pytest.mark.parametrize("between", [nn.LayerNorm(9), nn.Softmax(-1), nn.Linear(9, 9), nn.Sequential(nn.ReLU())])
@@ -622,7 +625,7 @@ def test_a_layer_that_is_used_behind_an_unknown_module_as_well():
 
 def test_a_layer_in_two_chains():
     """One of them ends in what nobody knows of."""
-    a, b, c = layers(8, 9, 7, 7)
+    a, b = layers(8, 9, 7)
     assert_moves(Two(hat.chain(a, b), hat.chain(a, nn.LayerNorm(9), nn.Linear(9, 7))), [], features=7)
 
 
@@ -649,8 +652,9 @@ def test_a_gate_that_a_module_outside_applies():
 
 
 def test_a_gate_that_a_layer_outside_reads_and_says_so():
-    """It moves along."""
-    a, b = layers(8, 9, 7)
+    """It moves along, once the user says that this is all."""
+    a, b, *_ = layers(8, 9, 7)
+    a.gate.complete = True
     c = hat.HATLinear(9, 7, gate=b.gate, inputs=a.gate, activation="tanh")
 
     class Body(nn.Module):
@@ -661,7 +665,7 @@ def test_a_gate_that_a_layer_outside_reads_and_says_so():
         def forward(self, x):
             return self.chain(x) + self.beside(self.chain[0](x))
 
-    assert_moves(Body(), [a.gate], features=7)
+    assert_moves(Body(), [a.gate], features=7, outputs=b.gate)
 
 
 def test_two_layers_with_one_weight():
@@ -772,3 +776,68 @@ def test_a_model_that_locks_in_place_moves_nothing(network, seed):
     model = model_of(network, seed, locked_first=False)
     check(model, inputs(network[1]), seed=seed)
     assert all(torch.equal(gate.origin, torch.arange(gate.units)) for gate in model.gates.values())
+
+
+def drifts(body_of, **options):
+    """How much ending a task changes what it answers."""
+    torch.manual_seed(0)
+    model = hat.HATModel(body_of(), **options).double()
+    check(model, inputs((8,)))
+
+
+class Walks(nn.Module):
+    """Takes a chain apart: both layers' units are features."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = hat.chain(*layers(8, 9, 7))
+
+    def forward(self, x):
+        found = []
+        for layer in self.layers:
+            x = layer(x)
+            found.append(x)
+        return torch.cat(found, -1)
+
+
+class Slices(Walks):
+    def forward(self, x):
+        return torch.cat([self.layers(x), self.layers[:1](x)], -1)
+
+
+class Scaled(hat.HATLinear):
+    """Has a number of its own for every unit."""
+
+    def __init__(self, inputs, units):
+        super().__init__(inputs, units, activation="tanh")
+        self.register_buffer("each", torch.linspace(0.1, 2, units))
+
+    def forward(self, x):
+        return super().forward(x) * self.each
+
+
+@pytest.mark.parametrize("make", [Walks, Slices])
+def test_a_chain_that_is_taken_apart(make):
+    drifts(make, features=16)
+
+
+def test_a_derived_layer():
+    drifts(lambda: hat.chain(Scaled(8, 9), hat.HATLinear(9, 7, activation="tanh")))
+
+
+def test_a_hook_that_knows_the_units():
+    def body():
+        chain = hat.chain(*layers(8, 9, 7))
+        chain[0].register_forward_hook(lambda module, args, output: output * torch.linspace(0.1, 2, 9))
+        return chain
+
+    drifts(body)
+
+
+def test_a_model_that_does_more_with_the_features():
+    class Model(hat.HATModel):
+        def forward(self, x, task=None):
+            return super().forward(x, task) + self.body[0].gate.used.sum()
+
+    model = Model(hat.chain(*layers(8, 9, 7)))
+    assert not movable(model)
