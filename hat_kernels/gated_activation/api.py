@@ -35,7 +35,7 @@ def gated_activation(
     - `mask` [N]: the committed gate of a finished task
     - `mask` [T, N] with `task` [B]: sample b of the batch takes the gate `mask[task[b]]`
 
-    Differentiable in `x`, `bias` and `embedding`. Where a mask is 0 the result is exactly 0, whatever `x` holds, inf
+    Differentiable in `x`, `bias` and `embedding`, with `embedding` once. Where a mask is 0 the result is exactly 0, whatever `x` holds, inf
     and NaN included.
 
     Args:

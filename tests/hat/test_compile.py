@@ -66,3 +66,25 @@ def test_dropout_in_one_graph():
     y = layer(torch.ones(64, 8))
     y.sum().backward()
     assert 0 < (y == 0).double().mean() < 1
+
+
+def test_tasks_do_not_make_it_compile_again():
+    torch.manual_seed(0)
+    model = hat.HATModel(hat.models.mlp(6, (24, 20), dropout=0.0))
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    body = torch.compile(model.body, backend=count, fullgraph=True)
+    for _ in range(12):
+        model.begin_task(2)
+        body(torch.randn(4, 6)).sum().backward()
+        with torch.no_grad():
+            for gate in model.gates.values():
+                gate.embedding.fill_(-1)
+                gate.embedding[(gate.free > 0).nonzero()[0]] = 1  # one more unit a task
+        model.end_task()
+    assert {gate.locked for gate in model.gates.values()} == {12}
+    assert len(graphs) <= 2

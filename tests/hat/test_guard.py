@@ -138,3 +138,80 @@ def test_refusals():
     for max_norm in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="max_norm: expected > 0, got"):
             hat.guard(torch.optim.SGD(model.task_parameters()), model, max_norm=max_norm)
+
+
+def learning_a_second_task():
+    torch.manual_seed(0)
+    model = hat.HATModel(hat.models.mlp(8, (12, 10), input_dropout=0.0, dropout=0.0))
+    model.begin_task(3)
+    model.end_task()
+    model.begin_task(3)
+    return model
+
+
+def backward_of(model):
+    torch.nn.functional.cross_entropy(model(torch.randn(6, 8)), torch.arange(6) % 3).backward()
+
+
+def test_a_state_of_other_blocks_is_refused_and_nothing_is_lost():
+    model = learning_a_second_task()
+    optimizer = hat.guard(torch.optim.Adam(model.task_parameters()), model)
+    backward_of(model)
+    optimizer.step()
+    weight = model.body.linear1.weight
+    groups, good = [list(group["params"]) for group in optimizer.param_groups], optimizer.state[weight]["exp_avg"]
+    optimizer.state[weight]["exp_avg"] = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match="state: expected tensors of"):
+        optimizer.step()
+    assert [list(map(id, g["params"])) for g in optimizer.param_groups] == [list(map(id, g)) for g in groups]
+    optimizer.state[weight]["exp_avg"] = good
+    before = weight.clone()
+    optimizer.step()
+    assert not torch.equal(weight, before)
+
+
+def test_a_state_of_a_later_stage_of_the_model_is_refused():
+    model = learning_a_second_task()
+    early = {name: value.clone() for name, value in hat.HATModel(hat.models.mlp(8, (12, 10))).state_dict().items()}
+    optimizer = hat.guard(torch.optim.Adam(model.task_parameters()), model)
+    backward_of(model)
+    optimizer.step()
+    model.load_state_dict(early)
+    model.begin_task(3)
+    backward_of(model)
+    with pytest.raises(ValueError, match="state: expected tensors of"):
+        optimizer.step()
+
+
+def test_an_error_between_the_step_and_its_hook_leaves_what_is_locked():
+    model = hat.HATModel(hat.models.mlp(8, (12, 10)), config=hat.GateConfig(locked_first=False))
+    model.begin_task(3)
+    model.end_task()
+    model.begin_task(3)
+    optimizer = hat.guard(torch.optim.SGD(model.task_parameters(), lr=0.1, weight_decay=0.5), model)
+    probes = hat.Probes()
+    probes.add(model, 0, torch.randn(5, 8))
+
+    def cut_short(*_):
+        raise KeyboardInterrupt
+
+    handle = optimizer.register_step_post_hook(cut_short)
+    optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)
+    backward_of(model.train())
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    handle.remove()
+    optimizer.step()
+    assert hat.verify(model, probes).exact
+
+
+def test_a_counter_stays_where_it_is():
+    """A CUDA graph may know its address."""
+    model = learning_a_second_task()
+    optimizer = hat.guard(torch.optim.Adam(model.task_parameters()), model)
+    places = set()
+    for _ in range(3):
+        backward_of(model)
+        optimizer.step()
+        places.add(optimizer.state[model.body.linear2.weight]["step"].data_ptr())
+    assert len(places) == 1

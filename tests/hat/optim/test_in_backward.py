@@ -232,3 +232,30 @@ def test_a_finished_head_and_a_group_of_its_own():
     train(model, optimizer)
     assert not torch.equal(model.body.linear2.weight, before)
     assert isinstance(model.head, nn.Linear)
+
+
+def test_a_momentum_that_comes_later_is_refused():
+    model = make()
+    optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=4, cycle_momentum=False)
+    optimizer.param_groups[0]["momentum"] = 0.9
+    with pytest.raises(RuntimeError, match="expected no momentum"):
+        backward(model)
+
+
+def test_several_processes_are_refused(monkeypatch):
+    model = make()
+    optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(RuntimeError, match="expected one process"):
+        backward(model)
+    assert optimizer is not None
+
+
+def test_bounds_are_of_the_blocks_of_now():
+    """A task ends, nothing moves, and what was the second block is no more."""
+    model = make(0)
+    optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1)
+    train(model, optimizer)
+    model.end_task()
+    assert not optimizer._bounds._known
