@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from weakref import ref
@@ -88,18 +90,15 @@ class _Guard:
         self.shared = list(locks.items())
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            self._tame(optimizer, locks)
+            with self._leaving():
+                self._tame(optimizer, locks)
             return None
 
         def tamed() -> Any:
-            try:
-                loss = closure()
-            except BaseException:
-                self._leave()
-                raise
-            if self.stand_ins is not None:
-                self.stand_ins.show_gradients()
-            self._tame(optimizer, locks)
+            with self._leaving():
+                with nullcontext() if self.stand_ins is None else self.stand_ins.away():
+                    loss = closure()
+                self._tame(optimizer, locks)
             return loss
 
         return args[:1], {**kwargs, "closure": tamed}
@@ -141,6 +140,15 @@ class _Guard:
             for p, found in blocks.items()
             for part, block in zip(self.stand_ins.parts[p], found, strict=True)
         }
+
+    @contextmanager
+    def _leaving(self) -> Iterator[None]:
+        """An error in the block puts everything back before it goes on."""
+        try:
+            yield
+        except BaseException:
+            self._leave()
+            raise
 
     @torch.no_grad()
     def _leave(self) -> None:

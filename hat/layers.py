@@ -205,7 +205,7 @@ class _HATConv(GatedLayer):
         """The convolution; where something is locked, with the gradient of what may move only."""
         weight = self.weight  # once, as in HATLinear
         frozen = self._frozen(weight)
-        if frozen is None or 0 in frozen:  # the library's own gradient
+        if frozen is None or 0 in frozen or not torch.is_grad_enabled():  # the library's own gradient, or none
             return self._conv_forward(x, weight, self.bias)
         padding: Sequence[int] = [0] * len(self.kernel_size)
         if self.padding_mode == "zeros" and not isinstance(self.padding, str):

@@ -6,7 +6,8 @@ them alone. Between steps it holds the whole parameters; what extends over one i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,28 +55,38 @@ class StandIns:
         self.parts = {p: cut(p.detach(), found) for p, found in blocks.items()}
         known = {p: optimizer.state[p] for p in blocks if p in optimizer.state}
         states = {p: parted(state, p, blocks[p]) for p, state in known.items()}  # may raise, so before anything changes
-        for group in optimizer.param_groups:
-            group["params"] = [part for p in group["params"] for part in self.parts.get(p, [p])]
         for parameter, own in states.items():
             del optimizer.state[parameter]
             optimizer.state.update(zip(self.parts[parameter], own, strict=True))
-        self.show_gradients()
+        self._enter()
 
-    def show_gradients(self) -> None:
-        """Give the stand-ins the gradients that the parameters have now."""
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """For the length of a closure, which clears and fills the gradients of the whole parameters."""
+        self._put_back()
+        yield
+        self._enter()
+
+    def _enter(self) -> None:
+        """Into the groups, with the gradients that the parameters have now."""
+        for group in self.optimizer.param_groups:
+            group["params"] = [part for p in group["params"] for part in self.parts.get(p, [p])]
         for parameter, parts in self.parts.items():
             grads = [None] * len(parts) if parameter.grad is None else cut(parameter.grad, self.blocks[parameter])
             for part, grad in zip(parts, grads, strict=True):
                 part.grad = grad
 
     def leave(self) -> None:
-        """Put the parameters back."""
-        for group, whole in zip(self.optimizer.param_groups, self.groups, strict=True):
-            group["params"] = whole
+        """Put the parameters back for good."""
+        self._put_back()
         for parameter, parts in self.parts.items():
             states = [self.optimizer.state.pop(part, {}) for part in parts]
             if any(states):
                 self.optimizer.state[parameter] = united(states, parts)
+
+    def _put_back(self) -> None:
+        for group, whole in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group["params"] = whole
 
 
 def parted(state: State, parameter: Tensor, blocks: Sequence[Block]) -> list[State]:
@@ -110,7 +121,7 @@ def moved(optimizer: torch.optim.Optimizer, moves: Moves, before: Blocks, after:
     """Let the states of an optimizer follow their parameters, and shrink to what may move.
 
     A state that does not have its parameter's dimensions, as the history of LBFGS, is of other places now: it is
-    dropped, and starts anew.
+    dropped, and starts anew. One that does not fit its parameter stays as it is, for the next step to refuse.
     """
     parts = can_stand_in(optimizer)
     for parameter, state in list(optimizer.state.items()):
@@ -118,7 +129,10 @@ def moved(optimizer: torch.optim.Optimizer, moves: Moves, before: Blocks, after:
             del optimizer.state[parameter]  # a finished head
             continue
         old, new = before.get(parameter, WHOLE), after.get(parameter, WHOLE)
-        whole = {name: _whole(value, old, parameter) for name, value in state.items()} if parts else state
+        try:
+            whole = {name: _whole(value, old, parameter) for name, value in state.items()} if parts else state
+        except ValueError:  # of other blocks: the next step says so, the task ends all the same
+            continue
         if moves and not all(_follows(value, parameter) for value in whole.values()):
             del optimizer.state[parameter]
             continue

@@ -6,6 +6,7 @@ nothing may move: a tenth of a training step. Here it is given out again once no
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -66,8 +67,8 @@ def norm_bound(weight: Tensor) -> float | None:
     """A number no less than the norm of `weight.grad`, or None where none is known.
 
     It is known of a gradient that was computed in one piece and not changed since. What PyTorch does not count is not
-    seen: a change through `.data` or `.numpy()`. Where processes train together, which all reduce gradients behind its
-    back, nothing is known.
+    seen: a change through `.data` or `.numpy()`, or by a `GradScaler`. Where processes train together, which reduce
+    gradients behind its back, nothing is known.
     """
     kept, grad = _kept.get(weight), weight.grad
     if (
@@ -95,6 +96,13 @@ def _is_like(memory: Tensor, weight: Tensor) -> bool:
 
 
 def _is_unused(memory: Tensor) -> bool:
-    """No other tensor lies on this memory: it is held by `memory`, and for this question by its Python storage."""
+    """No other tensor lies on this memory, and nobody holds its storage: as of a tensor that was made just now."""
+    holders = _holders(memory)
+    return holders is not None and holders == _holders(torch.empty(1))
+
+
+def _holders(memory: Tensor) -> tuple[int, int] | None:
+    """How often the storage is held, by tensors and in Python; None where PyTorch does not say."""
     count = getattr(torch._C, "_storage_Use_Count", None)  # private: without it, memory is not given out again
-    return count is not None and count(memory.untyped_storage()._cdata) == 2
+    storage = memory.untyped_storage()
+    return None if count is None else (count(storage._cdata), sys.getrefcount(storage))

@@ -127,11 +127,12 @@ class LockedOptimizer(torch.optim.Optimizer):
     def _pieces(self, parameters: list[Tensor]) -> list[Piece]:
         """What this step moves."""
         known = self._model.blocks()
+        unscaled = getattr(self, "found_inf", None) is not None  # by a GradScaler, whose writing PyTorch does not count
         found = []
         for parameter in parameters:
             if parameter.grad is None or not parameter.requires_grad:
                 continue
-            blocks, norm = known.get(parameter, _WHOLE), norm_bound(parameter)
+            blocks, norm = known.get(parameter, _WHOLE), None if unscaled else norm_bound(parameter)
             for number, block in enumerate(blocks):
                 value, grad = parameter, parameter.grad
                 if block.where:
@@ -173,7 +174,10 @@ class LockedOptimizer(torch.optim.Optimizer):
                 continue
             old, new = before.get(parameter, _WHOLE), after.get(parameter, _WHOLE)
             for name in state.keys() - {"step"}:
-                whole = join(unpack(state[name], old, parameter), old, parameter)
+                try:
+                    whole = join(unpack(state[name], old, parameter), old, parameter)
+                except ValueError:  # of other blocks: the next step says so, the task ends all the same
+                    continue
                 state[name] = pack([part.clone() for part in cut(apply(whole, moves.get(parameter, ())), new)])
 
     def __getstate__(self) -> dict[str, Any]:

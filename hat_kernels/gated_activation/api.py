@@ -35,8 +35,8 @@ def gated_activation(
     - `mask` [N]: the committed gate of a finished task
     - `mask` [T, N] with `task` [B]: sample b of the batch takes the gate `mask[task[b]]`
 
-    Differentiable in `x`, `bias` and `embedding`, with `embedding` once. Where a mask is 0 the result is exactly 0, whatever `x` holds, inf
-    and NaN included.
+    Differentiable in `x`, `bias` and `embedding`, with `embedding` once. Where a mask is 0 the result is exactly 0,
+    whatever `x` holds, inf and NaN included.
 
     Args:
         x: [..., N], or [B, N, ...] with `unit_dim=1`; floating; computed in float32 at least.
@@ -76,7 +76,7 @@ def gated_activation(
         )
     learned = None
     if embedding is not None and scale is not None:
-        if cpu.takes(x, bias, activation) and not use_specification():
+        if cpu.takes(x, bias, activation, embedding) and not use_specification():
             return cpu.gated_relu(
                 x,
                 dropout=dropout,

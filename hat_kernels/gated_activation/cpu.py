@@ -16,10 +16,10 @@ from hat_kernels.gate.reference import derivative
 from hat_kernels.gated_activation.reference import along
 
 
-def takes(x: Tensor, bias: Tensor | None, activation: str) -> bool:
+def takes(x: Tensor, bias: Tensor | None, activation: str, embedding: Tensor) -> bool:
     """Whether this file has the operation: ReLU, the bias added before, float32."""
-    plain = activation == "relu" and bias is None
-    return plain and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+    plain = activation == "relu" and bias is None and x.dtype == embedding.dtype == torch.float32
+    return plain and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @fused
@@ -35,7 +35,8 @@ def _open(x: Tensor, mask: Tensor | None, gate: Tensor, overwrite: bool) -> tupl
 def _close(dy: Tensor, kept: Tensor, gate: Tensor, others: list[int]) -> tuple[Tensor, Tensor]:
     """(dx, the gradient of the gate)."""
     dx = dy * gate
-    return torch.ops.aten.threshold_backward(dx, kept, 0), (dy * kept).sum(others)
+    product = dy * kept
+    return torch.ops.aten.threshold_backward(dx, kept, 0), product.sum(others) if others else product
 
 
 class _GatedReLU(torch.autograd.Function):

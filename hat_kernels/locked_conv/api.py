@@ -46,11 +46,9 @@ def locked_conv(
     check_frozen(frozen, weight)
     if groups > 1 and frozen[1] not in (0, weight.shape[1]):
         raise ValueError(f"frozen: expected 0 or {weight.shape[1]} columns with groups, got {frozen[1]}")
-    if not (torch.is_grad_enabled() and weight.requires_grad):
-        return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
-    if (
-        torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
-    ):  # autocast casts what a convolution gets, but not what a Function gets
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # it casts nothing that a Function gets
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    if not (torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))):
+        return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
     return reference.locked_conv(x, weight, bias, list(stride), list(padding), list(dilation), groups, frozen)

@@ -51,7 +51,7 @@ def weight_gradient(
     dz: Tensor, x: Tensor, weight: Tensor, shape: _Shape, groups: int, frozen: tuple[int, int]
 ) -> Tensor:
     """The gradient of the weight, but 0 where the frozen rows and columns meet."""
-    rows, columns = frozen
+    rows, columns = frozen if frozen[1] else (0, 0)
     grad = torch.zeros_like(weight)
     if groups > 1:  # all columns, and the groups behind those that are frozen altogether
         locked = rows * groups // len(weight)

@@ -48,11 +48,9 @@ def locked_linear(
         RuntimeError: in the backward pass, `update` has moved a weight that another use of it still needs.
     """
     check_frozen(frozen, weight)
-    if not (torch.is_grad_enabled() and weight.requires_grad):
+    if not (torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))):
         return F.linear(x, weight, bias)
-    if (
-        torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
-    ):  # autocast casts what `linear` gets, but not what a Function gets
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # it casts nothing that a Function gets
         dtype = torch.get_autocast_dtype(x.device.type)
         update = update if weight.dtype == dtype else None  # of the copy, it would move nothing
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +33,8 @@ class _LockedLinear(torch.autograd.Function):
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = dz @ weight
-        dz, x = dz.reshape(-1, dz.shape[-1]), x.reshape(-1, x.shape[-1])
+        count = dz.shape[:-1].numel()  # named, as -1 is ambiguous for an empty tensor
+        dz, x = dz.reshape(count, dz.shape[-1]), x.reshape(count, x.shape[-1])
         if ctx.needs_input_grad[1]:  # after dx, which needs the weight as it was
             updated = ctx.update is not None and ctx.update(weight, dz, x)
             dw = None if updated else weight_gradient(weight, dz, x, ctx.frozen)
@@ -71,8 +71,8 @@ def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, in
             torch.mm(a, b, out=block)
     if weight.device.type == "cpu":  # elsewhere to know it would be to wait
         wide = torch.promote_types(grad.dtype, torch.float32)
-        norms = (torch.linalg.vector_norm(each, dtype=wide) for each in (dz, x))
-        complete(weight, grad, _ROUNDING * math.prod(norms))  # Cauchy-Schwarz
+        norm_z, norm_x = torch.linalg.vector_norm(dz, dtype=wide), torch.linalg.vector_norm(x, dtype=wide)
+        complete(weight, grad, _ROUNDING * norm_z * norm_x)  # Cauchy-Schwarz
     return grad
 
 

@@ -639,6 +639,21 @@ def test_a_layer_in_a_chain_and_outside():
     assert_moves(Two(hat.chain(a, b), Behind(a, nn.Linear(9, 7))), [], features=7)
 
 
+@pytest.mark.parametrize("first", [nn.Identity, lambda: nn.LayerNorm(8), lambda: hat.HATLinear(8, 8)])
+def test_a_layer_that_two_chains_feed(first):
+    """One with the units of another layer, one with what nobody knows of, which no lock of its columns may count on."""
+    a, b = layers(8, 8, 8)
+    first = first()
+    other = hat.chain(first, nn.LayerNorm(8), b) if isinstance(first, hat.HATLinear) else hat.chain(first, b)
+    assert_moves(Two(hat.chain(a, b), other), [])
+
+
+def test_a_layer_that_a_chain_feeds_and_a_module_outside():
+    """As above, but for who feeds it."""
+    a, b = layers(8, 8, 8)
+    assert_moves(Two(hat.chain(a, b), b), [])
+
+
 def test_a_gate_that_a_layer_outside_shares():
     a, b = layers(8, 9, 7)
     other = hat.HATLinear(8, 9, gate=a.gate)
@@ -762,6 +777,12 @@ def test_a_tail_whose_units_are_not_the_features():
     assert hat.HATModel(body, features=6).outputs is None
     body = hat.chain(hat.HATConv1d(8, 6, 1))
     assert hat.HATModel(body, features=6).outputs is None
+
+
+def test_a_name_that_a_module_does_not_have():
+    """A lock of nothing would forget."""
+    with pytest.raises(AttributeError, match="wieght"):
+        hat.Gate(8).attach(nn.Linear(8, 8), "wieght", 1)
 
 
 def test_outputs_that_do_not_divide_the_features():

@@ -94,3 +94,15 @@ def test_the_scale_does_not_stay():
     step(model, optimizer, torch.amp.GradScaler("cpu", init_scale=SCALE))
     assert not hasattr(optimizer, "grad_scale")
     assert not hasattr(optimizer, "found_inf")
+
+
+def test_a_gradient_that_a_scaler_has_made_larger_is_clipped():
+    """It changes gradients in a way that PyTorch does not count: what was known of their norm is not."""
+    model = make()
+    optimizer = hat.optim.SGD(model.task_parameters(), lr=1.0, max_norm=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-20)
+    step(model, optimizer, scaler)
+    before = [p.detach().clone() for p in model.parameters()]
+    step(model, optimizer, scaler, unscale=True)
+    moved = torch.stack([(p - old).norm() for p, old in zip(model.parameters(), before, strict=True)]).norm()
+    assert moved <= 1.0 + 1e-5
