@@ -24,7 +24,8 @@ from benchmarks.plan import Plan, workers
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--out", type=Path, default=record.CPU, help="results file (default: %(default)s)")
-    parser.add_argument("--parts", nargs="+", choices=list(suite.PARTS), default=list(suite.PARTS))
+    parser.add_argument("--parts", nargs="+", choices=list(suite.PARTS), default=list(suite.PARTS),
+                        help="measure these only; other rows of the results file stay, with commit and date of their own")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=Plan().seconds, help="for timed rounds, in all")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: its own choice)")
     options = parser.parse_args(arguments)
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     results = measure(options.parts, Plan(seconds=options.seconds))
     results["seconds"] = round(time.perf_counter() - start, 1)
+    results["rows"] = merged(results["rows"], options.out, options.parts)
     record.write(options.out, results)
     report = tables.full(results)
     record.write_text(options.out.with_suffix(".md"), report)
@@ -55,6 +57,14 @@ def measure(parts: Sequence[str], plan: Plan) -> dict[str, Any]:
                 rows.append({**row, **facts, **rates})
                 print(f"{part}: {line(row)}", file=sys.stderr)
     return {"environment": facts, "machine": asdict(machine), "rows": rows}
+
+
+def merged(rows: list[dict[str, Any]], file: Path, parts: Sequence[str]) -> list[dict[str, Any]]:
+    """These rows, and those of other parts that are in the file, in the order of the parts."""
+    kept = [] if set(parts) == set(suite.PARTS) or not file.exists() else record.read(file)["rows"]
+    order = list(suite.PARTS)
+    found = [*rows, *(row for row in kept if row["part"] in order and row["part"] not in parts)]
+    return sorted(found, key=lambda row: order.index(row["part"]))
 
 
 def line(row: dict[str, Any]) -> str:

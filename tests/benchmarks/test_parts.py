@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import suite, tables
+from benchmarks import record, suite, tables
 from benchmarks.bench import Case
 from benchmarks.cost import Machine
 from benchmarks.parts import epoch, memory, scale, tasks, width
@@ -118,3 +118,12 @@ def test_every_part_says_which_processes_it_shares() -> None:
 def test_a_late_part_makes_do_with_one_round() -> None:
     assert Plan(seconds=10.0, patience=1e9).share(0.1) == {"seconds": 1.0, "least": 2, "most": 15}
     assert Plan(seconds=10.0, patience=0.0).share(0.1)["least"] == 1
+
+
+def test_a_part_that_is_measured_again_replaces_its_rows_only(tmp_path):
+    file = tmp_path / "cpu.json"
+    record.write(file, {"rows": [{"part": "tasks", "ms": 1}, {"part": "epoch", "ms": 2}, {"part": "gone", "ms": 3}]})
+    rows = command.merged([{"part": "epoch", "ms": 4}], file, ["epoch"])
+    assert rows == [{"part": "epoch", "ms": 4}, {"part": "tasks", "ms": 1}]
+    assert command.merged([{"part": "epoch", "ms": 4}], file, list(suite.PARTS)) == [{"part": "epoch", "ms": 4}]
+    assert command.merged([{"part": "epoch", "ms": 4}], tmp_path / "none.json", ["epoch"]) == [{"part": "epoch", "ms": 4}]
