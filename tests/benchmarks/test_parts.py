@@ -125,5 +125,6 @@ def test_a_part_that_is_measured_again_replaces_its_rows_only(tmp_path):
     record.write(file, {"rows": [{"part": "tasks", "ms": 1}, {"part": "epoch", "ms": 2}, {"part": "gone", "ms": 3}]})
     rows = command.merged([{"part": "epoch", "ms": 4}], file, ["epoch"])
     assert rows == [{"part": "epoch", "ms": 4}, {"part": "tasks", "ms": 1}]
-    assert command.merged([{"part": "epoch", "ms": 4}], file, list(suite.PARTS)) == [{"part": "epoch", "ms": 4}]
-    assert command.merged([{"part": "epoch", "ms": 4}], tmp_path / "none.json", ["epoch"]) == [{"part": "epoch", "ms": 4}]
+    new = [{"part": "epoch", "ms": 4}]
+    assert command.merged(new, file, list(suite.PARTS)) == new
+    assert command.merged(new, tmp_path / "none.json", ["epoch"]) == new
