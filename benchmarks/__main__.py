@@ -24,7 +24,7 @@ from benchmarks.plan import Plan, workers
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--out", type=Path, default=record.CPU, help="results file (default: %(default)s)")
-    parts, those = list(suite.PARTS), "measure these only; other rows of the file stay, with commit and date of their own"
+    parts, those = list(suite.PARTS), "measure these only; other rows of the file stay, with a commit of their own"
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help=those)
     parser.add_argument("--seconds", type=float, default=Plan().seconds, help="for timed rounds, in all")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: its own choice)")

@@ -117,15 +117,15 @@ class _Guard:
         self._leave()
         optimizer = self.optimizer()
         if optimizer is not None:
-            moved(optimizer, moves, before, after)
             if can_stand_in(optimizer):
-                drop_finished(optimizer)
+                drop_finished(optimizer, self.model.frozen_parameters())
+            moved(optimizer, moves, before, after)
 
     def _enter(self, optimizer: torch.optim.Optimizer) -> dict[Tensor, Lock | None]:
         """The locks of what finished tasks meet, whole or in parts as the optimizer sees it from now on."""
         parameters = _parameters(optimizer)  # a look at all that the model has would grow with the number of tasks
-        frozen = [p for p in parameters if not p.requires_grad]
         if not can_stand_in(optimizer):
+            frozen = [p for p in parameters if not p.requires_grad]
             locks = self.model.locks()
             found: dict[Tensor, Lock | None] = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
             # Those too that have no gradient: LBFGS moves them by its history.
@@ -134,6 +134,8 @@ class _Guard:
         blocks = {p: known[p] for p in parameters if p in known and known[p] != [Block()]}
         packed = {p for p, state in optimizer.state.items() if any(isinstance(value, list) for value in state.values())}
         blocks |= {p: known.get(p, [Block()]) for p in packed}  # of a later stage of the model than this: refused
+        # One of a model's heads, frozen before the optimizer was made.
+        frozen = [p for p in parameters if not p.requires_grad and p not in known and p not in optimizer.state]
         self.stand_ins = StandIns(optimizer, {**blocks, **dict.fromkeys(frozen, ())})
         return {
             part: None if block.free else block.lock

@@ -6,7 +6,7 @@ them alone. Between steps it holds the whole parameters; what extends over one i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -125,9 +125,6 @@ def moved(optimizer: torch.optim.Optimizer, moves: Moves, before: Blocks, after:
     """
     parts = can_stand_in(optimizer)
     for parameter, state in list(optimizer.state.items()):
-        if not parameter.requires_grad:
-            del optimizer.state[parameter]  # a finished head
-            continue
         old, new = before.get(parameter, WHOLE), after.get(parameter, WHOLE)
         try:
             whole = {name: _whole(value, old, parameter) for name, value in state.items()} if parts else state
@@ -142,10 +139,13 @@ def moved(optimizer: torch.optim.Optimizer, moves: Moves, before: Blocks, after:
         optimizer.state[parameter] = found
 
 
-def drop_finished(optimizer: torch.optim.Optimizer) -> None:
-    """Take what is frozen for good out of the parameter groups: a step would visit the heads of all finished tasks."""
+def drop_finished(optimizer: torch.optim.Optimizer, frozen: Iterable[Tensor]) -> None:
+    """Take what is frozen for good out of an optimizer: a step would visit the heads of all finished tasks."""
+    gone = set(frozen)
+    for parameter in gone & optimizer.state.keys():
+        del optimizer.state[parameter]
     for group in optimizer.param_groups:
-        group["params"][:] = [parameter for parameter in group["params"] if parameter.requires_grad]
+        group["params"][:] = [parameter for parameter in group["params"] if parameter not in gone]
 
 
 def _whole(value: Any, blocks: Sequence[Block], parameter: Tensor) -> Any:

@@ -167,11 +167,8 @@ class LockedOptimizer(torch.optim.Optimizer):
     def follow(self, moves: Moves, before: Blocks, after: Blocks) -> None:
         """See `hat.moving.Follower`."""
         self._bounds.forget()
-        drop_finished(self)
+        drop_finished(self, self._model.frozen_parameters())
         for parameter, state in list(self.state.items()):
-            if not parameter.requires_grad:
-                del self.state[parameter]  # a finished head
-                continue
             old, new = before.get(parameter, _WHOLE), after.get(parameter, _WHOLE)
             for name in state.keys() - {"step"}:
                 try:

@@ -479,6 +479,7 @@ def test_a_state_that_is_the_parameter_still_is_it_after_a_move(name):
                     assert torch.equal(part, view)
         begin(model, task + 1)
         optimizer.add_param_group({"params": list(model.head.parameters())})
+        optimizer.state.clear()  # a mean of squares that is negative would be a NaN
         train(model, optimizer, x)
 
 
@@ -641,6 +642,27 @@ def test_a_weight_stays_within_float16_when_blocks_change_and_no_unit_moves():
     weight.grad[1, 2:] = -10_000.0
     optimizer.step()
     assert weight.abs().max() <= LARGEST
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["in a task", "while one ends"])
+@pytest.mark.parametrize("name", ["SGD", "SGD momentum", "AdamW"])
+def test_a_parameter_that_a_user_freezes_for_a_while(name, ends):
+    """Only what the model has frozen for good leaves the optimizer."""
+    model, optimizer, x = second_task(name)
+    weight = model.body.linear2.weight
+    before = weight.detach().clone()
+    weight.requires_grad_(False)
+    train(model, optimizer, x)
+    assert torch.equal(weight, before)
+    if ends:
+        draw_units(model, 1)
+        model.end_task()
+        begin(model, 2)
+        optimizer.add_param_group({"params": list(model.head.parameters())})
+        before = weight.detach().clone()
+    weight.requires_grad_(True)
+    train(model, optimizer, x)
+    assert not torch.equal(weight, before)
 
 
 # ---------------------------------------------------------------- a thousand tasks

@@ -507,3 +507,23 @@ def test_a_parameter_that_a_user_freezes_for_a_while(make):
         assert all(torch.equal(a, b) for a, b in zip(kept, parts, strict=True))
     train(model, optimizer)
     assert not torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("make", [*PARTS.values(), *WHOLE.values()], ids=[*PARTS, *WHOLE])
+def test_a_parameter_that_a_user_freezes_while_a_task_ends(make):
+    """Only what the model has frozen for good leaves the optimizer: the next task may train it, and strangers too."""
+    model, optimizer = second_task(make)
+    weight, stranger = model.body.linear2.weight, torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer.add_param_group({"params": [stranger]})
+    for parameter in (weight, stranger):
+        parameter.requires_grad_(False)
+    next_task(model, optimizer, 2)
+    for parameter in (weight, stranger):
+        parameter.requires_grad_(True)
+    before = weight.detach().clone()
+    optimizer.zero_grad()
+    loss_of(model).backward()
+    stranger.grad = torch.ones_like(stranger)
+    optimizer.step()
+    assert not torch.equal(weight, before)
+    assert stranger.any()
