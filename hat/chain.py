@@ -140,6 +140,7 @@ def chain(*modules: nn.Module, **named: nn.Module) -> Chain:
         if len(known) == len(reaches):
             _connect(layer, known)
         else:  # once, at least, it is used on what nobody knows: a first layer
+            layer.fed_unknown = True
             loose |= {each.gate for each in known}
     found = Chain(children)
     found.wired, found.loose, found.tail = tuple(children.values()), frozenset(loose), reach

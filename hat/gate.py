@@ -89,10 +89,11 @@ class Gate(Float32Module):
         """Declare that dimension `dim` of `module.name` lies along this axis.
 
         Raises:
+            AttributeError: the module has nothing of this name.
             ValueError: the parameter's length there is not `units * repeat / groups`.
         """
         member = Along(module, name, dim, repeat, groups)
-        parameter = member.parameter
+        parameter = getattr(module, name)
         if parameter is not None and parameter.shape[dim] * groups != self.units * repeat:
             expected = f"{self.units} units x {repeat}"
             raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")

@@ -21,7 +21,12 @@ class GatedLayer(nn.Module):
     """What linear and convolutional layers have in common: an activation, dropout, a gate and the gate of their inputs.
 
     A layer that is told no input gate counts as a first layer: all incoming weights of a used unit are locked.
+
+    Attributes:
+        fed_unknown: it has inputs that no gate knows, whatever else it was told: it counts as a first layer.
     """
+
+    fed_unknown = False
 
     weight: Tensor
     bias: Any

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from hat.blocks import Sides
+from hat.chain import Chain
 from hat.gate import Gate
+from hat.layers import GatedLayer
 from hat_kernels import Lock
 
 
@@ -35,10 +37,19 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
     for parameter, elsewhere in owners(body).items():
         if parameter in found and not elsewhere <= uses[parameter].keys():
             del found[parameter]
+    first = first_layers(body)
     for parameter, known in found.items():
-        if any(dims == {0} for dims in uses[parameter].values()):
+        if any(dims == {0} or owner in first for (owner, _), dims in uses[parameter].items()):
             found[parameter] = known._replace(columns=None, groups=1)
     return found
+
+
+def first_layers(body: nn.Module) -> set[nn.Module]:
+    """The layers that have inputs nobody knows: as a chain has found, or as a module that is no chain has them too."""
+    layers = {module for module in body.modules() if isinstance(module, GatedLayer)}
+    chained = {layer for chain in body.modules() if isinstance(chain, Chain) for layer in chain}
+    outside = {child for parent in body.modules() if not isinstance(parent, Chain) for child in parent.children()}
+    return {layer for layer in layers if layer.fed_unknown or layer in chained & outside}
 
 
 Use = tuple[nn.Module, str]
