@@ -38,7 +38,7 @@ def take(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
     """A tensor like the weight: 0 where the leading `frozen` rows and columns meet, anything elsewhere."""
     rows, columns = frozen
     if weight.device.type != "cpu" or torch.compiler.is_compiling():
-        grad = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        grad = weight.new_empty(weight.shape)
         grad[:rows, :columns] = 0
         return grad
     kept = _kept.get(weight)
