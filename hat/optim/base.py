@@ -107,7 +107,8 @@ class LockedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = [(group, self._pieces(group["params"])) for group in self.param_groups]
+        blocks = self._model.blocks()
+        groups = [(group, self._pieces(group["params"], blocks)) for group in self.param_groups]
         step, groups = self._prepare(groups)
         if step is None:
             return loss
@@ -124,9 +125,8 @@ class LockedOptimizer(torch.optim.Optimizer):
             self._bounds.keep(grown)
         return loss
 
-    def _pieces(self, parameters: list[Tensor]) -> list[Piece]:
+    def _pieces(self, parameters: list[Tensor], known: Blocks) -> list[Piece]:
         """What this step moves."""
-        known = self._model.blocks()
         unscaled = getattr(self, "found_inf", None) is not None  # by a GradScaler, whose writing PyTorch does not count
         found = []
         for parameter in parameters:

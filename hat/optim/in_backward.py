@@ -14,6 +14,7 @@ from hat.blocks import Block
 from hat.model import HATModel
 from hat.optim.bounds import Bounds, Grown
 from hat.warnings import NonFiniteWarning
+from hat_kernels.locked_linear.reference import gradient_bound
 
 
 class InBackward:
@@ -50,7 +51,7 @@ class InBackward:
             return False
         self._check(weight)
         self.moved.add(weight)
-        norm = (torch.linalg.vector_norm(dz) * torch.linalg.vector_norm(x)).item()  # no less than that of dZ^T X
+        norm = gradient_bound(dz, x).item()
         if not math.isfinite(norm):
             warnings.warn("a gradient holds inf or NaN, which count as 0: is the loss finite?", NonFiniteWarning, 2)
             return True

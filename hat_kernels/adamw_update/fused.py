@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hat_kernels.compiling import fused
-from hat_kernels.lock import Lock
-from hat_kernels.sgd_update.fused import as_rows
+from hat_kernels.compiling import as_rows, fused
 
 
 @fused
@@ -35,11 +33,6 @@ def _loop(
         largest.copy_(torch.maximum(largest, v))
         v = largest
     weight.mul_(1 - decay).sub_(size * m / (v.sqrt() * correction + eps))
-
-
-def takes(tensors: list[Tensor], lock: Lock | None) -> bool:
-    """Whether `update_` has the operation."""
-    return lock is None and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
 def update_(

@@ -70,10 +70,14 @@ def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, in
         else:
             torch.mm(a, b, out=block)
     if weight.device.type == "cpu":  # elsewhere to know it would be to wait
-        wide = torch.promote_types(grad.dtype, torch.float32)
-        norm_z, norm_x = torch.linalg.vector_norm(dz, dtype=wide), torch.linalg.vector_norm(x, dtype=wide)
-        complete(weight, grad, _ROUNDING * norm_z * norm_x)  # Cauchy-Schwarz
+        complete(weight, grad, gradient_bound(dz, x))
     return grad
+
+
+def gradient_bound(dz: Tensor, x: Tensor) -> Tensor:
+    """0-d, no less than the norm of `dz^T x`, by Cauchy and Schwarz; finite only if both are."""
+    wide = torch.promote_types(dz.dtype, torch.float32)
+    return _ROUNDING * torch.linalg.vector_norm(dz, dtype=wide) * torch.linalg.vector_norm(x, dtype=wide)
 
 
 def free_blocks(frozen: tuple[int, int]) -> list[tuple[slice, slice]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from hat_kernels.compiling import fused
+from hat_kernels.compiling import as_rows, fused, plain
 from hat_kernels.lock import Lock
 
 
@@ -37,7 +35,7 @@ def takes(parameter: Tensor, grad: Tensor, buffer: Tensor | None, lock: Lock | N
     """Whether `update_` has the operation; without momentum and decay there is one pass anyway."""
     own = [parameter, grad] if buffer is None else [parameter, grad, buffer]
     several = buffer is not None or weight_decay != 0
-    return several and lock is None and parameter.device.type == "cpu" and all(t.dtype == torch.float32 for t in own)
+    return several and plain(own, lock)
 
 
 def update_(
@@ -70,12 +68,3 @@ def update_(
         nesterov,
         weight_decay,
     )
-
-
-def as_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """All in one dimension if they are contiguous, or else in two if they can be: few shapes, few loops to compile."""
-    if all(tensor.is_contiguous() for tensor in tensors):
-        return [tensor.view(-1) for tensor in tensors]
-    if all(tensor.dim() > 1 and len(tensor) and tensor[0].is_contiguous() for tensor in tensors):
-        return [tensor.view(len(tensor), -1) for tensor in tensors]
-    return list(tensors)

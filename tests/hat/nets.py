@@ -26,6 +26,18 @@ def use(gate: hat.Gate, units: list[int]) -> None:
     gate.load_state_dict({**gate.state_dict(), "masks": torch.tensor([units], dtype=torch.float32)})
 
 
+def dense(weight, groups):
+    """A grouped weight with a column for every input, 0 where a group does not meet it."""
+    if weight.dim() < 2 or groups == 1:
+        return weight
+    rows, width = len(weight) // groups, weight.shape[1]
+    whole = weight.new_zeros(len(weight), groups * width, *weight.shape[2:])
+    for group in range(groups):
+        own = slice(group * rows, (group + 1) * rows)
+        whole[own, group * width : (group + 1) * width] = weight[own]
+    return whole
+
+
 class Residual(nn.Module):
     """A stream with one gate, read and written by every block: x + block(x)."""
 

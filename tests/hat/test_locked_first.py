@@ -18,7 +18,7 @@ from hat.blocks import Block, cut
 from hat.moving import expanded
 from hat_kernels.gradient_memory import norm_bound
 from hat_kernels.lock import LARGEST, rate
-from tests.hat.nets import Branches, Residual, networks, use
+from tests.hat.nets import Branches, Residual, dense, networks, use
 
 # Tasks that use no unit and full networks are part of what is tested here.
 pytestmark = [
@@ -126,18 +126,6 @@ def optimizer_for(name, model, optimizer, keep):
         return OPTIMIZERS[name](model, list(model.task_parameters()))
     optimizer.add_param_group({"params": list(model.head.parameters())})
     return optimizer
-
-
-def dense(weight, groups):
-    """A grouped weight with a column for every input, 0 where a group does not meet it."""
-    if weight.dim() < 2 or groups == 1:
-        return weight
-    rows, width = len(weight) // groups, weight.shape[1]
-    whole = weight.new_zeros(len(weight), groups * width, *weight.shape[2:])
-    for group in range(groups):
-        own = slice(group * rows, (group + 1) * rows)
-        whole[own, group * width : (group + 1) * width] = weight[own]
-    return whole
 
 
 def agree(model, plain):

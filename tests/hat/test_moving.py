@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, prune
 import hat
 from hat.moving import Move, apply, expanded, order
 from hat.wiring import movable, segment
-from tests.hat.nets import Branches, Residual, convnets, mlps, networks, use
+from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, use
 
 # Tasks that use no unit and full networks are part of what is tested here, and so are loose parameters.
 pytestmark = [
@@ -163,18 +163,6 @@ def test_a_used_unit_keeps_its_place(network, plan, seed):
         model.end_task()
         for gate, (used, origin) in before.items():
             assert torch.equal(gate.origin[used], origin[used])
-
-
-def dense(weight, groups):
-    """A grouped weight with a column for every input, 0 where a group does not meet it."""
-    if weight.dim() < 2 or groups == 1:
-        return weight
-    rows, width = len(weight) // groups, weight.shape[1]
-    whole = weight.new_zeros(len(weight), groups * width, *weight.shape[2:])
-    for group in range(groups):
-        own = slice(group * rows, (group + 1) * rows)
-        whole[own, group * width : (group + 1) * width] = weight[own]
-    return whole
 
 
 def in_order_of(model, plain):
