@@ -11,9 +11,10 @@ from hat.guard import guard
 from hat.layers import HATConv1d, HATConv2d, HATConv3d, HATLinear
 from hat.model import HATModel, TaskParameters
 from hat.state import GateConfig
+from hat.step import NonFiniteLossError, StepLoss, TrainStep
 from hat.training import TrainConfig, Trainer, TrainResult
 from hat.verify import Probes, Verification, verify
-from hat.warnings import CapacityWarning, NonFiniteWarning, UnlockedWarning
+from hat.warnings import CapacityWarning, GraphWarning, NonFiniteWarning, UnlockedWarning
 
 __version__ = "0.1.0"
 
@@ -22,16 +23,20 @@ __all__ = [
     "CapacityWarning",
     "Gate",
     "GateConfig",
+    "GraphWarning",
     "HATConv1d",
     "HATConv2d",
     "HATConv3d",
     "HATLinear",
     "HATModel",
+    "NonFiniteLossError",
     "NonFiniteWarning",
     "Probes",
+    "StepLoss",
     "TaskParameters",
     "TrainConfig",
     "TrainResult",
+    "TrainStep",
     "Trainer",
     "UnlockedWarning",
     "Verification",

@@ -14,6 +14,7 @@ from torch import Tensor
 import hat_kernels
 from hat.warnings import NonFiniteWarning
 from hat_kernels import Lock
+from hat_kernels.dispatch import free_to_read
 from hat_kernels.lock import LARGEST
 from hat_kernels.parts import bounded, parts
 
@@ -46,7 +47,7 @@ def clip(
     On a CPU the gradients are mended here, where that is cheaper, see `tame_`; on a GPU it costs nothing in the update
     itself.
     """
-    if not grads or grads[0].device.type == "cpu":
+    if not grads or free_to_read(grads[0]):
         return tame_(grads, locks, max_norm, grad_scale, bounds)
     if max_norm is None:
         return Tamed(grad_scale, mend=True)
@@ -81,7 +82,7 @@ def tame_(
     """
     if not grads:
         return Tamed(grad_scale)
-    if grads[0].device.type != "cpu":
+    if not free_to_read(grads[0]):
         _mend_(grads)
         factor = grad_scale if max_norm is None else _factor(grads, locks, max_norm, grad_scale)
         return Tamed(factor)
@@ -131,7 +132,7 @@ def keep_finite_(parts_: Sequence[tuple[Tensor, Lock | None]]) -> None:
     """
     for values, lock in parts_:
         # The norm bounds every element, and takes half the time of the extremes.
-        if values.device.type == "cpu" and hat_kernels.gradient_norm([values], [None]) <= LARGEST:
+        if free_to_read(values) and hat_kernels.gradient_norm([values], [None]) <= LARGEST:
             continue
         for part in parts(values, lock):
             part.write_(values[part.rows], bounded(values[part.rows]))

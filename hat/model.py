@@ -202,14 +202,12 @@ class HATModel(nn.Module):
         """
         self._require_learning("penalty")
         gates = list(self.gates.values())
-        free, embedding = torch.cat([gate.free for gate in gates]), torch.cat([gate.embedding for gate in gates])
-        attention = hat_kernels.gate(
-            embedding, self.state.scale, s_max=self.config.s_max, compensation=self.config.compensation
-        )
-        total = free.sum()
-        # The second `where` keeps 0/0 out of the gradient as well as out of the value.
-        return torch.where(
-            total > 0, (attention * free).sum() / torch.where(total > 0, total, 1), torch.zeros_like(total)
+        return hat_kernels.penalty(
+            [gate.embedding for gate in gates],
+            [gate.free for gate in gates],
+            self.state.scale,
+            s_max=self.config.s_max,
+            compensation=self.config.compensation,
         )
 
     def task_parameters(self) -> TaskParameters:

@@ -11,3 +11,7 @@ class NonFiniteWarning(UserWarning):
 
 class UnlockedWarning(UserWarning):
     """A shared parameter lies along no unit axis: it will be frozen when the first task ends."""
+
+
+class GraphWarning(UserWarning):
+    """What was to be one graph of the GPU runs launch by launch; the results are the same."""

@@ -18,6 +18,7 @@ from hat_kernels.lock_gradient.api import lock_gradient_
 from hat_kernels.lock_update.api import lock_update_
 from hat_kernels.locked_conv.api import locked_conv
 from hat_kernels.locked_linear.api import locked_linear
+from hat_kernels.penalty.api import penalty
 from hat_kernels.sgd_update.api import sgd_update_
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "lock_update_",
     "locked_conv",
     "locked_linear",
+    "penalty",
     "sgd_update_",
 ]

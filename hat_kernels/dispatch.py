@@ -43,6 +43,16 @@ def backend(name: str) -> Iterator[None]:
         _Choice.requested = before
 
 
+def chosen_backend() -> str:
+    """What the caller asked for, see `backend`."""
+    return _Choice.requested
+
+
+def free_to_read(tensor: Tensor) -> bool:
+    """Whether its values can be looked at for nothing: on a CPU. Elsewhere to look is to wait for the device."""
+    return tensor.device.type in _HOSTS
+
+
 def use_specification() -> bool:
     """Whether the caller asked for the reference, in which case no faster path of PyTorch takes its place either."""
     return _Choice.requested == "reference"
@@ -82,5 +92,6 @@ def _obstacle(tensors: list[Tensor]) -> str:
     return ""
 
 
+_HOSTS = {"cpu"}
 _INSTALLED = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hat_kernels.dispatch import free_to_read
+
 
 @dataclass
 class _Kept:
@@ -37,7 +39,7 @@ _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 def take(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
     """A tensor like the weight: 0 where the leading `frozen` rows and columns meet, anything elsewhere."""
     rows, columns = frozen
-    if weight.device.type != "cpu" or torch.compiler.is_compiling():
+    if not free_to_read(weight) or torch.compiler.is_compiling():
         grad = weight.new_empty(weight.shape)
         grad[:rows, :columns] = 0
         return grad
@@ -58,7 +60,7 @@ def complete(weight: Tensor, grad: Tensor, bound: Tensor) -> None:
         grad: what `take` gave.
         bound: 0-d, no less than the norm of the gradient.
     """
-    kept = _kept.get(weight) if weight.device.type == "cpu" and not torch.compiler.is_compiling() else None
+    kept = _kept.get(weight) if free_to_read(weight) and not torch.compiler.is_compiling() else None
     if kept is not None and kept.memory.data_ptr() == grad.data_ptr():
         kept.version, kept.bound = grad._version, bound.item()
 

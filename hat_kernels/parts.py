@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hat_kernels.dispatch import free_to_read
 from hat_kernels.lock import LARGEST, Lock, rate
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -87,7 +88,7 @@ def parts(parameter: Tensor, lock: Lock | None, *, runs: bool = False) -> Iterat
     rates = [rate(each, parameter) for each in locks]
     masks = [-(r != 0).to(_INTEGER[parameter.itemsize]) for r in rates]
     # Elsewhere than on a CPU to look would wait for the device, and a product costs less.
-    soft = parameter.device.type != "cpu" or any(bool(((r != 0) & (r != 1)).any()) for r in rates)
+    soft = not free_to_read(parameter) or any(bool(((r != 0) & (r != 1)).any()) for r in rates)
     for rows in _chunks(parameter):
         movable = reduce(torch.bitwise_or, [_along(mask, rows) for mask in masks])
         yield Part(rows, movable, reduce(torch.maximum, [_along(r, rows) for r in rates]) if soft else None)

@@ -35,11 +35,13 @@ def add_field(group: argparse._ArgumentGroup, kind: type, name: str, **how: Any)
     """
     default = next(field.default for field in fields(kind) if field.name == name)
     text = documentation(kind)[name]
-    if default not in (None, ()):
+    if default not in (None, ()) and default is not False:
         text += f" (default: {' '.join(default) if isinstance(default, tuple) else default})"
-    if "type" not in how and "choices" not in how and isinstance(default, (int, float)):
+    if isinstance(default, bool):
+        how["action"] = argparse.BooleanOptionalAction
+    elif "type" not in how and "choices" not in how and isinstance(default, (int, float)):
         how["type"] = type(default)
-    if "choices" not in how:
+    if "choices" not in how and "action" not in how:
         how.setdefault("metavar", _METAVARS[how.get("type", str)])
     group.add_argument(flag(name), dest=name, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **how)
 

@@ -80,6 +80,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     for name in ("momentum", "weight_decay", "seed", "device"):
         add_field(recipe, TrainConfig, name)
     add_field(recipe, TrainConfig, "dtype", choices=tuple(DTYPES))
+    for name in ("graph", "compile"):
+        add_field(recipe, TrainConfig, name)
 
     output = parser.add_argument_group("output")
     add_field(output, RunSpec, "references", nargs="+", choices=REFERENCES)

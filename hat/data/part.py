@@ -151,3 +151,12 @@ def check_batch_size(batch_size: int) -> None:
     """Raise ValueError unless `batch_size` is an int >= 1."""
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size: expected an int >= 1, got {batch_size!r}")
+
+
+def placed(part: Part, device: torch.device) -> Part:
+    """The part on `device`, or where it is when it would take more than half of a GPU's free memory."""
+    if device.type == "cuda" and part.device.type != "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if part.nbytes > free // 2:
+            return part
+    return part.to(device)

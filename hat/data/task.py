@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hat.data.dataset import check_labels
-from hat.data.part import Part, check_batch_size
+from hat.data.part import Part, check_batch_size, placed
 from hat.data.seeding import shuffled
 
 Batch = tuple[Tensor, Tensor]
@@ -57,7 +57,7 @@ class Task:
         if not isinstance(epochs, int) or epochs < 0:
             raise ValueError(f"epochs: expected an int >= 0, got {epochs!r}")
         check_batch_size(batch_size)
-        task = self if device is None else replace(self, train=_placed(self.train, torch.device(device)))
+        task = self if device is None else replace(self, train=placed(self.train, torch.device(device)))
         each = (task.epoch(e, batch_size=batch_size, seed=seed, device=device) for e in range(epochs))
         return chain.from_iterable(each)
 
@@ -77,7 +77,7 @@ class Task:
         if not isinstance(epoch, int) or epoch < 0:
             raise ValueError(f"epoch: expected an int >= 0, got {epoch!r}")
         target = self.train.device if device is None else torch.device(device)
-        part = _placed(self.train, target)
+        part = placed(self.train, target)
         order = shuffled(len(part), seed, self.name, self.index, epoch).to(part.device)
         return _serve(part, order.split(batch_size), target)
 
@@ -92,12 +92,3 @@ def _serve(part: Part, rows: tuple[Tensor, ...], device: torch.device) -> Iterat
     for number, batch in enumerate(rows):
         x, y = part[batch]
         yield (number / last if last else 1.0), (x.to(device), y.to(device))
-
-
-def _placed(part: Part, device: torch.device) -> Part:
-    """The part on `device`, or where it is when it would take more than half of a GPU's free memory."""
-    if device.type == "cuda" and part.device.type != "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if part.nbytes > free // 2:
-            return part
-    return part.to(device)

@@ -17,6 +17,7 @@ from hat.optim.bounds import Bounds, Grown
 from hat.standins import drop_finished
 from hat.updaters import claim
 from hat_kernels import Lock
+from hat_kernels.dispatch import free_to_read
 from hat_kernels.gradient_memory import norm_bound
 
 
@@ -138,7 +139,7 @@ class LockedOptimizer(torch.optim.Optimizer):
                 if block.where:
                     value, grad = parameter[block.where], grad[block.where]
                 # A CPU saves the mask. A kernel takes it for its sign that finished tasks meet the parameter.
-                lock = None if block.free and value.device.type == "cpu" else block.lock
+                lock = None if block.free and free_to_read(value) else block.lock
                 found.append(Piece(parameter, blocks, number, value, grad, lock, block.lock is not None, norm))
         return found
 
@@ -212,7 +213,7 @@ class LockedOptimizer(torch.optim.Optimizer):
         device = pieces[0].value.device
         if found_inf is not None:
             found_inf = found_inf.to(device)
-            if device.type == "cpu":
+            if free_to_read(pieces[0].value):
                 if found_inf.item():
                     return None, groups
                 found_inf = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hat.training.ranges import check_choice, check_number, check_whole
+from hat.training.ranges import check_choice, check_number, check_switch, check_whole
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,6 +32,9 @@ class TrainConfig:
         device: a torch device, or `"auto"`: CUDA or ROCm where there is one, else the CPU.
         dtype: `"float32"`, or `"bfloat16"` or `"float16"` for autocast (float16 with a gradient scaler).
         eval_batch_size: fixed for a whole run: bit-identity needs equal batch shapes.
+        graph: on a GPU, record training steps and evaluation into graphs, see `hat.TrainStep`; the results are the
+            same.
+        compile: compile the forward pass and its gradient by `torch.compile`.
     """
 
     epochs: int = 200
@@ -49,6 +52,8 @@ class TrainConfig:
     device: str = "auto"
     dtype: str = "float32"
     eval_batch_size: int = 500
+    graph: bool = True
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr_patience", "eval_batch_size"):
@@ -67,6 +72,8 @@ class TrainConfig:
         if self.momentum and self.optimizer in ("adam", "adamw"):
             raise ValueError(f"momentum: expected 0 with {self.optimizer}, which takes none, got {self.momentum:g}")
         check_choice("dtype", self.dtype, tuple(DTYPES))
+        for name in ("graph", "compile"):
+            check_switch(name, getattr(self, name))
         self.torch_device()
 
     def torch_device(self) -> torch.device:
@@ -89,8 +96,11 @@ class TrainConfig:
             raise ValueError("device: expected one that computes, got 'meta'")
         return device
 
+    def autocast_dtype(self) -> torch.dtype | None:
+        """What a forward pass is cast to; None for float32."""
+        return None if self.dtype == "float32" else DTYPES[self.dtype]
+
     def autocast(self) -> torch.autocast:
         """The context that a forward pass runs in; does nothing for float32."""
-        dtype = DTYPES[self.dtype]
-        enabled = dtype != torch.float32
-        return torch.autocast(self.torch_device().type, dtype=dtype if enabled else None, enabled=enabled)
+        dtype = self.autocast_dtype()
+        return torch.autocast(self.torch_device().type, dtype=dtype, enabled=dtype is not None)

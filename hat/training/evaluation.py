@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hat.data import Part
+from hat.data.part import placed
+from hat.graphs import Graphs, kind_of
 from hat.model import HATModel
 from hat.training.config import TrainConfig
 from hat.verify import largest_change
@@ -60,13 +63,28 @@ def evaluate(model: HATModel, part: Part, task: int, config: TrainConfig) -> Eva
     was_training = model.training
     model.eval()
     try:
-        outputs = []
-        for x, _ in part.batches(batch_size=config.eval_batch_size):
-            with config.autocast():
-                outputs.append(model(x.to(device), task=task).float().cpu())
+        answer = _answers(model, task, config, -(-len(part) // config.eval_batch_size))
+        batches = placed(part, device).batches(batch_size=config.eval_batch_size)
+        logits = torch.cat([answer(x.to(device)) for x, _ in batches]).cpu()
     finally:
         model.train(was_training)
-    logits = torch.cat(outputs)
     labels = part.y.cpu()
     accuracy = (logits.argmax(1) == labels).float().mean().item()
     return Evaluation(F.cross_entropy(logits, labels).item(), accuracy, logits)
+
+
+def _answers(model: HATModel, task: int, config: TrainConfig, batches: int) -> Callable[[Tensor], Tensor]:
+    """Gives the logits of a batch [B, classes] in float32; as a graph of the GPU where batches enough pay for it."""
+
+    def answer(x: Tensor) -> Tensor:
+        with config.autocast():
+            logits: Tensor = model(x, task=task)
+        return logits.float()
+
+    if not config.graph or batches < _FEWEST or config.torch_device().type != "cuda":
+        return answer
+    graphs = Graphs(answer, what="evaluation", warm=1)
+    return lambda x: graphs(kind_of(x), x)
+
+
+_FEWEST = 4  # batches: the first runs as it is, and to record costs about as much as another

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from hat.model import HATModel
+from hat.step import NonFiniteLossError, TrainStep
 from hat.training.config import TrainConfig
 from hat.training.lesson import Lesson
-from hat.training.loop import NonFiniteLossError, train_epoch
+from hat.training.loop import train_epoch
 from hat.training.optimizer import make_optimizer
 from hat.training.progress import Progress
 from hat.training.schedule import Plateau
@@ -41,6 +42,15 @@ class Fit:
         self.model, self.lesson, self.config, self.progress = model, lesson, config, progress
         self.optimizer = make_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(config.torch_device().type, enabled=config.dtype == "float16")
+        self.step = TrainStep(
+            model,
+            self.optimizer,
+            lamb=config.lamb,
+            autocast=config.autocast_dtype(),
+            scaler=self.scaler,
+            graph=config.graph and config.torch_device().type == "cuda",
+            compile=config.compile,
+        )
         self.plateau = Plateau.start(config)
         self.best: dict[str, Tensor] = {}
 
@@ -63,9 +73,7 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.progress.start_epoch(self.lesson.name, epoch, self.config.epochs, len(self.lesson))
-        loss = train_epoch(
-            self.model, self.optimizer, self.scaler, self.lesson, epoch, self.config, self.progress.advance
-        )
+        loss = train_epoch(self.step, self.lesson, epoch, self.progress.advance)
         trained = time.perf_counter()
         val_loss, val_accuracy = self.lesson.validate(self.model)
         if not math.isfinite(val_loss):

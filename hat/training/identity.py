@@ -13,6 +13,7 @@ from hat.model import HATModel
 from hat.training.config import TrainConfig
 
 PARTS = ("train", "validation", "test")
+_ELSEWHERE = ("device", "graph")  # where and how a step runs, not what it computes
 IDENTITY_FORM = {
     "config": dict,
     "gates": dict,
@@ -39,14 +40,14 @@ def identity(model: HATModel, stream: Sequence[Task], config: TrainConfig) -> di
 
 
 def check_same(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Compare the identity in a checkpoint with the present one; the device may differ, and options newer than it.
+    """Compare the identity in a checkpoint with the present one; `_ELSEWHERE` may differ, and options newer than it.
 
     Raises:
         ValueError: they differ; names the first option or task that does.
     """
     for part in ("config", "gates"):
         for name, value in now[part].items():
-            if name != "device" and saved[part].get(name, value) != value:
+            if name not in _ELSEWHERE and saved[part].get(name, value) != value:
                 raise ValueError(f"{name}: expected {saved[part][name]} as in the checkpoint, got {value}")
     if saved["network"] != now["network"]:
         raise ValueError("model: expected the network of the checkpoint, got one of other layers")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from hat.data import Task
+from hat.data.part import placed
 from hat.data.seeding import shuffled
 from hat.model import HATModel
 from hat.training.config import TrainConfig
@@ -34,14 +36,19 @@ class TaskLesson:
     """One task."""
 
     def __init__(self, task: Task, index: int, config: TrainConfig) -> None:
-        self.task, self.index, self.config = task.to(config.torch_device()), index, config
+        self.index, self.config = index, config
+        device = config.torch_device()
+        train, validation = placed(task.train, device), placed(task.validation, device)
+        self.task = replace(task, train=train, validation=validation)
         self.name = task.name
 
     def __len__(self) -> int:
         return -(-len(self.task.train) // self.config.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[tuple[float, Tensor, Tensor, int]]:
-        for progress, (x, y) in self.task.epoch(epoch, batch_size=self.config.batch_size, seed=self.config.seed):
+        for progress, (x, y) in self.task.epoch(
+            epoch, batch_size=self.config.batch_size, seed=self.config.seed, device=self.config.torch_device()
+        ):
             yield progress, x, y, self.index
 
     def validate(self, model: HATModel) -> tuple[float, float]:

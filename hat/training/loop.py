@@ -1,4 +1,4 @@
-"""The step, and the epoch made of it."""
+"""The epoch: a step a batch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from hat.model import HATModel
-from hat.training.config import TrainConfig
+from hat.step import NonFiniteLossError, TrainStep
 from hat.training.lesson import Lesson
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became inf or NaN; the weights of the step before it are kept."""
 
 
 @dataclass(frozen=True)
@@ -27,46 +21,28 @@ class EpochLoss:
 
 
 def train_epoch(
-    model: HATModel,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    lesson: Lesson,
-    epoch: int,
-    config: TrainConfig,
-    on_batch: Callable[[Tensor], None] = lambda total: None,
+    step: TrainStep, lesson: Lesson, epoch: int, on_batch: Callable[[Tensor], None] = lambda total: None
 ) -> EpochLoss:
-    """One epoch of HAT: anneal, forward, penalty, backward, and a locked, clipped and clamped update a batch.
+    """One epoch of HAT: a step for every batch of a lesson.
 
     Args:
-        model: one task of it is being learned.
-        optimizer: locked, of the parameters of that task.
-        scaler: of float16's gradients; does nothing else where it is not enabled.
+        step: of a model that is learning a task.
         lesson: what is learned.
         epoch: counted from 0.
-        config: the batch's dtype and device, and `lamb`.
         on_batch: gets the sum of the task losses so far, 0-d on the device, after every batch.
 
     Raises:
         NonFiniteLossError: before the update that would have spoiled the weights (on a CPU), or at the end of the epoch
             (on other devices, where looking at every loss would stall the stream).
     """
-    model.train()
-    watch = config.torch_device().type == "cpu"
-    total = torch.zeros(2, device=config.torch_device())
-    for step, (progress, x, y, task) in enumerate(lesson.epoch(epoch)):
-        model.anneal(progress)
-        with config.autocast():
-            loss = F.cross_entropy(model(x, task=task), y)
-        penalty = model.penalty()
-        if watch and not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"loss: expected finite, got {loss.item()} in {lesson.name}, epoch {epoch + 1}, step {step}"
-            )
-        optimizer.zero_grad()
-        scaler.scale(loss + config.lamb * penalty).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        total += torch.stack([loss.detach(), penalty.detach()])
+    step.model.train()
+    total = torch.zeros(2, device=step.model.state.scale.device)
+    for number, (progress, x, y, task) in enumerate(lesson.epoch(epoch)):
+        try:
+            losses = step(x, y, progress=progress, task=task)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{error} in {lesson.name}, epoch {epoch + 1}, step {number}") from None
+        total += torch.stack(losses)
         on_batch(total[0])
     mean = (total / max(len(lesson), 1)).tolist()
     if not torch.isfinite(total).all():

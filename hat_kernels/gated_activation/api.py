@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels.activation import check_activation
-from hat_kernels.dispatch import use_specification, use_triton
+from hat_kernels.dispatch import free_to_read, use_specification, use_triton
 from hat_kernels.dropout.api import check_probability
 from hat_kernels.gate.api import GATE_FLOOR, check_embedding, gate
 from hat_kernels.gated_activation import cpu, reference
@@ -137,7 +137,7 @@ def _check_form(
         raise ValueError(f"mask: expected shape (T, {units}) beside a task per sample, got {got}")
     if task.dtype != torch.int64 or task.dim() != 1 or task.shape[0] != x.shape[0]:
         raise ValueError(f"task: expected int64 of shape ({x.shape[0]},), got {task.dtype} {tuple(task.shape)}")
-    readable = task.device.type == "cpu" and task.numel() and not torch.compiler.is_compiling()
+    readable = free_to_read(task) and task.numel() and not torch.compiler.is_compiling()
     if readable and not 0 <= task.min() <= task.max() < mask.shape[0]:
         raise ValueError(f"task: expected 0 to {mask.shape[0] - 1}, got {task.min().item()} to {task.max().item()}")
     if unit_dim % x.dim() == 0:

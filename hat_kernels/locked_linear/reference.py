@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hat_kernels.dispatch import free_to_read
 from hat_kernels.gradient_memory import complete, take
 
 
@@ -69,7 +70,7 @@ def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, in
             block.copy_(a @ b)
         else:
             torch.mm(a, b, out=block)
-    if weight.device.type == "cpu":  # elsewhere to know it would be to wait
+    if free_to_read(weight):  # elsewhere to know it would be to wait
         complete(weight, grad, gradient_bound(dz, x))
     return grad
 

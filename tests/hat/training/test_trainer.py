@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import hat
+from hat.step import NonFiniteLossError
 from hat.training import PlainModel, evaluate, reference_accuracy
-from hat.training.loop import NonFiniteLossError
 from hat.training.schedule import Plateau
 
 CONFIG = hat.TrainConfig(epochs=8, batch_size=32)

@@ -1,0 +1,157 @@
+"""A function of tensors as a graph of the GPU: recorded once, then launched as one piece.
+
+A step of a small network is bound by the host, which launches some sixty kernels of microseconds each. A graph launches
+them all at once. What a recording reads must lie in tensors that keep their addresses; a Python number is fixed in it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hat.warnings import GraphWarning
+
+Function = Callable[..., Tensor]
+
+
+class CudaRecorder:
+    """Runs a function on a stream of its own, and records it there.
+
+    Recordings share the memory between their results, as they run one after the other.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+
+    def run(self, function: Function, inputs: tuple[Tensor, ...]) -> Tensor:
+        """The function's result, computed on the stream that recordings need: a backward pass stays where it began."""
+        current = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            result = function(*inputs)
+        current.wait_stream(self.stream)
+        result.record_stream(current)
+        return result
+
+    def obstacle(self, function: Function, inputs: tuple[Tensor, ...]) -> tuple[Tensor, str]:
+        """`run`, and why it cannot be recorded if it waits for the device: a recording that fails leaves debris."""
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            before = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                result = self.run(function, inputs)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        waits = [each for each in seen if "synchronizing" in str(each.message)]
+        for other in seen:
+            if other not in waits:
+                warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+        where = f"it waits for the device at {waits[0].filename}:{waits[0].lineno}" if waits else ""
+        return result, where
+
+    def record(self, function: Function, inputs: tuple[Tensor, ...]) -> tuple[Callable[[], None], Tensor]:
+        """(replay, result): nothing runs yet; a replay reads `inputs` and writes the result."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            result = function(*inputs)
+        return graph.replay, result
+
+
+class _Recording(NamedTuple):
+    inputs: tuple[Tensor, ...]
+    replay: Callable[[], None]
+    result: Tensor
+
+
+class Graphs:
+    """Graphs of one function, one a key: the first calls run as they are, then it is recorded, then replayed.
+
+    Args:
+        function: of tensors on one device, to a tensor. Whatever else it reads must keep its address, or change the
+            key.
+        what: its name in warnings.
+        warm: calls of a key that run before it is recorded; they compile kernels and make what a step needs, >= 1.
+        most: keys that are recorded; others run as they are.
+    """
+
+    def __init__(self, function: Function, *, what: str, warm: int = 3, most: int = 16) -> None:
+        self.function, self.what, self.warm, self.most = function, what, warm, most
+        self._recorder: CudaRecorder | None = None
+        self._recordings: dict[Hashable, _Recording] = {}
+        self._seen: Counter[Hashable] = Counter()
+        self._refused: set[Hashable] = set()
+        self._said: set[str] = set()
+
+    def clear(self) -> None:
+        """Forget all recordings: what they were made of has changed."""
+        self._recordings.clear()
+        self._seen.clear()
+        self._refused.clear()
+
+    def __call__(self, key: Hashable, *inputs: Tensor) -> Tensor:
+        """The function's result, the caller's own.
+
+        Args:
+            key: of all that a recording fixes, shapes included.
+            inputs: copied to where the recording reads them.
+        """
+        recording = self._recordings.get(key) or self._make(key, inputs)
+        if isinstance(recording, Tensor):
+            return recording
+        for held, given in zip(recording.inputs, inputs, strict=True):
+            held.copy_(given, non_blocking=True)
+        recording.replay()
+        return recording.result.clone()
+
+    def _make(self, key: Hashable, inputs: tuple[Tensor, ...]) -> _Recording | Tensor:
+        """A recording, or the result while there is none."""
+        recorder = self._recorder = self._recorder or make_recorder(inputs[0].device)
+        if recorder is None:
+            self._say(f"expected a GPU, got tensors on {inputs[0].device}")
+            return self.function(*inputs)
+        if key in self._refused:
+            return recorder.run(self.function, inputs)
+        self._seen[key] += 1
+        if self._seen[key] < self.warm:
+            return recorder.run(self.function, inputs)
+        if self._seen[key] == self.warm:
+            if len(self._recordings) >= self.most:
+                return self._refuse(key, f"expected at most {self.most} kinds of input, got one more", inputs)
+            result, obstacle = recorder.obstacle(self.function, inputs)
+            if obstacle:
+                self._refused.add(key)
+                self._say(obstacle)
+            return result
+        try:
+            held = tuple(torch.empty_like(given).copy_(given) for given in inputs)
+            self._recordings[key] = _Recording(held, *recorder.record(self.function, held))
+        except Exception as error:
+            return self._refuse(key, f"{type(error).__name__}: {str(error).splitlines()[0]}", inputs)
+        return self._recordings[key]
+
+    def _refuse(self, key: Hashable, reason: str, inputs: tuple[Tensor, ...]) -> Tensor:
+        assert self._recorder is not None
+        self._refused.add(key)
+        self._say(reason)
+        return self._recorder.run(self.function, inputs)
+
+    def _say(self, reason: str) -> None:
+        if reason not in self._said:
+            self._said.add(reason)
+            warnings.warn(f"{self.what} is no graph: {reason}; it runs as it is", GraphWarning, stacklevel=5)
+
+
+def make_recorder(device: torch.device) -> Any:
+    """What records on a device, or None where nothing can."""
+    return CudaRecorder(device) if device.type == "cuda" else None
+
+
+def kind_of(tensor: Tensor) -> Hashable:
+    """What a recording fixes of an input."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device

@@ -1,0 +1,166 @@
+"""The capacity penalty in one launch, and its gradient in another."""
+
+# mypy: disable-error-code="no-untyped-def"
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hat_kernels.configuration import Configuration
+from hat_kernels.device import gate_gradient, gate_value
+from hat_kernels.operands import arrange
+from hat_kernels.table import BLOCK_M, BLOCK_N, Operands, table
+from hat_kernels.tile import EXTRA, FIELDS, NUMEL, PARAMETER, owner, typed
+
+BLOCK = BLOCK_M * BLOCK_N  # a program's elements in a table of one tile a program
+NUM_WARPS = 8
+
+
+@triton.jit(do_not_specialize=["count"])
+def penalty_forward(rows_ptr, scale_ptr, value_ptr, total_ptr, count, BLOCK: tl.constexpr):
+    """One program, so that the sum is always the same: a network has a few thousand units."""
+    lane = tl.arange(0, BLOCK)
+    scale = tl.load(scale_ptr)
+    attention = tl.zeros([BLOCK], tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    gate = 0
+    while gate < count:  # a range of a tensor is more than the interpreter of Triton 3.6 can do
+        row = rows_ptr + gate * FIELDS
+        embedding_ptr = typed(tl.load(row + PARAMETER), 0)
+        free_ptr = typed(tl.load(row + EXTRA), 0)
+        units = tl.load(row + NUMEL).to(tl.int32)
+        start = 0
+        while start < units:
+            inside = start + lane < units
+            free = tl.load(free_ptr + start + lane, mask=inside, other=0.0)
+            embedding = tl.load(embedding_ptr + start + lane, mask=inside, other=0.0)
+            attention += gate_value(embedding, scale) * free
+            total += free
+            start += BLOCK
+        gate += 1
+    whole = tl.sum(total, 0)
+    tl.store(total_ptr, whole)
+    tl.store(value_ptr, tl.where(whole > 0, tl.sum(attention, 0) / tl.where(whole > 0, whole, 1.0), 0.0))
+
+
+@triton.jit
+def penalty_backward(
+    grad_ptr,
+    rows_ptr,
+    owners_ptr,
+    scale_ptr,
+    total_ptr,
+    result_ptr,
+    s_max,
+    COMPENSATION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row, index = owner(rows_ptr, owners_ptr)
+    own = tl.load(owners_ptr + tl.program_id(0))
+    at = own * 0
+    first = own * 0
+    while at < own:  # the gates whose gradients lie in front of these
+        first += tl.load(rows_ptr + at + NUMEL)
+        at += FIELDS
+    offsets = index * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < tl.load(row + NUMEL)
+    embedding = tl.load(typed(tl.load(row + PARAMETER), 0) + offsets, mask=mask, other=0.0)
+    free = tl.load(typed(tl.load(row + EXTRA), 0) + offsets, mask=mask, other=0.0)
+    total = tl.load(total_ptr)
+    pull = tl.where(total > 0, tl.load(grad_ptr) / tl.where(total > 0, total, 1.0), 0.0) * free
+    gradient = gate_gradient(pull, embedding, tl.load(scale_ptr), s_max, COMPENSATION)
+    tl.store(result_ptr + first + offsets, gradient, mask=mask)
+
+
+def value(embeddings: Sequence[Tensor], frees: Sequence[Tensor], scale: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """(R, the sum over the free units); see `hat_kernels.penalty`. The floor is the one of `hat_kernels.device`."""
+    operands = _operands(embeddings, frees)
+    if not operands:
+        return torch.zeros((), device=scale.device), torch.zeros((), device=scale.device)
+    result, total = torch.empty(2, dtype=torch.float32, device=scale.device).unbind()
+    with torch.cuda.device_of(scale):
+        built = table(operands, steps=1)
+        penalty_forward[(1,)](
+            built.rows, scale, result, total, built.length, BLOCK=BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=True
+        )
+    return result, total
+
+
+def gradients(
+    grad: Tensor,
+    embeddings: Sequence[Tensor],
+    frees: Sequence[Tensor],
+    total: Tensor,
+    scale: Tensor,
+    s_max: float,
+    compensation: str,
+) -> list[Tensor]:
+    """The gradient of every embedding, side by side in memory."""
+    sizes = [len(embedding) for embedding in embeddings]
+    result = torch.empty(sum(sizes), dtype=torch.float32, device=scale.device)
+    operands = _operands(embeddings, frees)
+    if operands:
+        with torch.cuda.device_of(scale):
+            built = table(operands, steps=1)
+            penalty_backward[(built.programs,)](
+                grad,
+                built.rows,
+                built.owners,
+                scale,
+                total,
+                result,
+                s_max,
+                COMPENSATION=compensation,
+                BLOCK=BLOCK,
+                num_warps=NUM_WARPS,
+                enable_fp_fusion=True,
+            )
+    return list(result.split(sizes))
+
+
+def _operands(embeddings: Sequence[Tensor], frees: Sequence[Tensor]) -> list[Operands]:
+    """The gates as rows of a table, the same one at every step of a task."""
+    return arrange(embeddings, embeddings, extras=[free.contiguous() for free in frees])[0]
+
+
+_OPTIONS = {"num_warps": NUM_WARPS}
+CONFIGURATIONS: list[Configuration] = [
+    Configuration(
+        name="penalty_forward",
+        kernel=penalty_forward,
+        signature={
+            "rows_ptr": "*i64",
+            "scale_ptr": "*fp32",
+            "value_ptr": "*fp32",
+            "total_ptr": "*fp32",
+            "count": "i32",
+        },
+        constants={"BLOCK": BLOCK},
+        aligned=("rows_ptr",),
+        options=_OPTIONS,
+        vector_bits=0,  # a few thousand numbers: bound by the launch
+    )
+] + [
+    Configuration(
+        name=f"penalty_backward-{compensation}",
+        kernel=penalty_backward,
+        signature={
+            "grad_ptr": "*fp32",
+            "rows_ptr": "*i64",
+            "owners_ptr": "*i64",
+            "scale_ptr": "*fp32",
+            "total_ptr": "*fp32",
+            "result_ptr": "*fp32",
+            "s_max": "fp32",
+        },
+        constants={"COMPENSATION": compensation, "BLOCK": BLOCK},
+        aligned=("rows_ptr", "result_ptr"),
+        options=_OPTIONS,
+        vector_bits=0,
+    )
+    for compensation in ("published", "exact")
+]

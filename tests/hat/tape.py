@@ -1,0 +1,161 @@
+"""A GPU's control flow and its graphs on a CPU.
+
+`as_on_a_gpu` makes the library believe that to look at a value is to wait, and records steps on a `Tape`: every
+operation and kernel launch with the very tensors it read and wrote, done again on replay as a CUDA graph does. A Python
+number, or anything else that Python decides, stays as it was when the tape was made; so a step that depends on it
+shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves
+
+import hat.graphs
+import hat_kernels
+from hat_kernels import dispatch, table
+
+WAITS = {"_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "unique_dim", "_unique2", "masked_select"}
+FREE = {
+    "_record_function_enter_new",
+    "_record_function_exit",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "detach",
+    "alias",
+    "lift_fresh",
+}
+
+
+class Tape(TorchDispatchMode):
+    """What runs while it is the current mode, in order.
+
+    Attributes:
+        waits: operations that a GPU's host would wait for.
+        launches: kernels by name: an operation that is no view and no allocation counts as one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[Any] = []
+        self.waits: list[str] = []
+        self.launches: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func._schema.name.split("::")[1]
+        if name in WAITS:
+            self.waits.append(name)
+        result = func(*args, **kwargs)
+        if not _is_view(func) and name not in FREE:
+            self.launches[name] += 1
+            self.entries.append(lambda: _again(func, args, kwargs, result))
+        return result
+
+    def launched(self, run: Any) -> Any:
+        """`run` of a Triton kernel, written down unless an operation that is on the tape has called it."""
+
+        def recorded(kernel, *args, **options):
+            own = not options.get("warmup") and _get_current_dispatch_mode() is self
+            with _disable_current_modes():  # what an interpreted kernel is made of
+                run(kernel, *args, **options)
+            if own:
+                self.launches[kernel.__name__] += 1
+                self.entries.append(lambda: run(kernel, *args, **options))
+
+        return recorded
+
+    def built(self, build: Any) -> Any:
+        """`build` of a table of pointers: a GPU gets it by one copy from the host."""
+
+        def copied(*args):
+            if _get_current_dispatch_mode() is self:
+                self.launches["copy of a table"] += 1
+            with _disable_current_modes():
+                return build(*args)
+
+        return copied
+
+    @contextlib.contextmanager
+    def recording(self):
+        from triton.runtime.interpreter import InterpretedFunction
+
+        run, build = InterpretedFunction.run, table._build
+        with (
+            mock.patch.object(InterpretedFunction, "run", self.launched(run)),
+            mock.patch.object(table, "_build", self.built(build)),
+            self,
+        ):
+            yield self
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for entry in self.entries:
+            entry()
+
+
+def _is_view(func) -> bool:
+    returns = func._schema.returns
+    return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+
+
+def _again(func, args, kwargs, result) -> None:
+    fresh = func(*args, **kwargs)
+    if any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments):
+        return  # it has written where it did
+    for then, now in zip(tree_leaves(result), tree_leaves(fresh), strict=True):
+        if isinstance(then, Tensor):
+            then.copy_(now)
+
+
+class TapeRecorder:
+    """Stands in for `hat.graphs.CudaRecorder`."""
+
+    def __init__(self) -> None:
+        self.tapes: list[Tape] = []
+
+    def run(self, function, inputs):
+        return function(*inputs)
+
+    def obstacle(self, function, inputs):
+        tape = Tape()
+        with tape.recording():
+            result = function(*inputs)
+        return result, f"it waits for {tape.waits[0]}" if tape.waits else ""
+
+    def record(self, function, inputs):
+        """A GPU would not run what it records; here the first replay has happened already."""
+        tape = Tape()
+        with tape.recording():
+            result = function(*inputs)
+        self.tapes.append(tape)
+        done = iter([None])
+
+        def replay():
+            for _ in done:
+                return
+            tape.replay()
+
+        return replay, result
+
+
+@contextlib.contextmanager
+def as_on_a_gpu(backend: str = "triton"):
+    """Yields the recorder of all graphs in the block."""
+    recorder = TapeRecorder()
+    with (
+        mock.patch.object(dispatch, "_HOSTS", set()),
+        mock.patch.object(hat.graphs, "make_recorder", mock.Mock(return_value=recorder)),
+        hat_kernels.backend(backend),
+    ):
+        yield recorder
