@@ -94,6 +94,13 @@ class Graphs:
         self._seen.clear()
         self._refused.clear()
 
+    def can_record(self, device: torch.device) -> bool:
+        """Whether there are graphs on a device; if not it says so, once."""
+        self._recorder = self._recorder or make_recorder(device)
+        if self._recorder is None:
+            self._say(f"expected a GPU, got tensors on {device}")
+        return self._recorder is not None
+
     def __call__(self, key: Hashable, *inputs: Tensor) -> Tensor:
         """The function's result, the caller's own.
 
@@ -101,6 +108,8 @@ class Graphs:
             key: of all that a recording fixes, shapes included.
             inputs: copied to where the recording reads them.
         """
+        if not self.can_record(inputs[0].device):
+            return self.function(*inputs)
         recording = self._recordings.get(key) or self._make(key, inputs)
         if isinstance(recording, Tensor):
             return recording
@@ -111,23 +120,19 @@ class Graphs:
 
     def _make(self, key: Hashable, inputs: tuple[Tensor, ...]) -> _Recording | Tensor:
         """A recording, or the result while there is none."""
-        recorder = self._recorder = self._recorder or make_recorder(inputs[0].device)
-        if recorder is None:
-            self._say(f"expected a GPU, got tensors on {inputs[0].device}")
-            return self.function(*inputs)
-        if key in self._refused:
-            return recorder.run(self.function, inputs)
+        recorder = self._recorder
+        assert recorder is not None
         self._seen[key] += 1
-        if self._seen[key] < self.warm:
+        if key in self._refused or self._seen[key] < self.warm:
             return recorder.run(self.function, inputs)
         if self._seen[key] == self.warm:
-            if len(self._recordings) >= self.most:
-                return self._refuse(key, f"expected at most {self.most} kinds of input, got one more", inputs)
             result, obstacle = recorder.obstacle(self.function, inputs)
             if obstacle:
                 self._refused.add(key)
                 self._say(obstacle)
             return result
+        if len(self._recordings) >= self.most:
+            return self._refuse(key, f"expected at most {self.most} kinds of input, got one more", inputs)
         try:
             held = tuple(torch.empty_like(given).copy_(given) for given in inputs)
             self._recordings[key] = _Recording(held, *recorder.record(self.function, held))

@@ -106,7 +106,7 @@ class TrainStep:
         self._check(x, y)
         if progress is not None:
             self.model.anneal(progress)
-        if self._graphs is None:
+        if self._graphs is None or not self._graphs.can_record(x.device):
             return StepLoss(*self._step(x, y, task).unbind())
         built = self._structure()
         if built != self._built:

@@ -42,11 +42,15 @@ class Tape(TorchDispatchMode):
 
     Attributes:
         waits: operations that a GPU's host would wait for.
-        launches: kernels by name: an operation that is no view and no allocation counts as one.
+        launches: kernels by name: an operation that is no view, no allocation and not of an empty tensor counts as one.
+
+    Args:
+        keep: write down what ran. It keeps every result alive, and so makes autograd copy what else it would take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool) -> None:
         super().__init__()
+        self.keep = keep
         self.entries: list[Any] = []
         self.waits: list[str] = []
         self.launches: Counter[str] = Counter()
@@ -58,8 +62,10 @@ class Tape(TorchDispatchMode):
             self.waits.append(name)
         result = func(*args, **kwargs)
         if not _is_view(func) and name not in FREE:
-            self.launches[name] += 1
-            self.entries.append(lambda: _again(func, args, kwargs, result))
+            written = result if isinstance(result, Tensor) else next(iter(tree_leaves((result, args))), None)
+            self.launches[name] += not isinstance(written, Tensor) or written.numel() > 0
+            if self.keep:
+                self.entries.append(lambda: _again(func, args, kwargs, result))
         return result
 
     def launched(self, run: Any) -> Any:
@@ -71,7 +77,8 @@ class Tape(TorchDispatchMode):
                 run(kernel, *args, **options)
             if own:
                 self.launches[kernel.__name__] += 1
-                self.entries.append(lambda: run(kernel, *args, **options))
+                if self.keep:
+                    self.entries.append(lambda: run(kernel, *args, **options))
 
         return recorded
 
@@ -128,14 +135,14 @@ class TapeRecorder:
         return function(*inputs)
 
     def obstacle(self, function, inputs):
-        tape = Tape()
+        tape = Tape(keep=False)
         with tape.recording():
             result = function(*inputs)
         return result, f"it waits for {tape.waits[0]}" if tape.waits else ""
 
     def record(self, function, inputs):
         """A GPU would not run what it records; here the first replay has happened already."""
-        tape = Tape()
+        tape = Tape(keep=True)
         with tape.recording():
             result = function(*inputs)
         self.tapes.append(tape)
@@ -149,12 +156,18 @@ class TapeRecorder:
         return replay, result
 
 
+def _native_dropout(x: Tensor, probability: float) -> Tensor:
+    """One kernel, as `F.dropout` is on a GPU."""
+    return torch.native_dropout(x, probability, True)[0]
+
+
 @contextlib.contextmanager
 def as_on_a_gpu(backend: str = "triton"):
     """Yields the recorder of all graphs in the block."""
     recorder = TapeRecorder()
     with (
         mock.patch.object(dispatch, "_HOSTS", set()),
+        mock.patch("hat_kernels.dropout.reference.dropout", _native_dropout),
         mock.patch.object(hat.graphs, "make_recorder", mock.Mock(return_value=recorder)),
         hat_kernels.backend(backend),
     ):
