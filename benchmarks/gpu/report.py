@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.steps import KINDS, TRAIN_STEP
 from benchmarks.tables import table
+from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK
 
 Row = dict[str, Any]
+STEPS = (*KINDS, TRAIN_STEP)
 ORDER = ("ours", "reference", "compiled reference", "torch._fused_sgd_", "torch._fused_adamw_", "plain", "textbook")
 
 
@@ -23,6 +26,9 @@ def report(results: dict[str, Any]) -> str:
         "## Whole training steps",
         "Median ms; ratios are medians over interleaved rounds.",
         _steps([row for row in rows if row["part"] == "step"]),
+        "## Whole runs",
+        "From the first image to the last mask, evaluation of all tasks after each included.",
+        _whole([row for row in rows if row["part"] == "whole"]),
         "## Single operations",
         "Bytes are counted once for each input and output, locked elements not at all; `copy` is the share of the"
         " measured copy bandwidth, `matmul` that of the measured matmul rate.",
@@ -91,10 +97,21 @@ def _steps(rows: list[Row]) -> str:
     lines = []
     for (operation, locked, mode), by in _grouped(rows, "operation", "locked", "mode").items():
         line = [operation, f"{100 * locked:.0f} %", mode]
-        line += [_ms(by.get(kind)) for kind in ("plain", "textbook", "ours")]
-        line += [_ratio(by.get("ours"), "plain"), _ratio(by.get("textbook"), "ours")]
-        lines.append(line)
-    return table(["step", "locked", "mode", "plain", "textbook", "ours", "ours / plain", "textbook / ours"], lines)
+        line += [_ms(by.get(kind)) for kind in STEPS]
+        line += [_ratio(by.get(mine), PLAIN) for mine in (OURS, IN_MATMUL, TRAIN_STEP)]
+        lines.append([*line, _ratio(by.get(TEXTBOOK), OURS)])
+    ratios = [f"{mine} / plain" for mine in (OURS, IN_MATMUL, TRAIN_STEP)]
+    return table(["step", "locked", "mode", *STEPS, *ratios, "textbook / ours"], lines)
+
+
+def _whole(rows: list[Row]) -> str:
+    lines = []
+    for row in rows:
+        measured = ["no"] * 3
+        if "seconds" in row:
+            measured = [f"{row['seconds']:.1f}", f"{row['accuracy']:.2%}", f"{row['drift']:g}"]
+        lines.append([row["operation"], row["mode"], row["variant"], *measured])
+    return table(["run", "mode", "variant", "seconds", "accuracy", "largest drift"], lines)
 
 
 def _operations(rows: list[Row]) -> str:

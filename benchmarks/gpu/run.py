@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import steps
+from benchmarks.gpu import steps, whole
 from benchmarks.gpu.case import Case
 from benchmarks.gpu.ceilings import DTYPES, Ceilings
 from benchmarks.gpu.device import Device
@@ -19,17 +19,19 @@ from benchmarks.gpu.timing import Timed, measure, short, stream, summary
 from benchmarks.gpu.updates import embeddings, updates
 
 Row = dict[str, Any]
+WHOLE = 0.4  # of the time that steps leave: what whole runs may take
 COMPILING = 0.5  # of the time: what torch.compile may have before its variants are left out
 
 
 def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int) -> Iterator[Row]:
-    """Whole steps, then single operations, largest first."""
+    """Whole steps, whole runs, then single operations, largest first."""
     deadline = time.monotonic() + seconds
     on = stream(device)
     try:
         yield from steps.rows(device, on, rounds)
     except Exception as error:
         yield {"part": "step", "operation": "step", "variant": "all", "error": short(error)}
+    yield from whole.rows(device, time.monotonic() + WHOLE * (deadline - time.monotonic()))
     compiling_until = time.monotonic() + COMPILING * (deadline - time.monotonic())
     for size in device.sizes:
         for dtype in DTYPES:
@@ -95,6 +97,6 @@ def show(row: Row) -> None:
     """One line a row as it comes."""
     what = " ".join(str(row[key]) for key in ("operation", "shape", "dtype", "mode", "variant") if key in row)
     locked = f", {100 * row['locked']:.0f} % locked" if row.get("locked") else ""
-    figure = f"{row['ms']['p50']:.4f} ms" if "ms" in row else row["error"]
+    figure = f"{row['ms']['p50']:.4f} ms" if "ms" in row else row.get("error") or f"{row['seconds']:.1f} s"
     share = f", {100 * row['copy_share']:.0f} % of copy" if "copy_share" in row else ""
     print(f"{what}{locked}: {figure}{share}", file=sys.stderr, flush=True)

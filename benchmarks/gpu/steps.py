@@ -8,14 +8,18 @@ from typing import Any
 
 from torch import Tensor
 
+import hat
 import hat_kernels
-from benchmarks.gpu.case import within
+from benchmarks.gpu.case import compile_, within
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.timing import Call, Timed, measure, summary
+from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK
 from benchmarks.worker import Case, build
-from benchmarks.workload import ALEXNET, MLP, Network, batches
+from benchmarks.workload import ALEXNET, LAMB, MLP, Network, batches
 
-KINDS = ("plain", "textbook", "ours")
+COMPILED = "compiled textbook"
+KINDS = (PLAIN, TEXTBOOK, COMPILED, OURS, IN_MATMUL)
+TRAIN_STEP = "ours, TrainStep"  # with a graph of its own, and what it costs to call it
 LOCKED = (0.0, 0.5, 0.9)
 BATCH = 64
 PROGRESS = 0.5  # of the epoch: a captured step keeps its scale, and no step's time depends on it
@@ -36,8 +40,9 @@ def rows(device: Device, on: Any, rounds: int) -> Iterator[dict[str, Any]]:
 def _rows(device: Device, on: Any, rounds: int, network: Network, locked: float, mode: str) -> Iterator[dict[str, Any]]:
     batch = 4 if device.dry else BATCH
     data = [(x.to(device.kind), y.to(device.kind)) for x, y in batches(network, batch, 1 if device.dry else 8)]
-    makers = {kind: partial(_calls, device, kind, network, locked, data) for kind in KINDS}
-    timed = measure(device, makers, rounds=rounds, on=on, capture=mode == "graph")
+    kinds = (*KINDS, TRAIN_STEP) if mode == "graph" or device.dry else KINDS
+    makers = {kind: partial(_calls, device, kind, network, locked, data) for kind in kinds}
+    timed = measure(device, makers, rounds=rounds, on=on, capture=mode == "graph", own_graph=(TRAIN_STEP,))
     for kind, result in timed.items():
         yield {
             "part": "step",
@@ -62,8 +67,14 @@ def ratios(timed: dict[str, Timed], name: str) -> dict[str, float]:
 
 
 def _calls(device: Device, kind: str, network: Network, locked: float, data: list[tuple[Tensor, Tensor]]) -> list[Call]:
-    step = moved(build(kind, Case(network=network, batch=len(data[0][0]), locked=locked)), device)
-    context = device.ours if kind == "ours" else partial(hat_kernels.backend, "reference")
+    base = {COMPILED: TEXTBOOK, TRAIN_STEP: OURS}.get(kind, kind)
+    step = moved(build(base, Case(network=network, batch=len(data[0][0]), locked=locked)), device)
+    context = device.ours if kind in (OURS, IN_MATMUL, TRAIN_STEP) else partial(hat_kernels.backend, "reference")
+    if kind == COMPILED:
+        step.forward = compile_(device, step.forward)
+    if kind == TRAIN_STEP:
+        train = hat.TrainStep(step.model, step.optimizer, lamb=LAMB, graph=not device.dry)
+        return [within(context, partial(train, x, y, progress=PROGRESS)) for x, y in data]
     return [within(context, partial(step, x, y, PROGRESS)) for x, y in data]
 
 

@@ -7,7 +7,7 @@ taken, and its row says so. Variants take turns, round by round, as in `benchmar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,18 +37,26 @@ def stream(device: Device) -> Any:
 
 
 def measure(
-    device: Device, variants: Mapping[str, Maker], *, rounds: int = 15, on: Any = None, capture: bool = True
+    device: Device,
+    variants: Mapping[str, Maker],
+    *,
+    rounds: int = 15,
+    on: Any = None,
+    capture: bool = True,
+    own_graph: Collection[str] = (),
 ) -> dict[str, Timed]:
     """Times of every variant, in rounds. A variant makes a list of calls on inputs of their own, to rotate through.
 
-    An exception of a variant costs that variant only.
+    An exception of a variant costs that variant only. Those of `own_graph` replay graphs themselves: they are timed as
+    they are called.
     """
     results = {name: Timed() for name in variants}
     bursts: dict[str, tuple[Call, int]] = {}
     with torch.cuda.stream(on):
         for name, make in variants.items():
             try:
-                bursts[name] = _prepare(device, make(), results[name], on, capture)
+                graph = capture and name not in own_graph
+                bursts[name] = _prepare(device, make(), results[name], on, graph)
             except Exception as error:
                 results[name].error = short(error)
         for name, _ in turns(list(bursts), range(rounds), 1) if bursts else ():

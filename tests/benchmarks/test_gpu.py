@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from benchmarks import kernels
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import operations, report, run, steps, tests, updates
+from benchmarks.gpu import operations, report, run, steps, tests, updates, whole
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.device import Device, file_name
 from benchmarks.gpu.timing import Timed, measure, summary
@@ -50,8 +51,19 @@ def test_bytes_of_an_update_shrink_with_the_free_area() -> None:
 def test_a_step_of_each_kind_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "TINY", steps.TINY[:1])
     rows = list(steps.rows(CPU, None, 1))
-    assert [(row["variant"], row.get("error")) for row in rows] == [(kind, None) for kind in steps.KINDS]
+    assert [(row["variant"], row.get("error")) for row in rows] == [
+        (kind, None) for kind in (*steps.KINDS, steps.TRAIN_STEP)
+    ]
     assert rows[2]["ratio_to"]["plain"] > 0
+
+
+def test_a_whole_run_forgets_nothing_and_says_how_long_it_took() -> None:
+    rows = list(whole.rows(CPU, time.monotonic() + 600))
+    assert [(row["variant"], row.get("error")) for row in rows] == [("ours", None), ("plain", None)]
+    assert rows[0]["drift"] == 0
+    assert all(row["seconds"] > 0 for row in rows)
+    late = list(whole.rows(CPU, time.monotonic() - 1))
+    assert {row["error"] for row in late} == {"out of time"}
 
 
 def test_an_error_costs_one_variant() -> None:
