@@ -309,8 +309,8 @@ def same(got, wanted, tolerance):
 )
 def test_the_same_training(config, folding):
     """The grouped convolution, whose units of a task are not whole groups, folds in all tasks."""
-    exact = config.get("mask_mode") == "published"
-    with mock.patch.object(hat, "verify", return_value=mock.Mock(exact=True)) if exact else contextlib.nullcontext():
+    forgets = config.get("mask_mode") == "published"
+    with mock.patch.object(hat, "verify", return_value=mock.Mock(exact=True)) if forgets else contextlib.nullcontext():
         (unfolded, none), (folded, some) = (trained(fold, **config) for fold in ("never", "always"))
     assert (none, some) == (0, folding)
     same(folded, unfolded, 1e-4)
