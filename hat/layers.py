@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import hat_kernels
 from hat.blocks import Sides
+from hat.folding import folded_dtype, pays
 from hat.gate import Gate
 from hat.updaters import updater_of
 from hat_kernels.activation import check_activation
@@ -92,6 +93,28 @@ class GatedLayer(nn.Module):
                     known = known.along(gate.side(member.repeat), member.dim, member.groups)
         return known.frozen(weight.shape)
 
+    def _folded(
+        self, weight: Tensor, frozen: tuple[int, int] | None, form: dict[str, Any], rows: int, pool: nn.Module | None
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """The weight and bias that gate what they make, in training and where `GateConfig.fold` has it; see there.
+
+        Evaluation is never folded: what a finished task answers has the same bits for good.
+
+        Args:
+            weight: `self.weight`, accessed once.
+            frozen: of it, see `_frozen`.
+            form: of the gate.
+            rows: of activations, of all units each.
+            pool: between the activation and the gate.
+        """
+        choice = self.gate.state.config.fold
+        if choice == "never" or "embedding" not in form:
+            return None
+        dtype = folded_dtype(weight, self.activation, pool, frozen)
+        if dtype is None or not (choice == "always" or pays(weight, rows, pool)):
+            return None
+        return hat_kernels.folded_weight(weight, self.bias, dtype=dtype, **form)
+
     @property
     def _active_dropout(self) -> float:
         return self.dropout if self.training else 0.0
@@ -130,15 +153,20 @@ class HATLinear(GatedLayer, nn.Linear):
         """[..., K] to [..., N]."""
         weight = self.weight  # once: a parametrization computes it, and may count how often
         updater = None if torch.compiler.is_compiling() else updater_of(weight)
+        frozen, form, bias = self._frozen(weight), self.gate.form(), self.bias
+        if updater is None:  # which needs the gradient of the weight itself
+            folded = self._folded(weight, frozen, form, x.shape[:-1].numel(), None)
+            if folded is not None:
+                (weight, bias), frozen, form = folded, None, {}
         return hat_kernels.gated_linear(
             x,
             weight,
-            self.bias,
-            frozen=self._frozen(weight),
+            bias,
+            frozen=frozen,
             update=None if updater is None else updater.update,
             activation=self.activation,
             dropout=self._active_dropout,
-            **self.gate.form(),
+            **form,
         )
 
     def extra_repr(self) -> str:
@@ -149,7 +177,7 @@ class _HATConv(GatedLayer):
     """`y = a * pool(dropout(activation(conv(x) + b)))` over channels, Serrà et al. 2018, eq. 1.
 
     The gate comes last: it has fewer elements to multiply there, and a unit that is off cannot hide which element the
-    pool chose.
+    pool chose. While a task is learned it may go into the weights instead, see `GateConfig.fold`.
 
     Args:
         in_channels, out_channels, kernel_size: as of the `torch.nn` layer; out_channels are the units of the gate.
@@ -193,23 +221,33 @@ class _HATConv(GatedLayer):
         dims = len(self.kernel_size) + 2
         if x.dim() != dims:
             raise ValueError(f"x: expected {dims} dimensions (B, C, *spatial), got {tuple(x.shape)}")
-        z = self._locked_conv(x)
+        weight = self.weight  # once, as in HATLinear
+        frozen, form = self._frozen(weight), self.gate.form()
+        folded = self._folded(weight, frozen, form, self._rows(x), self.pool)
+        z = self._locked_conv(x, weight, frozen) if folded is None else self._conv_forward(x, *folded)
+        form = form if folded is None else {}
         h = hat_kernels.gated_activation(
             z,
             activation=self.activation,
             dropout=self._active_dropout,
             unit_dim=1,
             overwrite=True,  # a convolution does not need its result again
-            **(self.gate.form() if self.pool is None else {}),
+            **(form if self.pool is None else {}),
         )
         if self.pool is None:
             return h
-        return hat_kernels.gated_activation(self.pool(h), activation="identity", unit_dim=1, **self.gate.form())
+        h = self.pool(h)
+        return hat_kernels.gated_activation(h, activation="identity", unit_dim=1, **form) if form else h
 
-    def _locked_conv(self, x: Tensor) -> Tensor:
+    def _rows(self, x: Tensor) -> int:
+        """How many positions the convolution leaves in all images, give or take their edges."""
+        rows = x.shape[0] * x.shape[2:].numel()
+        for step in self.stride:
+            rows //= step
+        return rows
+
+    def _locked_conv(self, x: Tensor, weight: Tensor, frozen: tuple[int, int] | None) -> Tensor:
         """The convolution; where something is locked, with the gradient of what may move only."""
-        weight = self.weight  # once, as in HATLinear
-        frozen = self._frozen(weight)
         if frozen is None or 0 in frozen or not torch.is_grad_enabled():  # the library's own gradient, or none
             return self._conv_forward(x, weight, self.bias)
         padding: Sequence[int] = [0] * len(self.kernel_size)

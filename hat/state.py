@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hat.folding import FOLDS
+
 MASK_MODES = ("binary", "published")
 COMPENSATIONS = ("published", "exact")
 
@@ -27,6 +29,11 @@ class GateConfig:
         init: how an embedding starts every task: `"normal"`, N(0, 1), or `"uniform"`, U(0, 2) for compression runs.
         locked_first: move the units that a finished task uses to the front of their axis, so that what is locked is one
             block on which no work is done; see `hat.moving`. The network computes the same either way.
+        fold: whether layers multiply their weights by the gate, instead of their activations, while a task is learned:
+            the same function and gradients to rounding (a unit that is off leaks 2^-32 of itself, not 0). `"auto"`,
+            where that takes fewer passes over memory, see `hat.folding`; `"always"`, wherever it is valid: behind ReLU,
+            leaky ReLU or no activation, before a known pool or none, not in float16, and until something of the weight
+            is locked in one block; or `"never"`.
     """
 
     mask_mode: str = "binary"
@@ -35,12 +42,14 @@ class GateConfig:
     limit: float = 6.0
     init: str = "normal"
     locked_first: bool = True
+    fold: str = "auto"
 
     def __post_init__(self) -> None:
         for name, known in (
             ("mask_mode", MASK_MODES),
             ("compensation", COMPENSATIONS),
             ("init", ("normal", "uniform")),
+            ("fold", FOLDS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")

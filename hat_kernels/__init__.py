@@ -9,6 +9,7 @@ from hat_kernels.adamw_update.api import adamw_update_
 from hat_kernels.dispatch import backend
 from hat_kernels.dropout.api import dropout
 from hat_kernels.embedding_update.api import embedding_update_
+from hat_kernels.folded_weight.api import folded_weight
 from hat_kernels.gate.api import GATE_FLOOR, gate
 from hat_kernels.gated_activation.api import gated_activation
 from hat_kernels.gated_linear.api import gated_linear
@@ -30,6 +31,7 @@ __all__ = [
     "clip_factor",
     "dropout",
     "embedding_update_",
+    "folded_weight",
     "gate",
     "gated_activation",
     "gated_linear",

@@ -11,7 +11,8 @@ from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK
 
 Row = dict[str, Any]
 STEPS = (*KINDS, TRAIN_STEP)
-ORDER = ("ours", "reference", "compiled reference", "torch._fused_sgd_", "torch._fused_adamw_", "plain", "textbook")
+ORDER = ("ours", "unfolded", "reference", "compiled reference")
+ORDER += ("torch._fused_sgd_", "torch._fused_adamw_", "plain", "textbook")
 
 
 def report(results: dict[str, Any]) -> str:

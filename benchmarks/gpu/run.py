@@ -14,6 +14,7 @@ from benchmarks.gpu import steps, whole
 from benchmarks.gpu.case import Case
 from benchmarks.gpu.ceilings import DTYPES, Ceilings
 from benchmarks.gpu.device import Device
+from benchmarks.gpu.folding import FOLDING
 from benchmarks.gpu.operations import OPERATIONS
 from benchmarks.gpu.timing import Timed, measure, short, stream, summary
 from benchmarks.gpu.updates import embeddings, updates
@@ -35,7 +36,7 @@ def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int)
     compiling_until = time.monotonic() + COMPILING * (deadline - time.monotonic())
     for size in device.sizes:
         for dtype in DTYPES:
-            for make in (updates, *OPERATIONS, embeddings):
+            for make in (updates, *OPERATIONS, *FOLDING, embeddings):
                 yield from _operation(device, ceilings, make, size, dtype, on, rounds, deadline, compiling_until)
 
 

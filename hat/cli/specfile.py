@@ -11,6 +11,7 @@ from hat.training import TrainConfig
 from hat.training.rundir import RunDir
 
 _KINDS = {"stream": StreamSpec, "network": NetworkSpec, "gates": GateConfig, "training": TrainConfig}
+_OLDER = {"gates": {"fold": "never"}}  # what a run did whose config was written before there was a choice
 _Part = TypeVar("_Part")
 
 
@@ -29,6 +30,9 @@ def read_spec(folder: RunDir, *, data: str | None = None, device: str | None = N
     for part, name, value in (("stream", "root", data), ("training", "device", device)):
         if value is not None and isinstance(config.get(part), dict):
             config[part][name] = value
+    for part, values in _OLDER.items():
+        if isinstance(config.get(part), dict):
+            config[part] = {**values, **config[part]}
     _check_keys(config, RunSpec, where)
     parts: dict[str, Any] = {name: _read(kind, config[name], f"{where}: {name}") for name, kind in _KINDS.items()}
     return _make(RunSpec, where, references=config["references"], **parts)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels.compiling import fused
+from hat_kernels.dropout.api import dropout as drop
 from hat_kernels.dropout.reference import keep_factor, keep_mask
 from hat_kernels.gate.reference import derivative
 from hat_kernels.gated_activation.reference import along
@@ -20,6 +21,17 @@ def takes(x: Tensor, bias: Tensor | None, activation: str, embedding: Tensor) ->
     """Whether this file has the operation: ReLU, the bias added before, float32."""
     plain = activation == "relu" and bias is None and x.dtype == embedding.dtype == torch.float32
     return plain and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def takes_plain(x: Tensor, bias: Tensor | None, activation: str) -> bool:
+    """Whether `plain_relu` is the operation, without a gate; dropout, if any, rounds once in these dtypes."""
+    wide = x.dtype in (torch.float32, torch.float64)
+    return activation == "relu" and bias is None and wide and x.device.type == "cpu"
+
+
+def plain_relu(x: Tensor, dropout: float, overwrite: bool) -> Tensor:
+    """`hat_kernels.gated_activation` of a ReLU without a gate: before a pool, or where the gate is in the weights."""
+    return drop(torch.relu_(x) if overwrite else torch.relu(x), dropout)
 
 
 @fused

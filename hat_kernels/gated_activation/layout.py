@@ -37,9 +37,9 @@ def memory_order(x: Tensor, by_sample: bool) -> list[int]:
     return written if by_sample and order[0] != 0 and x.shape[0] != 1 else order
 
 
-def allocate(like: Tensor, order: list[int]) -> Tensor:
-    """A dense tensor of the same shape, its dimensions in this order in memory."""
-    memory = torch.empty([like.shape[d] for d in order], dtype=like.dtype, device=like.device)
+def allocate(like: Tensor, order: list[int], dtype: torch.dtype | None = None) -> Tensor:
+    """A dense tensor of the same shape, and dtype unless one is given, its dimensions in this order in memory."""
+    memory = torch.empty([like.shape[d] for d in order], dtype=dtype or like.dtype, device=like.device)
     return memory if order == sorted(order) else memory.permute([order.index(d) for d in range(len(order))])
 
 

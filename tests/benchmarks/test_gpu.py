@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import kernels
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import operations, report, run, steps, tests, updates, whole
+from benchmarks.gpu import folding, operations, report, run, steps, tests, updates, whole
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.device import Device, file_name
 from benchmarks.gpu.timing import Timed, measure, summary
@@ -20,7 +20,7 @@ from benchmarks.gpu.timing import Timed, measure, summary
 CPU = Device("cpu")
 CEILINGS = Ceilings(1e9, {"fp32": 1e9, "fp16": 1e9, "bf16": 1e9})
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value")
-MAKERS = (*operations.OPERATIONS, updates.updates, updates.embeddings)
+MAKERS = (*operations.OPERATIONS, folding.folded_weight, updates.updates, updates.embeddings)
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
@@ -33,6 +33,18 @@ def test_every_variant_of_every_case_runs(make: Any) -> None:
         assert [row.get("error") for row in rows] == [None] * len(rows)
         assert all(row["gbs"] > 0 for row in rows)
         assert {"ours", "reference", "compiled reference"} <= {row["variant"] for row in rows}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_pooled_convolution_is_timed_folded_and_not(dtype: str) -> None:
+    (case,) = folding.pooled_convolution(CPU, CPU.sizes[0], dtype)
+    timed = measure(CPU, case.variants, rounds=1)
+    assert {name: summary(one).get("error") for name, one in timed.items()} == {
+        "ours": None,
+        "unfolded": None,
+        "plain": None,
+    }
+    assert not list(folding.pooled_convolution(CPU, CPU.sizes[0], "fp16"))
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -87,6 +99,7 @@ def test_out_of_time_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_command_writes_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "OPERATIONS", (operations.lock_gradient,))
+    monkeypatch.setattr(run, "FOLDING", ())
     monkeypatch.setattr(run, "updates", updates.embeddings)
     monkeypatch.setattr(steps, "TINY", ())
     assert command.main(["--dry-run", "--no-tests", "--rounds", "1", "--out", str(tmp_path)]) == 0

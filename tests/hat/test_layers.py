@@ -26,6 +26,7 @@ def test_linear():
 def test_convolution(layer_type, convolve, dims, pool):
     pooling = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims](2) if pool else None
     layer = layer_type(4, 6, 3, stride=1, padding=1, groups=2, pool=pooling)
+    layer.gate.state.config = hat.GateConfig(fold="never")  # to the bit; folded, see test_folding.py
     layer.gate.state.anneal(0.01)
     x = torch.randn(2, 4, *[5] * dims)
     h = torch.relu(convolve(x, layer.weight, layer.bias, padding=1, groups=2))
@@ -89,6 +90,7 @@ def test_a_pooling_convolution_on_a_gate_made_by_hand():
     """`gate.unit_dim` defaults to -1; with a pool the layer calls the gate, without one it passes unit_dim=1 itself."""
     gate = hat.Gate(4)
     conv = hat.HATConv2d(1, 4, 1, pool=nn.MaxPool2d(2), gate=gate)
+    gate.state.config = hat.GateConfig(fold="never")
     gate.state.anneal(0.01)
     x = torch.randn(2, 1, 8, 8)  # pooled to 4 x 4: a gate along the last dimension would fit, and be wrong
     pooled = nn.MaxPool2d(2)(torch.relu(F.conv2d(x, conv.weight, conv.bias)))

@@ -13,6 +13,7 @@ import torch
 
 import hat
 from hat.cli import main
+from hat.cli.specfile import read_spec
 from hat.training.rundir import RunDir
 
 QUICK = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "2", "--quiet"]
@@ -120,6 +121,13 @@ def test_config_edited_by_hand(
         error = refused(capsys, *command, str(run))
         assert f"{run}/config.json: " in error
         assert message in error
+
+
+def test_config_of_before_gates_could_be_folded(run: Path) -> None:
+    """Read as what it did, so that a resumed run goes on as it was."""
+    assert read_spec(RunDir(run)).gates.fold == "auto"
+    edit_config(run, lambda c: c["gates"].pop("fold"))
+    assert read_spec(RunDir(run)).gates.fold == "never"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""A gate folded into weights, in pure PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hat_kernels.gate.reference import gate
+
+
+class _Fold(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, bias: Tensor | None, gate: Tensor, dtype: torch.dtype, floor: float
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.save_for_backward(weight, bias, gate)
+        ctx.floor = floor
+        clamped = torch.where(gate < floor, floor, gate)
+        return _times(weight, clamped, dtype), None if bias is None else _times(bias, clamped, dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dweight: Tensor, dbias: Tensor | None) -> tuple[Tensor | None, ...]:
+        weight, bias, gate = ctx.saved_tensors
+        snapped = torch.where(gate < ctx.floor, 0.0, gate)
+        dw = db = dgate = None
+        if ctx.needs_input_grad[0]:
+            dw = _times(dweight, snapped, weight.dtype)
+        if bias is not None and dbias is not None and ctx.needs_input_grad[1]:
+            db = _times(dbias, snapped, bias.dtype)
+        if ctx.needs_input_grad[2]:
+            dgate = _row_sums(dweight, weight).to(gate.dtype)
+            if bias is not None and dbias is not None:
+                dgate = dgate + _row_sums(dbias, bias).to(gate.dtype)
+        return dw, db, dgate, None, None
+
+
+def _times(values: Tensor, units: Tensor, dtype: torch.dtype) -> Tensor:
+    """Every row times its number, rounded once."""
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return (values.to(wide) * units.to(wide).view(-1, *[1] * (values.dim() - 1))).to(dtype)
+
+
+def _row_sums(one: Tensor, other: Tensor) -> Tensor:
+    """[N] the sum over each row of the products."""
+    wide = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
+    return (one.to(wide) * other.to(wide)).sum(list(range(1, one.dim()))) if one.dim() > 1 else one.to(wide) * other
+
+
+def folded_weight(
+    weight: Tensor,
+    bias: Tensor | None,
+    embedding: Tensor,
+    scale: Tensor,
+    s_max: float,
+    compensation: str,
+    dtype: torch.dtype,
+    floor: float,
+) -> tuple[Tensor, Tensor | None]:
+    """See `hat_kernels.folded_weight`."""
+    unfloored = gate(embedding, scale, s_max, compensation, 0.0)
+    folded: tuple[Tensor, Tensor | None] = _Fold.apply(weight, bias, unfloored, dtype, floor)
+    return folded

@@ -1,0 +1,174 @@
+"""Folded weights against the formulas in float64, and against a layer whose activations are gated."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import hat_kernels
+from hat_kernels import GATE_FLOOR
+from tests.hat_kernels.folded_weight.cases import formula, inputs, results
+from tests.hat_kernels.shapes import LAYOUTS, PARAMETER_SHAPES, lay_out, normal
+from tests.hat_kernels.tolerance import FACTOR, assert_as_accurate
+
+FLOATS = [torch.float32, torch.bfloat16, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", PARAMETER_SHAPES)
+def test_is_the_formula(shape, bias, dtype):
+    given = inputs(shape, dtype, bias)
+    got = results(*given, compensation="none")
+    assert all(value.dtype == dtype for value in got[:-1])
+    assert_as_accurate(got, formula, *given)
+
+
+@pytest.mark.parametrize("compensation", ["none", "published", "exact"])
+def test_compensations(compensation):
+    given = inputs((129, 7))
+    assert_as_accurate(results(*given, compensation=compensation), formula, *given, compensation=compensation)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(9,), (5, 17), (6, 4, 3, 3)])
+def test_layouts(shape, layout):
+    given = inputs(shape)
+    given[0], given[4] = lay_out(given[0], layout), lay_out(given[4], layout)
+    assert_as_accurate(results(*given, compensation="none"), formula, *given)
+
+
+def test_a_cast_rounds_once():
+    given = inputs((33, 17))
+    wide = results(*given)
+    for name, got in zip(("weight", "bias"), results(*given, dtype=torch.bfloat16), strict=False):
+        assert torch.equal(got, wide[("weight", "bias").index(name)].bfloat16())
+    assert [value.dtype for value in results(*given, dtype=torch.bfloat16)[2:]] == [torch.float32] * 3
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (3, 2, 2, 1, 2)])
+def test_gradcheck(shape):
+    weight, bias, embedding = (
+        normal(s, torch.float64, n).requires_grad_() for n, s in enumerate((shape, shape[:1], shape[:1]))
+    )
+    scale = torch.tensor(1.3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda *given: hat_kernels.folded_weight(*given[:2], embedding=given[2], scale=scale, compensation="none"),
+        (weight, bias, embedding),
+    )
+
+
+def test_differentiable_once():
+    weight = normal((3, 2)).requires_grad_()
+    folded, _ = hat_kernels.folded_weight(weight, embedding=torch.zeros(3), scale=torch.tensor(1.0))
+    (gradient,) = torch.autograd.grad((folded**2).sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError):
+        gradient.sum().backward()
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    weight, embedding = normal((3, 2)), torch.zeros(3, requires_grad=True)
+    folded, _ = hat_kernels.folded_weight(weight, embedding=embedding, scale=torch.tensor(1.0))
+    folded.sum().backward()
+    assert weight.grad is None
+    assert embedding.grad.any()
+
+
+# ---------------------------------------------------------------- the floor
+
+# s e: a gate that is half on, one that is nearly 1, where 1 - a saturates, on either side of the floor, at the clamp
+# of the published compensation, far beyond it, and at the clamp of embeddings.
+SPANS = [0.0, 8.0, 12.0, 15.0, 18.0, 100.0, -10.0, -20.0, -22.1, -22.2, -25.0, -49.0, -51.0, -60.0, -80.0, -2400.0]
+SCALE = 400.0
+
+
+def layer(weight, bias, embedding, scale, x, dy, *, way, compensation, activation="leaky_relu", dtype=None):
+    """[y, and the gradients of x, weight, bias and embedding] of a pooled convolution; `snap` folds gates of 0."""
+    leaves = [t.detach().clone().requires_grad_() for t in (x, weight, bias, embedding)]
+    x, weight, bias, embedding = leaves
+    gate = {"embedding": embedding, "scale": scale, "compensation": compensation}
+    dtype = dtype or x.dtype
+    folded = way != "unfolded"
+    if way == "snap":
+        a = hat_kernels.gate(embedding, scale, compensation=compensation)
+        w, b = weight * a[:, None, None].to(weight.dtype), bias * a.to(bias.dtype)
+    else:
+        w, b = hat_kernels.folded_weight(weight, bias, **gate, dtype=dtype) if folded else (weight, bias)
+    z = F.conv1d(x.to(dtype), w.to(dtype), b.to(dtype), padding=1)
+    h = F.max_pool1d(hat_kernels.gated_activation(z, activation=activation, unit_dim=1), 2)
+    y = h if folded else hat_kernels.gated_activation(h, activation="identity", unit_dim=1, **gate)
+    return [y, *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
+
+
+def pooled(dtype):
+    """Arguments of `layer`: whole numbers that no sum rounds, so that both ways choose the same element of a pool."""
+    units = len(SPANS)
+    weight, bias = (normal(shape, dtype, seed).mul(4).round() for shape, seed in (((units, 3, 3), 0), ((units,), 1)))
+    x, dy = normal((2, 3, 8), dtype, 2).mul(4).round(), normal((2, units, 4), dtype, 3)
+    return weight, bias, torch.tensor(SPANS) / SCALE, torch.tensor(SCALE), x, dy
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "identity"])
+@pytest.mark.parametrize("compensation", ["none", "published", "exact"])
+def test_a_folded_layer_is_the_layer(compensation, activation):
+    """Unit by unit, as their gradients span decades: everywhere, below the floor too, to float32 rounding.
+
+    The network is in float64, gates and embeddings in float32; what is left of a unit that is off is the floor.
+    """
+    given = pooled(torch.float64)
+    options = {"compensation": compensation, "activation": activation}
+    got, wanted = (layer(*given, way=way, **options) for way in ("folded", "unfolded"))
+    leak = 2 * GATE_FLOOR
+    for index, dim in ((0, 1), (2, 0), (3, 0), (4, 0)):
+        for unit, (mine, theirs) in enumerate(zip(got[index].unbind(dim), wanted[index].unbind(dim), strict=True)):
+            off = (mine - theirs).abs().max()
+            kept = given[0].abs().sum() * given[4].abs().max() * leak if index == 0 else 0  # of the output alone
+            assert off <= 8 * torch.finfo(torch.float32).eps * theirs.abs().max() + kept, (index, SPANS[unit])
+    scale = wanted[1].abs().max()
+    assert (got[1] - wanted[1]).abs().max() <= 8 * torch.finfo(torch.float32).eps * scale
+    below = torch.tensor(SPANS) < math.log(GATE_FLOOR)
+    assert not got[2][below].any()  # as without folding
+    assert not got[3][below].any()
+
+
+@pytest.mark.parametrize("compensation", ["published", "exact"])
+def test_a_gate_that_snaps_to_0_would_lose_the_gradient_of_its_embedding(compensation):
+    """A unit whose input is 0 has no derivative, or that of the other side."""
+    given = pooled(torch.float64)
+    got, wanted = (
+        layer(*given, way=way, compensation=compensation, activation="relu")[4] for way in ("snap", "unfolded")
+    )
+    below = torch.tensor(SPANS) < math.log(GATE_FLOOR)
+    assert wanted[below][:3].abs().min() > 0
+    assert not got[below].any()
+
+
+@pytest.mark.parametrize("compensation", ["published", "exact"])
+def test_in_bfloat16(compensation):
+    """Of the whole gradient, as close to float64 as the unfolded layer in bfloat16 is, within a factor.
+
+    Whole numbers keep ties apart: in bfloat16 pools and rectifiers of near neighbours turn either way in either form.
+    """
+    given = pooled(torch.float64)
+    precise = layer(*given, way="unfolded", compensation=compensation)
+    narrow = [t.float() if t.dtype == torch.float64 else t for t in given]
+    got, theirs = (
+        layer(*narrow, way=way, compensation=compensation, dtype=torch.bfloat16) for way in ("folded", "unfolded")
+    )
+    for mine, other, true in zip(got, theirs, precise, strict=True):
+        spread = (other.double() - true).abs().max() + torch.finfo(torch.bfloat16).eps * true.abs().max()
+        assert (mine.double() - true).abs().max() <= 2 * FACTOR * spread
+
+
+def test_nan_embedding_shows():
+    folded, _ = hat_kernels.folded_weight(
+        torch.ones(2, 2), embedding=torch.tensor([torch.nan, 1.0]), scale=torch.tensor(1.0)
+    )
+    assert folded.isnan().any(1).tolist() == [True, False]
+
+
+def test_no_folded_weight_is_subnormal():
+    embedding = torch.linspace(-6, 6, 101)
+    folded, _ = hat_kernels.folded_weight(torch.ones(101, 1), embedding=embedding, scale=torch.tensor(400.0))
+    assert folded.min() == GATE_FLOOR
