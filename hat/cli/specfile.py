@@ -11,7 +11,10 @@ from hat.training import TrainConfig
 from hat.training.rundir import RunDir
 
 _KINDS = {"stream": StreamSpec, "network": NetworkSpec, "gates": GateConfig, "training": TrainConfig}
-_OLDER = {"gates": {"fold": "never"}}  # what a run did whose config was written before there was a choice
+_OLDER: dict[str, dict[str, Any]] = {  # what a run did whose config was written before there was a choice
+    "gates": {"fold": "never", "locked_first": False},
+    "training": {"graph": True, "compile": False},
+}
 _Part = TypeVar("_Part")
 
 

@@ -43,14 +43,17 @@ class Tape(TorchDispatchMode):
     Attributes:
         waits: operations that a GPU's host would wait for.
         launches: kernels by name: an operation that is no view, no allocation and not of an empty tensor counts as one.
+        bytes: read and written, by the same names: every tensor that an operation takes or gives, once.
 
     Args:
         keep: write down what ran. It keeps every result alive, and so makes autograd copy what else it would take.
+        run: run kernels; without, they are only counted, and what they would write holds anything.
     """
 
-    def __init__(self, *, keep: bool) -> None:
+    def __init__(self, *, keep: bool, run: bool = True) -> None:
         super().__init__()
-        self.keep = keep
+        self.keep, self.runs = keep, run
+        self.bytes: Counter[str] = Counter()
         self.entries: list[Any] = []
         self.waits: list[str] = []
         self.launches: Counter[str] = Counter()
@@ -64,6 +67,8 @@ class Tape(TorchDispatchMode):
         if not _is_view(func) and name not in FREE:
             written = result if isinstance(result, Tensor) else next(iter(tree_leaves((result, args))), None)
             self.launches[name] += not isinstance(written, Tensor) or written.numel() > 0
+            taken = {key: value for key, value in kwargs.items() if key != "out"}
+            self.bytes[name] += _nbytes((args, taken)) + _nbytes(result)
             if self.keep:
                 self.entries.append(lambda: _again(func, args, kwargs, result))
         return result
@@ -73,10 +78,12 @@ class Tape(TorchDispatchMode):
 
         def recorded(kernel, *args, **options):
             own = not options.get("warmup") and _get_current_dispatch_mode() is self
-            with _disable_current_modes():  # what an interpreted kernel is made of
-                run(kernel, *args, **options)
+            if self.runs:
+                with _disable_current_modes():  # what an interpreted kernel is made of
+                    run(kernel, *args, **options)
             if own:
                 self.launches[kernel.__name__] += 1
+                self.bytes[kernel.__name__] += _traffic(kernel, args, options)
                 if self.keep:
                     self.entries.append(lambda: run(kernel, *args, **options))
 
@@ -114,6 +121,27 @@ class Tape(TorchDispatchMode):
 def _is_view(func) -> bool:
     returns = func._schema.returns
     return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+
+
+def _nbytes(tensors) -> int:
+    own = {id(each): each.nbytes for each in tree_leaves(tensors) if isinstance(each, Tensor)}
+    return sum(own.values())
+
+
+PASSES = {"sgd_kernel": 3, "adamw_kernel": 7, "embedding_kernel": 3, "_partial_kernel": 1}
+"""Over each parameter of a table: it and its states are read and written, its gradient read."""
+
+
+def _traffic(kernel, args, options) -> int:
+    """Bytes of a kernel that no operator stands for, all of float32."""
+    passes = PASSES.get(kernel.__name__)
+    if passes is None:  # it names its tensors; what it changes, `out`, is read as well
+        return _nbytes((args, options)) + (options["out_ptr"].nbytes if options.get("UPDATE") else 0)
+    rows = args[0].view(-1)
+    count = int(rows.numel()) // table.FIELDS
+    found = rows[: count * table.FIELDS].view(count, table.FIELDS)
+    stateful = 2 * bool(options.get("STATEFUL"))
+    return 4 * (passes + stateful) * int(found[:, table.NUMEL].sum())
 
 
 def _again(func, args, kwargs, result) -> None:

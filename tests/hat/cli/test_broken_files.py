@@ -123,11 +123,20 @@ def test_config_edited_by_hand(
         assert message in error
 
 
-def test_config_of_before_gates_could_be_folded(run: Path) -> None:
-    """Read as what it did, so that a resumed run goes on as it was."""
-    assert read_spec(RunDir(run)).gates.fold == "auto"
-    edit_config(run, lambda c: c["gates"].pop("fold"))
-    assert read_spec(RunDir(run)).gates.fold == "never"
+@pytest.mark.parametrize(
+    ("part", "option", "then", "now"),
+    [
+        ("gates", "fold", "never", "auto"),
+        ("gates", "locked_first", False, True),
+        ("training", "graph", True, True),
+        ("training", "compile", False, False),
+    ],
+)
+def test_config_of_before_there_was_an_option(run: Path, part: str, option: str, then: object, now: object) -> None:
+    """Read as what the run did, so that a resumed one goes on as it was."""
+    assert getattr(getattr(read_spec(RunDir(run)), part), option) == now
+    edit_config(run, lambda c: c[part].pop(option))
+    assert getattr(getattr(read_spec(RunDir(run)), part), option) == then
 
 
 @pytest.mark.parametrize(
