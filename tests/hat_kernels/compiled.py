@@ -77,7 +77,10 @@ def build(configuration: Configuration, target: str) -> Any:
                  for index, name in enumerate(names)}  # fmt: skip
     attributes = {(names.index(name),): DIVISIBLE for name in configuration.aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=dict(configuration.options))
+    options = dict(configuration.options)
+    if TARGETS[target][2] == 64:
+        options |= configuration.options_of_64_lanes
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
 
 def judge(operation: str, name: str, target: str) -> dict[str, Any]:
