@@ -25,9 +25,9 @@ def gated_linear(
 ) -> Tensor:
     """`dropout(activation(x W^T + bias)) * gate`, Serrà et al. 2018, eq. 1.
 
-    Differentiable in `x`, `weight`, `bias` and `embedding`. On a GPU each pass is one kernel, or the vendor's matmul and
-    `hat_kernels.gated_activation` where that is what was measured to be faster, see `choice.py`; `backend("triton")`
-    always takes the kernels, which are differentiable once.
+    Differentiable in `x`, `weight`, `bias` and `embedding`. On a GPU each pass is one kernel, or the vendor's matmul
+    beside `hat_kernels.gated_activation` where that was measured to be faster or nothing was, see `choice.py`;
+    `backend("triton")` always takes the kernels. They are differentiable once.
 
     Args:
         x: [..., K].

@@ -65,11 +65,11 @@ PLAIN = Block(64, 64, 64, 4, 3)  # float32 without tensor cores, where the inner
 
 BLOCKS: dict[str, dict[str, Block]] = {
     "forward": _BLOCKS | {"wide": _BLOCKS["wide"]._replace(persistent=True)},
-    # The prologue has the registers of a step of dy and z: half the step, or half the tile.
+    # The prologue holds a step of dy and z in registers: half the step, and of the widest half the tile.
     "dx": {
         "narrow": _BLOCKS["narrow"],
         "square": _BLOCKS["square"]._replace(bytes=64, stages=4),
-        "wide": _BLOCKS["wide"]._replace(m=64),
+        "wide": _BLOCKS["wide"]._replace(m=64, bytes=64, stages=4),
     },
     "dw": _BLOCKS,
     "update": _BLOCKS,
@@ -105,9 +105,9 @@ def choose(purpose: str, kind: str, m: int, n: int, k: int, device: torch.device
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether any pass of a layer, `x` [..., K] and `weight` [N, K], is not the vendor's; compiled code asks of any layer.
+    """Whether any pass of a layer, `x` [..., K] and `weight` [N, K], is not the vendor's.
 
-    A layer whose passes are all the vendor's is better off without an operator of its own.
+    A layer whose passes all are is better off without an operator of its own. Compiled code asks of any shape.
     """
     if torch.compiler.is_compiling():
         return _any_chosen(x.device)

@@ -62,6 +62,9 @@ def _configuration(
         options={"num_warps": block.warps, "num_stages": block.stages_on(amd=False)},
         options_of_64_lanes={"num_stages": block.stages_on(amd=True)},
         matmul=kind != "fp32",
+        # Hopper's and Blackwell's instructions take float32 along the inner dimension only: both operands are turned
+        # on their way to shared memory, element by element.
+        vector_bits=0 if (purpose, kind) == ("dw", "tf32") else 128,
     )
 
 

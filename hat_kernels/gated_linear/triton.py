@@ -122,7 +122,7 @@ def gated_linear_gradient(dz: Tensor, x: Tensor, frozen_rows: int, frozen_column
     dz, x = _matrix(dz), _matrix(x)
     grad = x.new_empty((dz.shape[1], x.shape[1]))
     frozen = (frozen_rows, frozen_columns)
-    block = choose("dw", kind(x.dtype), len(x), *grad.shape, x.device, forced=forced)
+    block = choose("dw", kind(x.dtype), len(x), dz.shape[1], x.shape[1], x.device, forced=forced)
     if grad.numel() and block is not None:
         gradient(dz, x, grad, frozen, None, None, block)
     elif grad.numel():
@@ -177,7 +177,8 @@ def _rows(matrix: Tensor) -> Tiled:
 
 
 def _block(purpose: str, x: Tensor, weight: Tensor, forced: bool) -> Block | None:
-    return choose(purpose, kind(x.dtype), len(x), *weight.shape, x.device, forced=forced)
+    units, depth = weight.shape
+    return choose(purpose, kind(x.dtype), len(x), units, depth, x.device, forced=forced)
 
 
 def _backward_block(dy: Tensor, weight: Tensor, forced: bool) -> Block | None:
@@ -227,7 +228,6 @@ def _keep(ctx: Any, x: Tensor, weight: Tensor, z: Tensor, rest: tuple[Any, ...])
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, *rest = inputs
-    ctx.mark_non_differentiable(output[1])
     _keep(ctx, x, weight, output[1], tuple(rest))
     ctx.save_for_backward(*ctx.kept)
     del ctx.kept
