@@ -8,7 +8,16 @@ from typing import Any
 from benchmarks.tables import table
 
 Row = dict[str, Any]
-ORDER = ("ours", "reference", "compiled reference", "torch._fused_sgd_", "torch._fused_adamw_", "plain", "textbook")
+ORDER = (
+    "ours",
+    "ours, all kernels",
+    "reference",
+    "compiled reference",
+    "torch._fused_sgd_",
+    "torch._fused_adamw_",
+    "plain",
+    "textbook",
+)
 
 
 def report(results: dict[str, Any]) -> str:
@@ -27,6 +36,7 @@ def report(results: dict[str, Any]) -> str:
         "Bytes are counted once for each input and output, locked elements not at all; `copy` is the share of the"
         " measured copy bandwidth, `matmul` that of the measured matmul rate.",
         _operations([row for row in rows if row["part"] == "operation" and "shape" in row]),
+        _choices([row for row in rows if row["part"] == "choice" and "ms" in row]),
         _errors(rows),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -95,6 +105,16 @@ def _steps(rows: list[Row]) -> str:
         line += [_ratio(by.get("ours"), "plain"), _ratio(by.get("textbook"), "ours")]
         lines.append(line)
     return table(["step", "locked", "mode", "plain", "textbook", "ours", "ours / plain", "textbook / ours"], lines)
+
+
+def _choices(rows: list[Row]) -> str:
+    """The fastest block of every pass of a linear layer beside the vendor's matmul."""
+    lines = []
+    for (operation, shape, dtype), by in _grouped(rows, "operation", "shape", "dtype").items():
+        fastest = min(by, key=lambda name: by[name]["ms"]["p50"])
+        lines.append([operation, shape, dtype, _ms(by.get("vendor")), fastest, _ms(by[fastest])])
+    titles = ["pass", "shape", "arithmetic", "vendor, ms", "fastest", "ms"]
+    return "## Kernels of linear layers\n\n" + table(titles, lines) if lines else ""
 
 
 def _operations(rows: list[Row]) -> str:

@@ -6,17 +6,19 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu import steps
+from benchmarks.gpu import linear, steps
 from benchmarks.gpu.case import Case
 from benchmarks.gpu.ceilings import DTYPES, Ceilings
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.operations import OPERATIONS
 from benchmarks.gpu.timing import Timed, measure, short, stream, summary
 from benchmarks.gpu.updates import embeddings, updates
+from hat_kernels.gated_linear import choice
 
 Row = dict[str, Any]
 COMPILING = 0.5  # of the time: what torch.compile may have before its variants are left out
@@ -35,6 +37,21 @@ def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int)
         for dtype in DTYPES:
             for make in (updates, *OPERATIONS, embeddings):
                 yield from _operation(device, ceilings, make, size, dtype, on, rounds, deadline, compiling_until)
+
+
+def choose(device: Device, seconds: float, rounds: int, path: Path, rows: list[Row]) -> choice.Table:
+    """Find the fastest kernel of every matmul, write the table to `path`, and return it; rows as they come."""
+    entries: dict[choice.Key, str] = {}
+    try:
+        for measured in linear.choices(device, stream(device), seconds, rounds):
+            entries[measured.key] = measured.fastest
+            rows.extend(measured.rows)
+            for row in measured.rows:
+                show(row)
+        choice.write(path, entries)
+    except Exception as error:
+        rows.append({"part": "choice", "operation": "gated_linear", "variant": "all", "error": short(error)})
+    return entries
 
 
 def _operation(

@@ -6,8 +6,9 @@ A class is M, N and K, each rounded up to a power of two. What was not measured 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -141,9 +142,29 @@ def file_name(gpu: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in gpu.lower()).split())
 
 
-@cache
 def table(gpu: str) -> Table:
     """What was measured on a GPU; nothing where nothing was."""
+    return _stored(gpu) if _Instead.entries is None else _Instead.entries
+
+
+@contextlib.contextmanager
+def measuring(entries: Table) -> Iterator[None]:
+    """Inside the block these are all choices, on any device, for who measures them."""
+    before, _Instead.entries = _Instead.entries, entries
+    try:
+        yield
+    finally:
+        _Instead.entries = before
+
+
+class _Instead:
+    """Of the whole process, as the backend is."""
+
+    entries: Table | None = None
+
+
+@cache
+def _stored(gpu: str) -> Table:
     path = FOLDER / f"{gpu}.json"
     return read(path) if gpu and path.exists() else {}
 

@@ -1,6 +1,6 @@
 """What the three matmuls share: the order of their tiles, where operands lie, the precision of float32, the launch."""
 
-# mypy: allow-untyped-defs
+# mypy: allow-untyped-defs, disable-error-code="assignment"
 
 from __future__ import annotations
 
@@ -50,14 +50,17 @@ def _halves(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 def parts_of(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr):
     """A tile's columns in 1, 2 or 4 parts, one after another: what an epilogue does to all at once does not fit."""
     if PARTS == 1:
-        return (tile,)
-    left, right = _halves(tile, BLOCK_M, BLOCK_N)
-    if PARTS == 2:
-        return left, right
-    tl.static_assert(PARTS == 4)
-    a, b = _halves(left, BLOCK_M, BLOCK_N // 2)
-    c, d = _halves(right, BLOCK_M, BLOCK_N // 2)
-    return a, b, c, d
+        parts = (tile,)
+    else:
+        left, right = _halves(tile, BLOCK_M, BLOCK_N)
+        if PARTS == 2:
+            parts = (left, right)
+        else:
+            tl.static_assert(PARTS == 4)
+            a, b = _halves(left, BLOCK_M, BLOCK_N // 2)
+            c, d = _halves(right, BLOCK_M, BLOCK_N // 2)
+            parts = (a, b, c, d)
+    return parts
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -57,9 +57,11 @@ def gated_linear(
         if block is not None:
             forward(inputs, weight, flat, z.view_as(flat) if keep else None, epilogue, samples, block)
         else:
-            kept = torch.mm(inputs, weight.t(), out=z.view_as(flat)) if keep else inputs @ weight.t()
-            if bias is not None:
-                kept += bias
+            kept = z.view_as(flat) if keep else torch.empty_like(flat)
+            if bias is None:
+                torch.mm(inputs, weight.t(), out=kept)
+            else:
+                torch.addmm(bias.to(inputs.dtype), inputs, weight.t(), out=kept)
             rows.forward(_rows(kept), flat, epilogue._replace(bias=None), samples)
     return y, z
 
