@@ -108,20 +108,16 @@ def choose(purpose: str, kind: str, m: int, n: int, k: int, device: torch.device
 def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether any pass of a layer, `x` [..., K] and `weight` [N, K], is not the vendor's.
 
-    A layer whose passes all are is better off without an operator of its own. Compiled code asks of any shape.
+    A layer whose passes all are is better off without an operator of its own. But a trace knows neither shapes nor
+    files, and the operator asks again.
     """
     if torch.compiler.is_compiling():
-        return _any_chosen(x.device)
+        return True
     known = table(gpu_of(x.device))
     if not known:
         return False
     shape = shape_class(x.shape[:-1].numel(), *weight.shape)
     return any(known.get((purpose, kind, shape), VENDOR) != VENDOR for purpose in PASSES for kind in KINDS)
-
-
-@torch.compiler.assume_constant_result  # a trace cannot read a file
-def _any_chosen(device: torch.device) -> bool:
-    return any(name != VENDOR for name in table(gpu_of(device)).values())
 
 
 def _fitting(purpose: str, known: dict[str, Block], m: int, n: int, k: int) -> Block:

@@ -7,13 +7,17 @@ import pytest
 import torch
 
 import hat_kernels
+from hat_kernels.gated_linear import choice
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.forms import FORMS
 from tests.hat_kernels.gated_activation.kernel import gate_of
 from tests.hat_kernels.gated_linear.kernel import inputs
+from tests.hat_kernels.launches import count_launches
 from tests.hat_kernels.shapes import normal
 
 pytest.importorskip("triton")
+
+PLAIN = {("forward", "fp32", choice.shape_class(6, 8, 4)): "plain"}
 
 
 def arguments(name, dropout, keep=True):
@@ -74,13 +78,18 @@ def test_compile(name, dropout):
     torch.testing.assert_close(got, wanted)
 
 
-def test_compiled_code_asks_once_what_was_measured(monkeypatch):
+def test_compiled_code_asks_what_was_measured_when_it_runs(monkeypatch):
     x, weight, bias, _ = inputs(6, 4, 8)
     monkeypatch.setattr(sys.modules["hat_kernels.gated_linear.api"], "forced", lambda: False)
-    with hat_kernels.backend("triton"):
+    with hat_kernels.backend("triton"), count_launches() as launches:
         torch._dynamo.reset()
-        got = torch.compile(hat_kernels.gated_linear, fullgraph=True, backend="aot_eager")(x, weight, bias)
-    torch.testing.assert_close(got, torch.relu(torch.nn.functional.linear(x, weight, bias)))
+        compiled = torch.compile(hat_kernels.gated_linear, fullgraph=True, backend="aot_eager")
+        for measured, kernel in ({}, "gated_activation_rows_forward"), (PLAIN, "gated_linear_forward"):
+            launches.clear()
+            with choice.measuring(measured):
+                got = compiled(x, weight, bias)
+            torch.testing.assert_close(got, torch.relu(torch.nn.functional.linear(x, weight, bias)))
+            assert launches == {kernel: 1}
 
 
 def test_a_second_backward_is_refused():
