@@ -14,6 +14,7 @@ from hat_kernels.gate.api import GATE_FLOOR, gate
 from hat_kernels.gated_activation.api import gated_activation
 from hat_kernels.gated_linear.api import gated_linear
 from hat_kernels.gradient_norm.api import clip_factor, gradient_norm
+from hat_kernels.linear_update.api import linear_update_
 from hat_kernels.lock import Lock
 from hat_kernels.lock_gradient.api import lock_gradient_
 from hat_kernels.lock_update.api import lock_update_
@@ -36,6 +37,7 @@ __all__ = [
     "gated_activation",
     "gated_linear",
     "gradient_norm",
+    "linear_update_",
     "lock_gradient_",
     "lock_update_",
     "locked_conv",

@@ -17,7 +17,8 @@ class Configuration:
         constants: argument name to value, for every `tl.constexpr`.
         aligned: the arguments that the launcher gets as multiples of 16 (pointers from the allocator, even strides).
         options: `num_warps`, `num_stages`, as launched.
-        matmul: must use tensor cores.
+        options_of_64_lanes: what is launched differently where a warp has 64 lanes.
+        matmul: must use the tensor-core instruction of its target, see `tests/hat_kernels/compiled.py`.
         vector_bits: the widest global load that the compiled kernel must have; 0 where the layout allows none.
         vector_bits_of_64_lanes: no more than this where a warp has 64 lanes, which halves what a thread has of a tile.
     """
@@ -28,6 +29,7 @@ class Configuration:
     constants: dict[str, Any] = field(default_factory=dict)
     aligned: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    options_of_64_lanes: dict[str, Any] = field(default_factory=dict)
     matmul: bool = False
     vector_bits: int = 128
     vector_bits_of_64_lanes: int = 128

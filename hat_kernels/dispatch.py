@@ -63,6 +63,16 @@ def use_compiled() -> bool:
     return _Choice.requested == "compiled"
 
 
+def forced() -> bool:
+    """Whether the caller asked for kernels, also where the library's own are measured to be faster."""
+    return _Choice.requested == "triton"
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets kernels, on CPU tensors."""
+    return _INTERPRETED
+
+
 def use_triton(op: str, *tensors: Tensor | None) -> bool:
     """Whether the Triton kernel of `op` takes these tensors.
 

@@ -16,6 +16,7 @@ import torch
 
 import hat_kernels
 from benchmarks.facts import commit
+from hat_kernels.gated_linear.choice import file_name as file_name
 
 MEBIBYTE = 1 << 20
 
@@ -46,8 +47,8 @@ class Device:
 
     @contextmanager
     def ours(self) -> Iterator[None]:
-        """The kernels, also where `auto` would take the reference."""
-        with hat_kernels.backend("triton"):
+        """What a user of a GPU gets; in a dry run the kernels, where `auto` would take the reference."""
+        with hat_kernels.backend("triton" if self.dry else "auto"):
             yield
 
     def synchronize(self) -> None:
@@ -65,11 +66,6 @@ class Device:
             "commit": os.environ.get("HAT_COMMIT") or commit(),
             "date": datetime.now(timezone.utc).date().isoformat(),
         }
-
-
-def file_name(gpu: str) -> str:
-    """A GPU's name as the stem of a file: `NVIDIA H200` becomes `nvidia-h200`."""
-    return "-".join("".join(c if c.isalnum() else " " for c in gpu.lower()).split())
 
 
 def _version(package: str) -> str:

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import hat_kernels
-from benchmarks.gpu.case import Case, backward, compile_, sets, three_ways, within
+from benchmarks.gpu.case import Case, backward, compile_, sets, three_ways
 from benchmarks.gpu.ceilings import DTYPES
 from benchmarks.gpu.device import Device
+from benchmarks.gpu.linear import gated_linear
 from benchmarks.workload import S_MAX
 from hat_kernels import Lock
 
@@ -44,50 +44,6 @@ def gated_activation(device: Device, size: int, dtype: str) -> Iterator[Case]:
         "compiled reference": lambda: backward(REFERENCE, compile_(device, forward), partial(inputs, True))(),
     }
     yield Case(operation="gated_activation, backward", bytes=3 * size, variants=passes, **common)
-
-
-def gated_linear(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """The matmul with its epilogue, forward and backward, against a plain linear layer with ReLU."""
-    kind = DTYPES[dtype]
-    shapes = {2048: (4, 8, 8), 1024: (2, 4, 4)} if device.dry else _MATMULS
-    m, k, n = shapes[size]
-
-    def inputs() -> tuple[Tensor, ...]:
-        shapes = ((m, k), (n, k), (n,))
-        x, weight, bias = (torch.randn(*shape, device=device.kind).to(kind).requires_grad_() for shape in shapes)
-        embedding = torch.randn(n, device=device.kind).requires_grad_()
-        return x, weight, bias, embedding, torch.tensor(10.0, device=device.kind)
-
-    def ours(x: Tensor, weight: Tensor, bias: Tensor, embedding: Tensor, scale: Tensor) -> Tensor:
-        return hat_kernels.gated_linear(x, weight, bias, embedding=embedding, scale=scale, s_max=S_MAX)
-
-    def plain(x: Tensor, weight: Tensor, bias: Tensor, embedding: Tensor, scale: Tensor) -> Tensor:
-        return F.relu(F.linear(x, weight, bias))
-
-    def both(forward: Callable[..., Tensor], context: Any) -> list[Callable[[], object]]:
-        arguments = inputs()
-        upstream = torch.randn(m, n, device=device.kind).to(kind)
-        leaves = arguments[: 3 if forward is plain else 4]
-        return [within(context, lambda: torch.autograd.grad(forward(*arguments), leaves, upstream))]
-
-    yield Case(
-        operation="gated_linear, forward and backward",
-        shape=f"{m} x {k} x {n}",
-        dtype=dtype,
-        size=size,
-        bytes=kind.itemsize * (4 * m * k + 4 * n * k + 3 * m * n),
-        flops=6.0 * m * k * n,
-        variants={
-            "ours": lambda: both(ours, device.ours),
-            "plain": lambda: both(plain, REFERENCE),
-            "reference": lambda: both(ours, REFERENCE),
-            "compiled reference": lambda: both(compile_(device, ours), REFERENCE),
-        },
-    )
-
-
-_MIB = 1 << 20
-_MATMULS = {256 * _MIB: (8192, 4096, 4096), 64 * _MIB: (4096, 2048, 2048), 16 * _MIB: (1024, 2048, 2048)}
 
 
 def gate(device: Device, size: int, dtype: str) -> Iterator[Case]:

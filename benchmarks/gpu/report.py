@@ -11,7 +11,7 @@ from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK
 
 Row = dict[str, Any]
 STEPS = (*KINDS, TRAIN_STEP)
-ORDER = ("ours", "unfolded", "reference", "compiled reference")
+ORDER = ("ours", "ours, free blocks", "ours, all kernels", "unfolded", "reference", "compiled reference")
 ORDER += ("torch._fused_sgd_", "torch._fused_adamw_", "plain", "textbook")
 
 
@@ -34,6 +34,7 @@ def report(results: dict[str, Any]) -> str:
         "Bytes are counted once for each input and output, locked elements not at all; `copy` is the share of the"
         " measured copy bandwidth, `matmul` that of the measured matmul rate.",
         _operations([row for row in rows if row["part"] == "operation" and "shape" in row]),
+        _choices([row for row in rows if row["part"] == "choice" and "ms" in row]),
         _errors(rows),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -113,6 +114,16 @@ def _whole(rows: list[Row]) -> str:
             measured = [f"{row['seconds']:.1f}", f"{row['accuracy']:.2%}", f"{row['drift']:g}"]
         lines.append([row["operation"], row["mode"], row["variant"], *measured])
     return table(["run", "mode", "variant", "seconds", "accuracy", "largest drift"], lines)
+
+
+def _choices(rows: list[Row]) -> str:
+    """The fastest block of every pass of a linear layer beside the vendor's matmul."""
+    lines = []
+    for (operation, shape, dtype), by in _grouped(rows, "operation", "shape", "dtype").items():
+        fastest = min(by, key=lambda name: by[name]["ms"]["p50"])
+        lines.append([operation, shape, dtype, _ms(by.get("vendor")), fastest, _ms(by[fastest])])
+    titles = ["pass", "shape", "arithmetic", "vendor, ms", "fastest", "ms"]
+    return "## Kernels of linear layers\n\n" + table(titles, lines) if lines else ""
 
 
 def _operations(rows: list[Row]) -> str:

@@ -6,11 +6,12 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu import steps, whole
+from benchmarks.gpu import linear, steps, whole
 from benchmarks.gpu.case import Case
 from benchmarks.gpu.ceilings import DTYPES, Ceilings
 from benchmarks.gpu.device import Device
@@ -18,6 +19,7 @@ from benchmarks.gpu.folding import FOLDING
 from benchmarks.gpu.operations import OPERATIONS
 from benchmarks.gpu.timing import Timed, measure, short, stream, summary
 from benchmarks.gpu.updates import embeddings, updates
+from hat_kernels.gated_linear import choice
 
 Row = dict[str, Any]
 WHOLE = 0.4  # of the time that steps leave: what whole runs may take
@@ -38,6 +40,21 @@ def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int)
         for dtype in DTYPES:
             for make in (updates, *OPERATIONS, *FOLDING, embeddings):
                 yield from _operation(device, ceilings, make, size, dtype, on, rounds, deadline, compiling_until)
+
+
+def choose(device: Device, seconds: float, rounds: int, path: Path, rows: list[Row]) -> choice.Table:
+    """Find the fastest kernel of every matmul, write the table to `path`, and return it; rows as they come."""
+    entries: dict[choice.Key, str] = {}
+    try:
+        for measured in linear.choices(device, stream(device), seconds, rounds):
+            entries[measured.key] = measured.fastest
+            rows.extend(measured.rows)
+            for row in measured.rows:
+                show(row)
+        choice.write(path, entries)
+    except Exception as error:
+        rows.append({"part": "choice", "operation": "gated_linear", "variant": "all", "error": short(error)})
+    return entries
 
 
 def _operation(

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import hat_kernels
 from hat.blocks import Block
 from hat.model import HATModel
 from hat.optim.bounds import Bounds, Grown
 from hat.warnings import NonFiniteWarning
+from hat_kernels import Lock
+from hat_kernels.dispatch import use_triton
 from hat_kernels.locked_linear.reference import gradient_bound
 
 
@@ -30,22 +33,37 @@ class InBackward:
         self.model, self.groups, self.bounds = model, groups, bounds
         self.moved: set[Tensor] = set()
         self._blocks: Mapping[Tensor, Sequence[Block]] = {}
+        self._locks: Mapping[Tensor, Lock | None] = {}
 
     @torch.no_grad()
     def update(self, weight: Tensor, dz: Tensor, x: Tensor) -> bool:
-        """`W -= lr (dZ^T X + weight_decay W)` on the free blocks; False where a lock needs the gradient after all.
+        """`W -= lr rate (dZ^T X + weight_decay W)`; False where it needs the gradient after all.
+
+        On a GPU under any lock, in one launch that reads nothing back. On a CPU on the free blocks, where the lock cuts
+        the weight into some.
 
         Args:
             weight: [N, K].
-            dz: [M, N].
-            x: [M, K].
+            dz: [M, N], of the weight's dtype, or under autocast on a GPU of a lower one.
+            x: [M, K], of the dtype of `dz`.
 
         Raises:
             RuntimeError: the weight has moved since the last step, a hook waits for its gradient, its group has got a
                 momentum meanwhile, or several processes train together.
         """
-        if not self.moved:
-            self._blocks = self.model.blocks()  # once a step
+        by_kernel = use_triton("linear_update_", weight, dz, x)
+        if not self.moved:  # once a step
+            self._blocks = self.model.blocks()
+            self._locks = self.model.locks() if by_kernel else {}
+        if by_kernel:
+            self._check(weight)
+            self.moved.add(weight)
+            options = {name: self.groups[weight][name] for name in ("lr", "weight_decay", "maximize")}
+            hat_kernels.linear_update_(weight, dz, x, self._locks[weight], mend=True, **options)
+            return True
+        return self._update_blocks(weight, dz, x)
+
+    def _update_blocks(self, weight: Tensor, dz: Tensor, x: Tensor) -> bool:
         blocks = self._blocks[weight]
         if weight.device.type != "cpu" or not all(block.free for block in blocks):
             return False
@@ -56,16 +74,16 @@ class InBackward:
             warnings.warn("a gradient holds inf or NaN, which count as 0: is the loss finite?", NonFiniteWarning, 2)
             return True
         group = self.groups[weight]
-        lr, sign = float(group["lr"]), -1 if group["maximize"] else 1
-        keep = 1 - lr * group["weight_decay"]
+        options = {"lr": float(group["lr"]), "weight_decay": group["weight_decay"], "maximize": group["maximize"]}
+        keep = 1 - options["lr"] * options["weight_decay"]
         before = [self.bounds.of(weight, number) for number in range(len(blocks))]  # before the first of them moves
         grown = []
         for number, block in enumerate(blocks):
             rows, columns = (*block.where, slice(None), slice(None))[:2]
             value, known = weight[rows, columns], before[number]
-            value.addmm_(dz[:, rows].t(), x[:, columns], beta=keep, alpha=-sign * lr)
+            hat_kernels.linear_update_(value, dz[:, rows], x[:, columns], **options)
             if block.lock is not None:
-                bound = None if known is None else abs(keep) * known + lr * norm
+                bound = None if known is None else abs(keep) * known + options["lr"] * norm
                 grown.append(Grown(weight, number, value, None, bound))
         self.bounds.keep(grown)
         return True

@@ -60,12 +60,8 @@ def gated_activation(
         TypeError: a dtype out of the ones above.
     """
     units = _check_x(x, unit_dim)
-    check_activation(activation)
-    check_probability(dropout, "dropout")
     _check_units("bias", bias, x, units)
-    _check_form(x, units, embedding, scale, mask, task, unit_dim)
-    if embedding is not None and scale is not None:
-        check_embedding(embedding, scale, s_max, compensation)
+    check_epilogue(x, units, activation, dropout, embedding, scale, mask, task, s_max, compensation, unit_dim)
     if use_triton("gated_activation", x, bias, embedding, scale, mask):
         from hat_kernels.gated_activation import triton as kernels  # here: a machine without a GPU needs no Triton
 
@@ -94,6 +90,31 @@ def gated_activation(
     return reference.gated_activation(
         x, bias, activation=activation, dropout=dropout, gate=learned, mask=mask, task=task, unit_dim=unit_dim
     )
+
+
+def check_epilogue(
+    x: Tensor,
+    units: int,
+    activation: str,
+    dropout: float,
+    embedding: Tensor | None,
+    scale: Tensor | None,
+    mask: Tensor | None,
+    task: Tensor | None,
+    s_max: float,
+    compensation: str,
+    unit_dim: int = -1,
+) -> None:
+    """Validate the arguments of an epilogue for a result of the batch size, dimensions and device of `x`.
+
+    Raises:
+        ValueError, TypeError: as `gated_activation`.
+    """
+    check_activation(activation)
+    check_probability(dropout, "dropout")
+    _check_form(x, units, embedding, scale, mask, task, unit_dim)
+    if embedding is not None and scale is not None:
+        check_embedding(embedding, scale, s_max, compensation)
 
 
 def _check_x(x: Tensor, unit_dim: int) -> int:

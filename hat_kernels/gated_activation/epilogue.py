@@ -26,6 +26,26 @@ class Epilogue(NamedTuple):
     s_max: float
     compensation: str
 
+    @classmethod
+    def of(
+        cls,
+        bias: Tensor | None,
+        embedding: Tensor | None,
+        scale: Tensor | None,
+        mask: Tensor | None,
+        task: Tensor | None,
+        seed: Tensor | None,
+        activation: str,
+        dropout: float,
+        s_max: float,
+        compensation: str,
+    ) -> Epilogue:
+        """Of an operator's arguments; vectors contiguous, as kernels read them."""
+        bias, gate, task = (
+            t if t is None else t.contiguous() for t in (bias, mask if embedding is None else embedding, task)
+        )
+        return cls(bias, gate, scale, task, seed, activation, dropout, s_max, compensation)
+
     @property
     def form(self) -> str:
         if self.gate is None:

@@ -15,24 +15,6 @@ from hat_kernels.gated_activation.layout import allocate, memory_order, tiled
 from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums
 
 
-def _epilogue(
-    bias: Tensor | None,
-    embedding: Tensor | None,
-    scale: Tensor | None,
-    mask: Tensor | None,
-    task: Tensor | None,
-    seed: Tensor | None,
-    activation: str,
-    dropout: float,
-    s_max: float,
-    compensation: str,
-) -> Epilogue:
-    bias, gate, task = (
-        t if t is None else t.contiguous() for t in (bias, mask if embedding is None else embedding, task)
-    )
-    return Epilogue(bias, gate, scale, task, seed, activation, dropout, s_max, compensation)
-
-
 @torch.library.custom_op("hat_kernels::gated_activation", mutates_args=())
 def gated_activation(
     x: Tensor,
@@ -52,7 +34,7 @@ def gated_activation(
     order = memory_order(x, task is not None)
     y = allocate(x, order)
     if x.numel():
-        epilogue = _epilogue(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+        epilogue = Epilogue.of(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
         view = tiled(x, order, unit_dim)
         (rows if view.inner == 1 else planes).forward(view, y, epilogue, x.shape[0] if task is not None else 1)
     return y
@@ -85,7 +67,7 @@ def gated_activation_backward(
         for result in results:
             result.zero_()
         return results
-    epilogue = _epilogue(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+    epilogue = Epilogue.of(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
     dx, dbias, dgate = (
         result if needed else None
         for result, needed in zip(results, (needs_x, needs_bias, needs_embedding), strict=True)
@@ -101,7 +83,7 @@ def gated_activation_backward(
         dy.shape[0] if task is not None else 1,
     )
     if sums.chunks > 1 and (needs_bias or needs_embedding):
-        _add(sums, epilogue, gradient.units)
+        add_sums(sums, epilogue, gradient.units)
     return results
 
 
@@ -126,7 +108,8 @@ def _results(
     return dx, dbias, dembedding
 
 
-def _add(sums: Sums, epilogue: Epilogue, units: int) -> None:
+def add_sums(sums: Sums, epilogue: Epilogue, units: int) -> None:
+    """Add the partial sums of several chunks."""
     with torch.cuda.device_of(sums.dbias if sums.dbias is not None else sums.dgate):
         gated_activation_sums[(triton.cdiv(units, SUMS["BLOCK_N"]),)](
             dbias_partial_ptr=sums.dbias_partial,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hat_kernels.dispatch import use_triton
 from hat_kernels.locked_linear import reference
 
 Update = Callable[[Tensor, Tensor, Tensor], bool]
@@ -37,8 +38,9 @@ def locked_linear(
         weight: [N, K].
         bias: [N].
         frozen: (rows, columns), in 0..N and 0..K. Columns = K freezes whole rows.
-        update: takes the place of the weight gradient, which is then None; see `Update`. Not under autocast to another
-            dtype, nor in compiled code: there the gradient is computed.
+        update: takes the place of the weight gradient, which is then None; see `Update`. Not in compiled code, nor on a
+            CPU under autocast to another dtype: there the gradient is computed. On a GPU under autocast it gets the
+            weight itself, and dz and x in the lower dtype.
 
     Returns:
         [..., N].
@@ -52,11 +54,17 @@ def locked_linear(
         return F.linear(x, weight, bias)
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # it casts nothing that a Function gets
         dtype = torch.get_autocast_dtype(x.device.type)
-        update = update if weight.dtype == dtype else None  # of the copy, it would move nothing
+        if update is not None and weight.dtype != dtype:
+            update = _of(weight, update) if use_triton("linear_update_", weight) else None
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if torch.compiler.is_compiling():
         update = None
     return reference.locked_linear(x, weight, bias, frozen, update)
+
+
+def _of(master: Tensor, update: Update) -> Update:
+    """The update of the weight itself in the place of its copy in another dtype."""
+    return lambda _, dz, x: update(master, dz, x)
 
 
 def check_frozen(frozen: tuple[int, int], weight: Tensor) -> None:

@@ -30,7 +30,7 @@ class _LockedLinear(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x, weight = _saved(ctx)
+        x, weight = saved(ctx)
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = dz @ weight
@@ -48,9 +48,14 @@ class _LockedLinear(torch.autograd.Function):
 _ROUNDING = 1.01  # that of a bfloat16 gradient, and of the norms
 
 
-def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
+def saved(ctx: Any) -> tuple[Any, ...]:
+    """The saved tensors of a Function with an `update`.
+
+    Raises:
+        RuntimeError: the weight has moved since.
+    """
     try:
-        x, weight = ctx.saved_tensors
+        tensors: tuple[Any, ...] = ctx.saved_tensors
     except RuntimeError as error:
         if ctx.update is None:
             raise
@@ -58,7 +63,7 @@ def _saved(ctx: Any) -> tuple[Tensor, Tensor]:
             "in_backward: the weight has moved since its forward pass: a layer that is used twice, or two forward "
             "passes for one step, need the gradient, use in_backward=False"
         ) from error
-    return x, weight
+    return tensors
 
 
 def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, int]) -> Tensor:

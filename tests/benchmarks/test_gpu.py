@@ -12,10 +12,11 @@ import torch
 
 from benchmarks import kernels
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import folding, operations, report, run, steps, tests, updates, whole
+from benchmarks.gpu import folding, linear, operations, report, run, steps, tests, updates, whole
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.device import Device, file_name
 from benchmarks.gpu.timing import Timed, measure, summary
+from hat_kernels.gated_linear import choice
 
 CPU = Device("cpu")
 CEILINGS = Ceilings(1e9, {"fp32": 1e9, "fp16": 1e9, "bf16": 1e9})
@@ -78,6 +79,21 @@ def test_a_whole_run_forgets_nothing_and_says_how_long_it_took() -> None:
     assert {row["error"] for row in late} == {"out of time"}
 
 
+def test_the_fastest_kernels_are_found_and_stored(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    entries = run.choose(CPU, 60.0, 1, tmp_path / "measured" / "gpu.json", rows)
+    assert choice.read(tmp_path / "measured" / "gpu.json") == entries
+    assert {purpose for purpose, _, _ in entries} == set(choice.PASSES)
+    assert {row["variant"] for row in rows} == {"vendor", "plain"}
+    assert not [row for row in rows if "error" in row]
+    assert "Kernels of linear layers" in report.report(
+        {"environment": CPU.facts(), "ceilings": {"copy": 1.0, "matmul": {}}, "rows": rows}
+    )
+    with choice.measuring(entries):
+        assert choice.table("any") == entries
+    assert choice.table("any") == {}
+
+
 def test_an_error_costs_one_variant() -> None:
     def fail() -> None:
         raise ValueError("no such thing\nsecond line")
@@ -102,6 +118,7 @@ def test_the_command_writes_all_its_files(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(run, "FOLDING", ())
     monkeypatch.setattr(run, "updates", updates.embeddings)
     monkeypatch.setattr(steps, "TINY", ())
+    monkeypatch.setattr(linear, "TINY", {})
     assert command.main(["--dry-run", "--no-tests", "--rounds", "1", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "dry-run-on-a-cpu.json").read_text())
     assert results["rows"]

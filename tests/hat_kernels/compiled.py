@@ -33,16 +33,26 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
+INSTRUCTIONS = {
+    "sm_80": r"\bmma\.sync\b",
+    "sm_90": r"\bwgmma\.mma_async\b",
+    "sm_100": r"\btcgen05\.mma\b",
+    "gfx942": r"\bv_mfma_",
+}
+"""What a matmul runs at full speed with; an older one works on a newer GPU, at half the rate or less."""
+SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
+"""Bytes that one program may have; of a kernel that needs more, the launch fails."""
 DIVISIBLE = [["tt.divisibility", 16]]
 
 
 def operations() -> list[str]:
-    """The operations that have kernels."""
+    """The operations that have kernels of their own."""
     import hat_kernels
 
     folders = [module.name for module in pkgutil.iter_modules(hat_kernels.__path__) if module.ispkg]
     root = Path(hat_kernels.__path__[0])
-    return [name for name in folders if (root / name / "triton.py").exists() or (root / name / "triton").is_dir()]
+    files = {name: root / name / "triton.py" for name in folders}
+    return [name for name, file in files.items() if file.exists() and "CONFIGURATIONS" in file.read_text()]
 
 
 @functools.cache
@@ -77,11 +87,14 @@ def build(configuration: Configuration, target: str) -> Any:
                  for index, name in enumerate(names)}  # fmt: skip
     attributes = {(names.index(name),): DIVISIBLE for name in configuration.aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=dict(configuration.options))
+    options = dict(configuration.options)
+    if TARGETS[target][2] == 64:
+        options |= configuration.options_of_64_lanes
+    return triton.compile(source, target=GPUTarget(*TARGETS[target]), options=options)
 
 
 def judge(operation: str, name: str, target: str) -> dict[str, Any]:
-    """One row: registers, spills, vector width, shared memory, tensor-core instructions, float64 instructions."""
+    """One row: registers, spills, vector width, shared memory, tensor-core and float64 instructions."""
     configuration = configurations(operation)[name]
     start = time.perf_counter()
     kernel = build(configuration, target)
@@ -95,6 +108,7 @@ def judge(operation: str, name: str, target: str) -> dict[str, Any]:
         "matmul": configuration.matmul,
         "vector_bits_declared": declared,
         **read(kernel.asm),
+        "matmul_instructions": len(re.findall(INSTRUCTIONS[target], kernel.asm["amdgcn" if amd else "ptx"])),
         "warps": kernel.metadata.num_warps,
         "shared_bytes": kernel.metadata.shared,
         "seconds": round(time.perf_counter() - start, 2),

@@ -1,0 +1,207 @@
+"""Which kernel runs a matmul: blocks of a short list, or the library's own, as measured on each GPU.
+
+`measured/<gpu>.json` holds, for a pass, an arithmetic and a class of shapes, the name of the fastest block or "vendor".
+A class is M, N and K, each rounded up to a power of two. What was not measured is left to the vendor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FOLDER = Path(__file__).parent / "measured"
+PASSES = ("forward", "dx", "dw", "update")
+KINDS = ("fp32", "tf32", "bf16", "fp16")
+VENDOR = "vendor"
+MULTIPROCESSORS = 108  # of an A100: with fewer tiles than that, smaller ones are worth more than reuse
+
+Key = tuple[str, str, str]
+Table = Mapping[Key, str]
+
+
+class Block(NamedTuple):
+    """How a product [m, n] is cut into tiles.
+
+    Attributes:
+        m, n: of a tile.
+        bytes: of one step along the inner dimension.
+        warps, stages: as launched.
+        persistent: as many programs as run at once, each through several tiles.
+    """
+
+    m: int
+    n: int
+    bytes: int
+    warps: int
+    stages: int
+    persistent: bool = False
+
+    def depth(self, element_size: int) -> int:
+        """The elements of one step."""
+        return self.bytes // element_size
+
+    @property
+    def parts(self) -> int:
+        """The parts in which an epilogue goes through the columns: 64 of them keep a thread's registers."""
+        return max(1, self.n // 64)
+
+    def stages_on(self, *, amd: bool) -> int:
+        """AMD's shared memory, 64 KiB, holds two stages of any block here."""
+        return min(self.stages, 2) if amd else self.stages
+
+
+_BLOCKS = {
+    "narrow": Block(64, 32, 128, 4, 4),
+    "square": Block(128, 128, 128, 8, 3),
+    "wide": Block(128, 256, 128, 8, 3),
+}
+PLAIN = Block(64, 64, 64, 4, 3)  # float32 without tensor cores, where the inner loop is unrolled
+
+BLOCKS: dict[str, dict[str, Block]] = {
+    "forward": _BLOCKS | {"wide": _BLOCKS["wide"]._replace(persistent=True)},
+    # The prologue holds a step of dy and z in registers: half the step, and of the widest half the tile.
+    "dx": {
+        "narrow": _BLOCKS["narrow"],
+        "square": _BLOCKS["square"]._replace(bytes=64, stages=4),
+        "wide": _BLOCKS["wide"]._replace(m=64, bytes=64, stages=4),
+    },
+    "dw": _BLOCKS,
+    "update": _BLOCKS,
+}
+"""By pass and name, the smallest first."""
+
+
+def blocks_of(purpose: str, kind: str) -> dict[str, Block]:
+    """What can run a pass in an arithmetic, by name."""
+    return {"plain": PLAIN} if kind == "fp32" else BLOCKS[purpose]
+
+
+def shape_class(m: int, n: int, k: int) -> str:
+    """`"64x2048x1024"` for M = 64, N = 2000, K = 784."""
+    return "x".join(str(1 << max(size - 1, 0).bit_length()) for size in (m, n, k))
+
+
+def choose(purpose: str, kind: str, m: int, n: int, k: int, device: torch.device, *, forced: bool) -> Block | None:
+    """The block of a pass for x [m, k] and a weight [n, k]; None: the vendor's matmul.
+
+    Args:
+        purpose: of `PASSES`.
+        kind: of `KINDS`.
+        m, n, k: sizes of the layer, whichever pass it is.
+        device: where.
+        forced: never None.
+    """
+    name = table(gpu_of(device)).get((purpose, kind, shape_class(m, n, k)), VENDOR)
+    known = blocks_of(purpose, kind)
+    if name in known:
+        return known[name]
+    return _fitting(purpose, known, m, n, k) if forced else None
+
+
+def takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether any pass of a layer, `x` [..., K] and `weight` [N, K], is not the vendor's.
+
+    A layer whose passes all are is better off without an operator of its own. But a trace knows neither shapes nor
+    files, and the operator asks again.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    known = table(gpu_of(x.device))
+    if not known:
+        return False
+    shape = shape_class(x.shape[:-1].numel(), *weight.shape)
+    return any(known.get((purpose, kind, shape), VENDOR) != VENDOR for purpose in PASSES for kind in KINDS)
+
+
+def _fitting(purpose: str, known: dict[str, Block], m: int, n: int, k: int) -> Block:
+    """The largest block that gives every multiprocessor a tile."""
+    height, width = {"forward": (m, n), "dx": (m, k)}.get(purpose, (n, k))
+    fitting = [b for b in known.values() if -(-height // b.m) * -(-width // b.n) >= MULTIPROCESSORS]
+    return fitting[-1] if fitting else next(iter(known.values()))
+
+
+@cache
+def gpu_of(device: torch.device) -> str:
+    """The name of a table; empty on a CPU."""
+    return file_name(torch.cuda.get_device_name(device)) if device.type == "cuda" else ""
+
+
+def file_name(gpu: str) -> str:
+    """A GPU's name as the stem of a file: `NVIDIA H200` becomes `nvidia-h200`."""
+    return "-".join("".join(c if c.isalnum() else " " for c in gpu.lower()).split())
+
+
+def table(gpu: str) -> Table:
+    """What was measured on a GPU; nothing where nothing was."""
+    return _stored(gpu) if _Instead.entries is None else _Instead.entries
+
+
+@contextlib.contextmanager
+def measuring(entries: Table) -> Iterator[None]:
+    """Inside the block these are all choices, on any device, for who measures them."""
+    before, _Instead.entries = _Instead.entries, entries
+    try:
+        yield
+    finally:
+        _Instead.entries = before
+
+
+class _Instead:
+    """Of the whole process, as the backend is."""
+
+    entries: Table | None = None
+
+
+@cache
+def _stored(gpu: str) -> Table:
+    path = FOLDER / f"{gpu}.json"
+    return read(path) if gpu and path.exists() else {}
+
+
+def read(path: Path) -> Table:
+    """A table that `write` wrote.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    try:
+        entries = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected a table of choices, got {error}") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path}: expected a table of choices, got a {type(entries).__name__}")
+    found: dict[Key, str] = {}
+    for text, name in entries.items():
+        key = _key(text)
+        known = [] if key is None else [VENDOR, *blocks_of(*key[:2])]
+        if key is None or name not in known:
+            wanted = f"one of {known}" if key else "'<pass> <kind> <M>x<N>x<K>'"
+            raise ValueError(f"{path}: expected {wanted}, got {text!r}: {name!r}")
+        found[key] = name
+    return found
+
+
+def write(path: Path, entries: Table) -> None:
+    """Put a table in a file that `read` understands."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = {" ".join(key): name for key, name in sorted(entries.items())}
+    path.write_text(json.dumps(lines, indent=1) + "\n")
+
+
+def _key(text: str) -> Key | None:
+    match text.split():
+        case [purpose, kind, shape] if purpose in PASSES and kind in KINDS and _is_class(shape):
+            return purpose, kind, shape
+    return None
+
+
+def _is_class(shape: str) -> bool:
+    sizes = shape.split("x")
+    return len(sizes) == 3 and all(size.isdecimal() and int(size).bit_count() == 1 for size in sizes)

@@ -1,0 +1,72 @@
+"""The step of SGD on the weight of a linear layer, without its gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hat_kernels.check import check_scalar
+from hat_kernels.dispatch import use_triton
+from hat_kernels.linear_update import reference
+from hat_kernels.lock import Lock, check_lock, check_own_memory
+
+
+def linear_update_(
+    weight: Tensor,
+    dz: Tensor,
+    x: Tensor,
+    lock: Lock | None = None,
+    *,
+    lr: float | Tensor,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+    mend: bool = False,
+) -> Tensor:
+    """`W -= lr * rate * (dz^T x + weight_decay * W)` in place, one matmul: the gradient is never in memory.
+
+    The step of `hat_kernels.sgd_update_` without momentum, under the lock of Serrà et al. 2018, eq. 2. A weight of rate
+    0 keeps its bits, whatever the gradient holds; on a GPU, tiles that hold nothing else cost nothing. On a GPU where
+    the vendor's matmul was measured to be faster, see `hat_kernels/gated_linear/choice.py`, it makes a gradient.
+
+    Args:
+        weight: [N, K], of the dtype of `x` or float32.
+        dz: [M, N], the gradient of `x W^T`.
+        x: [M, K], of the dtype of `dz`.
+        lock: the free units along N and K, without groups; None where nothing is locked.
+        lr: learning rate >= 0, a number or a 0-d tensor.
+        weight_decay: >= 0.
+        maximize: ascend instead of descend: `-dz^T x` in the place of `dz^T x`.
+        mend: what is not finite in the gradient counts as 0, and under a lock the result is kept within the range of
+            float16; see `hat_kernels.sgd_update_`.
+
+    Returns:
+        `weight`.
+
+    Raises:
+        ValueError: shapes or devices differ, the lock does not fit, or elements of `weight` share memory.
+        TypeError: the dtypes are others.
+    """
+    if weight.dim() != 2:
+        raise ValueError(f"weight: expected shape (N, K), got {tuple(weight.shape)}")
+    for name, tensor, width in (("dz", dz, weight.shape[0]), ("x", x, weight.shape[1])):
+        if tensor.dim() != 2 or tensor.shape[1] != width or len(tensor) != len(dz):
+            rows = "M" if tensor is dz else len(dz)
+            raise ValueError(f"{name}: expected shape ({rows}, {width}), got {tuple(tensor.shape)}")
+        if tensor.device != weight.device:
+            raise ValueError(f"{name}: expected device {weight.device}, got {tensor.device}")
+    if x.dtype != dz.dtype:
+        raise TypeError(f"x: expected {dz.dtype} as dz, got {x.dtype}")
+    if weight.dtype not in (x.dtype, torch.float32):
+        raise TypeError(f"weight: expected {x.dtype} or torch.float32, got {weight.dtype}")
+    check_lock(lock, weight)
+    if lock is not None and lock.groups > 1:
+        raise ValueError(f"lock: expected no groups, got {lock.groups}")
+    check_own_memory(weight, "weight")
+    check_scalar("lr", lr if isinstance(lr, Tensor) else None)
+    update = reference.linear_update_
+    if use_triton("linear_update_", weight, dz, x):
+        from hat_kernels.linear_update import triton as kernels  # torch.compile traces this, but not importlib
+
+        update = kernels.linear_update_
+    update(weight, dz, x, lock, lr=lr, weight_decay=weight_decay, maximize=maximize, mend=mend)
+    return weight
