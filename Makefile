@@ -43,8 +43,9 @@ format: $(READY) ## format the code
 bench: $(READY) ## measure the CPU step against plain and textbook; writes benchmarks/results/cpu.json
 	$(BIN)/python -m benchmarks
 
-kernels: $(READY) ## compile every kernel for GPUs that are not there; writes benchmarks/results/kernels.*
+kernels: $(READY) ## compile every kernel for GPUs that are not there, count a step; writes results/{kernels,launches}.*
 	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.launches
 
 gpu: ## tests and benchmarks on this machine's GPU, with this machine's python: installs nothing; OUT=folder
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT))

@@ -2,11 +2,13 @@
 
 On a CPU a gradient of 16 MB costs a millisecond or more of fresh pages, and as much again to be filled with zeros where
 nothing may move: a tenth of a training step. Here it is given out again once nobody uses it, its zeros still in place.
+On a GPU fresh memory costs nothing, but zeros are written at every step; it is given out again where there are some.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,12 +41,12 @@ _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
 def take(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
     """A tensor like the weight: 0 where the leading `frozen` rows and columns meet, anything elsewhere."""
     rows, columns = frozen
-    if not free_to_read(weight) or torch.compiler.is_compiling():
-        grad = weight.new_empty(weight.shape)
-        grad[:rows, :columns] = 0
-        return grad
+    if torch.compiler.is_compiling() or not (free_to_read(weight) or (rows and columns)):
+        return _fresh(weight, frozen)
     kept = _kept.get(weight)
     if kept is None or not _is_unused(kept.memory) or not _is_like(kept.memory, weight):
+        if weight.is_cuda and torch.cuda.is_current_stream_capturing():  # memory that is the graph's own
+            return _fresh(weight, frozen)
         kept = _Kept(torch.empty_like(weight, memory_format=torch.contiguous_format), frozen)
         _kept[weight] = kept
     if kept.frozen != frozen or kept.version != kept.memory._version:
@@ -53,16 +55,23 @@ def take(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
     return kept.memory.detach()  # another tensor on the same memory: autograd makes it `.grad` without a copy
 
 
-def complete(weight: Tensor, grad: Tensor, bound: Tensor) -> None:
+def _fresh(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
+    grad, (rows, columns) = weight.new_empty(weight.shape), frozen
+    if rows and columns:
+        grad[:rows, :columns] = 0
+    return grad
+
+
+def complete(weight: Tensor, grad: Tensor, bound: Callable[[], Tensor]) -> None:
     """Note that the gradient of a weight is computed.
 
     Args:
         grad: what `take` gave.
-        bound: 0-d, no less than the norm of the gradient.
+        bound: 0-d, no less than the norm of the gradient; asked for where it is free to read.
     """
-    kept = _kept.get(weight) if free_to_read(weight) and not torch.compiler.is_compiling() else None
+    kept = None if torch.compiler.is_compiling() else _kept.get(weight)
     if kept is not None and kept.memory.data_ptr() == grad.data_ptr():
-        kept.version, kept.bound = grad._version, bound.item()
+        kept.version, kept.bound = grad._version, bound().item() if free_to_read(weight) else None
 
 
 def norm_bound(weight: Tensor) -> float | None:

@@ -232,6 +232,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     x, weight, *rest = inputs
     _keep(ctx, x, weight, output[1], tuple(rest))
     ctx.save_for_backward(*ctx.kept)
+    ctx.set_materialize_grads(False)  # of z: zeros as large as the activations
     del ctx.kept
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hat_kernels.dispatch import free_to_read
 from hat_kernels.gradient_memory import complete, take
 
 
@@ -75,8 +75,7 @@ def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, in
             block.copy_(a @ b)
         else:
             torch.mm(a, b, out=block)
-    if free_to_read(weight):  # elsewhere to know it would be to wait
-        complete(weight, grad, gradient_bound(dz, x))
+    complete(weight, grad, partial(gradient_bound, dz, x))
     return grad
 
 

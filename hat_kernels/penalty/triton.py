@@ -21,7 +21,7 @@ NUM_WARPS = 8
 
 
 @triton.jit(do_not_specialize=["count"])
-def penalty_forward(rows_ptr, scale_ptr, value_ptr, total_ptr, count, BLOCK: tl.constexpr):
+def penalty_kernel(rows_ptr, scale_ptr, value_ptr, total_ptr, count, BLOCK: tl.constexpr):
     """One program, so that the sum is always the same: a network has a few thousand units."""
     lane = tl.arange(0, BLOCK)
     scale = tl.load(scale_ptr)
@@ -48,7 +48,7 @@ def penalty_forward(rows_ptr, scale_ptr, value_ptr, total_ptr, count, BLOCK: tl.
 
 
 @triton.jit
-def penalty_backward(
+def penalty_gradient_kernel(
     grad_ptr,
     rows_ptr,
     owners_ptr,
@@ -84,7 +84,7 @@ def value(embeddings: Sequence[Tensor], frees: Sequence[Tensor], scale: Tensor, 
     result, total = torch.empty(2, dtype=torch.float32, device=scale.device).unbind()
     with torch.cuda.device_of(scale):
         built = table(operands, steps=1)
-        penalty_forward[(1,)](
+        penalty_kernel[(1,)](
             built.rows, scale, result, total, built.length, BLOCK=BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=True
         )
     return result, total
@@ -106,7 +106,7 @@ def gradients(
     if operands:
         with torch.cuda.device_of(scale):
             built = table(operands, steps=1)
-            penalty_backward[(built.programs,)](
+            penalty_gradient_kernel[(built.programs,)](
                 grad,
                 built.rows,
                 built.owners,
@@ -130,8 +130,8 @@ def _operands(embeddings: Sequence[Tensor], frees: Sequence[Tensor]) -> list[Ope
 _OPTIONS = {"num_warps": NUM_WARPS}
 CONFIGURATIONS: list[Configuration] = [
     Configuration(
-        name="penalty_forward",
-        kernel=penalty_forward,
+        name="penalty_kernel",
+        kernel=penalty_kernel,
         signature={
             "rows_ptr": "*i64",
             "scale_ptr": "*fp32",
@@ -146,8 +146,8 @@ CONFIGURATIONS: list[Configuration] = [
     )
 ] + [
     Configuration(
-        name=f"penalty_backward-{compensation}",
-        kernel=penalty_backward,
+        name=f"penalty_gradient_kernel-{compensation}",
+        kernel=penalty_gradient_kernel,
         signature={
             "grad_ptr": "*fp32",
             "rows_ptr": "*i64",

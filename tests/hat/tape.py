@@ -65,10 +65,9 @@ class Tape(TorchDispatchMode):
             self.waits.append(name)
         result = func(*args, **kwargs)
         if not _is_view(func) and name not in FREE:
-            written = result if isinstance(result, Tensor) else next(iter(tree_leaves((result, args))), None)
-            self.launches[name] += not isinstance(written, Tensor) or written.numel() > 0
-            taken = {key: value for key, value in kwargs.items() if key != "out"}
-            self.bytes[name] += _nbytes((args, taken)) + _nbytes(result)
+            written = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
+            self.launches[name] += not written or any(each.numel() for each in written)
+            self.bytes[name] += _moved(func, args, kwargs, result)
             if self.keep:
                 self.entries.append(lambda: _again(func, args, kwargs, result))
         return result
@@ -83,7 +82,8 @@ class Tape(TorchDispatchMode):
                     run(kernel, *args, **options)
             if own:
                 self.launches[kernel.__name__] += 1
-                self.bytes[kernel.__name__] += _traffic(kernel, args, options)
+                with _disable_current_modes():
+                    self.bytes[kernel.__name__] += _traffic(kernel, args, options)
                 if self.keep:
                     self.entries.append(lambda: run(kernel, *args, **options))
 
@@ -123,6 +123,17 @@ def _is_view(func) -> bool:
     return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
 
 
+def _moved(func, args, kwargs, result) -> int:
+    """Bytes that an operation reads and writes."""
+    read, written = [*args], [result]
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write and index < len(args):
+            written.append(args[index])  # a list of tensors, perhaps
+            if func._schema.name.split("::")[1] in ("fill_", "zero_", "copy_"):
+                read[index] = None  # what was there does not matter
+    return _nbytes((read, {key: value for key, value in kwargs.items() if key != "out"})) + _nbytes(written)
+
+
 def _nbytes(tensors) -> int:
     own = {id(each): each.nbytes for each in tree_leaves(tensors) if isinstance(each, Tensor)}
     return sum(own.values())
@@ -135,8 +146,13 @@ PASSES = {"sgd_kernel": 3, "adamw_kernel": 7, "embedding_kernel": 3, "_partial_k
 def _traffic(kernel, args, options) -> int:
     """Bytes of a kernel that no operator stands for, all of float32."""
     passes = PASSES.get(kernel.__name__)
-    if passes is None:  # it names its tensors; what it changes, `out`, is read as well
-        return _nbytes((args, options)) + (options["out_ptr"].nbytes if options.get("UPDATE") else 0)
+    if kernel.__name__ == "gated_linear_gradient":  # in an update; it does not touch the tiles that are locked
+        shares = [(free != 0).float().mean() for free in (options["free_rows_ptr"], options["free_columns_ptr"])
+                  if free is not None]  # fmt: skip
+        locked = float(torch.stack([1 - share for share in shares]).prod()) if shares else 0.0
+        return _nbytes((options["dz_ptr"], options["x_ptr"])) + int(2 * (1 - locked) * options["out_ptr"].nbytes)
+    if passes is None:  # it names its tensors
+        return _nbytes((args, options))
     rows = args[0].view(-1)
     count = int(rows.numel()) // table.FIELDS
     found = rows[: count * table.FIELDS].view(count, table.FIELDS)
@@ -184,19 +200,21 @@ class TapeRecorder:
         return replay, result
 
 
-def _native_dropout(x: Tensor, probability: float) -> Tensor:
+def native_dropout(x: Tensor, probability: float, training: bool = True, inplace: bool = False) -> Tensor:
     """One kernel, as `F.dropout` is on a GPU."""
-    return torch.native_dropout(x, probability, True)[0]
+    return torch.native_dropout(x, probability, training)[0]
 
 
 @contextlib.contextmanager
-def as_on_a_gpu(backend: str = "triton"):
-    """Yields the recorder of all graphs in the block."""
+def as_on_a_gpu(backend: str = "triton", *, matmuls: bool = True):
+    """Yields the recorder of all graphs in the block; without `matmuls` the library's own are taken where there are."""
     recorder = TapeRecorder()
     with (
         mock.patch.object(dispatch, "_HOSTS", set()),
-        mock.patch("hat_kernels.dropout.reference.dropout", _native_dropout),
+        mock.patch("hat_kernels.dropout.reference.dropout", native_dropout),
         mock.patch.object(hat.graphs, "make_recorder", mock.Mock(return_value=recorder)),
+        mock.patch("hat_kernels.gated_linear.api.forced", mock.Mock(return_value=matmuls)),
+        mock.patch("hat_kernels.linear_update.triton.forced", mock.Mock(return_value=matmuls)),
         hat_kernels.backend(backend),
     ):
         yield recorder

@@ -331,5 +331,5 @@ def test_no_bound_of_what_was_never_computed():
     assert norm_bound(weight) is None
     weight.grad = torch.ones_like(weight)
     assert norm_bound(weight) is None
-    complete(weight, weight.grad, torch.tensor(1.0))
+    complete(weight, weight.grad, lambda: torch.tensor(1.0))
     assert norm_bound(weight) is None

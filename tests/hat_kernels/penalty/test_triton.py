@@ -58,4 +58,4 @@ def test_two_launches():
     given = inputs((5, 7, 9), 2.0)
     with count_launches() as launches:
         results(*given, backend="triton")
-    assert launches == {"penalty_forward": 1, "penalty_backward": 1}
+    assert launches == {"penalty_kernel": 1, "penalty_gradient_kernel": 1}

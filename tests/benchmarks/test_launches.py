@@ -1,0 +1,43 @@
+"""Counting the launches and bytes of a step."""
+
+import pytest
+import torch
+
+from benchmarks import launches
+from benchmarks.workload import Network
+from tests.hat.tape import Tape
+
+TINY = Network(kind="mlp", input_shape=(24,), hidden=(32, 32), classes=2)
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(torch.cuda.is_available(), reason="emulates a GPU"),
+]
+
+
+def test_operations_are_counted_by_what_they_read_and_write():
+    a, b = torch.ones(8, 4), torch.ones(4, 2)
+    tape = Tape(keep=False)
+    with tape.recording():
+        c = a @ b
+        c.add_(1)
+        c.zero_()
+        d = c.view(-1)[:4]
+        torch._foreach_add_([a, b], 1)
+    assert d.shape == (4,)
+    assert tape.launches == {"mm": 1, "add_": 1, "zero_": 1, "_foreach_add_": 1}
+    assert tape.bytes == {"mm": 4 * (32 + 8 + 16), "add_": 4 * 32, "zero_": 4 * 16, "_foreach_add_": 4 * 2 * (32 + 8)}
+
+
+def test_ours_moves_less_with_every_locked_unit():
+    rows = {
+        (locked, row["variant"]): row for locked in (0.0, 0.5, 0.9) for row in launches.count(TINY, locked, batch=4)
+    }
+    assert all(row["waits"] == 0 for row in rows.values())
+    assert all(row["bytes"] >= 0.9 * row["floor_bytes"] for row in rows.values())
+    for variant in ("ours", "ours, update in matmul, our matmuls"):
+        moved = [rows[locked, variant]["ratio_to_plain"] for locked in (0.0, 0.5, 0.9)]
+        assert moved == sorted(moved, reverse=True)
+    assert rows[0.0, "ours"]["launches"] < rows[0.0, "textbook"]["launches"]
+    text = launches.report(list(rows.values()), "0" * 40)
+    assert text.count("| plain ") == 3
