@@ -47,7 +47,7 @@ def take(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
     if kept is None or not _is_unused(kept.memory) or not _is_like(kept.memory, weight):
         if weight.is_cuda and torch.cuda.is_current_stream_capturing():  # memory that is the graph's own
             return _fresh(weight, frozen)
-        kept = _Kept(torch.empty_like(weight, memory_format=torch.contiguous_format), frozen)
+        kept = _Kept(_like(weight), frozen)
         _kept[weight] = kept
     if kept.frozen != frozen or kept.version != kept.memory._version:
         kept.memory[:rows, :columns] = 0
@@ -62,16 +62,17 @@ def _fresh(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
     return grad
 
 
-def complete(weight: Tensor, grad: Tensor, bound: Callable[[], Tensor]) -> None:
+def complete(weight: Tensor, grad: Tensor, bound: Callable[[], Tensor] | None = None) -> None:
     """Note that the gradient of a weight is computed.
 
     Args:
         grad: what `take` gave.
-        bound: 0-d, no less than the norm of the gradient; asked for where it is free to read.
+        bound: 0-d, no less than the norm of the gradient, if there is one; asked for where it is free to read.
     """
     kept = None if torch.compiler.is_compiling() else _kept.get(weight)
     if kept is not None and kept.memory.data_ptr() == grad.data_ptr():
-        kept.version, kept.bound = grad._version, bound().item() if free_to_read(weight) else None
+        kept.version = grad._version
+        kept.bound = bound().item() if bound is not None and free_to_read(weight) else None
 
 
 def norm_bound(weight: Tensor) -> float | None:
@@ -102,8 +103,15 @@ def _has_company() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def _like(weight: Tensor) -> Tensor:
+    """Rows of a matrix one after another; the channels of a convolution where its weight has them."""
+    memory_format = torch.contiguous_format if weight.dim() <= 2 else torch.preserve_format
+    return torch.empty_like(weight, memory_format=memory_format)
+
+
 def _is_like(memory: Tensor, weight: Tensor) -> bool:
-    return memory.shape == weight.shape and memory.dtype == weight.dtype
+    same = memory.shape == weight.shape and memory.dtype == weight.dtype and memory.device == weight.device
+    return same and (weight.dim() <= 2 or memory.stride() == weight.stride())
 
 
 def _is_unused(memory: Tensor) -> bool:

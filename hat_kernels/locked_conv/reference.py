@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hat_kernels.gradient_memory import complete, take
+
 
 class _Shape(NamedTuple):
     stride: list[int]
@@ -52,7 +54,7 @@ def weight_gradient(
 ) -> Tensor:
     """The gradient of the weight, but 0 where the frozen rows and columns meet."""
     rows, columns = frozen if frozen[1] else (0, 0)
-    grad = torch.zeros_like(weight)
+    grad = take(weight, (rows, columns))
     if groups > 1:  # all columns, and the groups behind those that are frozen altogether
         locked = rows * groups // len(weight)
         first, behind = locked * len(weight) // groups, locked * weight.shape[1]
@@ -67,6 +69,7 @@ def weight_gradient(
         beside = shape.backward(dz[:, :rows], x[:, columns:], part, 1, [False, True, False])[1]
         assert beside is not None
         grad[:rows, columns:] = beside
+    complete(weight, grad)
     return grad
 
 
