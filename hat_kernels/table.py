@@ -35,6 +35,7 @@ WIDEST = 2**26  # columns of a SEPARABLE weight: offsets in a tile are of 32 bit
 DTYPES = {dtype: digit for digit, dtype in enumerate(dispatch.DTYPES)}
 
 _KEPT = 512  # a step uses two a parameter group and one for the norm
+_RESERVED = 2**18  # numbers, 2 MiB: tables of a network of 100 million weights take a tenth of it
 _MULTIPLE = 8  # elements, 16 bytes of the narrowest dtype: what a 128-bit load needs
 
 
@@ -101,7 +102,7 @@ def table(operands: Sequence[Operands], *, steps: int | None = None) -> Table:
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     found = _tables.get(key)
     if found is None:
-        found, host = _build(operands, steps, device)
+        found, host = _build(operands, steps, device, capturing)
         if capturing:
             _captured.append(host)  # the device's copy is only filled when the graph runs, so no one else may use it
             return found
@@ -135,7 +136,9 @@ def _key(operand: Operands) -> tuple[object, ...]:
     )
 
 
-def _build(operands: Sequence[Operands], steps: int | None, device: torch.device) -> tuple[Table, Tensor]:
+def _build(
+    operands: Sequence[Operands], steps: int | None, device: torch.device, capturing: bool
+) -> tuple[Table, Tensor]:
     rows = [_row(operand) for operand in operands]
     tiles = [_tile_rows(row) * row[COLUMN_BLOCKS] for row in rows]
     if steps is None:
@@ -150,10 +153,33 @@ def _build(operands: Sequence[Operands], steps: int | None, device: torch.device
         owners.append(torch.full((own,), index * FIELDS, dtype=torch.int64))
     host = torch.cat([torch.tensor(rows, dtype=torch.int64).flatten(), *owners])
     if device.type == "cuda":
-        host = host.pin_memory()
+        host = _Reserve.take(host) if capturing else host.pin_memory()
+        _Reserve.fill(capturing)
     both = host.to(device, non_blocking=True)
     cut = len(rows) * FIELDS
     return Table(both[:cut], both[cut:], len(rows), programs, steps, codes), host
+
+
+class _Reserve:
+    """Pinned memory for tables that are built while a graph is captured: then none can be allocated."""
+
+    block = torch.empty(0, dtype=torch.int64)
+    used = 0
+
+    @classmethod
+    def fill(cls, capturing: bool) -> None:
+        """See that there is enough for a captured step, outside of captures; what is full belongs to graphs."""
+        if not capturing and cls.used >= len(cls.block) // 2:
+            cls.block, cls.used = torch.empty(_RESERVED, dtype=torch.int64, pin_memory=True), 0
+
+    @classmethod
+    def take(cls, host: Tensor) -> Tensor:
+        """These numbers in memory that nobody else will get."""
+        if len(host) > len(cls.block) - cls.used:
+            return host.pin_memory()  # which PyTorch may allow
+        taken = cls.block[cls.used : cls.used + len(host)]
+        cls.used += len(host)
+        return taken.copy_(host)
 
 
 def _row(operand: Operands) -> list[int]:

@@ -72,3 +72,15 @@ def test_rows_and_programs():
     assert built.programs == len(built.owners) == 10
     assert built.steps == 1
     assert built.codes == 1
+
+
+def test_the_reserve_gives_no_memory_twice(monkeypatch):
+    """What a graph copies from at every replay must stay as it was."""
+    monkeypatch.setattr(table._Reserve, "block", torch.zeros(10, dtype=torch.int64))
+    monkeypatch.setattr(table._Reserve, "used", 0)
+    first, second = (table._Reserve.take(torch.full((4,), number)) for number in (1, 2))
+    assert first.tolist() == [1] * 4
+    assert second.tolist() == [2] * 4
+    assert first.data_ptr() != second.data_ptr()
+    table._Reserve.fill(capturing=True)
+    assert len(table._Reserve.block) == 10  # nothing is allocated while a graph is captured
