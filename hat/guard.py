@@ -62,7 +62,7 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
     if hasattr(optimizer, "_guarded"):
         raise ValueError("optimizer: expected one without a guard, got a guarded one; a fractional rate counts once")
     hooks = _Guard(optimizer, model, max_norm)
-    optimizer._guarded = True  # type: ignore[attr-defined]
+    optimizer._guarded = hooks  # type: ignore[attr-defined]
     claim(_parameters(optimizer), None)
     _part_embeddings(optimizer, model)
     optimizer.register_step_pre_hook(hooks.before_step)
@@ -120,6 +120,11 @@ class _Guard:
             if can_stand_in(optimizer):
                 drop_finished(optimizer, self.model.frozen_parameters())
             moved(optimizer, moves, before, after)
+
+    def abandon(self) -> None:
+        """Leave a step that a graph has recorded in part and that has not run: there is nothing to bring back."""
+        self.before = []
+        self._leave()
 
     def _enter(self, optimizer: torch.optim.Optimizer) -> dict[Tensor, Lock | None]:
         """The locks of what finished tasks meet, whole or in parts as the optimizer sees it from now on."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from numbers import Real
+from typing import Any, NamedTuple
+from weakref import WeakMethod
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,8 @@ from torch import Tensor
 
 from hat.graphs import Graphs, kind_of
 from hat.model import HATModel
-from hat_kernels.dispatch import chosen_backend, free_to_read
+from hat.structure import Structure, own_code
+from hat_kernels.dispatch import free_to_read
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -43,24 +46,29 @@ class TrainStep:
 
     With `graph`, the first three steps of a batch shape run as they are, then one is recorded, and from then on
     replayed. The annealed scale, the counters of AdamW and, for optimizers of `hat.optim`, the learning rate are read
-    from tensors and may change; whatever else changes, a task that ends, another option of a parameter group, another
-    shape, is recorded anew. Batches are copied to where the graph reads them, so they may lie anywhere on the device.
-    Dropout draws on as ever. Gradients live inside of the graph: after a step `.grad` is None, and hooks of modules and
-    optimizers do not run in a replay. Where recording is not possible (on a CPU, with an optimizer that waits for the
-    device, for a seventeenth shape) steps run as they are, and one `GraphWarning` says why.
+    from tensors and may change at every step. Where something else changes, a task ends, a parameter or a state of the
+    optimizer is another tensor, an option, a mode or the shape of a batch is another, steps are recorded anew; a new
+    value of a tensor that `loss` or a module reads is seen, another decision that they take in Python is not. Batches
+    are copied to where the graph reads them, so they may lie anywhere on the device. Dropout draws on as ever.
+    Gradients live inside of the graph: after a step `.grad` is None, and hooks do not run in a replay. Where recording
+    is not possible (on a CPU, with an optimizer that waits for the device, for a seventeenth shape) steps run as they
+    are, and one `GraphWarning` says why.
 
     Args:
         model: a task of it must be learning when a step is taken; it may be any task, one after another.
         optimizer: of `hat.optim` or guarded by `hat.guard`, over the model's parameters.
         loss: of (logits [B, classes], y), to a 0-d tensor.
         lamb: weight of the penalty, >= 0; the paper's is 0.75.
-        autocast: run the forward pass in this dtype, `torch.bfloat16` or `torch.float16`.
+        autocast: run the forward pass in this dtype, `torch.bfloat16` or `torch.float16`. None: as around the step.
         scaler: of the loss, for float16.
         graph: record the step on a GPU.
-        compile: compile the forward pass and its gradient by `torch.compile`, as one graph of operations.
+        compile: compile the forward pass and its gradient by `torch.compile`, as one graph of operations, anew for
+            every task.
 
     Raises:
-        ValueError: `lamb` is negative.
+        TypeError: `model` is no `HATModel`.
+        ValueError: the optimizer is neither of `hat.optim` nor guarded, or of another model; `lamb` is negative, or
+            `autocast` another dtype.
     """
 
     def __init__(
@@ -75,16 +83,16 @@ class TrainStep:
         graph: bool = False,
         compile: bool = False,
     ) -> None:
-        if not lamb >= 0:
-            raise ValueError(f"lamb: expected >= 0, got {lamb}")
+        _check(model, optimizer, lamb, autocast)
         self.model, self.optimizer, self.loss = model, optimizer, loss
-        self.lamb, self.autocast, self.scaler = lamb, autocast, scaler
-        self._losses = torch.compile(self._forward, fullgraph=True) if compile else self._forward
-        self._graphs = Graphs(self._recorded, what="the training step") if graph else None
-        self._built: Hashable = None
+        self.lamb, self.autocast, self.scaler, self.compile = lamb, autocast, scaler, compile
+        own = WeakMethod(self._recorded)  # no cycle: the memory of graphs goes with the step
+        self._graphs = Graphs(_Weak(own), what="the training step", abandon=_Weak(WeakMethod(self._abandon)))
+        self._graph, self._structure = graph, Structure(model, optimizer)
+        self._forward: Callable[..., tuple[Tensor, Tensor]] = _forward
+        self._compiled_for = -1
         self._task: int | None = None
-        self._rates: list[Tensor] = []
-        self._held: list[float] = []  # what is in them
+        self._rates: dict[int, tuple[Tensor, float]] = {}
 
     def __call__(self, x: Tensor, y: Tensor, *, progress: float | None = None, task: int | None = None) -> StepLoss:
         """Learn one batch.
@@ -101,38 +109,37 @@ class TrainStep:
         Raises:
             NonFiniteLossError: before anything moves; on a CPU only, elsewhere to look would be to wait.
             RuntimeError: no task is being learned.
+            TypeError: `x` or `y` is no tensor.
             ValueError: `progress` is not in [0, 1], a tensor is on another device, or there is no such task.
         """
-        self._check(x, y)
+        self._check_batch(x, y)
         if progress is not None:
             self.model.anneal(progress)
-        if self._graphs is None or not self._graphs.can_record(x.device):
+        if self.compile and self._compiled_for != len(self.model.heads):
+            self._compiled_for = len(self.model.heads)
+            self._forward = torch.compile(own_code(_forward), fullgraph=True)
+        if not self._is_recorded(x.device):
             return StepLoss(*self._step(x, y, task).unbind())
-        built = self._structure()
-        if built != self._built:
+        rest = (self.lamb, self.loss, self.autocast, self.scaler)
+        if self._structure.has_changed(rest, rates=not self._reads_rates()):
             self._graphs.clear()
-            self._built = built
         self._task = task
         self._hold_rates()
         return StepLoss(*self._graphs((task, kind_of(x), kind_of(y)), x, y).unbind())
 
-    def _check(self, x: Tensor, y: Tensor) -> None:
+    def _check_batch(self, x: Tensor, y: Tensor) -> None:
         device = self.model.state.scale.device
         for name, tensor in (("x", x), ("y", y)):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
             if tensor.device != device:
                 raise ValueError(f"{name}: expected a tensor on {device} as the model, got {tensor.device}")
         if not self.model.learning:
             raise RuntimeError("step: no task is being learned; call begin_task() first")
 
-    def _forward(self, x: Tensor, y: Tensor, task: int | None) -> tuple[Tensor, Tensor]:
-        enabled = self.autocast is not None
-        with torch.autocast(x.device.type, dtype=self.autocast, enabled=enabled):
-            loss = self.loss(self.model(x, task=task), y)
-        return loss, self.model.penalty()
-
     def _step(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
         """[2] the losses."""
-        loss, penalty = self._losses(x, y, task)
+        loss, penalty = self._forward(self.model, self.loss, self.autocast, x, y, task)
         if free_to_read(loss) and not torch.isfinite(loss):
             raise NonFiniteLossError(f"loss: expected finite, got {loss.item()}")
         total = loss + self.lamb * penalty
@@ -148,49 +155,101 @@ class TrainStep:
 
     # -- as a graph -----------------------------------------------------------------------------------------------
 
+    def _is_recorded(self, device: torch.device) -> bool:
+        """Whether steps are to be a graph, and can be."""
+        if not self._graph or not self._graphs.can_record(device):
+            return False
+        fixed = any(group.get("capturable") is False for group in self.optimizer.param_groups)
+        if fixed:
+            self._graphs.say(f"expected capturable=True of {type(self.optimizer).__name__}, got False")
+        return not fixed
+
     def _recorded(self, x: Tensor, y: Tensor) -> Tensor:
         """A step that leaves no gradient behind: another recording may use its memory."""
-        with self._rates_on_device():
+        with self._rates_on_device() if self._reads_rates() else nullcontext():
             losses = self._step(x, y, self._task)
         self.optimizer.zero_grad()
         return losses
 
-    def _structure(self) -> Hashable:
-        """All that a recording fixes, but the batch: the tasks, the blocks that are locked, the options."""
-        model = self.model
-        own = getattr(self.optimizer, "locks_itself", False)
-        gates = tuple(number for gate in model.gates.values() for number in gate.identity())
-        options = tuple(
-            (name, id(value) if isinstance(value, Tensor) else value)
-            for group in self.optimizer.param_groups
-            for name, value in group.items()
-            if name != "params" and not (own and name == "lr" and not isinstance(value, Tensor))
-        )
-        count = sum(len(group["params"]) for group in self.optimizer.param_groups)
-        return len(model.heads), model.training, gates, options, count, chosen_backend()
+    def _abandon(self) -> None:
+        """After a recording that failed: what Python has begun, no kernel has."""
+        owner: Any = self.optimizer if self._reads_rates() else self.optimizer._guarded  # type: ignore[attr-defined]
+        owner.abandon()
+        self.optimizer.zero_grad()
+        if self.scaler is not None:
+            self.scaler._per_optimizer_states.clear()
+            for name in ("grad_scale", "found_inf"):
+                self.optimizer.__dict__.pop(name, None)
+
+    def _reads_rates(self) -> bool:
+        """The optimizer reads its learning rates from tensors; to others they are fixed numbers."""
+        return getattr(self.optimizer, "locks_itself", False)
 
     def _hold_rates(self) -> None:
         """Bring the tensors that stand for the learning rates up to date."""
-        rates = [group["lr"] for group in self.optimizer.param_groups]
         device = self.model.state.scale.device
-        while len(self._rates) < len(rates):
-            self._rates.append(torch.zeros((), device=device))
-            self._held.append(0.0)
-        for index, rate in enumerate(rates):
-            if not isinstance(rate, Tensor) and rate != self._held[index]:
-                self._rates[index].fill_(rate)
-                self._held[index] = rate
+        for index, group in enumerate(self.optimizer.param_groups):
+            rate = group["lr"]
+            if isinstance(rate, Tensor) and rate.device == device and device.type != "cpu":
+                self._rates.pop(index, None)  # it is read where it is
+                continue
+            value = float(rate)
+            held, last = self._rates.get(index) or (torch.zeros((), device=device), float("nan"))
+            if value != last:
+                held.fill_(value)
+                self._rates[index] = held, value
 
     @contextmanager
     def _rates_on_device(self) -> Iterator[None]:
-        """Optimizers of `hat.optim` read their rates from tensors in the block; for others a rate is a fixed number."""
+        """The learning rates are the tensors that stand for them inside the block."""
         groups = self.optimizer.param_groups
         before = [group["lr"] for group in groups]
-        if getattr(self.optimizer, "locks_itself", False):
-            for group, rate, held in zip(groups, before, self._rates, strict=True):
-                group["lr"] = rate if isinstance(rate, Tensor) else held
+        for index, (held, _) in self._rates.items():
+            groups[index]["lr"] = held
         try:
             yield
         finally:
             for group, rate in zip(groups, before, strict=True):
                 group["lr"] = rate
+
+
+def _forward(
+    model: HATModel,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    autocast: torch.dtype | None,
+    x: Tensor,
+    y: Tensor,
+    task: int | None,
+) -> tuple[Tensor, Tensor]:
+    """(the loss of a batch, the penalty)."""
+    with nullcontext() if autocast is None else torch.autocast(x.device.type, dtype=autocast):
+        loss = criterion(model(x, task=task), y)
+    return loss, model.penalty()
+
+
+class _Weak:
+    """A method that does not keep its owner alive."""
+
+    def __init__(self, method: WeakMethod[Callable[..., Any]]) -> None:
+        self.method = method
+
+    def __call__(self, *arguments: Any) -> Any:
+        method = self.method()
+        assert method is not None
+        return method(*arguments)
+
+
+def _check(model: HATModel, optimizer: torch.optim.Optimizer, lamb: float, autocast: torch.dtype | None) -> None:
+    if not isinstance(model, HATModel):
+        raise TypeError(f"model: expected a HATModel, got {type(model).__name__}")
+    locks_itself = getattr(optimizer, "locks_itself", False)
+    owner: Any = optimizer if locks_itself else getattr(optimizer, "_guarded", None)
+    if owner is None:
+        got = type(optimizer).__name__
+        raise ValueError(f"optimizer: expected one of hat.optim or one guarded by hat.guard, got {got}")
+    if owner.model is not model:
+        raise ValueError("optimizer: expected one of this model, got one of another")
+    if isinstance(lamb, bool) or not isinstance(lamb, Real) or not lamb >= 0:
+        raise ValueError(f"lamb: expected a number >= 0, got {lamb!r}")
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast: expected None, torch.bfloat16 or torch.float16, got {autocast!r}")

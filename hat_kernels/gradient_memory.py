@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hat_kernels.capturing import hold, is_capturing
 from hat_kernels.dispatch import free_to_read
 
 
@@ -44,15 +45,30 @@ def take(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
     if torch.compiler.is_compiling() or not (free_to_read(weight) or (rows and columns)):
         return _fresh(weight, frozen)
     kept = _kept.get(weight)
-    if kept is None or not _is_unused(kept.memory) or not _is_like(kept.memory, weight):
-        if weight.is_cuda and torch.cuda.is_current_stream_capturing():  # memory that is the graph's own
-            return _fresh(weight, frozen)
+    usable = kept is not None and _is_unused(kept.memory) and _is_like(kept.memory, weight)
+    if is_capturing(weight.device):
+        return _graphs_own(weight, kept if usable else None, frozen)
+    if kept is None or not usable:
         kept = _Kept(_like(weight), frozen)
         _kept[weight] = kept
-    if kept.frozen != frozen or kept.version != kept.memory._version:
+    if not _is_clean(kept, frozen):
         kept.memory[:rows, :columns] = 0
         kept.frozen = frozen
     return kept.memory.detach()  # another tensor on the same memory: autograd makes it `.grad` without a copy
+
+
+def _graphs_own(weight: Tensor, kept: _Kept | None, frozen: tuple[int, int]) -> Tensor:
+    """Memory that nobody but the graph that is being captured will use from now on."""
+    if kept is None or not _is_clean(kept, frozen):
+        return _fresh(weight, frozen)
+    _kept.pop(weight)
+    hold(kept.memory)
+    return kept.memory.detach()
+
+
+def _is_clean(kept: _Kept, frozen: tuple[int, int]) -> bool:
+    """What must be 0 is 0."""
+    return kept.frozen == frozen and kept.version == kept.memory._version
 
 
 def _fresh(weight: Tensor, frozen: tuple[int, int]) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels import dispatch
+from hat_kernels.capturing import hold, is_capturing
 from hat_kernels.lock import Lock
 
 # The fields of a row, all int64.
@@ -83,7 +84,6 @@ def dtype_code(parameter: torch.dtype, grad: torch.dtype, state: torch.dtype) ->
 
 
 _tables: OrderedDict[tuple[object, ...], Table] = OrderedDict()
-_captured: list[object] = []
 
 
 def table(operands: Sequence[Operands], *, steps: int | None = None) -> Table:
@@ -91,7 +91,7 @@ def table(operands: Sequence[Operands], *, steps: int | None = None) -> Table:
 
     It is a function of its key alone and refers to no tensor, so it cannot go stale. Building it is one small copy from
     pinned memory, which does not wait for the device. While a CUDA graph is captured, the copy becomes a node of the
-    graph, and whatever the graph reads is kept for good: its host memory, or the table that an earlier step left.
+    graph, and whatever the graph reads is kept: its host memory, or the table that an earlier step left.
 
     Args:
         operands: none of them empty, all on one device.
@@ -99,18 +99,18 @@ def table(operands: Sequence[Operands], *, steps: int | None = None) -> Table:
     """
     device = operands[0].parameter.device
     key = (device, steps, *(entry for operand in operands for entry in _key(operand)))
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    capturing = is_capturing(device)
     found = _tables.get(key)
     if found is None:
         found, host = _build(operands, steps, device, capturing)
         if capturing:
-            _captured.append(host)  # the device's copy is only filled when the graph runs, so no one else may use it
+            hold(host)  # the device's copy is only filled when the graph runs, so no one else may use it
             return found
         _tables[key] = found
         if len(_tables) > _KEPT:
             _tables.popitem(last=False)
     elif capturing:
-        _captured.append(found)
+        hold(found)
     else:
         _tables.move_to_end(key)
     return found

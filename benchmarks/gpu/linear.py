@@ -93,7 +93,7 @@ def choices(device: Device, on: Any, seconds: float, rounds: int) -> Iterator[Me
     """Time every block of every pass against the vendor's matmul, until the time is over."""
     deadline = time.monotonic() + seconds
     shapes = list(dict.fromkeys(s for own in (TINY if device.dry else _SHAPES).values() for s in own))
-    for kind in ("fp32",) if device.dry else ("bf16", "tf32", "fp32", "fp16"):
+    for kind in ("fp32",) if device.dry else ("fp32", "bf16", "tf32", "fp16"):
         for shape in shapes[:1] if device.dry else shapes:
             for purpose in choice.PASSES:
                 if time.monotonic() > deadline:
@@ -134,13 +134,14 @@ def _passes(device: Device, dtype: str, shape: Shape) -> dict[str, Call]:
     _, z = kernels.gated_linear(x, weight, *gate, *options, 0, 0, False, True)
     lock = Lock(torch.ones(n, device=device.kind), torch.ones(k, device=device.kind))
     step = {"lr": 0.0, "weight_decay": 0.0, "maximize": False, "mend": True}
+    master = weight.float()  # what autocast moves
 
     return {
         "forward": lambda: kernels.gated_linear(x, weight, *gate, *options, 0, 0, False, True),
         "dx": lambda: kernels.gated_linear_backward(dy, weight, z, *gate, *options, 0, False, *[True] * 4),
         "dw": lambda: kernels.gated_linear_gradient(dy, x, 0, 0, False),
         "update": within(
-            partial(hat_kernels.backend, "auto"), partial(update.linear_update_, weight, dy, x, lock, **step)
+            partial(hat_kernels.backend, "auto"), partial(update.linear_update_, master, dy, x, lock, **step)
         ),
     }
 

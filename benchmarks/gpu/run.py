@@ -22,6 +22,7 @@ from benchmarks.gpu.updates import embeddings, updates
 from hat_kernels.gated_linear import choice
 
 Row = dict[str, Any]
+STEPS = 0.4  # of the time
 WHOLE = 0.4  # of the time that steps leave: what whole runs may take
 COMPILING = 0.5  # of the time: what torch.compile may have before its variants are left out
 
@@ -31,7 +32,7 @@ def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int)
     deadline = time.monotonic() + seconds
     on = stream(device)
     try:
-        yield from steps.rows(device, on, rounds)
+        yield from steps.rows(device, on, rounds, time.monotonic() + STEPS * seconds)
     except Exception as error:
         yield {"part": "step", "operation": "step", "variant": "all", "error": short(error)}
     yield from whole.rows(device, time.monotonic() + WHOLE * (deadline - time.monotonic()))
@@ -44,7 +45,7 @@ def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int)
 
 def choose(device: Device, seconds: float, rounds: int, path: Path, rows: list[Row]) -> choice.Table:
     """Find the fastest kernel of every matmul, write the table to `path`, and return it; rows as they come."""
-    entries: dict[choice.Key, str] = {}
+    entries: dict[choice.Key, str] = dict(choice.read(path)) if path.exists() else {}  # what there is no time for now
     try:
         for measured in linear.choices(device, stream(device), seconds, rounds):
             entries[measured.key] = measured.fastest

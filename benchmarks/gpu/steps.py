@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -29,11 +31,13 @@ TINY = (
 )
 
 
-def rows(device: Device, on: Any, rounds: int) -> Iterator[dict[str, Any]]:
-    """One row a network, locked share, variant and mode."""
+def rows(device: Device, on: Any, rounds: int, deadline: float = float("inf")) -> Iterator[dict[str, Any]]:
+    """One row a network, locked share, variant and mode, until `deadline` of `time.monotonic()`."""
     for network in TINY if device.dry else (MLP, ALEXNET):
         for locked in LOCKED[1:2] if device.dry else LOCKED:
             for mode in ("eager",) if device.dry else ("eager", "graph"):
+                if time.monotonic() > deadline:
+                    return
                 yield from _rows(device, on, rounds, network, locked, mode)
 
 
@@ -74,8 +78,15 @@ def _calls(device: Device, kind: str, network: Network, locked: float, data: lis
         step.forward = compile_(device, step.forward)
     if kind == TRAIN_STEP:
         train = hat.TrainStep(step.model, step.optimizer, lamb=LAMB, graph=not device.dry)
-        return [within(context, partial(train, x, y, progress=PROGRESS)) for x, y in data]
+        return [within(context, partial(_strictly, train, x, y)) for x, y in data]
     return [within(context, partial(step, x, y, PROGRESS)) for x, y in data]
+
+
+def _strictly(train: hat.TrainStep, x: Tensor, y: Tensor) -> hat.StepLoss:
+    """A step; one that falls back from its graph is an error, as it would be measured as a graph."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", hat.GraphWarning)
+        return train(x, y, progress=PROGRESS)
 
 
 def moved(step: Any, device: Device) -> Any:

@@ -8,13 +8,10 @@ from typing import Any, TypeVar
 from hat.cli.spec import NetworkSpec, RunSpec, StreamSpec
 from hat.state import GateConfig
 from hat.training import TrainConfig
+from hat.training.identity import OLDER
 from hat.training.rundir import RunDir
 
 _KINDS = {"stream": StreamSpec, "network": NetworkSpec, "gates": GateConfig, "training": TrainConfig}
-_OLDER: dict[str, dict[str, Any]] = {  # what a run did whose config was written before there was a choice
-    "gates": {"fold": "never", "locked_first": False},
-    "training": {"graph": True, "compile": False},
-}
 _Part = TypeVar("_Part")
 
 
@@ -33,7 +30,7 @@ def read_spec(folder: RunDir, *, data: str | None = None, device: str | None = N
     for part, name, value in (("stream", "root", data), ("training", "device", device)):
         if value is not None and isinstance(config.get(part), dict):
             config[part][name] = value
-    for part, values in _OLDER.items():
+    for part, values in (("gates", OLDER["gates"]), ("training", OLDER["config"])):
         if isinstance(config.get(part), dict):
             config[part] = {**values, **config[part]}
     _check_keys(config, RunSpec, where)

@@ -101,6 +101,16 @@ class LockedOptimizer(torch.optim.Optimizer):
         follow(model, self)
         claim((p for group in self.param_groups for p in group["params"]), None)
 
+    @property
+    def model(self) -> HATModel:
+        """The model whose locks count."""
+        return self._model
+
+    @property
+    def max_norm(self) -> float | None:
+        """What the global norm of the locked gradients is clipped to."""
+        return self._max_norm
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; returns what `closure` returned, if there is one."""
@@ -164,6 +174,9 @@ class LockedOptimizer(torch.optim.Optimizer):
             state[name] = pack(parts)
             found.append(parts[piece.number])
         return found
+
+    def abandon(self) -> None:
+        """Leave a step that a graph has recorded in part and that has not run."""
 
     def follow(self, moves: Moves, before: Blocks, after: Blocks) -> None:
         """See `hat.moving.Follower`."""

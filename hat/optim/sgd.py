@@ -88,6 +88,11 @@ class SGD(LockedOptimizer):
         finally:
             self._inside.moved.clear()  # what a closure has moved
 
+    def abandon(self) -> None:
+        """See `LockedOptimizer.abandon`."""
+        if self._inside is not None:
+            self._inside.moved.clear()
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
         self._claim(getattr(self, "_inside", None) is not None)

@@ -13,6 +13,12 @@ from hat.model import HATModel
 from hat.training.config import TrainConfig
 
 PARTS = ("train", "validation", "test")
+OLDER: dict[str, dict[str, Any]] = {
+    "gates": {"fold": "never", "locked_first": False},
+    "config": {"graph": True, "compile": False},
+}
+"""What a run did whose options were written down before there was a choice."""
+
 _ELSEWHERE = ("device", "graph")  # where and how a step runs, not what it computes
 IDENTITY_FORM = {
     "config": dict,
@@ -40,15 +46,16 @@ def identity(model: HATModel, stream: Sequence[Task], config: TrainConfig) -> di
 
 
 def check_same(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Compare the identity in a checkpoint with the present one; `_ELSEWHERE` may differ, and options newer than it.
+    """Compare the identity in a checkpoint with the present one; `_ELSEWHERE` may differ, `OLDER` fills gaps.
 
     Raises:
         ValueError: they differ; names the first option or task that does.
     """
     for part in ("config", "gates"):
         for name, value in now[part].items():
-            if name not in _ELSEWHERE and saved[part].get(name, value) != value:
-                raise ValueError(f"{name}: expected {saved[part][name]} as in the checkpoint, got {value}")
+            then = saved[part].get(name, OLDER[part].get(name, value))
+            if name not in _ELSEWHERE and then != value:
+                raise ValueError(f"{name}: expected {then} as in the checkpoint, got {value}")
     if saved["network"] != now["network"]:
         raise ValueError("model: expected the network of the checkpoint, got one of other layers")
     if len(saved["tasks"]) != len(now["tasks"]):

@@ -24,5 +24,8 @@ def make_optimizer(model: HATModel, config: TrainConfig) -> torch.optim.Optimize
         return hat.optim.AdamW(
             parameters, config.lr, weight_decay=decay, decoupled_weight_decay=decoupled, max_norm=max_norm
         )
-    optimizer = torch.optim.RMSprop(parameters, config.lr, momentum=config.momentum, weight_decay=decay)
+    in_a_graph = config.graph and config.torch_device().type == "cuda"
+    optimizer = torch.optim.RMSprop(
+        parameters, config.lr, momentum=config.momentum, weight_decay=decay, capturable=in_a_graph
+    )
     return guard(optimizer, model, max_norm=max_norm)

@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parent / "measured"
 PASSES = ("forward", "dx", "dw", "update")
 KINDS = ("fp32", "tf32", "bf16", "fp16")
 VENDOR = "vendor"
+_PLENTY = 1 << 20
 MULTIPROCESSORS = 108  # of an A100: with fewer tiles than that, smaller ones are worth more than reuse
 
 Key = tuple[str, str, str]
@@ -51,6 +52,11 @@ class Block(NamedTuple):
     def parts(self) -> int:
         """The parts in which an epilogue goes through the columns: 64 of them keep a thread's registers."""
         return max(1, self.n // 64)
+
+    @property
+    def shared_bytes(self) -> int:
+        """What the stages of both operands take."""
+        return (self.m + self.n) * self.bytes * self.stages
 
     def stages_on(self, *, amd: bool) -> int:
         """AMD's shared memory, 64 KiB, holds two stages of any block here."""
@@ -102,7 +108,7 @@ def choose(purpose: str, kind: str, m: int, n: int, k: int, device: torch.device
     known = blocks_of(purpose, kind)
     if name in known:
         return known[name]
-    return _fitting(purpose, known, m, n, k) if forced else None
+    return _fitting(purpose, known, m, n, k, _shared_bytes(device)) if forced else None
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
@@ -120,11 +126,21 @@ def takes(x: Tensor, weight: Tensor) -> bool:
     return any(known.get((purpose, kind, shape), VENDOR) != VENDOR for purpose in PASSES for kind in KINDS)
 
 
-def _fitting(purpose: str, known: dict[str, Block], m: int, n: int, k: int) -> Block:
-    """The largest block that gives every multiprocessor a tile."""
+def _fitting(purpose: str, known: dict[str, Block], m: int, n: int, k: int, shared_bytes: int) -> Block:
+    """The largest block that gives every multiprocessor a tile and finds room there."""
     height, width = {"forward": (m, n), "dx": (m, k)}.get(purpose, (n, k))
-    fitting = [b for b in known.values() if -(-height // b.m) * -(-width // b.n) >= MULTIPROCESSORS]
-    return fitting[-1] if fitting else next(iter(known.values()))
+    blocks = [b for b in known.values() if b.shared_bytes <= shared_bytes]
+    fitting = [b for b in blocks if -(-height // b.m) * -(-width // b.n) >= MULTIPROCESSORS]
+    return fitting[-1] if fitting else blocks[0]
+
+
+@cache
+def _shared_bytes(device: torch.device) -> int:
+    """Of a multiprocessor for one program; AMD's blocks have as few stages as fit."""
+    if device.type == "cpu" or torch.version.hip:
+        return _PLENTY
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", _PLENTY))
 
 
 @cache

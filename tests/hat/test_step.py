@@ -1,5 +1,8 @@
 """The whole step as one callable: bit by bit the loop written by hand; the same as a graph; and it never waits."""
 
+import copy
+import warnings
+import weakref
 from functools import partial
 from unittest import mock
 
@@ -8,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import hat
-from hat.graphs import Graphs, kind_of
+from hat.graphs import CudaRecorder, Graphs, kind_of
 from tests.hat.tape import Tape, as_on_a_gpu
 
 CLASSES, BATCH, STEPS = 2, 5, 7
@@ -129,10 +132,10 @@ def test_every_batch_shape_has_its_graph(backend):
 @pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
 def test_another_option_is_recorded_anew(backend):
     def stiffer(number, optimizer):
-        if number == 3:
+        if number == 5:
             optimizer.param_groups[0]["weight_decay"] = 0.3
 
-    sizes = (BATCH,) * 9
+    sizes = (BATCH,) * 11
     with as_on_a_gpu(backend) as recorder:
         graph = learn("momentum", tasks=1, step=as_a_graph, each=stiffer, sizes=sizes)
         assert len(recorder.tapes) == 2
@@ -181,6 +184,79 @@ def test_a_loss_scale_does_not_wait_either(backend):
     assert len(set(losses)) == 5
 
 
+def load_state(step):
+    step.optimizer.load_state_dict(copy.deepcopy(step.optimizer.state_dict()))
+
+
+def another_memory(step):
+    weight = step.model.body.linear1.weight
+    weight.data = weight.data.clone()
+
+
+def freeze(step):
+    step.model.body.linear1.bias.requires_grad_(False)
+
+
+CHANGES = {
+    "the state of the optimizer": load_state,
+    "where a weight lies": another_memory,
+    "what is trained": freeze,
+    "the mode of a module": lambda step: step.model.body.dropout.eval(),
+    "lamb": lambda step: setattr(step, "lamb", 5.0),
+    "the loss": lambda step: setattr(step, "loss", lambda logits, y: F.cross_entropy(logits, y, label_smoothing=0.3)),
+    "the clip": lambda step: setattr(step.optimizer, "_max_norm", 1e-3),
+    "autocast": lambda step: setattr(step, "autocast", torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
+def test_what_a_recording_takes_for_granted(change, backend):
+    """Where something else changes between two steps, a graph does what the step does."""
+
+    def run(graph):
+        model, losses = make(), []
+        model.begin_task(CLASSES)
+        step = hat.TrainStep(model, hat.optim.SGD(model.task_parameters(), lr=0.1, momentum=0.9), graph=graph)
+        for number in range(9):
+            if number == 7:
+                CHANGES[change](step)
+            losses.append(step(*batch(number), progress=number / 8))
+        return model, [tuple(map(float, pair)) for pair in losses]
+
+    with as_on_a_gpu(backend, matmuls=False) as recorder:
+        graph = run(graph=True)
+        assert len(recorder.tapes) == 1
+        assert_equal(run(graph=False), graph)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
+def test_a_graph_uses_no_memory_that_somebody_else_may_get(backend):
+    """An eager backward pass between two replays, whose gradients the user keeps."""
+
+    def run(graph):
+        model = make()
+        model.begin_task(CLASSES)
+        end(model)
+        model.begin_task(CLASSES)
+        step, kept = as_a_graph(model, OPTIMIZERS["sgd"](model)) if graph else None, []
+        step = step or hat.TrainStep(model, OPTIMIZERS["sgd"](model))
+        for number in range(8):
+            step(*batch(number), progress=number / 7)
+            if number > 4:
+                F.cross_entropy(model(batch(number)[0]), batch(number)[1]).backward()
+                kept.append([(p.grad, p.grad.clone()) for p in model.body.parameters() if p.grad is not None])
+                for p in model.parameters():
+                    p.grad = None
+        assert all(torch.equal(grad, then) for grads in kept for grad, then in grads)
+        return model, []
+
+    with as_on_a_gpu(backend, matmuls=False) as recorder:
+        graph = run(graph=True)
+        assert len(recorder.tapes) == 1
+        assert_equal(run(graph=False), graph)
+
+
 # -- where there is no graph --------------------------------------------------------------------------------------
 
 
@@ -210,6 +286,115 @@ def test_a_recording_that_fails_falls_back():
             results = [graphs("key", torch.full((2,), float(n)))[0].item() for n in range(4)]
     assert results == [1.0, 2.0, 3.0, 4.0]
     assert recorder.record.call_count == 1
+
+
+class Refusing:
+    """Stands in for a recorder: what is recorded does not run, and then the optimizer refuses."""
+
+    def __init__(self, recorder):
+        self.recorder = recorder
+
+    def __call__(self, function, inputs):
+        def unexecuted(tensor, *_, **__):
+            return torch.full_like(tensor, 777.0)
+
+        refuse = mock.Mock(side_effect=RuntimeError("attempting capture of step()"))
+        with (
+            mock.patch.object(torch.Tensor, "clone", unexecuted),
+            mock.patch("torch.optim.sgd.sgd", refuse),
+            mock.patch("hat_kernels.sgd_update_", refuse),
+        ):
+            return function(*inputs)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "backend"), [("guarded", "reference"), pytest.param("in_backward", "triton", marks=kernels)]
+)
+def test_a_step_whose_recording_fails_forgets_nothing(optimizer, backend):
+    """What was to be brought back after the step was recorded, and has never been read."""
+    make_optimizer = OPTIMIZERS.get(
+        optimizer, lambda model: hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
+    )
+    torch.manual_seed(0)
+    body = hat.models.mlp(6, (9, 7), input_dropout=0.0, dropout=0.0)
+    model, probes = hat.HATModel(body, config=hat.GateConfig(s_max=50.0, locked_first=False)), hat.Probes()
+    for _ in range(2):
+        model.begin_task(CLASSES)
+        with as_on_a_gpu(backend) as recorder, warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            recorder.record = Refusing(recorder)
+            step = as_a_graph(model, make_optimizer(model))
+            for number in range(6):
+                step(*batch(number), progress=0.5)
+        assert ["attempting capture" in str(each.message) for each in seen if each.category is hat.GraphWarning] == [1]
+        end(model)
+        probes.add(model, model.tasks - 1, batch(99)[0])
+    assert hat.verify(model, probes).exact, str(hat.verify(model, probes))
+
+
+def test_an_optimizer_that_cannot_be_recorded_is_not():
+    model = make()
+    model.begin_task(CLASSES)
+    step = as_a_graph(model, hat.guard(torch.optim.Adam(model.parameters()), model))
+    with as_on_a_gpu("reference") as recorder:
+        with pytest.warns(hat.GraphWarning, match="expected capturable=True of Adam, got False") as seen:
+            losses = [step(*batch(number), progress=0.5) for number in range(6)]
+        assert not recorder.tapes
+    assert len(losses) == 6
+    assert len(seen) == 1
+
+
+def test_a_step_that_is_another_each_time_says_so():
+    model = make()
+    model.begin_task(CLASSES)
+    optimizer = OPTIMIZERS["momentum"](model)
+    step = as_a_graph(model, optimizer)
+
+    def take_steps():
+        for number in range(20):
+            optimizer.param_groups[0]["momentum"] = 0.9 - number / 100
+            step(*batch(number), progress=0.5)
+
+    with as_on_a_gpu("reference") as recorder:
+        with pytest.warns(hat.GraphWarning, match="has changed 8 times before it could be recorded") as seen:
+            take_steps()
+        assert not recorder.tapes
+    assert len(seen) == 1
+
+
+def test_the_memory_of_graphs_goes_with_the_step():
+    model = make()
+    model.begin_task(CLASSES)
+    with as_on_a_gpu("triton"):
+        step = as_a_graph(model, OPTIMIZERS["sgd"](model))
+        for number in range(5):
+            step(*batch(number), progress=0.5)
+        graphs = weakref.ref(step._graphs)
+        del step
+    assert graphs() is None
+
+
+@pytest.mark.parametrize("text", ["called a synchronizing CUDA operation", "another warning"])
+def test_the_recorder_knows_who_waits(text, monkeypatch):
+    """PyTorch says of its debug mode, once, that it does not see all synchronizing operations: that is no waiting."""
+
+    def set_mode(mode):
+        warnings.warn("set_sync_debug_mode does not yet detect all synchronizing uses", stacklevel=1)
+
+    def function(x):
+        warnings.warn(text, stacklevel=1)
+        return x
+
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    recorder = CudaRecorder.__new__(CudaRecorder)
+    recorder.run = lambda function, inputs: function(*inputs)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        _, obstacle = recorder.obstacle(function, (torch.ones(1),))
+    waits = text.startswith("called")
+    assert obstacle.startswith("it waits for the device at") == waits
+    assert [str(each.message) for each in seen] == ([] if waits else [text])
 
 
 def test_too_many_kinds_of_input():
@@ -246,12 +431,27 @@ def test_a_loss_that_is_not_finite_moves_nothing():
 
 
 def test_refused():
-    model = make()
-    with pytest.raises(ValueError, match=r"lamb: expected >= 0, got -1"):
-        hat.TrainStep(model, None, lamb=-1)
+    model, other = make(), make()
     model.begin_task(CLASSES)
-    step = hat.TrainStep(model, OPTIMIZERS["sgd"](model))
+    other.begin_task(CLASSES)
+    optimizer = OPTIMIZERS["sgd"](model)
+    for arguments, options, message in [
+        ((model.body, optimizer), {}, "model: expected a HATModel, got Chain"),
+        ((model, None), {}, "optimizer: expected one of hat.optim or one guarded by hat.guard, got NoneType"),
+        ((model, torch.optim.SGD(model.parameters())), {}, "optimizer: expected one of hat.optim .*, got SGD"),
+        ((other, optimizer), {}, "optimizer: expected one of this model, got one of another"),
+        ((model, optimizer), {"lamb": -1}, "lamb: expected a number >= 0, got -1"),
+        ((model, optimizer), {"lamb": "a"}, "lamb: expected a number >= 0, got 'a'"),
+        ((model, optimizer), {"autocast": "bfloat16"}, "autocast: expected None, .*, got 'bfloat16'"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=message):
+            hat.TrainStep(*arguments, **options)
+    step = hat.TrainStep(model, optimizer)
     x, y = batch(0)
+    with pytest.raises(TypeError, match="x: expected a tensor, got NoneType"):
+        step(None, y)
+    with pytest.raises(TypeError, match="y: expected a tensor, got list"):
+        step(x, [0])
     with pytest.raises(ValueError, match="x: expected a tensor on cpu as the model, got meta"):
         step(x.to("meta"), y)
     with pytest.raises(ValueError, match="y: expected a tensor on cpu as the model, got meta"):
@@ -300,6 +500,21 @@ def test_autocast():
     losses = hat.TrainStep(model, OPTIMIZERS["sgd"](model), autocast=torch.bfloat16)(*batch(0), progress=0.5)
     assert seen == [torch.bfloat16]
     assert losses.task.dtype == losses.penalty.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
+def test_compiled_for_many_tasks():
+    """More than Dynamo compiles of one function."""
+    torch._dynamo.reset()
+    model = make(input_dropout=0.0, dropout=0.0)
+    with mock.patch("torch.compile", partial(torch.compile, backend="eager")):
+        for _ in range(torch._dynamo.config.recompile_limit + 2):
+            model.begin_task(CLASSES)
+            step = hat.TrainStep(model, OPTIMIZERS["sgd"](model), compile=True)
+            for number, size in enumerate((BATCH, BATCH - 2, BATCH)):
+                step(*batch(number, size), progress=number / 2)
+            model.end_task()
 
 
 @pytest.mark.usefixtures("one_thread")
