@@ -6,9 +6,10 @@ ICML 2018.
 
 from hat import checkpoint, data, metrics, models, optim
 from hat.chain import chain
+from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.gate import Along, Gate
 from hat.guard import guard
-from hat.layers import HATConv1d, HATConv2d, HATConv3d, HATLinear
+from hat.layers import HATLinear
 from hat.model import HATModel, TaskParameters
 from hat.state import GateConfig
 from hat.step import NonFiniteLossError, StepLoss, TrainStep

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from torch import nn
 
+from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.dropout import Dropout
 from hat.gate import Gate
-from hat.layers import GatedLayer, HATConv1d, HATConv2d, HATConv3d, HATLinear
+from hat.layers import GatedLayer, HATLinear
 
 # Work on every element by itself and turn zero into zero, so that an off-unit stays off.
 _ELEMENTWISE = (

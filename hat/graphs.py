@@ -7,10 +7,12 @@ them all at once. What a recording reads must lie in tensors that keep their add
 from __future__ import annotations
 
 import gc
+import inspect
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -81,7 +83,7 @@ class Graphs:
 
     Args:
         function: of tensors on one device, to a tensor. Whatever else it reads must keep its address, or change the
-            key, or be followed by `clear`.
+            key, or be followed by `clear`. A method's owner is not kept alive: the memory of graphs goes with it.
         what: its name in warnings.
         warm: calls of a key that run before it is recorded; they compile kernels and make what a step needs, >= 1.
         most: keys that are recorded; others run as they are.
@@ -97,7 +99,8 @@ class Graphs:
         most: int = 16,
         abandon: Callable[[], None] = lambda: None,
     ) -> None:
-        self.function, self.what, self.warm, self.most, self.abandon = function, what, warm, most, abandon
+        self.what, self.warm, self.most = what, warm, most
+        self._function, self._abandon = _weakly(function), _weakly(abandon)
         self._recorder: CudaRecorder | None = None
         self._recordings: dict[Hashable, _Recording] = {}
         self._seen: Counter[Hashable] = Counter()
@@ -130,7 +133,7 @@ class Graphs:
             inputs: copied to where the recording reads them.
         """
         if not self.can_record(inputs[0].device):
-            return self.function(*inputs)
+            return self._function()(*inputs)
         recording = self._recordings.get(key) or self._make(key, inputs)
         if isinstance(recording, Tensor):
             return recording
@@ -145,9 +148,9 @@ class Graphs:
         assert recorder is not None
         self._seen[key] += 1
         if key in self._refused or self._seen[key] < self.warm:
-            return recorder.run(self.function, inputs)
+            return recorder.run(self._function(), inputs)
         if self._seen[key] == self.warm:
-            result, obstacle = recorder.obstacle(self.function, inputs)
+            result, obstacle = recorder.obstacle(self._function(), inputs)
             if obstacle:
                 self._refused.add(key)
                 self.say(obstacle)
@@ -157,9 +160,9 @@ class Graphs:
         try:
             own = tuple(torch.empty_like(given).copy_(given) for given in inputs)
             with holding() as held:
-                replay, recorded = recorder.record(self.function, own)
+                replay, recorded = recorder.record(self._function(), own)
         except Exception as error:
-            self.abandon()
+            self._abandon()()
             return self._refuse(key, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", inputs)
         self._recordings[key] = _Recording(own, replay, recorded, held)
         return self._recordings[key]
@@ -168,7 +171,7 @@ class Graphs:
         assert self._recorder is not None
         self._refused.add(key)
         self.say(reason)
-        return self._recorder.run(self.function, inputs)
+        return self._recorder.run(self._function(), inputs)
 
     def say(self, reason: str) -> None:
         """Warn that there is no graph, once a reason."""
@@ -180,6 +183,20 @@ class Graphs:
 def make_recorder(device: torch.device) -> Any:
     """What records on a device, or None where nothing can."""
     return CudaRecorder(device) if device.type == "cuda" else None
+
+
+def _weakly(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
+    """Gives the function; of a method, as long as its owner lives."""
+    if not inspect.ismethod(function):
+        return lambda: function
+    weak = WeakMethod(function)
+
+    def alive() -> Callable[..., Any]:
+        method = weak()
+        assert method is not None
+        return method
+
+    return alive
 
 
 def kind_of(tensor: Tensor) -> Hashable:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from numbers import Real
 from typing import Any, NamedTuple
-from weakref import WeakMethod
 
 import torch
 import torch.nn.functional as F
@@ -86,8 +85,7 @@ class TrainStep:
         _check(model, optimizer, lamb, autocast)
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.lamb, self.autocast, self.scaler, self.compile = lamb, autocast, scaler, compile
-        own = WeakMethod(self._recorded)  # no cycle: the memory of graphs goes with the step
-        self._graphs = Graphs(_Weak(own), what="the training step", abandon=_Weak(WeakMethod(self._abandon)))
+        self._graphs = Graphs(self._recorded, what="the training step", abandon=self._abandon)
         self._graph, self._structure = graph, Structure(model, optimizer)
         self._forward: Callable[..., tuple[Tensor, Tensor]] = _forward
         self._compiled_for = -1
@@ -225,18 +223,6 @@ def _forward(
     with nullcontext() if autocast is None else torch.autocast(x.device.type, dtype=autocast):
         loss = criterion(model(x, task=task), y)
     return loss, model.penalty()
-
-
-class _Weak:
-    """A method that does not keep its owner alive."""
-
-    def __init__(self, method: WeakMethod[Callable[..., Any]]) -> None:
-        self.method = method
-
-    def __call__(self, *arguments: Any) -> Any:
-        method = self.method()
-        assert method is not None
-        return method(*arguments)
 
 
 def _check(model: HATModel, optimizer: torch.optim.Optimizer, lamb: float, autocast: torch.dtype | None) -> None:

@@ -21,6 +21,7 @@ from benchmarks.gpu.timing import Call, Maker, measure, summary
 from benchmarks.workload import S_MAX
 from hat_kernels import Lock
 from hat_kernels.gated_linear import choice
+from hat_kernels.gated_linear.blocks import blocks_of
 
 Shape = tuple[int, int, int]  # batch, inputs, units
 
@@ -105,7 +106,7 @@ def _measured(device: Device, on: Any, rounds: int, kind: str, shape: Shape, pur
     m, k, n = shape
     key = purpose, kind, choice.shape_class(m, n, k)
     calls = _passes(device, {"tf32": "fp32"}.get(kind, kind), shape)
-    names = [choice.VENDOR, *choice.blocks_of(purpose, kind)]
+    names = [choice.VENDOR, *blocks_of(purpose, kind)]
     with _precision(kind):
         variants: dict[str, Maker] = {name: partial(_as, key, name, calls[purpose]) for name in names}
         timed = measure(device, variants, rounds=rounds, on=on)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from hat.chain import chain
-from hat.layers import HATConv2d, HATLinear
+from hat.convolutions import HATConv2d
+from hat.layers import HATLinear
 
 
 def alexnet(

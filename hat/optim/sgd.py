@@ -32,8 +32,9 @@ class SGD(LockedOptimizer):
             Refused with what needs the gradient: momentum, clipping, and when it happens gradient accumulation, a
             second backward pass, a layer that is used twice, a hook, several processes. A loss scale is refused in
             `step`, when it is in the weights already. Any backward pass moves weights, `torch.autograd.grad` for inputs
-            too. On a GPU under any lock, under autocast too, and nothing waits for the device; on a CPU weights move in
-            `step` as ever under autocast and where units are not in order.
+            too. On a GPU under any lock, under autocast too, and nothing waits for the device; there a gradient is in
+            memory for a moment unless the kernel was measured to be faster, see `hat_kernels.linear_update_`. On a CPU
+            weights move in `step` as ever under autocast and where units are not in order.
         model: whose locks count; by default the one that `params` comes from.
 
     Raises:

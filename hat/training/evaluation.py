@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +12,10 @@ from hat.data import Part
 from hat.data.part import placed
 from hat.graphs import Graphs, kind_of
 from hat.model import HATModel
+from hat.structure import Structure
 from hat.training.config import TrainConfig
 from hat.verify import largest_change
+from hat_kernels.dispatch import free_to_read
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,46 @@ class Evaluation:
         return largest_change(self.logits, earlier)
 
 
+class Answers:
+    """What a model answers for one task; on a GPU as a graph, which is recorded again when the model has changed.
+
+    Args:
+        model: on the device that `config` names.
+        task: a finished task, or the one that is being learned.
+        config: the dtype of autocast, and whether there are to be graphs.
+    """
+
+    def __init__(self, model: HATModel, task: int, config: TrainConfig) -> None:
+        self.model, self.task, self.config = model, task, config
+        self.structure = Structure(model)
+        self.graphs = Graphs(self._answer, what="evaluation", warm=1)
+
+    def __call__(self, x: Tensor, *, graph: bool) -> Tensor:
+        """The logits [B, classes] in float32 of a batch, as a graph if that is asked for and possible."""
+        if not graph or not self.config.graph or free_to_read(x):
+            return self._answer(x)
+        if self.structure.has_changed():
+            self.graphs.clear()
+        return self.graphs(kind_of(x), x)
+
+    def _answer(self, x: Tensor) -> Tensor:
+        with self.config.autocast():
+            logits: Tensor = self.model(x, task=self.task)
+        return logits.float()
+
+
 @torch.inference_mode()
-def evaluate(model: HATModel, part: Part, task: int, config: TrainConfig) -> Evaluation:
+def evaluate(
+    model: HATModel, part: Part, task: int, config: TrainConfig, *, answers: Answers | None = None
+) -> Evaluation:
     """Evaluate one task in evaluation mode; the model returns to the mode it was in.
 
     Args:
         model: on the device that `config` names.
         part: the images and labels of the task, in order, in batches of `config.eval_batch_size`.
         task: a finished task, or the one that is being learned.
+        config: batch size, dtype and device.
+        answers: of this model and task, kept from one evaluation to the next.
 
     Raises:
         ValueError: the part is empty, or there is no such task.
@@ -60,31 +93,18 @@ def evaluate(model: HATModel, part: Part, task: int, config: TrainConfig) -> Eva
     if not len(part):
         raise ValueError("part: expected at least one image, got none")
     device = config.torch_device()
+    graph = answers is not None or len(part) >= _FEWEST * config.eval_batch_size
+    answer = answers or Answers(model, task, config)
     was_training = model.training
     model.eval()
     try:
-        answer = _answers(model, task, config, -(-len(part) // config.eval_batch_size))
         batches = placed(part, device).batches(batch_size=config.eval_batch_size)
-        logits = torch.cat([answer(x.to(device)) for x, _ in batches]).cpu()
+        logits = torch.cat([answer(x.to(device), graph=graph) for x, _ in batches]).cpu()
     finally:
         model.train(was_training)
     labels = part.y.cpu()
     accuracy = (logits.argmax(1) == labels).float().mean().item()
     return Evaluation(F.cross_entropy(logits, labels).item(), accuracy, logits)
-
-
-def _answers(model: HATModel, task: int, config: TrainConfig, batches: int) -> Callable[[Tensor], Tensor]:
-    """Gives the logits of a batch [B, classes] in float32; as a graph of the GPU where batches enough pay for it."""
-
-    def answer(x: Tensor) -> Tensor:
-        with config.autocast():
-            logits: Tensor = model(x, task=task)
-        return logits.float()
-
-    if not config.graph or batches < _FEWEST or config.torch_device().type != "cuda":
-        return answer
-    graphs = Graphs(answer, what="evaluation", warm=1)
-    return lambda x: graphs(kind_of(x), x)
 
 
 _FEWEST = 4  # batches: the first runs as it is, and to record costs about as much as another

@@ -14,7 +14,7 @@ from hat.data.part import placed
 from hat.data.seeding import shuffled
 from hat.model import HATModel
 from hat.training.config import TrainConfig
-from hat.training.evaluation import evaluate
+from hat.training.evaluation import Answers, evaluate
 
 
 class Lesson(Protocol):
@@ -37,6 +37,7 @@ class TaskLesson:
 
     def __init__(self, task: Task, index: int, config: TrainConfig) -> None:
         self.index, self.config = index, config
+        self.answers: Answers | None = None
         device = config.torch_device()
         train, validation = placed(task.train, device), placed(task.validation, device)
         self.task = replace(task, train=train, validation=validation)
@@ -52,7 +53,9 @@ class TaskLesson:
             yield progress, x, y, self.index
 
     def validate(self, model: HATModel) -> tuple[float, float]:
-        result = evaluate(model, self.task.validation, self.index, self.config)
+        if self.answers is None or self.answers.model is not model:
+            self.answers = Answers(model, self.index, self.config)
+        result = evaluate(model, self.task.validation, self.index, self.config, answers=self.answers)
         return result.loss, result.accuracy
 
 

@@ -1,6 +1,4 @@
-"""A gate folded into weights, one pass each way: every row of a weight is multiplied by its gate, or dotted with W."""
-
-# mypy: allow-untyped-defs
+"""Launch and registration of the gate that is folded into weights."""
 
 from __future__ import annotations
 
@@ -8,129 +6,18 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
-from hat_kernels.device import GATE_FLOOR, gate_gradient, gate_value, precise_sigmoid
-from hat_kernels.gated_activation.layout import Tiled, allocate, block, memory_order, tiled, vector
+from hat_kernels.folded_weight.configurations import CONFIGURATIONS as CONFIGURATIONS
+from hat_kernels.folded_weight.kernel import (
+    OPTIONS,
+    backward_blocks,
+    blocks,
+    folded_weight_backward,
+    folded_weight_forward,
+)
+from hat_kernels.gated_activation.layout import Tiled, allocate, memory_order, tiled, vector
 from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums
-
-OPTIONS = {"num_warps": 4}
-TILE = 2048  # elements a program: 16 a thread; half of it backward, for two tensors (one spilled at more)
-WIDEST = 256  # elements of a row: a warp's 128-bit loads of the smallest dtype
-SINGLE_PASS_STEPS = 4  # tiles: up to here one program adds a row's whole sum, which saves the launch that adds parts
-PROGRAMS = 1024  # about what an H200 holds at once; fixed, so that sums do not depend on the device
-NOT_SPECIALIZED = ["units", "row_vectors", "stride_weight", "stride_dfolded"]
-
-
-@triton.jit(do_not_specialize=["units", "row_vectors", "stride_weight"])
-def folded_weight_forward(
-    weight_ptr,
-    bias_ptr,
-    embedding_ptr,
-    scale_ptr,
-    folded_ptr,
-    folded_bias_ptr,
-    units,
-    row_vectors,
-    stride_weight,
-    VECTOR: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    length = row_vectors * VECTOR  # a multiple that the compiler sees, for loads of VECTOR elements under a mask
-    tiles_per_row = tl.maximum(tl.cdiv(length, BLOCK_N), 1)
-    pid = tl.program_id(0)
-    unit = (pid // tiles_per_row).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = (pid % tiles_per_row) * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_unit = unit < units
-    inside = is_unit[:, None] & (column < length)[None, :]
-    a = precise_sigmoid(tl.load(scale_ptr) * tl.load(embedding_ptr + unit, mask=is_unit, other=0.0))
-    a = tl.where(a < GATE_FLOOR, GATE_FLOOR, a)  # not 0: see `hat_kernels.folded_weight`
-    at = tl.multiple_of(unit * stride_weight, VECTOR)[:, None] + column[None, :]
-    weight = tl.load(weight_ptr + at, mask=inside).to(tl.float32)
-    at = tl.multiple_of(unit * length, VECTOR)[:, None] + column[None, :]
-    tl.store(folded_ptr + at, (weight * a[:, None]).to(folded_ptr.dtype.element_ty), mask=inside)
-    if bias_ptr is not None:  # noqa: SIM102, one `if` is known when this is compiled, the other is not
-        if pid % tiles_per_row == 0:
-            bias = tl.load(bias_ptr + unit, mask=is_unit).to(tl.float32)
-            tl.store(folded_bias_ptr + unit, (bias * a).to(folded_bias_ptr.dtype.element_ty), mask=is_unit)
-
-
-@triton.jit(do_not_specialize=NOT_SPECIALIZED)
-def folded_weight_backward(
-    dfolded_ptr,
-    dfolded_bias_ptr,
-    weight_ptr,
-    bias_ptr,
-    embedding_ptr,
-    scale_ptr,
-    dweight_ptr,
-    dbias_ptr,
-    dembedding_ptr,
-    units,
-    row_vectors,
-    stride_dfolded,
-    stride_weight,
-    s_max,
-    COMPENSATION: tl.constexpr,
-    FINAL: tl.constexpr,
-    VECTOR: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """A chunk of every chunks-th tile of some rows; if FINAL it is all of them, else dembedding gets partial sums."""
-    length = row_vectors * VECTOR
-    row_blocks = tl.cdiv(units, BLOCK_M)
-    pid = tl.program_id(0)
-    chunk, chunks = pid // row_blocks, tl.num_programs(0) // row_blocks
-    unit = (pid % row_blocks).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    is_unit = unit < units
-    embedding, scale = tl.load(embedding_ptr + unit, mask=is_unit, other=0.0), tl.load(scale_ptr)
-    a = gate_value(embedding, scale)
-    products = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    first = chunk * BLOCK_N
-    while first < length:  # not range(): the interpreter of Triton 3.6 takes no tensors there
-        column = first + tl.arange(0, BLOCK_N)
-        inside = is_unit[:, None] & (column < length)[None, :]
-        at = tl.multiple_of(unit * stride_dfolded, VECTOR)[:, None] + column[None, :]
-        dfolded = tl.load(dfolded_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        if dweight_ptr is not None:
-            at = tl.multiple_of(unit * length, VECTOR)[:, None] + column[None, :]
-            tl.store(dweight_ptr + at, (dfolded * a[:, None]).to(dweight_ptr.dtype.element_ty), mask=inside)
-        if dembedding_ptr is not None:
-            at = tl.multiple_of(unit * stride_weight, VECTOR)[:, None] + column[None, :]
-            products += dfolded * tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        first += chunks * BLOCK_N
-    da = tl.sum(products, 1)
-    if dfolded_bias_ptr is not None:  # noqa: SIM102
-        if chunk == 0:
-            dfolded_bias = tl.load(dfolded_bias_ptr + unit, mask=is_unit, other=0.0).to(tl.float32)
-            if dbias_ptr is not None:
-                tl.store(dbias_ptr + unit, (dfolded_bias * a).to(dbias_ptr.dtype.element_ty), mask=is_unit)
-            da += dfolded_bias * tl.load(bias_ptr + unit, mask=is_unit, other=0.0).to(tl.float32)
-    if dembedding_ptr is not None:
-        if FINAL:
-            da = gate_gradient(da, embedding, scale, s_max, COMPENSATION)
-        tl.store(dembedding_ptr + chunk * units + unit, da, mask=is_unit)
-
-
-def blocks(units: int, length: int, elements: int = TILE) -> tuple[int, int]:
-    """(BLOCK_M, BLOCK_N); short rows leave room for more of them."""
-    block_n = block(length, WIDEST)
-    return min(triton.next_power_of_2(units), elements // block_n), block_n
-
-
-def backward_blocks(units: int, length: int, sums: bool) -> tuple[int, int, int]:
-    """(BLOCK_M, BLOCK_N, chunks)."""
-    block_m, block_n = blocks(units, length, TILE // 2)
-    steps = max(1, triton.cdiv(length, block_n))
-    if not sums:
-        return block_m, block_n, steps
-    if steps <= SINGLE_PASS_STEPS:
-        return block_m, block_n, 1
-    return block_m, block_n, min(steps, triton.cdiv(PROGRAMS, triton.cdiv(units, block_m)))
 
 
 def folded_weight(
@@ -338,58 +225,3 @@ def _refuse(ctx: Any, *grads: Tensor) -> None:
 
 _folded_weight.register_autograd(_backward, setup_context=_save)
 _folded_weight_backward.register_autograd(_refuse)
-
-
-def _forward_configuration(name: str, units: int, length: int, weight: str, folded: str, bias: bool) -> Configuration:
-    block_m, _ = blocks(units, length)
-    pointers = {"weight_ptr": weight, "embedding_ptr": "fp32", "scale_ptr": "fp32", "folded_ptr": folded}
-    pointers |= {"bias_ptr": weight, "folded_bias_ptr": folded} if bias else {}
-    constants = {} if bias else {"bias_ptr": None, "folded_bias_ptr": None}
-    return _configuration(f"folded_weight_forward-{name}", folded_weight_forward, pointers, constants, length, block_m)
-
-
-def _backward_configuration(
-    name: str, units: int, length: int, weight: str, folded: str, bias: bool, compensation: str = "published"
-) -> Configuration:
-    block_m, _, chunks = backward_blocks(units, length, True)
-    pointers = {"dfolded_ptr": folded, "dweight_ptr": weight, "weight_ptr": weight}
-    pointers |= dict.fromkeys(("embedding_ptr", "scale_ptr", "dembedding_ptr"), "fp32")
-    given = {"dfolded_bias_ptr": folded, "bias_ptr": weight, "dbias_ptr": weight}
-    pointers |= given if bias else {}
-    constants = {} if bias else dict.fromkeys(given)
-    constants |= {"COMPENSATION": compensation, "FINAL": chunks == 1}
-    name = f"folded_weight_backward-{name}-{'one' if chunks == 1 else 'two'}-{compensation}"
-    return _configuration(name, folded_weight_backward, pointers, constants, length, block_m)
-
-
-def _configuration(
-    name: str, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], length: int, block_m: int
-) -> Configuration:
-    width, block_n = vector(length), block(length, WIDEST)
-    signature = {pointer: f"*{kind}" for pointer, kind in pointers.items()}
-    signature |= {name: "i32" for name in NOT_SPECIALIZED if name in kernel.arg_names}
-    signature |= {"s_max": "fp32"} if "s_max" in kernel.arg_names else {}
-    return Configuration(
-        name=name,
-        kernel=kernel,
-        signature={argument: signature[argument] for argument in kernel.arg_names if argument in signature},
-        constants={**constants, "VECTOR": width, "BLOCK_M": block_m, "BLOCK_N": block_n},
-        aligned=tuple(pointers),
-        options=OPTIONS,
-        vector_bits=128 if width == 8 else 0,
-        vector_bits_of_64_lanes=128 if block_m * block_n == TILE or pointers["weight_ptr"] == "fp32" else 64,
-    )
-
-
-# Layers of benchmarks: 4096 x 4096, convolutions of 64 and of 512 channels, 3 x 3, and a first one of 3 channels.
-CONFIGURATIONS = [
-    _forward_configuration("fp32-bf16-linear", 4096, 4096, "fp32", "bf16", True),
-    _forward_configuration("fp32-fp32-conv", 64, 576, "fp32", "fp32", False),
-    _forward_configuration("bf16-bf16-conv", 512, 4608, "bf16", "bf16", True),
-    _forward_configuration("fp32-bf16-first", 64, 27, "fp32", "bf16", True),
-    _backward_configuration("fp32-bf16-linear", 4096, 4096, "fp32", "bf16", True),
-    _backward_configuration("fp32-fp32-conv", 64, 576, "fp32", "fp32", False, "exact"),
-    _backward_configuration("bf16-bf16-conv", 512, 4608, "bf16", "bf16", True),
-    _backward_configuration("fp32-bf16-conv", 512, 4608, "fp32", "bf16", True, "none"),
-    _backward_configuration("fp32-bf16-first", 64, 27, "fp32", "bf16", True),
-]

@@ -6,7 +6,7 @@ from typing import Any
 
 from hat_kernels.configuration import Configuration
 from hat_kernels.gated_linear.backward import gated_linear_backward
-from hat_kernels.gated_linear.choice import Block, blocks_of
+from hat_kernels.gated_linear.blocks import Block, blocks_of
 from hat_kernels.gated_linear.forward import gated_linear_forward
 from hat_kernels.gated_linear.gradient import gated_linear_gradient
 from hat_kernels.gated_linear.matmul import GROUP_M

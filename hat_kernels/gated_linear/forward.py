@@ -12,7 +12,7 @@ from torch import Tensor
 from hat_kernels.device import dropout_keep
 from hat_kernels.gated_activation.epilogue import Epilogue
 from hat_kernels.gated_activation.tile import forward_tile, load_bias, load_gate, load_row_gates
-from hat_kernels.gated_linear.choice import Block
+from hat_kernels.gated_linear.blocks import Block
 from hat_kernels.gated_linear.matmul import constants, indices, matrix, parts_of, programs, tile_of
 
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.gated_linear.choice import Block
+from hat_kernels.gated_linear.blocks import Block
 from hat_kernels.gated_linear.matmul import constants, indices, matrix, parts_of, programs, tile_of
 from hat_kernels.lock import Lock, contiguous
 from hat_kernels.operands import number_or_scalar

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hat_kernels.dispatch import interpreted
-from hat_kernels.gated_linear.choice import Block
+from hat_kernels.gated_linear.blocks import Block
 
 GROUP_M = 8  # rows of tiles that go through the columns together: their operands meet in the L2
 INTERPRETED_PROGRAMS = 2  # what stands in for the multiprocessors

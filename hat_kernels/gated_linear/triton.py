@@ -13,7 +13,8 @@ from hat_kernels.gated_activation.epilogue import Epilogue
 from hat_kernels.gated_activation.layout import Tiled, tiled
 from hat_kernels.gated_activation.triton import add_sums
 from hat_kernels.gated_linear.backward import backward
-from hat_kernels.gated_linear.choice import Block, choose
+from hat_kernels.gated_linear.blocks import Block
+from hat_kernels.gated_linear.choice import choose
 from hat_kernels.gated_linear.configurations import CONFIGURATIONS as CONFIGURATIONS
 from hat_kernels.gated_linear.forward import forward
 from hat_kernels.gated_linear.gradient import gradient

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 import hat
 from hat.graphs import CudaRecorder, Graphs, kind_of
+from hat.training.evaluation import Answers, evaluate
 from tests.hat.tape import Tape, as_on_a_gpu
 
 CLASSES, BATCH, STEPS = 2, 5, 7
@@ -255,6 +256,29 @@ def test_a_graph_uses_no_memory_that_somebody_else_may_get(backend):
         graph = run(graph=True)
         assert len(recorder.tapes) == 1
         assert_equal(run(graph=False), graph)
+
+
+@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
+def test_evaluation_is_recorded_once_and_follows_the_weights(backend):
+    part = hat.data.Part(torch.randn(21, 1, 2, 3), torch.arange(21) % CLASSES)
+    config = hat.TrainConfig(eval_batch_size=5, device="cpu")
+    model = make()
+    with as_on_a_gpu(backend) as recorder:
+        model.begin_task(CLASSES)
+        answers = Answers(model, 0, config)
+        for _ in range(2):
+            got = evaluate(model, part, 0, config, answers=answers)
+            wanted = torch.cat([model.eval()(part.x[at : at + 5], task=0) for at in range(0, 21, 5)])
+            assert torch.equal(got.logits, wanted)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(-1.5)
+        assert len(recorder.tapes) == 2  # batches of 5, and at its second time the last one of 1
+        assert recorder.tapes[0].waits == []
+        model.train()
+        end(model)
+        evaluate(model, part, 0, config)
+        assert len(recorder.tapes) == 3
 
 
 # -- where there is no graph --------------------------------------------------------------------------------------

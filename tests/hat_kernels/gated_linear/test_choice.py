@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hat_kernels.gated_linear import choice
+from hat_kernels.gated_linear import blocks, choice
 
 CPU = torch.device("cpu")
 
@@ -52,10 +52,10 @@ def test_what_was_measured_counts(monkeypatch):
     entries = {("forward", "bf16", "64x64x64"): "wide", ("dx", "bf16", "64x64x64"): "vendor"}
     monkeypatch.setattr(choice, "table", lambda gpu: entries)
     forward = choice.choose("forward", "bf16", 50, 64, 33, CPU, forced=False)
-    assert forward == choice.BLOCKS["forward"]["wide"]
+    assert forward == blocks.BLOCKS["forward"]["wide"]
     assert choice.choose("dx", "bf16", 64, 64, 64, CPU, forced=False) is None
     assert choice.choose("dw", "bf16", 64, 64, 64, CPU, forced=False) is None
-    assert choice.choose("dx", "bf16", 64, 64, 64, CPU, forced=True) == choice.BLOCKS["dx"]["narrow"]
+    assert choice.choose("dx", "bf16", 64, 64, 64, CPU, forced=True) == blocks.BLOCKS["dx"]["narrow"]
     assert choice.takes(torch.zeros(2, 25, 33), torch.zeros(64, 33))
     assert not choice.takes(torch.zeros(2, 33), torch.zeros(64, 33))
 
@@ -64,9 +64,9 @@ def test_what_was_measured_counts(monkeypatch):
 def test_larger_products_get_larger_blocks(purpose):
     sizes = [(64, 64, 64), (1536, 1536, 1536), (8192, 8192, 8192)]
     found = [choice.choose(purpose, "bf16", *size, CPU, forced=True) for size in sizes]
-    assert found[::2] == [choice.BLOCKS[purpose][name] for name in ("narrow", "wide")]
+    assert found[::2] == [blocks.BLOCKS[purpose][name] for name in ("narrow", "wide")]
     assert found[1] != found[0]
-    assert choice.choose(purpose, "fp32", 64, 64, 64, CPU, forced=True) == choice.PLAIN
+    assert choice.choose(purpose, "fp32", 64, 64, 64, CPU, forced=True) == blocks.PLAIN
 
 
 def test_without_a_table_nothing_is_chosen():

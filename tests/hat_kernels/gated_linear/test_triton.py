@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hat_kernels
-from hat_kernels.gated_linear import choice
+from hat_kernels.gated_linear import blocks
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.forms import FORMS
 from tests.hat_kernels.gated_activation.kernel import gate_of
@@ -52,7 +52,7 @@ def test_layouts(layout):
 def test_every_block(name):
     """More tiles than one, and more than the persistent programs."""
     with chosen(name):
-        m, n = choice.BLOCKS["forward"][name].m + 3, 2 * choice.BLOCKS["forward"][name].n + 5
+        m, n = blocks.BLOCKS["forward"][name].m + 3, 2 * blocks.BLOCKS["forward"][name].n + 5
         check(*inputs(m, 40, n, torch.float16), gate_of("embedding", n, m))
         check(*inputs(m, n, 24, torch.float16), gate_of("none", 24, m))
 

@@ -7,7 +7,7 @@ import torch
 
 import hat_kernels
 from hat_kernels import Lock
-from hat_kernels.gated_linear import choice
+from hat_kernels.gated_linear import blocks
 from hat_kernels.lock import LARGEST
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.gated_linear.kernel import chosen
@@ -86,7 +86,7 @@ def test_a_stride_0_gradient():
 
 @pytest.mark.parametrize("name", ["narrow", "square", "wide"])
 def test_every_block(name):
-    block = choice.BLOCKS["update"][name]
+    block = blocks.BLOCKS["update"][name]
     weight, dz, x = inputs(70, block.m + 3, block.n + 5, torch.float32, torch.float16)
     with chosen(name):
         check(weight, dz, x, lock_of(weight, "both", soft=True), mend=True)
