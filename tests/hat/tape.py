@@ -64,7 +64,7 @@ class Tape(TorchDispatchMode):
         if name in WAITS:
             self.waits.append(name)
         result = func(*args, **kwargs)
-        if not _is_view(func) and name not in FREE:
+        if not _is_view(func, args, result) and name not in FREE:
             written = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
             self.launches[name] += not written or any(each.numel() for each in written)
             self.bytes[name] += _moved(func, args, kwargs, result)
@@ -118,9 +118,15 @@ class Tape(TorchDispatchMode):
             entry()
 
 
-def _is_view(func) -> bool:
+def _is_view(func, args, result) -> bool:
+    """Some operations, as `to`, may give a view and have copied all the same."""
     returns = func._schema.returns
-    return bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+    may = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+    return may and {_memory(each) for each in tree_leaves(result)} <= {_memory(each) for each in tree_leaves(args)}
+
+
+def _memory(value) -> int | None:
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
 
 
 def _moved(func, args, kwargs, result) -> int:
