@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,7 @@ settings.load_profile("house")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", default="auto", help="of hat_kernels in every test (auto, reference or triton)")
+    parser.addoption("--sample", type=int, default=1, help="of every test, run its first case and each N-th after it")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,11 +32,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A file `test_triton*.py` runs kernels."""
     for item in items:
         if item.path.name.startswith("test_triton"):
             item.add_marker(pytest.mark.kernel)
+    cases: Counter[str] = Counter()
+    chosen, left = [], []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        (left if cases[test] % config.getoption("--sample") else chosen).append(item)
+        cases[test] += 1
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = chosen
 
 
 @pytest.fixture(autouse=True)

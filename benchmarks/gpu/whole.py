@@ -33,7 +33,7 @@ class Size:
     hidden: tuple[int, ...] = (2000, 2000)
 
 
-TINY = Size(images=(128, 64, 64), tasks=2, epochs=1, hidden=(8, 8))
+TINY = Size(images=(64, 8, 8), tasks=2, epochs=1, hidden=(8, 8))
 
 
 def rows(device: Device, deadline: float, size: Size | None = None) -> Iterator[dict[str, Any]]:
