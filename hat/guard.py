@@ -72,6 +72,14 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
     return optimizer
 
 
+def locker_of(optimizer: Any) -> Any:
+    """What holds an optimizer to the locks of a model: itself if it is of `hat.optim`, or its guard; None if nothing.
+
+    It has the `model`, the `max_norm` of its clipping, and `abandon`.
+    """
+    return optimizer if getattr(optimizer, "locks_itself", False) else getattr(optimizer, "_guarded", None)
+
+
 class _Guard:
     def __init__(self, optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float | None) -> None:
         self.optimizer, self.model, self.max_norm = ref(optimizer), model, max_norm

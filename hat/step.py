@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hat.graphs import Graphs, kind_of
+from hat.guard import locker_of
 from hat.model import HATModel
 from hat.structure import Structure, own_code
 from hat_kernels.dispatch import free_to_read
@@ -171,8 +172,7 @@ class TrainStep:
 
     def _abandon(self) -> None:
         """After a recording that failed: what Python has begun, no kernel has."""
-        owner: Any = self.optimizer if self._reads_rates() else self.optimizer._guarded  # type: ignore[attr-defined]
-        owner.abandon()
+        locker_of(self.optimizer).abandon()
         self.optimizer.zero_grad()
         if self.scaler is not None:
             self.scaler._per_optimizer_states.clear()
@@ -181,7 +181,7 @@ class TrainStep:
 
     def _reads_rates(self) -> bool:
         """The optimizer reads its learning rates from tensors; to others they are fixed numbers."""
-        return getattr(self.optimizer, "locks_itself", False)
+        return locker_of(self.optimizer) is self.optimizer
 
     def _hold_rates(self) -> None:
         """Bring the tensors that stand for the learning rates up to date."""
@@ -228,12 +228,11 @@ def _forward(
 def _check(model: HATModel, optimizer: torch.optim.Optimizer, lamb: float, autocast: torch.dtype | None) -> None:
     if not isinstance(model, HATModel):
         raise TypeError(f"model: expected a HATModel, got {type(model).__name__}")
-    locks_itself = getattr(optimizer, "locks_itself", False)
-    owner: Any = optimizer if locks_itself else getattr(optimizer, "_guarded", None)
-    if owner is None:
+    locker = locker_of(optimizer)
+    if locker is None:
         got = type(optimizer).__name__
         raise ValueError(f"optimizer: expected one of hat.optim or one guarded by hat.guard, got {got}")
-    if owner.model is not model:
+    if locker.model is not model:
         raise ValueError("optimizer: expected one of this model, got one of another")
     if isinstance(lamb, bool) or not isinstance(lamb, Real) or not lamb >= 0:
         raise ValueError(f"lamb: expected a number >= 0, got {lamb!r}")

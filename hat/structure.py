@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hat.guard import locker_of
 from hat.model import HATModel
 from hat_kernels.dispatch import chosen_backend
 
@@ -66,8 +67,7 @@ class Structure:
     def _of_optimizer(self, rates: bool) -> Iterator[Any]:
         if self.optimizer is None:
             return
-        owner: Any = getattr(self.optimizer, "_guarded", self.optimizer)
-        yield owner.max_norm
+        yield locker_of(self.optimizer).max_norm
         for group in self.optimizer.param_groups:
             yield len(group["params"])
             for name, value in group.items():

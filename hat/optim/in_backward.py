@@ -53,8 +53,11 @@ class InBackward:
         """
         by_kernel = use_triton("linear_update_", weight, dz, x)
         if not self.moved:  # once a step
-            self._blocks = self.model.blocks()
-            self._locks = self.model.locks() if by_kernel else {}
+            blocks = self.model.blocks()
+            if blocks is not self._blocks:
+                self._blocks, self._locks = blocks, {}
+            if by_kernel and not self._locks:  # once a task: to ask for them is to walk through the network
+                self._locks = self.model.locks()
         if by_kernel:
             self._check(weight)
             self.moved.add(weight)

@@ -14,6 +14,14 @@ kernels = [
     interpreted,
 ]
 
+
+def on_kernels(test):
+    """A test that runs kernels as on a GPU."""
+    for mark in kernels:
+        test = mark(test)
+    return test
+
+
 OPTIMIZERS = {
     "sgd": lambda model: hat.optim.SGD(model.task_parameters(), lr=0.1, max_norm=1.0),
     "momentum": lambda model: hat.optim.SGD(model.task_parameters(), lr=0.1, momentum=0.9, weight_decay=0.01),

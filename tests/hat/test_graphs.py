@@ -21,6 +21,7 @@ from tests.hat.steps import (
     kernels,
     learn,
     make,
+    on_kernels,
 )
 from tests.hat.tape import Tape, as_on_a_gpu
 
@@ -47,12 +48,12 @@ def as_a_graph(model, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
-def test_a_graph_is_the_step(optimizer, backend):
+@on_kernels
+def test_a_graph_is_the_step(optimizer):
     """Scale, rate, counters and dropout go on in a recording; a task that ends makes a new one."""
     each = (lambda *_: None) if optimizer == "guarded" else slower  # to others than ours a rate is a fixed number
     tasks = 2 if optimizer == "momentum" else 1
-    with as_on_a_gpu(backend) as recorder:
+    with as_on_a_gpu() as recorder:
         eager = learn(optimizer, tasks=tasks, step=hat.TrainStep, each=each)
         assert not recorder.tapes
         graph = learn(optimizer, tasks=tasks, step=as_a_graph, each=each)
@@ -60,28 +61,28 @@ def test_a_graph_is_the_step(optimizer, backend):
     assert len(recorder.tapes) == tasks
 
 
-@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
-def test_every_batch_shape_has_its_graph(backend):
+@on_kernels
+def test_every_batch_shape_has_its_graph():
     sizes = (5, 3, 5, 3, 5, 3, 5, 3)
-    with as_on_a_gpu(backend) as recorder:
+    with as_on_a_gpu() as recorder:
         graph = learn("sgd", tasks=1, step=as_a_graph, sizes=sizes)
         assert len(recorder.tapes) == 2
         assert_equal(learn("sgd", tasks=1, step=hat.TrainStep, sizes=sizes), graph)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
-def test_a_graph_leaves_no_gradient_behind(backend):
+@on_kernels
+def test_a_graph_leaves_no_gradient_behind():
     def bare(number, optimizer):
         assert all(p.grad is None for group in optimizer.param_groups for p in group["params"])
 
-    with as_on_a_gpu(backend):
+    with as_on_a_gpu():
         learn("sgd", tasks=1, step=as_a_graph, each=bare)
 
 
 @pytest.mark.parametrize(("name", "matmuls"), LAUNCHES)
-@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
-def test_a_step_does_not_wait_and_launches_no_more_than_this(name, matmuls, backend):
-    with as_on_a_gpu(backend, matmuls=matmuls):
+@on_kernels
+def test_a_step_does_not_wait_and_launches_no_more_than_this(name, matmuls):
+    with as_on_a_gpu(matmuls=matmuls):
         model = make()
         model.begin_task(CLASSES)
         end(model)
@@ -98,9 +99,9 @@ def test_a_step_does_not_wait_and_launches_no_more_than_this(name, matmuls, back
     assert tape.launches.total() == LAUNCHES[name, matmuls], tape.launches
 
 
-@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
-def test_a_loss_scale_does_not_wait_either(backend):
-    with as_on_a_gpu(backend) as recorder:
+@on_kernels
+def test_a_loss_scale_does_not_wait_either():
+    with as_on_a_gpu() as recorder:
         model = make()
         model.begin_task(CLASSES)
         scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
@@ -153,8 +154,8 @@ def test_a_change_is_seen(change):
             assert clear.called
 
 
-@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
-def test_a_graph_does_what_the_step_does_whatever_changes(backend):
+@on_kernels
+def test_a_graph_does_what_the_step_does_whatever_changes():
     def run(graph):
         model, losses = make(), []
         model.begin_task(CLASSES)
@@ -167,14 +168,14 @@ def test_a_graph_does_what_the_step_does_whatever_changes(backend):
             losses.append(step(*batch(number), progress=number / 7))
         return model, [tuple(map(float, pair)) for pair in losses]
 
-    with as_on_a_gpu(backend, matmuls=False) as recorder:
+    with as_on_a_gpu(matmuls=False) as recorder:
         graph = run(graph=True)
         assert len(recorder.tapes) == 1
         assert_equal(run(graph=False), graph)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
-def test_a_graph_uses_no_memory_that_somebody_else_may_get(backend):
+@on_kernels
+def test_a_graph_uses_no_memory_that_somebody_else_may_get():
     """An eager backward pass between two replays, whose gradients the user keeps."""
 
     def run(graph):
@@ -194,18 +195,18 @@ def test_a_graph_uses_no_memory_that_somebody_else_may_get(backend):
         assert all(torch.equal(grad, then) for grads in kept for grad, then in grads)
         return model, []
 
-    with as_on_a_gpu(backend, matmuls=False) as recorder:
+    with as_on_a_gpu(matmuls=False) as recorder:
         graph = run(graph=True)
         assert len(recorder.tapes) == 1
         assert_equal(run(graph=False), graph)
 
 
-@pytest.mark.parametrize("backend", [pytest.param("triton", marks=kernels)])
-def test_evaluation_is_recorded_once_and_follows_the_weights(backend):
+@on_kernels
+def test_evaluation_is_recorded_once_and_follows_the_weights():
     part = hat.data.Part(torch.randn(21, 1, 2, 3), torch.arange(21) % CLASSES)
     config = hat.TrainConfig(eval_batch_size=5, device="cpu")
     model = make()
-    with as_on_a_gpu(backend) as recorder:
+    with as_on_a_gpu() as recorder:
         model.begin_task(CLASSES)
         answers = Answers(model, 0, config)
         for _ in range(2):
@@ -328,10 +329,11 @@ def test_a_step_that_is_another_each_time_says_so():
     assert len(seen) == 1
 
 
+@on_kernels
 def test_the_memory_of_graphs_goes_with_the_step():
     model = make()
     model.begin_task(CLASSES)
-    with as_on_a_gpu("triton"):
+    with as_on_a_gpu():
         step = as_a_graph(model, OPTIMIZERS["sgd"](model))
         for number in range(5):
             step(*batch(number), progress=0.5)
