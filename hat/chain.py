@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from torch import nn
 
@@ -12,6 +11,7 @@ from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.dropout import Dropout
 from hat.gate import Gate
 from hat.layers import GatedLayer, HATLinear
+from hat.wired import Reach, Wired
 
 # Work on every element by itself and turn zero into zero, so that an off-unit stays off.
 _ELEMENTWISE = (
@@ -46,20 +46,7 @@ _CHANNELWISE = (
 _TYPES = {*_ELEMENTWISE, *_CHANNELWISE, Dropout, nn.Flatten, HATLinear, HATConv1d, HATConv2d, HATConv3d, Gate}
 
 
-class Reach(NamedTuple):
-    """The gate whose units arrive somewhere in a chain, and where they lie.
-
-    Attributes:
-        gate: the gate.
-        layout: `"channels"`, dimension 1 of (B, N, *spatial); `"last"`, the last dimension; `"flat"`, channels after a
-            flatten, each repeated, channel-major.
-    """
-
-    gate: Gate
-    layout: str
-
-
-class Chain(nn.Sequential):
+class Chain(nn.Sequential, Wired):
     """What `hat.chain` returns: a `torch.nn.Sequential` that knows which of its gates it has wired completely.
 
     Attributes:
@@ -70,7 +57,6 @@ class Chain(nn.Sequential):
 
     wired: tuple[nn.Module, ...] = ()
     loose: frozenset[Gate] = frozenset()
-    tail: Reach | None = None
 
     def _get_name(self) -> str:
         return "Sequential"  # what it computes, and how it was called in the checkpoints of earlier versions

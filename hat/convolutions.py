@@ -63,7 +63,7 @@ class _HATConv(GatedLayer):
         if x.dim() != dims:
             raise ValueError(f"x: expected {dims} dimensions (B, C, *spatial), got {tuple(x.shape)}")
         weight = self.weight  # once, as in HATLinear
-        frozen, form = self._frozen(weight), self.gate.form()
+        frozen, form = self._frozen(weight), self._form
         folded = self._folded(weight, frozen, form, self._rows(x), self.pool)
         z = self._locked_conv(x, weight, frozen) if folded is None else self._conv_forward(x, *folded)
         form = form if folded is None else {}

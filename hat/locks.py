@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
+from hat.along import sides_of, uses_of
 from hat.blocks import Sides
 from hat.chain import Chain
 from hat.gate import Gate
@@ -26,14 +29,11 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
     """
     found: dict[Tensor, Sides] = {}
     uses: dict[Tensor, dict[Use, set[int]]] = {}
-    for gate in gates(body).values():
-        for member in gate.members:
-            parameter = member.parameter
-            if parameter is None:
-                continue
-            uses.setdefault(parameter, {}).setdefault((member.module, member.name), set()).add(member.dim)
-            side = gate.side(member.repeat)
-            found[parameter] = found.get(parameter, Sides()).along(side, member.dim, member.groups)
+    for module, name, parameter in _along(body):
+        here = uses_of(module, name)
+        sides = sides_of(here, parameter.shape)
+        found[parameter] = found[parameter].meet(sides) if parameter in found else sides
+        uses.setdefault(parameter, {})[module, name] = {along.dim for _, along in here}
     for parameter, elsewhere in owners(body).items():
         if parameter in found and not elsewhere <= uses[parameter].keys():
             del found[parameter]
@@ -42,6 +42,15 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
         if any(dims == {0} or owner in first for (owner, _), dims in uses[parameter].items()):
             found[parameter] = known._replace(columns=None, groups=1)
     return found
+
+
+def _along(body: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Every parameter that a gate of `body` knows, once for each module that has it."""
+    members = [member for gate in gates(body).values() for member in gate.members]
+    for module, name in dict.fromkeys((member.module, member.name) for member in members):
+        parameter = module._parameters.get(name)
+        if parameter is not None:
+            yield module, name, parameter
 
 
 def first_layers(body: nn.Module) -> set[nn.Module]:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 import hat_kernels
 from hat import buffers, moving
 from hat.blocks import Block
-from hat.chain import Chain
 from hat.gate import Gate
 from hat.interrupt import interrupt_waits
 from hat.locks import frozen_lock, gates, locks, sides, unlocked
 from hat.state import GateConfig, State
 from hat.warnings import CapacityWarning, UnlockedWarning
+from hat.wired import Wired
 from hat_kernels import Lock
 from hat_kernels.gradient_memory import release
 
@@ -124,7 +124,7 @@ class HATModel(nn.Module):
     def locks(self) -> dict[Tensor, Lock | None]:
         """The lock of every shared parameter, None where nothing is locked; a frozen one has `requires_grad` False."""
         found = locks(self.body)
-        return {p: lock if self.tasks else None for p, lock in found.items()}
+        return {p: lock if self._holds else None for p, lock in found.items()}
 
     def blocks(self) -> dict[Tensor, list[Block]]:
         """The parts of every shared parameter in which something may move."""
@@ -132,7 +132,7 @@ class HATModel(nn.Module):
         key = (self.tasks, *(number for gate in self.gates.values() for number in gate.identity()))
         if self._blocks[0] != key:
             found = sides(self.body).items()
-            self._blocks = key, {p: side.blocks(p) if self.tasks else [Block()] for p, side in found}
+            self._blocks = key, {p: side.blocks(p) if self._holds else [Block()] for p, side in found}
         return self._blocks[1]
 
     def active_locks(self) -> dict[Tensor, Lock]:
@@ -143,7 +143,7 @@ class HATModel(nn.Module):
     def frozen_parameters(self) -> list[nn.Parameter]:
         """What no task may train any more: finished heads and, after the first task, what lies along no gate."""
         heads = self.heads[: len(self.heads) - self.learning]
-        loose = unlocked(self.body).values() if self.tasks else ()
+        loose = unlocked(self.body).values() if self._holds else ()
         return [*heads.parameters(), *loose]
 
     def capacity(self) -> dict[str, float]:
@@ -313,6 +313,11 @@ class HATModel(nn.Module):
             self.heads = nn.ModuleList(self._make_head(widths[task]) for task in range(len(widths)))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    @property
+    def _holds(self) -> bool:
+        """Something is locked: by a finished task, or by what the network was trained for before it came here."""
+        return self.tasks > 0 or any(gate.reserves for gate in self.gates.values())
+
     # -- helpers --------------------------------------------------------------------------------------------------
 
     def _check_body(self) -> None:
@@ -355,7 +360,7 @@ class HATModel(nn.Module):
             if self.features % outputs.units:
                 raise ValueError(f"outputs: expected units that divide {self.features} features, got {outputs.units}")
             return outputs
-        tail = self.body.tail if isinstance(self.body, Chain) else None
+        tail = self.body.tail if isinstance(self.body, Wired) else None
         if tail is None or self.features % tail.gate.units:
             return None
         flat = tail.layout == "flat" or (tail.layout == "last" and self.features == tail.gate.units)

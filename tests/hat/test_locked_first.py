@@ -136,7 +136,7 @@ def agree(model, plain):
         twin = modules[gate]
         assert torch.equal(gate.masks, twin.masks[:, gate.origin])
         expected[gate.embedding] = twin.embedding[gate.origin], 1
-        for module, name, dim, repeat, _ in gate.members:
+        for module, name, dim, repeat, *_ in gate.members:
             parameter = getattr(module, name)
             if parameter is None or (parameter, dim) in seen:
                 continue

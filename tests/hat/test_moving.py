@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 
 import hat
 from hat.moving import Move, apply, expanded, order
-from hat.wiring import movable, segment
+from hat.wiring import movable, segments
 from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, use
 
 # Tasks that use no unit and full networks are part of what is tested here, and so are loose parameters.
@@ -30,6 +30,12 @@ BATCH = 4
 
 kinds = st.sampled_from(["drawn", "drawn", "drawn", "none", "all", "same"])
 plans = st.lists(kinds, min_size=2, max_size=4)
+
+
+def segment(gate):
+    """How many units may change places with each other."""
+    (length,) = {len(places) for places in segments(gate)}
+    return length
 
 
 def outputs_of(body):
@@ -171,7 +177,7 @@ def in_order_of(model, plain):
     modules = dict(zip(model.modules(), plain.modules(), strict=True))
     found = {}
     for gate in twins:
-        for module, name, dim, repeat, _ in gate.members:
+        for module, name, dim, repeat, *_ in gate.members:
             parameter = getattr(module, name)
             if parameter is None or (parameter, dim) in found:
                 continue
