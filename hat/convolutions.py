@@ -30,7 +30,7 @@ class _HATConv(GatedLayer):
         conv: stride, padding, dilation, groups, bias, padding_mode, device, dtype, as of the `torch.nn` layer.
     """
 
-    pool: nn.Module | None
+    pool: nn.Module | None = None
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
     padding: str | tuple[int, ...]

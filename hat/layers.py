@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -52,6 +53,22 @@ class GatedLayer(nn.Module):
             self.gate.attach(self, "bias", 0)
         if inputs is not None:
             self.connect(inputs)
+
+    @classmethod
+    def around(cls, plain: nn.Module, *, gate: Any = None, activation: str = "identity", dropout: float = 0.0) -> Any:
+        """A layer with the parameters of a plain one, shared; nothing is wired.
+
+        Args:
+            plain: of the `torch.nn` class that this one derives from, itself.
+            gate: multiplies what it makes, `hat.gate.Gate` or what has its `form`; None: something behind it does.
+            activation: a key of `hat_kernels.ACTIVATIONS`, applied before the gate.
+            dropout: probability in [0, 1).
+        """
+        layer = cls.__new__(cls)
+        layer.__dict__.update({name: copy(value) for name, value in vars(plain).items()})
+        layer.activation, layer.dropout, layer.gated = activation, dropout, gate is not None
+        layer.__dict__["gate"] = gate  # somebody else's module
+        return layer
 
     def connect(self, inputs: Gate, *, repeat: int = 1) -> None:
         """Declare that the inputs of this layer are the units of `inputs`, each of them `repeat` inputs in a row.
