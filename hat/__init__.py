@@ -11,6 +11,7 @@ from hat.gate import Along, Gate
 from hat.guard import guard
 from hat.layers import HATLinear
 from hat.model import HATModel, TaskParameters
+from hat.per_task import PerTask, PerTaskParameter
 from hat.state import GateConfig
 from hat.step import NonFiniteLossError, StepLoss, TrainStep
 from hat.training import TrainConfig, Trainer, TrainResult
@@ -32,6 +33,8 @@ __all__ = [
     "HATModel",
     "NonFiniteLossError",
     "NonFiniteWarning",
+    "PerTask",
+    "PerTaskParameter",
     "Probes",
     "StepLoss",
     "TaskParameters",

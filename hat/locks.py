@@ -9,6 +9,7 @@ from hat.blocks import Sides
 from hat.chain import Chain
 from hat.gate import Gate
 from hat.layers import GatedLayer
+from hat.per_task import PerTask, per_task
 from hat_kernels import Lock
 
 
@@ -22,14 +23,14 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
 
     A parameter of a module outside `body` that a gate of `body` knows is included; a parameter along no gate is not,
     nor one that another module uses along none. Where several modules use it and one of them knows no gate of its
-    inputs, nothing is known of the columns.
+    inputs, nothing is known of the columns. What every task has its own of is included nowhere: nothing locks it.
     """
     found: dict[Tensor, Sides] = {}
     uses: dict[Tensor, dict[Use, set[int]]] = {}
     for gate in gates(body).values():
         for member in gate.members:
             parameter = member.parameter
-            if parameter is None:
+            if parameter is None or isinstance(member.module, PerTask):
                 continue
             uses.setdefault(parameter, {}).setdefault((member.module, member.name), set()).add(member.dim)
             side = gate.side(member.repeat)
@@ -71,8 +72,9 @@ def locks(body: nn.Module) -> dict[Tensor, Lock]:
 
 
 def unlocked(body: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of a network that lie along no gate: they are frozen when the first task ends."""
+    """The parameters of a network that lie along no gate and are no task's own: the first task's end freezes them."""
     own = {id(gate.embedding) for gate in gates(body).values()} | {id(p) for p in sides(body)}
+    own |= {id(p) for module in per_task(body).values() for p in module.parameters(recurse=False)}
     return {name: p for name, p in body.named_parameters() if id(p) not in own}
 
 

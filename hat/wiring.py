@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hat.chain import Chain
 from hat.gate import Gate
 from hat.locks import Use, owners
+from hat.per_task import PerTask
 
 if TYPE_CHECKING:
     from hat.model import HATModel
@@ -65,6 +66,8 @@ def _is_alone(gate: Gate, used: Mapping[Tensor, set[Use]]) -> bool:
     layouts: dict[tuple[Tensor, int], set[tuple[int, int]]] = {}
     for member in gate.members:
         parameter = member.parameter
+        if isinstance(member.module, PerTask):
+            return False
         if member.name not in member.module._parameters or (parameter is not None and parameter not in used):
             return False
         if parameter is None:
