@@ -11,6 +11,7 @@ from hat.gate import Along, Gate
 from hat.guard import guard
 from hat.layers import HATLinear
 from hat.model import HATModel, TaskParameters
+from hat.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
 from hat.per_task import PerTask, PerTaskParameter
 from hat.state import GateConfig
 from hat.step import NonFiniteLossError, StepLoss, TrainStep
@@ -26,11 +27,17 @@ __all__ = [
     "Gate",
     "GateConfig",
     "GraphWarning",
+    "HATBatchNorm1d",
+    "HATBatchNorm2d",
+    "HATBatchNorm3d",
     "HATConv1d",
     "HATConv2d",
     "HATConv3d",
+    "HATGroupNorm",
+    "HATLayerNorm",
     "HATLinear",
     "HATModel",
+    "HATRMSNorm",
     "NonFiniteLossError",
     "NonFiniteWarning",
     "PerTask",

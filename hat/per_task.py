@@ -41,12 +41,11 @@ class PerTask(nn.Module):
 
         Args:
             name: of the attribute, no other's.
-            values: what every task starts from; the buffer shares its memory. None: there is none, as of
-                `nn.Module.register_parameter`.
+            values: what every task starts from; the buffer shares its memory. None: there is none.
             learned: it is a parameter, with `requires_grad` as `values` has it if that is a parameter.
         """
         if values is None:
-            self.register_parameter(name, None)
+            (self.register_parameter if learned else self.register_buffer)(name, None)
             return
         initial, trained = values.detach(), not isinstance(values, nn.Parameter) or values.requires_grad
         if learned:
