@@ -11,6 +11,8 @@ from hat.gate import Along, Gate
 from hat.guard import guard
 from hat.layers import HATLinear
 from hat.model import HATModel, TaskParameters
+from hat.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
+from hat.per_task import PerTask, PerTaskParameter
 from hat.state import GateConfig
 from hat.step import NonFiniteLossError, StepLoss, TrainStep
 from hat.training import TrainConfig, Trainer, TrainResult
@@ -25,13 +27,21 @@ __all__ = [
     "Gate",
     "GateConfig",
     "GraphWarning",
+    "HATBatchNorm1d",
+    "HATBatchNorm2d",
+    "HATBatchNorm3d",
     "HATConv1d",
     "HATConv2d",
     "HATConv3d",
+    "HATGroupNorm",
+    "HATLayerNorm",
     "HATLinear",
     "HATModel",
+    "HATRMSNorm",
     "NonFiniteLossError",
     "NonFiniteWarning",
+    "PerTask",
+    "PerTaskParameter",
     "Probes",
     "StepLoss",
     "TaskParameters",

@@ -37,6 +37,24 @@ def folded_dtype(
     return dtype if dtype in (torch.float32, torch.bfloat16) else None
 
 
+def folds_affine(x: Tensor, weight: Tensor, activation: str, *, soft: bool) -> bool:
+    """Whether a gate may go into the affine part of a norm, where it never costs a pass.
+
+    Not in float16: the floor of a soft gate is 0 there, and an off-unit that overflows must be kept 0 by a select.
+
+    Args:
+        x: what is normalised.
+        weight: of the affine part.
+        activation: behind it.
+        soft: a task is learned; else the gate is a mask, which needs no floor, so that any wider dtype will do.
+    """
+    kind = x.device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    if activation not in _ACTIVATIONS or torch.float16 in (x.dtype, weight.dtype, autocast):
+        return False
+    return not soft or torch.float64 not in (x.dtype, weight.dtype)
+
+
 def pays(weight: Tensor, rows: int, pool: nn.Module | None) -> bool:
     """Whether `fold="auto"` folds.
 

@@ -18,6 +18,7 @@ from hat.blocks import Block
 from hat.gate import Gate
 from hat.interrupt import interrupt_waits
 from hat.locks import frozen_lock, gates, locks, sides, unlocked
+from hat.per_task import PerTask, per_task
 from hat.state import GateConfig, State
 from hat.warnings import CapacityWarning, UnlockedWarning
 from hat.wired import Wired
@@ -38,7 +39,8 @@ class HATModel(nn.Module):
 
     Args:
         body: maps an input to features [B, features] through gated layers; see `hat.models`, `hat.chain`. Parameters
-            along no gate, and buffers, belong to all tasks: they stay as the first task leaves them.
+            along no gate, and buffers, belong to all tasks: they stay as the first task leaves them, but for those of a
+            `PerTask`, of which every task has its own.
         features: the width of the features; by default that of the last gated layer.
         outputs: the gate whose units the features are, channel-major if each is several features in a row; by default
             the one at the end of a `hat.chain`. Where it is not known, its units keep their places.
@@ -50,8 +52,8 @@ class HATModel(nn.Module):
         learning: a task has begun and not ended.
 
     Raises:
-        ValueError: the body has no gate, or normalises by running statistics, which no task could keep for itself; or
-            the units of `outputs` do not divide the features.
+        ValueError: the body has no gate, or normalises by running statistics, which no task could keep for itself, see
+            `hat.norms`; or the units of `outputs` do not divide the features.
     """
 
     outputs: Gate | None
@@ -70,13 +72,13 @@ class HATModel(nn.Module):
         self.heads = nn.ModuleList()
         self.classes: list[tuple[str, ...]] = []
         self.learning = False
-        self._gates = gates(body)
+        self._gates, self._per_task = gates(body), per_task(body)
         self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
         self._check_body()
         self.features = self._last_gate().units if features is None else features
         self.__dict__["outputs"] = self._find_outputs(outputs)  # the body's, no module of this one
-        for gate in self.gates.values():
-            gate.share(self.state)
+        for part in self._parts():
+            part.share(self.state)
 
     # -- what is inside -------------------------------------------------------------------------------------------
 
@@ -153,7 +155,7 @@ class HATModel(nn.Module):
     # -- the life of a task ---------------------------------------------------------------------------------------
 
     def begin_task(self, classes: int | Sequence[str]) -> int:
-        """Start to learn a task: a fresh embedding at every gate, a new head, training mode.
+        """Start to learn a task: a fresh embedding at every gate, initial values of its own, a new head, training mode.
 
         Args:
             classes: the number of classes, or their names.
@@ -169,13 +171,13 @@ class HATModel(nn.Module):
         if self.learning:
             raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
         names = _names(classes)
-        self._gates, self._blocks = gates(self.body), ((), {})
+        self._gates, self._per_task, self._blocks = gates(self.body), per_task(self.body), ((), {})
         self._warn_if_full()
         self.heads.append(self._draw_head(len(names)))
         self.classes.append(names)
         self.learning = True
-        for gate in self.gates.values():
-            gate.begin_task()
+        for part in self._parts():
+            part.begin_task()
         return self.train().task
 
     def anneal(self, progress: float) -> None:
@@ -231,15 +233,15 @@ class HATModel(nn.Module):
 
         Raises:
             RuntimeError: no task is being learned.
-            ValueError: an embedding or a weight is not finite; nothing is committed.
+            ValueError: an embedding, a weight or a statistic is not finite; nothing is committed.
         """
         task = self.task
         self._check_finite()
         stay = {gate: gate.used > 0.5 for gate in self.gates.values()}
         before = self.blocks()
         with interrupt_waits():  # half moved, the network would be another function
-            for gate in stay:
-                gate.commit()
+            for part in self._parts():
+                part.commit()
             self.learning = False
             self._freeze()
             self.eval()
@@ -324,10 +326,10 @@ class HATModel(nn.Module):
         if not self.gates:
             raise ValueError("body: expected at least one gated layer or hat.Gate, got none")
         for name, module in self.body.named_modules():
-            if getattr(module, "running_mean", None) is not None:
+            if getattr(module, "running_mean", None) is not None and not isinstance(module, PerTask):
                 raise ValueError(
                     f"body.{name}: expected no {type(module).__name__}: its statistics would be shared by all tasks, "
-                    "and every task would change the earlier ones"
+                    "and every task would change the earlier ones; use hat.HATBatchNorm2d and the like, or hat.convert"
                 )
         loose = unlocked(self.body)
         if loose:
@@ -347,9 +349,19 @@ class HATModel(nn.Module):
 
     def _check_finite(self) -> None:
         """A NaN would be locked and reach every task: 0 * NaN is NaN."""
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
+        learned = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        own = [
+            (f"body.{path}.{name}" if path else f"body.{name}", values)
+            for path, module in self._per_task.items()
+            for name, values in module.current()
+        ]
+        for name, values in (*learned, *own):
+            if not torch.isfinite(values).all():
                 raise ValueError(f"{name}: expected finite values, got inf or NaN; task not committed")
+
+    def _parts(self) -> list[Gate | PerTask]:
+        """What begins and commits tasks."""
+        return [*self.gates.values(), *self._per_task.values()]
 
     def _last_gate(self) -> Gate:
         return list(self.gates.values())[-1]

@@ -18,6 +18,7 @@ from torch import Tensor
 from hat.along import Along
 from hat.blocks import Block
 from hat.gate import Gate
+from hat.per_task import PerTask
 from hat.wiring import movable, segments
 
 if TYPE_CHECKING:
@@ -130,6 +131,10 @@ def moves(orders: dict[Gate, Tensor]) -> Moves:
     for gate, new in orders.items():
         found[gate.embedding] = [Move(0, new[None])]
         for member in gate.members:
+            if isinstance(member.module, PerTask):
+                for values, tasks in member.module.moved(member.name):
+                    found.setdefault(values, []).append(Move(member.dim + tasks, _places(member, values, tasks, new)))
+                continue
             key = (member.parameter, member.dim, gate)
             if member.parameter is not None and key not in seen:
                 seen.add(key)
@@ -138,16 +143,22 @@ def moves(orders: dict[Gate, Tensor]) -> Moves:
 
 
 def _move(member: Along, new: Tensor) -> Move:
-    index = expanded(new, member.repeat)
-    if member.places is not None:
-        assert member.parameter is not None
-        length = member.parameter.shape[member.dim] * (member.groups if member.dim else 1)
-        places = member.places.to(index.device)
-        index = torch.arange(length, device=index.device).index_copy(0, places, places[index])
+    assert member.parameter is not None
+    places = _places(member, member.parameter, 0, new)
     if member.groups == 1 or member.dim == 0:
-        return Move(member.dim, index[None])
-    index = index.view(member.groups, -1)
-    return Move(1, index % index.shape[1])
+        return Move(member.dim, places)
+    places = places.view(member.groups, -1)
+    return Move(1, places % places.shape[1])
+
+
+def _places(member: Along, values: Tensor, tasks: int, new: Tensor) -> Tensor:
+    """[1, length] what comes to each place of a dimension; of values with this many dimensions of tasks before it."""
+    index = expanded(new, member.repeat)
+    if member.places is None:
+        return index[None]
+    length = values.shape[member.dim + tasks] * (member.groups if member.dim else 1)
+    places = member.places.to(index.device)
+    return torch.arange(length, device=index.device).index_copy(0, places, places[index])[None]
 
 
 def expanded(new: Tensor, repeat: int) -> Tensor:

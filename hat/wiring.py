@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hat.gate import Gate
 from hat.locks import Use, owners
+from hat.per_task import PerTask
 from hat.wired import Wired
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def _is_alone(gate: Gate, used: Mapping[Tensor, set[Use]]) -> bool:
     layouts: dict[tuple[Tensor, int], set[tuple[int, int, int]]] = {}
     for member in gate.members:
         parameter = member.parameter
+        if isinstance(member.module, PerTask):  # it moves along, all its tasks' values
+            continue
         if member.name not in member.module._parameters or (parameter is not None and parameter not in used):
             return False
         if parameter is None:

@@ -120,7 +120,9 @@ def narrowed(*tensors: Tensor) -> Sequence[Tensor]:
     dims = max(tensor.dim() for tensor in tensors)
     aligned = [tensor[(None,) * (dims - tensor.dim())] for tensor in tensors]
     for dim in range(dims):
-        aligned = [tensor.narrow(dim, 0, min(1, tensor.shape[dim])) if constant(tensor, dim) else tensor for tensor in aligned]
+        aligned = [
+            tensor.narrow(dim, 0, min(1, tensor.shape[dim])) if constant(tensor, dim) else tensor for tensor in aligned
+        ]
     return aligned
 
 

@@ -232,4 +232,6 @@ MODULES: dict[type[nn.Module], ModuleRule] = {
     **dict.fromkeys(_ACTIVATIONS, _module_rule(keeps_zero=True)),
     **dict.fromkeys((nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.LogSigmoid), _module_rule(keeps_zero=False)),
 }
-MODULES_BY_NAME: dict[str, ModuleRule] = dict.fromkeys(("DropPath", "StochasticDepth", "DropBlock2d"), _module_rule(keeps_zero=True))
+MODULES_BY_NAME: dict[str, ModuleRule] = dict.fromkeys(
+    ("DropPath", "StochasticDepth", "DropBlock2d"), _module_rule(keeps_zero=True)
+)
