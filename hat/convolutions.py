@@ -30,7 +30,7 @@ class _HATConv(GatedLayer):
         conv: stride, padding, dilation, groups, bias, padding_mode, device, dtype, as of the `torch.nn` layer.
     """
 
-    pool: nn.Module | None = None
+    pool: nn.Module | None
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
     padding: str | tuple[int, ...]
@@ -56,6 +56,13 @@ class _HATConv(GatedLayer):
         super().__init__(in_channels, out_channels, kernel_size, **conv)
         self.pool = pool
         self._set_up(out_channels, 1, activation, dropout, gate, inputs)
+
+    @classmethod
+    def around(cls, plain: nn.Module, **options: Any) -> Any:
+        """As of `GatedLayer`; without a pool."""
+        layer = super().around(plain, **options)
+        layer.pool = None
+        return layer
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, *spatial] to [B, N, *spatial]; a ValueError for inputs without a batch dimension."""

@@ -79,6 +79,8 @@ class Gated(nn.Module):
         unit_dim: the dimension that holds the units.
     """
 
+    gate: Any
+
     def __init__(self, gate: Any, *, activation: str = "identity", unit_dim: int = -1) -> None:
         super().__init__()
         self.__dict__["gate"] = gate
@@ -99,6 +101,7 @@ class GatedAnywhere(nn.Module):
     """
 
     index: Tensor
+    gates: Any
 
     def __init__(self, gates: Sequence[Gate], index: Tensor) -> None:
         super().__init__()

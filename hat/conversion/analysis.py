@@ -170,7 +170,7 @@ class Analysis:
     def _arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args = fx.map_arg(node.args, lambda n: self.values[n])
         kwargs = fx.map_arg(node.kwargs, lambda n: self.values[n])
-        return args, kwargs  # type: ignore[return-value]
+        return args, kwargs
 
     def _module(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         from hat.conversion.rules import module_rule

@@ -110,7 +110,9 @@ def _conv(dims: int, transposed: bool) -> Callable[..., nn.Module | None]:
 
     def make(node: fx.Node, arguments: dict[str, Any], concrete: Any) -> nn.Module | None:
         weight, groups = arguments["weight"][1], arguments.get("groups", 1)
-        options = {name: _plain(arguments[name]) for name in ("stride", "padding", "dilation") if name in arguments}
+        options: dict[str, Any] = {
+            name: _plain(arguments[name]) for name in ("stride", "padding", "dilation") if name in arguments
+        }
         if transposed:
             options["output_padding"] = arguments.get("output_padding", 0)
         inputs, outputs = weight.shape[1] * groups, weight.shape[0]

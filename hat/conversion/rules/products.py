@@ -147,11 +147,15 @@ def _result(a: Analysis, sides: list[tuple[Value, str]], out: str, shape: torch.
 
 
 def _attention(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    names = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
+    names: dict[str, Any] = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
     query, key, value, mask = (names.get(name) for name in ("query", "key", "value", "attn_mask"))
-    if not all(isinstance(each, Value) and not each.is_parameter for each in (query, key, value)):
+    if not (isinstance(query, Value) and isinstance(key, Value) and isinstance(value, Value)):
         return None
-    if query.shape[:-2] != key.shape[:-2] or key.shape[:-2] != value.shape[:-2]:
+    if (
+        any(each.is_parameter for each in (query, key, value))
+        or query.shape[:-2] != key.shape[:-2]
+        or key.shape[:-2] != value.shape[:-2]
+    ):
         return None  # groups of heads share a key
     a.lose(mask)
     batch = _LETTERS[: len(query.shape) - 2]
