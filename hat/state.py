@@ -13,7 +13,7 @@ from hat.folding import FOLDS
 
 MASK_MODES = ("binary", "published")
 COMPENSATIONS = ("published", "exact")
-OPEN, PLAIN = "open", "plain"
+PLAIN = "plain"
 
 
 @dataclass(frozen=True, kw_only=True)
