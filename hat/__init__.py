@@ -6,6 +6,8 @@ ICML 2018.
 
 from hat import checkpoint, data, metrics, models, optim
 from hat.chain import chain
+from hat.conversion.api import convert
+from hat.conversion.errors import ConversionError
 from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.gate import Along, Gate
 from hat.guard import guard
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Along",
     "CapacityWarning",
+    "ConversionError",
     "Gate",
     "GateConfig",
     "GraphWarning",
@@ -53,6 +56,7 @@ __all__ = [
     "Verification",
     "chain",
     "checkpoint",
+    "convert",
     "data",
     "guard",
     "metrics",

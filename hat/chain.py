@@ -10,8 +10,9 @@ from torch import nn
 from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.dropout import Dropout
 from hat.gate import Gate
+from hat.gated_norm import GatedNorm
 from hat.layers import GatedLayer, HATLinear
-from hat.norms import NORMS, GatedNorm, HATBatchNorm1d
+from hat.norms import NORMS, HATBatchNorm1d
 from hat.wired import Reach, Wired
 
 # Work on every element by itself and turn zero into zero, so that an off-unit stays off.

@@ -13,7 +13,9 @@ from hat.folding import FOLDS
 
 MASK_MODES = ("binary", "published")
 COMPENSATIONS = ("published", "exact")
-OPEN, PLAIN = "open", "plain"
+OPEN = "open"
+"""The task of no task at all: gates are open, and what every task has of its own has the values it starts from."""
+PLAIN = "plain"
 
 
 @dataclass(frozen=True, kw_only=True)

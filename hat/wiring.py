@@ -33,7 +33,7 @@ def segments(gate: Gate) -> list[Tensor]:
     """The places of units that may change places with each other: all, or those of a head, or of a group."""
     length = gate.units
     for member in gate.members:
-        groups = getattr(member.module, "groups", 1)
+        groups = getattr(member.module, "groups", getattr(member.module, "num_groups", 1))  # a convolution, a norm
         if groups > 1 and member.places is None and member.name == "weight" and not _depthwise(gate, member.module):
             length = math.gcd(length, gate.units // groups) if gate.units % groups == 0 else 1
     places = torch.arange(gate.units)

@@ -40,6 +40,7 @@ class Analysis:
         claims: what lies along units, by module, name and dimension.
         unknown: the same keys, for a dimension that elsewhere takes what belongs to no unit.
         own: the names of the parameters that every task has for itself.
+        answer: the value that the graph answers with, if it is one tensor.
         frozen: the names of the modules whose parameters nobody knows the units of.
     """
 
@@ -60,6 +61,7 @@ class Analysis:
         self.unknown: set[tuple[str, str, int]] = set()
         self.own: dict[str, None] = {}
         self.frozen: dict[str, None] = {}
+        self.answer: Value | None = None
         self._ids: dict[tuple[Any, ...], Tensor] = {}
         self._nodes: dict[int, fx.Node] = {}
 
@@ -89,6 +91,10 @@ class Analysis:
             (name,) = value.parameters  # what was made of one has labels
             value.labels = self.ids("element", self.parameter(name), shape=value.shape)
         return value.ids
+
+    def elements(self, parameter: nn.Parameter) -> Tensor | None:
+        """The ids of the elements of a parameter; None if nobody asked for them."""
+        return self._ids.get(("element", parameter))
 
     def parameter(self, name: str) -> nn.Parameter:
         """By its name in the graph."""
@@ -125,7 +131,10 @@ class Analysis:
 
     def _visit(self, node: fx.Node) -> None:
         if node.op == "output":
-            fx.map_arg(node.args, lambda n: self._leave(n))
+            found = fx.map_arg(node.args[0], lambda n: self.values[n])
+            self.answer = found if isinstance(found, Value) else None
+            for each in tensors(found):
+                self.demand(each)
             return
         value = self._compute(node)
         self.values[node] = value
@@ -133,10 +142,6 @@ class Analysis:
             self._nodes[id(value)] = node
             if not value.is_parameter and len(real_users(node)) > 1:
                 self.demand(value)
-
-    def _leave(self, node: fx.Node) -> None:
-        for value in tensors(self.values[node]):
-            self.demand(value)
 
     def _compute(self, node: fx.Node) -> Any:
         concrete = self.concrete.get(node)

@@ -21,8 +21,7 @@ def make_modular(network: fx.GraphModule, concrete: MutableMapping[fx.Node, Any]
     for node in list(network.graph.nodes):
         make = _LAYERS.get(operation(node) or "")
         arguments = None if make is None else _arguments(network, node)
-        layer = None if arguments is None or make is None else make(node, arguments, concrete)
-        if layer is None:
+        if arguments is None or make is None or (layer := make(node, arguments, concrete)) is None:
             continue
         name = _free_name(network, str(arguments["weight"][0]))
         network.add_submodule(name, layer.train(network.training))
@@ -48,7 +47,7 @@ def _arguments(network: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None:
         tensor = _tensor(network, value)
         if tensor is None or (name in ("weight", "bias") and not isinstance(tensor, nn.Parameter)):
             return None
-        found[name] = (str(value.target), tensor)
+        found[name] = (str(getattr(value, "target", "")), tensor)
     return found if found.get("weight") is not None else None
 
 

@@ -20,5 +20,6 @@ _BY_NAME: dict[str, ModuleRule] = elementwise.MODULES_BY_NAME
 
 
 def module_rule(module: nn.Module) -> ModuleRule | None:
-    """The rule of a module of a known type; None for others, those derived from a known type included."""
-    return _MODULES.get(type(module)) or _BY_NAME.get(type(module).__name__)
+    """The rule of a module of a known type, or derived from a linear layer or convolution; None for others."""
+    known = _MODULES.get(type(module)) or _BY_NAME.get(type(module).__name__)
+    return known or layers.derived_rule(module)

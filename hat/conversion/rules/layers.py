@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ def _depthwise(a: Analysis, node: fx.Node, module: Any, value: Value) -> Value:
     if value.labels is not None:
         inputs = value.labels.repeat_interleave(module.out_channels // module.in_channels, 1)
         a.units.unite(_channels(rows, inputs.shape), inputs.clamp(min=0))
+        a.claim(str(node.target), "weight", 1, rows[:: module.out_channels // module.in_channels], groups=module.groups)
         gated = value.gated and module.bias is None and bool((inputs != 0).all())
     return Value(found.shape, _channels(rows, found.shape), gated)
 
@@ -163,3 +165,48 @@ MODULES: dict[type[nn.Module], ModuleRule] = {
     nn.GroupNorm: _group_norm,
     **dict.fromkeys((nn.LayerNorm, nn.RMSNorm), _layer_norm),
 }
+
+
+def derived_rule(module: nn.Module) -> ModuleRule | None:
+    """The rule of a linear layer or convolution of a derived class, which computes its weight from its parameters."""
+    return _derived if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else None
+
+
+def _derived(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A standardised weight, say: every row by itself, but all columns of one, so whole rows are locked."""
+    value, found, name = args[0], a.concrete[node], str(node.target)
+    transposed = getattr(module, "transposed", False)
+    if transposed or len(args) > 1 or kwargs or not isinstance(found, Tensor) or not _makes_rows(module, value.shape):
+        return None
+    unit_dim = -1 if isinstance(module, nn.Linear) else 1
+    rows = a.ids(module.weight, 0, shape=(len(module.weight),))
+    if value.labels is not None:
+        a.demand(value)
+        a.units.fix(value.labels.clamp(min=0))  # their columns do not move along
+    for parameter, own in module.named_parameters(recurse=False):
+        ids = a.ids(own, 0, shape=(len(rows),))
+        a.units.unite(rows, ids)
+        a.claim(name, parameter, 0, ids)
+    if getattr(module, "groups", 1) > 1:
+        _within_groups(a, rows, module.groups)
+    return Value(found.shape, rows.expand(found.shape) if unit_dim == -1 else _channels(rows, found.shape))
+
+
+def _makes_rows(module: nn.Module, shape: torch.Size) -> bool:
+    """Every unit that comes out depends on its own rows of all parameters alone: half of them changed, half answers so.
+
+    Tried on random inputs with a copy of the module.
+    """
+    tried = copy.deepcopy(module).eval()
+    rows = len(tried.weight)  # type: ignore[arg-type]
+    if any(len(parameter) != rows for parameter in tried.parameters()) or any(True for _ in tried.buffers()):
+        return False
+    unit_dim = -1 if isinstance(module, nn.Linear) else 1
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        x = torch.randn(shape, device=next(tried.parameters()).device)
+        changed = torch.rand(rows) < 0.5
+        before = tried(x).movedim(unit_dim, 0)
+        for parameter in tried.parameters():
+            parameter[changed] = torch.randn_like(parameter[changed])
+        after = tried(x).movedim(unit_dim, 0)
+    return torch.equal(before[~changed], after[~changed])
