@@ -132,6 +132,9 @@ def _stacks(model: HATModel) -> dict[str, tuple[Tensor, Tensor]]:
                 for member in gate.members:
                     if member.module is module and member.name == name:
                         on = (gate.masks[: len(stack)] != 0).repeat_interleave(member.repeat, 1)
+                        if member.places is not None:
+                            whole = on.new_ones(len(stack), stack.shape[1 + member.dim])
+                            on = whole.index_copy(1, member.places.to(on.device), on)
                         read &= on.view(len(stack), *(-1 if d == member.dim else 1 for d in range(stack.dim() - 1)))
             found[".".join(filter(None, ("body", path, f"{name}_tasks")))] = stack, read
     return found

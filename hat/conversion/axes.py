@@ -68,20 +68,16 @@ def find_axes(units: Units, claims: Sequence[Claim], gated: Iterable[Tensor]) ->
         members = members[first[signature == number].argsort()]
         place[members] = torch.arange(used, used + len(members))
         used += len(members)
-        gates[_name(members, claims, units, gates)] = Gate(len(members), segments=_segments(members, classes, segment))
+        gates[_name(order[number], claims, gates)] = Gate(len(members), segments=_segments(members, classes, segment))
     return Axes(gates, units, place)
 
 
 def _first_places(units: Units, classes: Tensor, claims: Sequence[Tensor]) -> Tensor:
-    """[N] a number that sorts classes by where they first appear in the claims."""
-    large = torch.iinfo(torch.int64).max
-    first = torch.full((units.count,), large)
-    passed = 0
-    for ids in claims:
-        found = units.find(ids.clamp(min=0))
-        first.scatter_reduce_(0, found, torch.arange(passed, passed + len(ids)), "amin")
-        passed += len(ids)
-    return torch.where(first[classes] == large, passed + torch.arange(len(classes)), first[classes])
+    """[N] a number that sorts classes by where they first appear in the claims, counted through all of them."""
+    every = torch.cat([*(ids.clamp(min=0) for ids in claims), classes])  # those in no claim come last
+    first = torch.full((units.count,), len(every))
+    first.scatter_reduce_(0, units.find(every), torch.arange(len(every)), "amin")
+    return first[classes]
 
 
 def _segments(members: Tensor, classes: Tensor, segment: Tensor) -> Tensor | None:
@@ -89,14 +85,14 @@ def _segments(members: Tensor, classes: Tensor, segment: Tensor) -> Tensor | Non
     return None if (numbers == numbers[0]).all() else numbers
 
 
-def _name(members: Tensor, claims: Sequence[Claim], units: Units, taken: Iterable[str]) -> str:
-    """That of the first layer that makes them."""
+def _name(first: int, claims: Sequence[Claim], taken: Iterable[str]) -> str:
+    """That of the first layer that makes the units, whose first place is this."""
+    name = "units"
     for claim in claims:
-        if (units.find(claim.ids.clamp(min=0)) == members[0]).any():
+        if first < len(claim.ids):
             name = (claim.module or claim.name).replace(".", "_")
             break
-    else:
-        name = "units"
+        first -= len(claim.ids)
     count = sum(other == name or other.startswith(f"{name}__") for other in taken)
     return f"{name}__{count + 1}" if count else name
 

@@ -73,9 +73,8 @@ class Rewriter:
         """Let the layer behind which it stands apply the gate, or put one there."""
         labels = self.gated[node]
         dims = varying(labels)
-        gates, index = self.axes.within(labels)
+        gates, index = self.axes.within(_narrow(labels, dims))
         units = sum(gate.units for gate in gates)
-        index = _narrow(index, dims)
         if len(dims) > 1 or bool((index == units).any()):
             self._insert(node, GatedAnywhere(gates, index))
             return
@@ -328,6 +327,7 @@ def _labels(value: Any) -> Tensor:
 
 
 def _narrow(index: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Of length 1 along the other dimensions."""
     for dim in range(index.dim()):
         if dim not in dims:
             index = index.narrow(dim, 0, 1)
