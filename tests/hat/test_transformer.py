@@ -51,12 +51,12 @@ def train(model, optimizer, steps=4, autocast=None):
         optimizer.step()
 
 
-def draw_units(model, share=0.3):
-    """As training might leave them: some of what is used, some of what is free."""
+def draw_units(model):
+    """Some of what is used, some of what is free; after two tasks, something of every gate is."""
     with torch.no_grad():
-        for index, gate in enumerate(model.gates.values()):
-            on = torch.rand(gate.units, generator=torch.Generator().manual_seed(100 * model.task + index)) < share
-            gate.embedding.copy_(torch.where(on[gate.origin], 1.0, -1.0))
+        for gate in model.gates.values():
+            on = (gate.origin % 4 == model.task) | (gate.origin % 5 == 0)
+            gate.embedding.copy_(torch.where(on, 1.0, -1.0))
 
 
 def learn(model, name, tasks=3, **options):
@@ -120,7 +120,7 @@ def test_the_locked_share_grows():
     model, shares = make(dropout=0.0), []
     for _ in range(3):
         model.begin_task(2)
-        draw_units(model, share=0.5)
+        draw_units(model)
         model.end_task()
         shares.append(locked_share(model))
     assert 0.1 < shares[0] < shares[1] < shares[2] < 1
@@ -138,16 +138,15 @@ def test_what_a_layer_keeps_to_itself_moves_without_a_word():
     assert torch.equal(stream.origin, torch.arange(WIDTH))
 
 
-def test_one_that_learns_less_than_it_could_is_noticed():
-    """Three tasks of which words are in a text."""
-    torch.manual_seed(0)
+def test_it_learns():
+    """Three tasks: which of the words is in a text."""
     model = make(dropout=0.0)
     for task in range(3):
         model.begin_task(2)
-        optimizer = hat.optim.AdamW(model.task_parameters(), lr=0.02)
-        for step in range(150):
-            x = texts(step, 64)
-            model.train().anneal(step % 15 / 14)
+        optimizer = hat.optim.AdamW(model.task_parameters(), lr=0.03)
+        for step in range(75):
+            x = texts(step, 48)
+            model.anneal(step % 15 / 14)
             loss = F.cross_entropy(model(x), (x == task + 1).any(1).long()) + 0.05 * model.penalty()
             optimizer.zero_grad()
             loss.backward()
@@ -156,7 +155,7 @@ def test_one_that_learns_less_than_it_could_is_noticed():
     x = texts(1000, 500)
     for task in range(3):
         correct = (model(x, task=task).argmax(1) == (x == task + 1).any(1)).double().mean()
-        assert correct > 0.9, task
+        assert correct > 0.9, (task, correct)
 
 
 @pytest.mark.parametrize("stage", ["learning", "finished"])
@@ -183,15 +182,12 @@ def test_a_state_dict_round_trip(stage):
 
 def test_one_graph_under_compile():
     model = make(dropout=0.0)
-    learn(model, "SGD", tasks=1)
     model.begin_task(2)
     model.anneal(0.01)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for each in (model, compiled):
-        model.zero_grad()
-        each(texts()).square().sum().backward()
-        found = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-        if each is model:
-            expected = found
-    for one, other in zip(found, expected, strict=True):
+    torch._dynamo.reset()
+    results = []
+    for call in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        logits = call(texts())
+        results.append([logits, *torch.autograd.grad(logits.square().sum(), list(model.task_parameters()))])
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
