@@ -32,8 +32,9 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
     """
     found: dict[Tensor, Sides] = {}
     uses: dict[Tensor, dict[Use, set[int]]] = {}
+    inside = set(gates(body).values())
     for module, name, parameter in _along(body):
-        here = uses_of(module, name)
+        here = [use for use in uses_of(module, name) if use[0] in inside]  # others belong to a layer that was replaced
         sides = sides_of(here, parameter.shape)
         found[parameter] = found[parameter].meet(sides) if parameter in found else sides
         uses.setdefault(parameter, {})[module, name] = {along.dim for _, along in here}
