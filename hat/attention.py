@@ -23,11 +23,12 @@ class HATMultiheadAttention(nn.Module):
     `per_head` all three have one gate of a unit a head, applied to what the head answers: a head is on or off.
 
     A residual stream is one gate, which all that writes to it takes as `gate`, and all that reads it as `inputs`: the
-    sum of what a gate has gated is gated. A norm in front of a branch must leave off-units at 0.
+    sum of what a gate has gated is gated. A norm in front of a branch turns off-units on: it has the gate too.
 
         stream = hat.Gate(64)
         tokens = hat.HATEmbedding(1000, 64, gate=stream)
         positions = hat.PositionalTable(128, 64, gate=stream)
+        norm1, norm2 = (hat.HATLayerNorm(64, gate=stream) for _ in range(2))
         attention = hat.HATMultiheadAttention(64, 4, gate=stream, inputs=stream)
         feed_forward = hat.FeedForward(64, 256, gate=stream, inputs=stream)
 

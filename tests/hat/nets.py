@@ -78,18 +78,14 @@ class Branches(nn.Module):
         return self.head((h + self.two(h)).mean((2, 3)))
 
 
-class Normed(nn.Module):
-    """In front of a branch, in the place of a norm: every token by the root of its mean square. Off-units stay 0."""
-
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
+class RootMeanSquare(nn.Module):
+    """In the place of a norm: every token by the root of its mean square. Off-units stay 0, and it learns nothing."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.branch(x * (1 + x.square().mean(-1, keepdim=True)).rsqrt())
+        return x * (1 + x.square().mean(-1, keepdim=True)).rsqrt()
 
 
-def blocks(stream: hat.Gate, heads: int, count: int, **options) -> list[nn.Module]:
+def blocks(stream: hat.Gate, heads: int, count: int, norm: bool, **options) -> list[nn.Module]:
     """Attention over heads or dimensions in turn, and a feed-forward part, plain or with a switch in turn."""
     width, found = stream.units, []
     for index in range(count):
@@ -99,19 +95,29 @@ def blocks(stream: hat.Gate, heads: int, count: int, **options) -> list[nn.Modul
             hat.HATMultiheadAttention(width, heads, gate=stream, inputs=stream, per_head=per_head, **options),
             feed_forward(width, width + 1, gate=stream, inputs=stream, **options),
         ]
-    return [Normed(each) for each in found]
+    norms = [hat.HATLayerNorm(width, gate=stream) if norm else RootMeanSquare() for _ in found]
+    return list(map(nn.Sequential, norms, found))
 
 
 class Transformer(nn.Module):
     """Patches or words, a class token, positions, blocks on one stream, and the mean over tokens."""
 
-    def __init__(self, tokens: nn.Module, heads: int, positions: int, *, dropout: float = 0.0, count: int = 2) -> None:
+    def __init__(
+        self,
+        tokens: nn.Module,
+        heads: int,
+        positions: int,
+        *,
+        norm: bool = False,
+        dropout: float = 0.0,
+        count: int = 2,
+    ) -> None:
         super().__init__()
         stream, width = tokens.gate, tokens.gate.units
         self.tokens = tokens
         self.first = hat.ClassToken(width, gate=stream)
         self.positions = hat.PositionalTable(positions + 1, width, gate=stream)
-        self.blocks = nn.ModuleList(blocks(stream, heads, count, dropout=dropout))
+        self.blocks = nn.ModuleList(blocks(stream, heads, count, norm, dropout=dropout))
         self.drop = hat.StochasticDepth(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -28,9 +28,9 @@ OPTIMIZERS = {
 }
 
 
-def make(*, complete=True, dropout=0.1, seed=0):
+def make(*, complete=True, dropout=0.1, norm=False, seed=0):
     torch.manual_seed(seed)
-    body = Transformer(hat.HATEmbedding(WORDS, WIDTH, padding_idx=0), HEADS, LENGTH, dropout=dropout)
+    body = Transformer(hat.HATEmbedding(WORDS, WIDTH, padding_idx=0), HEADS, LENGTH, norm=norm, dropout=dropout)
     stream = body.tokens.gate
     stream.complete = complete
     return hat.HATModel(body, features=WIDTH, outputs=stream)
@@ -73,19 +73,22 @@ def learn(model, name, tasks=3, **options):
     return optimizer
 
 
+@pytest.mark.parametrize("norm", [False, True], ids=["", "norm"])
 @pytest.mark.parametrize("complete", [True, False], ids=["moves", "stays"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_no_bit_of_an_old_task_changes(name, complete):
-    learn(make(complete=complete), name)
+def test_no_bit_of_an_old_task_changes(name, complete, norm):
+    learn(make(complete=complete, norm=norm), name)
 
 
+@pytest.mark.parametrize("norm", [False, True], ids=["", "norm"])
 @pytest.mark.parametrize("name", ["SGD", "torch AdamW"])
-def test_under_autocast(name):
-    learn(make(), name, autocast=torch.bfloat16)
+def test_under_autocast(name, norm):
+    learn(make(norm=norm), name, autocast=torch.bfloat16)
 
 
-def test_nothing_lies_along_no_gate():
-    assert unlocked(make().body) == {}
+@pytest.mark.parametrize("norm", [False, True], ids=["", "norm"])
+def test_nothing_lies_along_no_gate(norm):
+    assert unlocked(make(norm=norm).body) == {}
 
 
 def test_what_is_not_locked_does_move():
@@ -130,7 +133,7 @@ def test_what_a_layer_keeps_to_itself_moves_without_a_word():
     """Hidden units and heads, but nothing of the stream, which the layers share with whoever reads it."""
     model = make(complete=False)
     learn(model, "SGD", tasks=2)
-    heads, up = model.body.blocks[0].branch.query.gate, model.body.blocks[1].branch.up.gate
+    heads, up = model.body.blocks[0][1].query.gate, model.body.blocks[1][1].up.gate
     for gate in (heads, up):
         assert gate.in_order
         assert gate.locked == gate.used.sum() > 0
