@@ -13,6 +13,7 @@ from hat.gate import Gate
 from hat.gated_norm import GatedNorm
 from hat.layers import GatedLayer, HATLinear
 from hat.norms import NORMS, HATBatchNorm1d
+from hat.stochastic_depth import StochasticDepth
 from hat.wired import Reach, Wired
 
 # Work on every element by itself and turn zero into zero, so that an off-unit stays off.
@@ -27,6 +28,7 @@ _ELEMENTWISE = (
     nn.GELU,
     nn.SiLU,
     nn.Tanh,
+    StochasticDepth,
 )
 # Work on every channel of (B, C, *spatial) by itself; along the units of a linear layer they would mix them.
 _CHANNELWISE = (
@@ -90,7 +92,7 @@ def _gates(layers: Iterable[GatedLayer]) -> set[Gate]:
 
 
 def _producers(gate: Gate) -> set[nn.Module]:
-    return {member.module for member in gate.members if member.dim == 0}
+    return {member.module for member in gate.members if member.produces}
 
 
 def chain(*modules: nn.Module, **named: nn.Module) -> Chain:

@@ -25,6 +25,9 @@ class Gate(Float32Module):
         unit_dim: the dimension of the activations that holds the units: -1 for (..., N), 1 for (B, N, ...).
         segments: [units] int64, see below.
 
+    Raises:
+        ValueError: there is no unit, or `segments` is not int64 of shape [units].
+
     Attributes:
         embedding: [units] float32 parameter, the current task's `e`.
         masks: [T, units] float32 buffer, the committed gate of every finished task.
@@ -39,7 +42,8 @@ class Gate(Float32Module):
         segments: units may change places only with units of the same number, as the dimensions of a head of attention;
             None: with all others, those of another group of a convolution excepted.
         complete: `members` is all that meets the units, so that they may be moved. `hat.chain` knows this of its gates;
-            where layers are wired by hand, set it.
+            where layers are wired by hand, set it. A layer that keeps a gate to itself has set it there: who reads or
+            changes the inside of such a layer takes it back.
     """
 
     masks: Tensor
@@ -54,8 +58,9 @@ class Gate(Float32Module):
         super().__init__()
         if units < 1:
             raise ValueError(f"units: expected at least 1, got {units}")
-        if segments is not None and segments.shape != (units,):
-            raise ValueError(f"segments: expected shape ({units},), got {tuple(segments.shape)}")
+        if segments is not None and (segments.dtype != torch.int64 or segments.shape != (units,)):
+            got = f"{segments.dtype} of {tuple(segments.shape)}"
+            raise ValueError(f"segments: expected torch.int64 of ({units},), got {got}")
         self.units, self.unit_dim = units, unit_dim
         self.members: list[Along] = []
         self.complete = False
@@ -83,6 +88,7 @@ class Gate(Float32Module):
         repeat: int = 1,
         groups: int = 1,
         places: Tensor | None = None,
+        table: bool = False,
     ) -> None:
         """Declare that dimension `dim` of `module.name` lies along this axis; see `Along`.
 
@@ -91,7 +97,7 @@ class Gate(Float32Module):
             ValueError: the parameter's length there is not `units * repeat / groups`, or there are not `units * repeat`
                 places in it.
         """
-        member = Along(module, name, dim, repeat, groups, places)
+        member = Along(module, name, dim, repeat, groups, places, table)
         parameter = getattr(module, name)
         if parameter is not None:
             length = parameter.shape[dim] * (groups if dim else 1)
@@ -107,7 +113,7 @@ class Gate(Float32Module):
 
     def reads(self, module: nn.Module) -> bool:
         """Whether the inputs of a module are units of this gate."""
-        return any(member.module is module and member.dim == 1 for member in self.members)
+        return any(member.module is module and not member.produces for member in self.members)
 
     @property
     def tasks(self) -> int:

@@ -42,15 +42,16 @@ class GatedLayer(nn.Module):
         dropout: float,
         gate: Gate | None,
         inputs: Gate | None,
+        repeat: int = 1,
     ) -> None:
         check_activation(activation)
         check_probability(dropout, "dropout")
         self.activation, self.dropout = activation, dropout
         self.gate = Gate(units, unit_dim=unit_dim) if gate is None else gate
         self.gate.to(self.weight.device)
-        self.gate.attach(self, "weight", 0)
+        self.gate.attach(self, "weight", 0, repeat=repeat)
         if self.bias is not None:
-            self.gate.attach(self, "bias", 0)
+            self.gate.attach(self, "bias", 0, repeat=repeat)
         if inputs is not None:
             self.connect(inputs)
 

@@ -26,12 +26,15 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
 
     A parameter of a module outside `body` that a gate of `body` knows is included; a parameter along no gate is not,
     nor one that another module uses along none. Where several modules use it and one of them knows no gate of its
-    inputs, nothing is known of the columns. What every task has its own of is included nowhere: nothing locks it.
+    inputs, nothing is known of the columns; where for one of them it is a table, which is met row by row whoever reads
+    the rows elsewhere, nothing of the rows. Where both is so it is left out: no rate is low enough for both. What every
+    task has its own of is included nowhere: nothing locks it.
     """
     found: dict[Tensor, Sides] = {}
     uses: dict[Tensor, dict[Use, set[int]]] = {}
+    inside = set(gates(body).values())
     for module, name, parameter in _along(body):
-        here = uses_of(module, name)
+        here = [use for use in uses_of(module, name) if use[0] in inside]  # others belong to a layer that was replaced
         sides = sides_of(here, parameter.shape)
         found[parameter] = found[parameter].meet(sides) if parameter in found else sides
         uses.setdefault(parameter, {})[module, name] = {along.dim for _, along in here}
@@ -43,7 +46,7 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
         everywhere = set.intersection(*uses[parameter].values())  # what one use does not know holds for all
         if any(owner in first for owner, _ in uses[parameter]):
             everywhere.discard(1)
-        if not everywhere:
+        if not everywhere or (known.groups > 1 and 0 not in everywhere):  # the columns of groups do not lock alone
             del found[parameter]
         elif 1 not in everywhere:
             found[parameter] = known._replace(columns=None, groups=1)

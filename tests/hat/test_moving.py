@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, prune
 import hat
 from hat.moving import Move, apply, expanded, order
 from hat.wiring import movable, segments
-from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, use
+from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, outputs_of, use
 
 # Tasks that use no unit and full networks are part of what is tested here, and so are loose parameters.
 pytestmark = [
@@ -36,13 +36,6 @@ def segment(gate):
     """How many units may change places with each other."""
     (length,) = {len(places) for places in segments(gate)}
     return length
-
-
-def outputs_of(body):
-    """The gate at the end of a network that is wired by hand."""
-    if isinstance(body, Residual):
-        return body.stem.gate
-    return body.head.gate if isinstance(body, Branches) else None
 
 
 def model_of(network, seed, *, by_hand=True, dtype=torch.float64, **config):
