@@ -44,7 +44,9 @@ class SideBySide:
 
     def _lay(self, parts: list[Tensor]) -> Tensor:
         if self._runs is None:
-            return torch.cat(parts, -1)[..., self._index.to(parts[0].device)]
+            if self._index.device != parts[0].device:
+                self._index = self._index.to(parts[0].device)  # once: a graph may not copy from the host
+            return torch.cat(parts, -1)[..., self._index]
         pieces = [_repeated(parts[gate][..., first:last], repeat) for gate, first, last, repeat in self._runs]
         return torch.cat(pieces, -1)
 

@@ -134,7 +134,7 @@ class GatedLayer(nn.Module):
         if choice == "never":
             return None
         dtype = folded_dtype(weight, self.activation, pool, frozen)
-        if dtype is None or not (choice == "always" or pays(weight, rows, pool)):
+        if dtype is None or not (choice == "always" or pays(weight, rows, pool, self.activation)):
             return None
         return hat_kernels.folded_weight(weight, self.bias, dtype=dtype, **form)
 

@@ -37,6 +37,7 @@ class Analysis:
         units: the ids.
         values: of every node: a `Value` for a tensor, in tuples and dictionaries as the node has them.
         gates: the nodes whose value must be gated.
+        joining: nodes whose value is gated by units that it does not have, behind its own gate, and their labels.
         claims: what lies along units, by module, name and dimension.
         unknown: the same keys, for a dimension that elsewhere takes what belongs to no unit.
         own: the names of the parameters that every task has for itself.
@@ -57,6 +58,7 @@ class Analysis:
         self.units = Units()
         self.values: dict[fx.Node, Any] = {}
         self.gates: dict[fx.Node, None] = {}
+        self.joining: dict[fx.Node, Tensor] = {}
         self.claims: dict[tuple[str, str, int], Claim] = {}
         self.unknown: set[tuple[str, str, int]] = set()
         self.own: dict[str, None] = {}
@@ -78,6 +80,14 @@ class Analysis:
         if isinstance(value, Value) and value.labels is not None and not value.gated and bool((value.labels > 0).any()):
             value.gated = True
             self.gates[self._nodes[id(value)]] = None
+
+    def gate_as(self, value: Value, labels: Tensor) -> bool:
+        """Gate a value by units that it does not have; False where others use it as it is."""
+        node = self._nodes.get(id(value))
+        if node is None or len(real_users(node)) > 1 or node in self.joining:
+            return False
+        self.joining[node] = labels
+        return True
 
     def ids(self, *key: Any, shape: Iterable[int]) -> Tensor:
         """The ids of something that has a name, the same ones whenever it is asked for."""
@@ -114,7 +124,10 @@ class Analysis:
         self.claims[key] = Claim(module, name, dim, ids, groups, locks)
 
     def make_own(self, value: Value) -> None:
-        """The parameters of a value meet no unit: every task has its own."""
+        """The parameters of a value meet no unit: every task has its own, of those that are not large.
+
+        A large one stays what it is: along no gate, and so frozen when the first task ends.
+        """
         for name in value.parameters:
             self.own[name] = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -28,8 +29,9 @@ def make_modular(network: fx.GraphModule, concrete: MutableMapping[fx.Node, Any]
         network.add_submodule(name, layer.train(network.training))
         with network.graph.inserting_before(node):
             new = network.graph.call_module(name, (arguments["input"],))
-        new.meta = dict(node.meta)
-        concrete[new] = concrete[node]
+            new.meta, concrete[new] = dict(node.meta), concrete[node]
+            if "computed_bias" in arguments:
+                new = _add_bias(network.graph, new, arguments["computed_bias"], concrete[node].dim())
         node.replace_all_uses_with(new)
         network.graph.erase_node(node)
     network.graph.eliminate_dead_code()
@@ -56,7 +58,10 @@ def _unnest(network: fx.GraphModule) -> None:
 
 
 def _arguments(network: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None:
-    """By name; a parameter as its name and itself. None where weight or bias is computed."""
+    """By name; a parameter as its name and itself. None where a weight is computed.
+
+    A bias that is computed, from several parameters say, is an argument of its own, to be added behind the layer.
+    """
     names = _NAMES[operation(node) or ""]
     found = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     if operation(node) == "embedding" and _is_parameter(network, found.get("input")):  # of the compiled operator
@@ -66,10 +71,25 @@ def _arguments(network: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None:
         if value is None:
             continue
         tensor = _tensor(network, value)
+        if name == "bias" and not isinstance(tensor, nn.Parameter) and operation(node) in _ADDS_BIAS:
+            found["computed_bias"], found["bias"] = value, None
+            continue
         if tensor is None or (name in ("weight", "bias") and not isinstance(tensor, nn.Parameter)):
             return None
         found[name] = (str(getattr(value, "target", "")), tensor)
     return found if found.get("weight") is not None else None
+
+
+def _add_bias(graph: fx.Graph, node: fx.Node, bias: fx.Node, dims: int) -> fx.Node:
+    """The layer's result plus a bias, which lies along its last dimension, or the second of a convolution's."""
+    if _is_convolution(node):
+        bias = graph.call_method("view", (bias, -1, *[1] * (dims - 2)))
+    return graph.call_function(operator.add, (node, bias))
+
+
+def _is_convolution(node: fx.Node) -> bool:
+    owner = node.graph.owning_module
+    return owner is not None and not isinstance(owner.get_submodule(str(node.target)), nn.Linear)
 
 
 def _tensor(network: fx.GraphModule, node: Any) -> Tensor | None:
@@ -187,6 +207,7 @@ def _embedding(node: fx.Node, arguments: dict[str, Any], concrete: Any) -> nn.Mo
     return module
 
 
+_ADDS_BIAS = ("linear", "conv1d", "conv2d", "conv3d")
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _NAMES: dict[str, tuple[str, ...]] = {

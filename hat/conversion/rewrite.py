@@ -51,12 +51,15 @@ class Rewriter:
         self.gated = {node: _labels(a.values[node]) for node in hoisted(a)}
         self._find_tables()
         claims = [*a.claims.values(), *(table.claim for table in self.tables.values() if table.claim is not None)]
-        self.axes = find_axes(a.units, claims, self.gated.values())
+        joining = {node: labels.clamp(min=0) for node, labels in a.joining.items()}
+        self.axes = find_axes(a.units, claims, [*self.gated.values(), *joining.values()])
         for node in self.network.graph.nodes:
             if node.op == "call_module":
                 self.calls.setdefault(str(node.target), []).append(node)
-        for node in list(self.gated):
-            self._gate(node)
+        for node, labels in joining.items():  # before a layer takes in what is between
+            self._gate_behind(node, labels)
+        for node, labels in self.gated.items():
+            self._gate(node, labels)
         self._replace_rest()
         self._replace_parameters()
         self.network.graph.eliminate_dead_code()
@@ -69,17 +72,12 @@ class Rewriter:
 
     # -- gates ----------------------------------------------------------------------------------------------------
 
-    def _gate(self, node: fx.Node) -> None:
+    def _gate(self, node: fx.Node, labels: Tensor) -> None:
         """Let the layer behind which it stands apply the gate, or put one there."""
-        labels = self.gated[node]
-        dims = varying(labels)
-        gates, index = self.axes.within(_narrow(labels, dims))
-        units = sum(gate.units for gate in gates)
-        if len(dims) > 1 or bool((index == units).any()):
-            self._insert(node, GatedAnywhere(gates, index))
+        gate, unit_dim = self._gate_of(labels)
+        if gate is None:
+            self._gate_behind(node, labels)
             return
-        unit_dim = dims[0] if dims else 1
-        gate = self._one(gates, index.flatten() if dims else index.flatten().expand(labels.shape[unit_dim]))
         chain = Fusion.ending_at(node, self)
         if chain.layer is not None and self._fuse(chain, gate, unit_dim):
             return
@@ -88,6 +86,22 @@ class Rewriter:
             Gated(gate, activation=chain.activation if chain.activated else "identity", unit_dim=unit_dim),
             replace=chain.activated is not None,
         )
+
+    def _gate_of(self, labels: Tensor) -> tuple[Any, int]:
+        """A gate along one dimension, and that; None where labels vary along several, or some belong to no unit."""
+        dims = varying(labels)
+        gates, index = self.axes.within(_narrow(labels, dims))
+        if len(dims) > 1 or bool((index == sum(gate.units for gate in gates)).any()):
+            return None, 0
+        unit_dim = dims[0] if dims else 1
+        return self._one(gates, index.flatten().expand(labels.shape[unit_dim])), unit_dim
+
+    def _gate_behind(self, node: fx.Node, labels: Tensor) -> None:
+        gate, unit_dim = self._gate_of(labels)
+        if gate is None:
+            self._insert(node, GatedAnywhere(*self.axes.within(_narrow(labels, varying(labels)))))
+        else:
+            self._insert(node, Gated(gate, unit_dim=unit_dim))
 
     def _one(self, gates: list[Gate], index: Tensor) -> Any:
         if len(gates) == 1 and torch.equal(index, torch.arange(gates[0].units)):
@@ -157,8 +171,9 @@ class Rewriter:
             value = a.values.get(node)
             if node.op == "get_attr" and isinstance(value, Value) and value.is_parameter:
                 name = str(node.target)
-                if name not in self.tables:
-                    self.tables[name] = represent(a, name, f"{name.replace('.', '_')}_table")
+                table = represent(a, name, f"{name.replace('.', '_')}_table")
+                if table is not None:
+                    self.tables[name] = table
 
     def _replace_parameters(self) -> None:
         """Parameters that the graph reads by itself become modules, which gates can know, or every task's own."""

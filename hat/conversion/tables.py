@@ -12,6 +12,9 @@ from hat.conversion.units import varying
 from hat.conversion.values import Claim
 from hat.per_task import PerTaskParameter
 
+LARGEST_OWN = 2**20
+"""The most elements of a parameter of which every task has its own: tables of positions stay below."""
+
 
 class SharedParameter(nn.Module):
     """A parameter along a gate, in the shape [R, C] or [N] in which locks are written, in the memory that it has.
@@ -34,7 +37,7 @@ class SharedParameter(nn.Module):
 
 @dataclass(frozen=True)
 class Table:
-    """What becomes of a parameter.
+    """What becomes of a parameter that the graph reads.
 
     Attributes:
         module: the name of the module that holds it from now on.
@@ -53,20 +56,28 @@ class Table:
         return SharedParameter(self.parameter, _squeezed(self.parameter.shape))
 
 
-def represent(analysis: Analysis, name: str, module: str) -> Table:
-    """Find the dimension along which a parameter lies along units; every task has its own if there is none."""
+def represent(analysis: Analysis, name: str, module: str) -> Table | None:
+    """Find the dimension along which a parameter lies along units; every task has its own if there is none.
+
+    None for a large one of those, which would cost every task too much: it is left as it is, along no gate.
+    """
     parameter = analysis.parameter(name)
     elements = analysis.elements(parameter)
     if name in analysis.own or elements is None:
-        return Table(module, parameter, None)
+        return _own(module, parameter, analysis, elements)
     ids = analysis.units.find(elements).view(_squeezed(parameter.shape))
     dims = varying(ids)
     if len(dims) > 1 or (dims and dims[0] > 1) or (ids.numel() > 1 and not dims and ids.dim() > 1):
-        analysis.units.fix(ids)
-        return Table(module, parameter, None)
+        return _own(module, parameter, analysis, ids)
     dim = dims[0] if dims else 0
     along = ids.movedim(dim, 0).flatten(1)[:, 0] if ids.dim() > 1 else ids
     return Table(module, parameter, Claim(module, "weight", dim, along.clone()))
+
+
+def _own(module: str, parameter: nn.Parameter, analysis: Analysis, ids: Tensor | None) -> Table | None:
+    if ids is not None:
+        analysis.units.fix(ids)  # it does not move along
+    return Table(module, parameter, None) if parameter.numel() <= LARGEST_OWN else None
 
 
 def _squeezed(shape: torch.Size) -> torch.Size:

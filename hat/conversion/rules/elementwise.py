@@ -105,13 +105,12 @@ def add(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
         parameter, other = (x, y) if x.is_parameter else (y, x)
         return _with_parameter(a, parameter, other, shape, keeps_zero=False)
     if x.labels is None or y.labels is None:
-        labelled, other = (x, y) if y.labels is None else (y, x)
-        return _against_unlabelled(a, labelled, other, keeps_zero=False)
+        return _join_stream(a, *((x, y) if y.labels is None else (y, x)), shape)
     ones, others, pairs = _counts(a, x.labels, y.labels)
     if pairs > max(ones, others):  # every unit of one would meet many of the other, and all become a single one
         kept, lost = (x, y) if (x.gated, ones) >= (y.gated, others) else (y, x)
         a.lose(lost)
-        return _against_unlabelled(a, kept, Value(lost.shape), keeps_zero=False)
+        return _join_stream(a, kept, lost, shape)
     if x.gated != y.gated:  # the stream is gated already: its branch should be, too, once
         a.demand(x)
         a.demand(y)
@@ -119,6 +118,17 @@ def add(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
     labels = _joined(x.labels, y.labels, shape)
     meets_stranger = _meet(x.labels, y.labels) or _meet(y.labels, x.labels)
     return Value(shape, labels, x.gated and y.gated and not meets_stranger)
+
+
+def _join_stream(a: Analysis, stream: Value, branch: Value, shape: torch.Size) -> Value:
+    """What belongs to no unit is added to units: once they are gated, it is gated as they are before it joins them.
+
+    Else the sum would be, and a stream would be gated over and over.
+    """
+    if stream.gated and branch.shape == shape and a.gate_as(branch, stream.ids.expand(shape)):
+        kept = _against_unlabelled(a, stream, Value(branch.shape), keeps_zero=True)
+        return Value(shape, kept.ids.clamp(min=0), gated=True)
+    return _against_unlabelled(a, stream, Value(branch.shape), keeps_zero=False)
 
 
 def multiply(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:

@@ -72,6 +72,13 @@ def _join(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
         return None
     labels = [a.labels(value) for value in values]
     labelled = [value for value in values if not value.is_parameter and value.labels is not None]
+    given = {key: value for key, value in kwargs.items() if key != "tensors"}
+    if not labelled and all(
+        value.is_parameter or _is_constant(each) for value, each in zip(values, _nodes(node), strict=True)
+    ):
+        names = frozenset[str]().union(*(value.parameters for value in values))
+        moved = _run(node, labels, args[1:], given)
+        return Value(moved.shape, moved, parameters=names)
     if not labelled:
         for value in values:
             a.make_own(value)
@@ -79,9 +86,19 @@ def _join(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
     if any(value.gated for value in labelled):
         for value in labelled:
             a.demand(value)
-    moved = _run(node, labels, args[1:], {key: value for key, value in kwargs.items() if key != "tensors"})
+    moved = _run(node, labels, args[1:], given)
     gated = all(value.gated for value in labelled) and not any(value.is_parameter for value in values)
     return Value(moved.shape, moved, gated)
+
+
+def _nodes(node: fx.Node) -> Sequence[Any]:
+    """The tensors that a node joins."""
+    return node.args[0] if node.args else node.kwargs["tensors"]  # type: ignore[return-value]
+
+
+def _is_constant(node: Any) -> bool:
+    """A buffer."""
+    return isinstance(node, fx.Node) and node.op == "get_attr"
 
 
 def _pad(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
