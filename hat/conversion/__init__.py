@@ -1,0 +1,1 @@
+"""From any `nn.Module` to a network that learns task after task."""
