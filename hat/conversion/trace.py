@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from hat.conversion.checks import check
@@ -49,22 +48,19 @@ def trace(module: nn.Module, example: tuple[Any, ...], *, leaves: Callable[[nn.M
             where Python decides, or answers differently from the graph. The message names the place.
     """
     _refuse_hooks(module)
-    # In training mode it may do what a graph cannot, and look at values that it leaves alone while it is compiled.
     with untouched(module):
-        for learning, compiling in ((True, False), (True, True)):
-            with suppress(ConversionError):
-                return _trace(module, example, leaves, learning, compiling)
-        return _trace(module, example, leaves, False, False)
+        with suppress(ConversionError):  # in training mode it does what a graph cannot
+            return _trace(module, example, leaves, learning=True)
+        return _trace(module, example, leaves, learning=False)
 
 
-def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: bool, compiling: bool) -> Traced:
+def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: bool) -> Traced:
     recorder = Recorder(module, leaves, learning)
     with untouched(module):
         for name, each in module.named_modules():
             stays = bool(name) and leaves(each, name)
             each.training = learning and not stays and not isinstance(each, nn.modules.batchnorm._BatchNorm)
-        with _compiling(compiling):
-            _record(recorder, module, example)
+        _record(recorder, module, example)
     for node in reversed(recorder.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             recorder.graph.erase_node(node)
@@ -84,17 +80,6 @@ def _record(recorder: Recorder, module: nn.Module, example: tuple[Any, ...]) -> 
         raise
     except Exception as error:
         raise ConversionError(f"{recorder.place_of(error)}: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _compiling(answer: bool) -> Iterator[None]:
-    """What `torch.compiler.is_compiling` answers inside the `with` block."""
-    before = torch.compiler._is_compiling_flag
-    torch.compiler._is_compiling_flag = answer
-    try:
-        yield
-    finally:
-        torch.compiler._is_compiling_flag = before
 
 
 def _names(module: nn.Module, example: tuple[Any, ...]) -> list[str]:
