@@ -148,6 +148,7 @@ class Analysis:
             self.answer = found if isinstance(found, Value) else None
             for each in tensors(found):
                 self.demand(each)
+                each.labels = None if each.labels is None else self.units.resolved(each.labels)
             return
         value = self._compute(node)
         self.values[node] = value
@@ -163,12 +164,14 @@ class Analysis:
         if node.op == "get_attr":
             return self._attribute(node)
         args, kwargs = self._arguments(node)
+        for value in tensors((args, kwargs)):
+            if value.labels is not None:  # units may have become one since
+                value.labels = self.units.resolved(value.labels)
         if node.op == "call_module":
             return self._module(node, args, kwargs)
         if not any(True for _ in tensors(concrete)):
             return concrete
-        given = [v for v in tensors((args, kwargs)) if v.labels is not None or v.is_parameter]
-        if not given:
+        if not any(v.labels is not None or v.is_parameter for v in tensors((args, kwargs))):
             return plain(concrete)
         from hat.conversion.rules import RULES
 

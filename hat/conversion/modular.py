@@ -36,6 +36,18 @@ def make_modular(network: fx.GraphModule, concrete: MutableMapping[fx.Node, Any]
         network.graph.erase_node(node)
     network.graph.eliminate_dead_code()
     _unnest(network)
+    _leave_out(network)
+
+
+def _leave_out(network: fx.GraphModule) -> None:
+    """What passes on what it gets would stand between a layer and its gate; a dropout that never drops is such."""
+    for node in list(network.graph.nodes):
+        if node.op != "call_module" or len(node.args) != 1:
+            continue
+        module = network.get_submodule(str(node.target))
+        if type(module) is nn.Identity or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0):
+            node.replace_all_uses_with(node.args[0])
+            network.graph.erase_node(node)
 
 
 def _unnest(network: fx.GraphModule) -> None:

@@ -48,10 +48,10 @@ class Rewriter:
     def run(self) -> Axes:
         """Change the graph; the gates are not attached before, as units get their gates all at once."""
         a = self.analysis
-        self.gated = {node: _labels(a.values[node]) for node in hoisted(a)}
+        self.gated = {node: a.units.resolved(a.values[node].labels).clamp(min=0) for node in hoisted(a)}
         self._find_tables()
         claims = [*a.claims.values(), *(table.claim for table in self.tables.values() if table.claim is not None)]
-        joining = {node: labels.clamp(min=0) for node, labels in a.joining.items()}
+        joining = {node: a.units.resolved(labels).clamp(min=0) for node, labels in a.joining.items()}
         self.axes = find_axes(a.units, claims, [*self.gated.values(), *joining.values()])
         for node in self.network.graph.nodes:
             if node.op == "call_module":
@@ -280,8 +280,8 @@ def hoisted(analysis: Analysis) -> list[fx.Node]:
         for node in list(found):
             above = _above(analysis, node, found)
             if above is not None:
-                for child in _pieces(above) or [node]:
-                    found.pop(child, None)
+                for each in _siblings(node):
+                    found.pop(each, None)
                 found[above] = None
                 changed = True
                 break
@@ -302,6 +302,12 @@ def _above(analysis: Analysis, node: fx.Node, gated: dict[fx.Node, None]) -> fx.
     if len(real_users(source)) > 1 or not isinstance(analysis.values.get(source), Value):
         return None
     return source if _is_whole(analysis, source, [node]) else None
+
+
+def _siblings(node: fx.Node) -> list[fx.Node]:
+    """It and the other pieces of the tensor that it is one of."""
+    source = node.args[0]
+    return (_pieces(source) if isinstance(source, fx.Node) else []) or [node]
 
 
 def _pieces(node: fx.Node) -> list[fx.Node]:
@@ -333,12 +339,6 @@ def _forget_unread(network: fx.GraphModule) -> None:
             for own in (module._parameters, module._buffers):
                 for name in [name for name in own if (f"{path}.{name}" if path else name) not in read]:
                     del own[name]
-
-
-def _labels(value: Any) -> Tensor:
-    assert isinstance(value, Value)
-    assert value.labels is not None
-    return value.labels.clamp(min=0)
 
 
 def _narrow(index: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -38,6 +38,12 @@ class Units:
         self._parent[ids.flatten()] = found.flatten()
         return found
 
+    def resolved(self, labels: Tensor) -> Tensor:
+        """The classes of labels, -1 for -1; stored once along dimensions in which they do not vary."""
+        (small,) = narrowed(labels)
+        small = torch.where(small > 0, self.find(small.clamp(min=0)), small)
+        return narrowed(small)[0].expand(labels.shape)
+
     def pairs(self, a: Tensor, b: Tensor) -> Tensor:
         """[P, 2] the classes that meet where `a` and `b`, broadcast, both have a unit; each pair once."""
         a, b = torch.broadcast_tensors(*narrowed(a, b))

@@ -53,7 +53,7 @@ def gated_activation(
         overwrite: nobody else needs what `x` holds, not even the backward pass of what made it: its memory may be used.
 
     Returns:
-        Same shape and dtype as `x`.
+        Same shape and dtype as `x`; `x` itself where there is nothing to do.
 
     Raises:
         ValueError: a shape or device that does not fit `x`, half a gate form, two of them, or an argument out of range.
@@ -62,6 +62,8 @@ def gated_activation(
     units = _check_x(x, unit_dim)
     _check_units("bias", bias, x, units)
     check_epilogue(x, units, activation, dropout, embedding, scale, mask, task, s_max, compensation, unit_dim)
+    if activation == "identity" and bias is None and not dropout and embedding is None and mask is None:
+        return x
     if use_triton("gated_activation", x, bias, embedding, scale, mask):
         from hat_kernels.gated_activation import triton as kernels  # here: a machine without a GPU needs no Triton
 

@@ -54,9 +54,8 @@ def product(
         return None
     summed = (set(left[1]) | set(right[1])) - set(out)
     mixes = [_varies(value, word) & summed for value, word in (left, right)]
-    for (value, _), mixed in zip((left, right), mixes, strict=True):
-        if mixed:
-            a.demand(value)
+    for value, _ in (left, right):
+        a.demand(value)  # what is not summed over too: pieces of one tensor are gated in one go
     if all(mixes):
         _pair(a, left, right, out)
     for side, other, mixed in ((left, right, mixes[0]), (right, left, mixes[1])):
