@@ -11,7 +11,7 @@ from hat.conversion.analysis import Analysis, real_users
 from hat.conversion.axes import Axes, attach, find_axes
 from hat.conversion.names import operation
 from hat.conversion.tables import Table, represent
-from hat.conversion.units import varying
+from hat.conversion.units import narrowed, varying
 from hat.conversion.values import Value
 from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.gate import Gate
@@ -48,8 +48,8 @@ class Rewriter:
     def run(self) -> Axes:
         """Change the graph; the gates are not attached before, as units get their gates all at once."""
         a = self.analysis
-        self.gated = {node: _labels(a.values[node]) for node in hoisted(a)}
         self._find_tables()
+        self.gated = {node: _labels(a, a.values[node]) for node in hoisted(a)}
         claims = [*a.claims.values(), *(table.claim for table in self.tables.values() if table.claim is not None)]
         self.axes = find_axes(a.units, claims, self.gated.values())
         for node in self.network.graph.nodes:
@@ -320,10 +320,11 @@ def _forget_unread(network: fx.GraphModule) -> None:
                     del own[name]
 
 
-def _labels(value: Any) -> Tensor:
+def _labels(analysis: Analysis, value: Any) -> Tensor:
+    """The classes of the ids: those of one class are one unit, along more dimensions than their ids were."""
     assert isinstance(value, Value)
-    assert value.labels is not None
-    return value.labels.clamp(min=0)
+    (labels,) = narrowed(value.ids)
+    return analysis.units.find(labels.clamp(min=0)).expand(value.shape)
 
 
 def _narrow(index: Tensor, dims: tuple[int, ...]) -> Tensor:

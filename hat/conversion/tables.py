@@ -58,6 +58,8 @@ def represent(analysis: Analysis, name: str, module: str) -> Table:
     parameter = analysis.parameter(name)
     elements = analysis.elements(parameter)
     if name in analysis.own or elements is None:
+        if elements is not None:
+            analysis.units.fix(elements)  # it does not move along
         return Table(module, parameter, None)
     ids = analysis.units.find(elements).view(_squeezed(parameter.shape))
     dims = varying(ids)

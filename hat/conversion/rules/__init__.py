@@ -15,6 +15,7 @@ _MODULES: dict[type[nn.Module], ModuleRule] = {
     **elementwise.MODULES,
     **movement.MODULES,
     **reductions.MODULES,
+    **products.MODULES,
 }
 _BY_NAME: dict[str, ModuleRule] = elementwise.MODULES_BY_NAME
 

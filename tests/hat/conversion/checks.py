@@ -75,6 +75,15 @@ def draw_units(model, seed, share=0.6):
             gate.embedding.copy_(torch.where(on[gate.origin], 1.0, -1.0))
 
 
+def others(example):
+    """Other inputs of the same shapes: what was seen in the conversion proves little."""
+    generator = torch.Generator().manual_seed(99)
+    return tuple(
+        torch.randn(x.shape, generator=generator, dtype=x.dtype) if x.is_floating_point() else x.roll(1, 1)
+        for x in batch(example)
+    )
+
+
 def answers(model, example):
     """The features that the heads of every finished task see."""
     return [features(model.eval(), example, task) for task in range(model.tasks)]
@@ -114,13 +123,15 @@ def nothing_forgotten(model, example, *, tasks=3, seed=0, share=0.5):
     Returns:
         The share of the weights that was free after the first task.
     """
-    remembered, first = [], None
+    remembered, first, example = [], None, others(example)
     for task in range(tasks):
         model.begin_task(2)
         draw_units(model, seed + task, share)
+        before = answer(model, example)
         model.end_task()
         remembered.append(features(model, example, task))
         assert remembered[-1].isfinite().all()
+        close(answer(model, example, task), before)
         same(answers(model, example), remembered)
         freedom = poison(model, seed + task)
         first = freedom if first is None else first
@@ -130,6 +141,17 @@ def nothing_forgotten(model, example, *, tasks=3, seed=0, share=0.5):
                 parameter.copy_(torch.where(rate(lock, parameter) > 0, parameter / 30, parameter))
         same(answers(model, example), remembered)
     return first
+
+
+def answer(model, example, task=None):
+    """The logits of a task, by default of the one that is being learned."""
+    with torch.no_grad():
+        return model.heads[-1 if task is None else task](features(model.eval(), example, task))
+
+
+def close(now, then):
+    """Units that change places change no function."""
+    assert (now - then).abs().max() <= 1e-9 * (1 + then.abs().max()), (now - then).abs().max()
 
 
 def same(now, then):
@@ -156,7 +178,7 @@ def learn(model, example, optimizer, steps=3):
 
 def no_drift(model, example, name, *, tasks=3, seed=0):
     """Training moves no bit of what finished tasks answer."""
-    remembered = []
+    remembered, example = [], others(example)
     for task in range(tasks):
         model.begin_task(2)
         learn(model, example, OPTIMIZERS[name](model))
@@ -189,7 +211,7 @@ def right_gradients(model, example, seed=0):
     for index, parameter in enumerate(weights):
         if locks.get(parameter) is not None:
             directions[index] *= rate(locks[parameter], parameter).expand_as(parameter) > 0
-    kinds = [(slice(0, len(weights)), 1e-6, 1e-4), (slice(len(weights), None), 1e-2, 1e-2)]
+    kinds = [(slice(0, len(weights)), 1e-6, 1e-4), (slice(len(weights), None), 3e-3, 2e-2)]
     for here, step, tolerance in kinds:
         chosen = list(zip(wanted[here], directions[here], gradients[here], strict=True))
         expected = sum(float((_true(model, p, g).double() * d).sum()) for p, d, g in chosen)
@@ -204,7 +226,7 @@ def right_gradients(model, example, seed=0):
                 for (p, _, _), old in zip(chosen, before, strict=True):
                     p.copy_(old)
         got = (values[0] - values[1]) / (2 * step)
-        assert abs(got - expected) <= tolerance * (size + 1e-2), (here, got, expected, size)
+        assert abs(got - expected) <= tolerance * (size + 2e-2), (here, got, expected, size)
 
 
 def _true(model, parameter, gradient):

@@ -316,6 +316,68 @@ def prelu():
     return mlp_around(6, 6, nn.PReLU(6), nn.Linear(6, 6), nn.PReLU()), FLAT
 
 
+@network
+def sum_with_inputs_beside_units():
+    """Units that meet inputs keep their places, others need not."""
+
+    def forward(self, x):
+        wide = torch.cat([x, F.relu(self.one(x))], 1)
+        return self.last(F.relu(self.two(F.relu(self.other(x))) + wide))
+
+    parts = {"one": nn.Linear(5, 6), "other": nn.Linear(5, 4), "two": nn.Linear(4, 11)}
+    return Net(forward, **parts, last=nn.Linear(11, 4)), FLAT
+
+
+@network
+def product_with_inputs_beside_units():
+    def forward(self, x):
+        wide = torch.cat([x, F.relu(self.one(x))], 1)
+        return self.last(self.two(F.relu(self.other(x))) * wide)
+
+    parts = {"one": nn.Linear(5, 6), "other": nn.Linear(5, 4), "two": nn.Linear(4, 11)}
+    return Net(forward, **parts, last=nn.Linear(11, 4)), FLAT
+
+
+@network
+def norm_of_inputs_beside_units():
+    def forward(self, x):
+        wide = torch.cat([x, F.relu(self.one(x))], 1)
+        return self.last(self.norm2(self.norm(wide)))
+
+    return Net(forward, one=nn.Linear(5, 6), norm=nn.LayerNorm(11), norm2=nn.BatchNorm1d(11),
+               last=nn.Linear(11, 4)), FLAT  # fmt: skip
+
+
+@network
+def scales_of_inputs_beside_units():
+    def forward(self, x):
+        wide = torch.cat([x, F.relu(self.one(x))], 1)
+        return self.last(wide * self.scale) + self.other(wide + self.shift)
+
+    return Net(forward, one=nn.Linear(5, 6), scale=parameter(11), shift=parameter(11), last=nn.Linear(11, 4),
+               other=nn.Linear(11, 4)), FLAT  # fmt: skip
+
+
+@network
+def one_scale_for_units_and_inputs():
+    def forward(self, x):
+        return self.last(F.relu(self.one(x * self.scale)) * self.scale)
+
+    return Net(forward, one=nn.Linear(5, 5), scale=parameter(5), last=nn.Linear(5, 4)), FLAT
+
+
+@network
+def bounded_stream():
+    """What was 0 is 0.5 behind."""
+
+    def forward(self, x):
+        x = F.relu(self.one(x))
+        return self.last(F.hardtanh(x, 0.5, 2.0)) + self.other(self.bound(x)) + self.third(x.clamp(-1, -0.5))
+
+    parts = {"last": nn.Linear(6, 4), "other": nn.Linear(6, 4), "third": nn.Linear(6, 4)}
+    return Net(forward, one=nn.Linear(5, 6), bound=nn.Hardtanh(-2.0, -0.5), **parts), FLAT
+
+
 # ---------------------------------------------------------------- images
 
 
@@ -494,7 +556,25 @@ def layer_norm_over_an_image():
 
 @network
 def instance_norm():
-    return convnet_around(nn.InstanceNorm2d(4), nn.ReLU(), last=4), IMAGE
+    return convnet_around(nn.InstanceNorm2d(4, affine=True), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.InstanceNorm2d(4),
+                          last=4), IMAGE  # fmt: skip
+
+
+@network
+def switched_channels():
+    return convnet_around(nn.GLU(1), nn.Conv2d(2, 4, 1), nn.PReLU(4), nn.BatchNorm2d(4), nn.PReLU(), last=4), IMAGE
+
+
+@network
+def patches():
+    """A convolution by hand, and another one."""
+
+    def forward(self, x):
+        x = F.relu(self.one(x))
+        x = F.relu(self.two(F.unfold(x, 2, padding=1).transpose(1, 2)))
+        return self.last(x.unfold(1, 5, 5).amax(3).flatten(1))
+
+    return Net(forward, one=nn.Conv2d(2, 3, 3), two=nn.Linear(12, 4), last=nn.Linear(20, 4)), IMAGE
 
 
 @network
@@ -511,6 +591,18 @@ def volumes():
 
 
 # ---------------------------------------------------------------- sequences
+
+
+@network
+def inputs_among_tokens():
+    """At some positions units, at others what nobody can switch off."""
+
+    def forward(self, x):
+        x = torch.cat([x, F.relu(self.one(x)) * self.scale], 1)
+        return self.last((self.norm(x) * self.scale2).mean(1)) + self.other(F.relu(self.two(x)).amax(1))
+
+    parts = {"norm": nn.LayerNorm(6), "scale": parameter(6), "scale2": parameter(6), "two": nn.Linear(6, 5)}
+    return Net(forward, one=nn.Linear(6, 6), **parts, last=nn.Linear(6, 4), other=nn.Linear(5, 4)), TOKENS
 
 
 def attention(self, x, heads=2, *, by_hand=False):
