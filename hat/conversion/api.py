@@ -89,7 +89,9 @@ def convert_body(
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     example = example_input if isinstance(example_input, tuple) else (example_input,)
     excluded = _excluded(module, filter)
-    traced = trace(module, example, leaves=lambda each, name: name in excluded or (is_leaf(each, name) and not _is_function(each)))
+    traced = trace(
+        module, example, leaves=lambda each, name: name in excluded or (is_leaf(each, name) and not _is_function(each))
+    )
     network = traced.graph_module
     make_modular(network, dict(traced.values))
     name = find_head(network, head)
