@@ -162,8 +162,8 @@ def _attention(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
     batch = _LETTERS[: len(query.shape) - 2]
     weights_shape = torch.Size((*query.shape[:-1], key.shape[-2]))
     weights = product(a, (query, batch + "yz"), (key, batch + "xz"), batch + "yx", weights_shape)
-    if weights is None or weights.labels is not None:
-        a.lose(weights)
+    if weights is None or weights.labels is not None:  # a single unit, which the product does not sum over
+        a.lose(query, key)
         weights = Value(weights_shape)
     if a.per_head and value.labels is not None and query.labels is not None:
         _one_unit_a_head(a, query, value)
