@@ -16,6 +16,7 @@ from hat.conversion.axes import Axes
 from hat.conversion.body import Converted
 from hat.conversion.heads import find_head, run, take_off
 from hat.conversion.modular import make_modular
+from hat.conversion.places import keep_places
 from hat.conversion.rewrite import Rewriter
 from hat.conversion.units import varying
 from hat.gate import Gate
@@ -70,6 +71,7 @@ def convert(
     if pretrained not in PRETRAINED:
         raise ValueError(f"pretrained: expected one of {PRETRAINED}, got {pretrained!r}")
     model = HATModel(body, features=body.features, config=config)
+    keep_places(model, example_input if isinstance(example_input, tuple) else (example_input,))
     if pretrained == "locked":
         for gate in model.gates.values():
             gate.reserve()

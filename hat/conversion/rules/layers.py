@@ -50,7 +50,7 @@ def _known(a: Analysis, labels: Tensor, ids: Tensor) -> Tensor:
     flat = labels.flatten(0, -2)
     strangers = (flat == 0).any(0)
     a.units.fix(torch.where(strangers & (flat > 0).any(0), ids, 0))
-    return torch.where(strangers, 0, ids)
+    return torch.where(strangers | (flat <= 0).all(0), 0, ids)
 
 
 def _linear(a: Analysis, node: fx.Node, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -367,6 +367,21 @@ def one_scale_for_units_and_inputs():
 
 
 @network
+def rolled_across_units():
+    """Of one unit the last position comes first."""
+
+    def forward(self, x):
+        return self.last(F.relu(self.one(x)).flatten(1).roll(1, 1))
+
+    return Net(forward, one=nn.Linear(6, 5), last=nn.Linear(20, 4)), TOKENS
+
+
+@network
+def padded_units():
+    return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.ConstantPad1d((1, 2), 0.0), nn.Linear(9, 4)), FLAT
+
+
+@network
 def bounded_stream():
     """What was 0 is 0.5 behind."""
 
