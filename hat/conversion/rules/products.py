@@ -129,6 +129,9 @@ def _keep_places(a: Analysis, side: tuple[Value, str], other: tuple[Value, str],
     shared = [letter for letter in word if extent.get(letter, 1) > 1]
     if shared:
         _part(a, labels, word, shared)
+        if a.per_head and not mixed:  # values, of which every head takes its own
+            for dim in [dim for dim, letter in enumerate(word) if letter not in shared]:
+                a.units.unite(labels, labels.narrow(dim, 0, 1))
     if mixed and len(mixed) < len(word) and set(word) - mixed - set(shared):
         a.units.fix(labels)  # what is left of them in the product belongs to no unit
 
