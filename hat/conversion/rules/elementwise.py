@@ -57,52 +57,6 @@ def _hardtanh(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[st
     return _clamp(a, node, args, {"min": kwargs.get("min_val", -1.0), "max": kwargs.get("max_val", 1.0)})
 
 
-def _glu(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return glu(a, args[0], kwargs.get("dim", args[1] if len(args) > 1 else -1))
-
-
-def _glu_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return glu(a, args[0], module.dim)
-
-
-def glu(a: Analysis, value: Value, dim: int) -> Value:
-    """The first half times a switch that the second half is."""
-    shape = torch.Size(size // 2 if d == dim % len(value.shape) else size for d, size in enumerate(value.shape))
-    if value.labels is None:
-        return Value(shape)
-    one, other = value.labels.chunk(2, dim)
-    a.units.part(one.clamp(min=0), torch.tensor(0))
-    a.units.part(other.clamp(min=0), torch.tensor(1))
-    return multiply(a, Value(shape, one, value.gated), Value(shape, other.clamp(min=0)), shape)
-
-
-def _prelu(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x, slope = args
-    if not isinstance(x, Value) or not isinstance(slope, Value) or not slope.is_parameter:
-        return None
-    return multiply(a, x, _of_channels(a, slope, x), x.shape)
-
-
-def _instance_norm(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Every channel of a sample by itself."""
-    x = args[0]
-    if not isinstance(x, Value) or x.labels is None or kwargs.get("running_mean") is not None:
-        return None
-    if not all(constant(x.labels, dim) for dim in range(2, len(x.shape))):
-        return None
-    for name in ("weight", "bias"):
-        if isinstance(kwargs.get(name), Value):
-            multiply(a, x, _of_channels(a, kwargs[name], x), x.shape)
-    return Value(x.shape, x.labels.clamp(min=0))
-
-
-def _of_channels(a: Analysis, parameter: Value, x: Value) -> Value:
-    """A parameter [C] or [1] as it meets (B, C, ...)."""
-    shape = (-1, *[1] * max(len(x.shape) - 2, 0))
-    ids = a.labels(parameter).reshape(shape)
-    return Value(ids.shape, ids, parameters=parameter.parameters)
-
-
 def _clamp(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     low = args[1] if len(args) > 1 else kwargs.get("min")
     high = args[2] if len(args) > 2 else kwargs.get("max")
@@ -288,9 +242,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("add", "sub", "rsub", "maximum", "minimum", "__add__", "__radd__", "__sub__"), _add),
     **dict.fromkeys(("mul", "__mul__", "__rmul__"), _mul),
     **dict.fromkeys(("div", "__truediv__"), _div),
-    "prelu": _prelu,
-    "instance_norm": _instance_norm,
-    "glu": _glu,
     "hardtanh": _hardtanh,
     "clamp": _clamp,
     "clamp_min": _clamp,
@@ -306,7 +257,6 @@ _ACTIVATIONS = (
 MODULES: dict[type[nn.Module], ModuleRule] = {
     **dict.fromkeys(_ACTIVATIONS, _module_rule(keeps_zero=True)),
     nn.Hardtanh: _hardtanh_module,
-    nn.GLU: _glu_module,
     **dict.fromkeys((nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.LogSigmoid), _module_rule(keeps_zero=False)),
 }
 MODULES_BY_NAME: dict[str, ModuleRule] = dict.fromkeys(

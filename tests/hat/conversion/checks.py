@@ -111,7 +111,7 @@ def poison(model, seed, size=30.0):
             if lock is not None:
                 whole, count = whole + free.numel(), count + int((free > 0).sum())
         for module in per_task(model.body).values():
-            for name, values in module.current():
+            for _, values in module.current():
                 if values.is_floating_point() and not isinstance(values, nn.Parameter):
                     values.copy_(size * torch.rand(values.shape, generator=generator).to(values) + 0.1)
     return count / max(whole, 1)

@@ -57,10 +57,7 @@ def _channels_last(layer: nn.Module, x: Tensor) -> Tensor:
 def _attention(layer: nn.Module, x: Tensor, heads: int, by_hand: bool) -> Tensor:
     batch, length, _ = x.shape
     q, k, v = layer(x).view(batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-    if by_hand:
-        found = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
-    else:
-        found = F.scaled_dot_product_attention(q, k, v)
+    found = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v if by_hand else F.scaled_dot_product_attention(q, k, v)
     return found.transpose(1, 2).reshape(batch, length, -1)
 
 

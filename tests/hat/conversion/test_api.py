@@ -298,7 +298,9 @@ def test_names_are_those_of_the_network():
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", ["resnet", "transformer_fused", "language_model", "grouped", "weights_of_another_form"])
+@pytest.mark.parametrize(
+    "name", ["resnet", "transformer_fused", "language_model", "grouped", "weights_of_another_form"]
+)
 def test_locked_weights_never_move(name, optimizer):
     """Not in the first task either, by decay or momentum; every task still learns."""
     module, example = NETWORKS[name]()
@@ -406,15 +408,15 @@ def test_what_cannot_be_converted_is_named_with_a_remedy(make, options, message)
 
 
 def test_arguments_out_of_range():
-    with pytest.raises(TypeError, match="module: expected a torch.nn.Module, got function"):
+    with pytest.raises(TypeError, match=r"module: expected a torch\.nn\.Module, got function"):
         hat.convert(lambda x: x, torch.randn(2, 5))
-    with pytest.raises(ValueError, match="pretrained: expected one of .*'frozen'"):
+    with pytest.raises(ValueError, match=r"pretrained: expected one of .*'frozen'"):
         hat.convert(nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 2)), torch.randn(2, 5), pretrained="frozen")
 
 
 def test_an_answer_that_is_no_features():
     pair = Net(lambda self, x: (self.one(x), x), one=nn.Linear(5, 3))
-    with pytest.raises(ConversionError, match="answer with one tensor.*wrap it"):
+    with pytest.raises(ConversionError, match=r"answer with one tensor.*wrap it"):
         hat.convert(pair, torch.randn(4, 5), head=None)
     chosen = Net(lambda self, x: self.one(x).argmax(1), one=nn.Linear(5, 3))
     with pytest.raises(ConversionError, match="expected features"):

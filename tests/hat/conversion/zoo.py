@@ -467,8 +467,8 @@ def squeeze_and_excite():
 
 @network
 def pixel_shuffle():
-    return convnet_around(nn.ReLU(), nn.PixelShuffle(2), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.PixelUnshuffle(2), outputs=16,
-                          last=2), IMAGE  # fmt: skip
+    middle = (nn.ReLU(), nn.PixelShuffle(2), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.PixelUnshuffle(2))
+    return convnet_around(*middle, outputs=16, last=2), IMAGE
 
 
 @network
