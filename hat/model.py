@@ -176,6 +176,7 @@ class HATModel(nn.Module):
         self.heads.append(self._draw_head(len(names)))
         self.classes.append(names)
         self.learning = True
+        self._freeze()  # before the first task, too, where something is reserved
         for part in self._parts():
             part.begin_task()
         return self.train().task

@@ -66,6 +66,7 @@ class Analysis:
         self.answer: Value | None = None
         self._ids: dict[tuple[Any, ...], Tensor] = {}
         self._nodes: dict[int, fx.Node] = {}
+        self._dependent: set[fx.Node] = set()
 
     def run(self) -> Analysis:
         """Walk the graph once, forward."""
@@ -115,13 +116,22 @@ class Analysis:
     ) -> None:
         """A dimension of a parameter lies along units; along none if `ids` is None."""
         key = (module, name, dim)
+        before = self.claims.pop(key, None)
         if ids is None or key in self.unknown:
             self.unknown.add(key)
-            self.claims.pop(key, None)
+            for lost in (ids, None if before is None else before.ids):
+                if lost is not None:
+                    self.units.fix(lost)  # the parameter does not move along
             return
-        if key in self.claims:  # used twice: what is unknown once is unknown
-            ids = torch.where(self.claims[key].ids > 0, ids, 0)
+        if before is not None:  # used twice: what is unknown once is unknown
+            known = (before.ids > 0) & (ids > 0)
+            self.units.fix(torch.where(known, 0, torch.maximum(before.ids, ids)))
+            ids = torch.where(known, ids, 0)
         self.claims[key] = Claim(module, name, dim, ids, groups, locks)
+
+    def depends(self, value: Value) -> bool:
+        """It is another one for other inputs of the same shape."""
+        return self._nodes[id(value)] in self._dependent
 
     def make_own(self, value: Value) -> None:
         """The parameters of a value meet no unit: every task has its own, of those that are not large.
@@ -150,12 +160,17 @@ class Analysis:
                 self.demand(each)
                 each.labels = None if each.labels is None else self.units.resolved(each.labels)
             return
+        if node.op == "placeholder" or self._moves_with_inputs(node):
+            self._dependent.add(node)
         value = self._compute(node)
         self.values[node] = value
         if isinstance(value, Value):
             self._nodes[id(value)] = node
             if not value.is_parameter and len(real_users(node)) > 1:
                 self.demand(value)
+
+    def _moves_with_inputs(self, node: fx.Node) -> bool:
+        return operation(node) not in _LOOKS and any(each in self._dependent for each in node.all_input_nodes)
 
     def _compute(self, node: fx.Node) -> Any:
         concrete = self.concrete.get(node)

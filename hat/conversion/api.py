@@ -15,6 +15,7 @@ from hat.conversion.errors import ConversionError
 from hat.conversion.heads import find_head, run, take_off
 from hat.conversion.leaves import is_leaf
 from hat.conversion.modular import make_modular
+from hat.conversion.places import keep_places
 from hat.conversion.rewrite import Rewriter
 from hat.conversion.trace import trace
 from hat.conversion.units import varying
@@ -70,6 +71,7 @@ def convert(
     if pretrained not in PRETRAINED:
         raise ValueError(f"pretrained: expected one of {PRETRAINED}, got {pretrained!r}")
     model = HATModel(body, features=body.features, config=config)
+    keep_places(model, example_input if isinstance(example_input, tuple) else (example_input,))
     if pretrained == "locked":
         for gate in model.gates.values():
             gate.reserve()
@@ -89,7 +91,9 @@ def convert_body(
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     example = example_input if isinstance(example_input, tuple) else (example_input,)
     excluded = _excluded(module, filter)
-    traced = trace(module, example, leaves=lambda each, name: name in excluded or is_leaf(each, name))
+    traced = trace(
+        module, example, leaves=lambda each, name: name in excluded or (is_leaf(each, name) and not _is_function(each))
+    )
     network = traced.graph_module
     make_modular(network, dict(traced.values))
     name = find_head(network, head)
@@ -117,6 +121,12 @@ def _excluded(module: nn.Module, filter: Callable[[nn.Module, str], bool] | None
     if filter is None:
         return set()
     return {name for name, each in module.named_modules() if name and not filter(each, name)}
+
+
+def _is_function(module: nn.Module) -> bool:
+    """It is recorded as the function that it calls, with its parameters."""
+    norms = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
+    return isinstance(module, nn.PReLU) or (isinstance(module, norms) and not module.track_running_stats)
 
 
 def _answer(network: fx.GraphModule, concrete: dict[fx.Node, Any]) -> Tensor:
@@ -160,7 +170,7 @@ def _ending(analysis: Analysis, axes: Axes) -> tuple[Reach | None, frozenset[Gat
     answer = analysis.answer
     if answer is None or answer.labels is None:
         return None, frozenset()
-    labels = answer.labels.clamp(min=0)
+    labels = analysis.units.find(answer.labels.clamp(min=0))
     gates, index = axes.within(labels)
     if len(gates) == 1 and varying(labels) == (labels.dim() - 1,):
         index = index.reshape(-1, index.shape[-1])[0]

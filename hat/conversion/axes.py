@@ -54,6 +54,8 @@ def find_axes(units: Units, claims: Sequence[Claim], gated: Iterable[Tensor]) ->
         gated: the labels of every value that is gated.
     """
     named = [claim.ids for claim in claims]
+    if not named:
+        return Axes({}, units, torch.empty(0, dtype=torch.int64))
     every = torch.cat(
         [ids.clamp(min=0).flatten() for ids in (*named, *(narrowed(labels)[0] for labels in gated))]
     ).unique()

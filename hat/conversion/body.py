@@ -38,7 +38,9 @@ class Converted(nn.Module, Wired):
         self.__dict__["_made"] = tuple(network.modules())
 
     def forward(self, *inputs: Any) -> Tensor:
-        """What the network takes, to its features [..., features]."""
+        """What the network takes, several inputs also as one tuple, to its features [..., features]."""
+        if len(inputs) == 1 and isinstance(inputs[0], tuple):  # as a model passes them on
+            (inputs,) = inputs
         found: Tensor = self.network(*inputs)
         return found
 

@@ -48,8 +48,8 @@ class Rewriter:
     def run(self) -> Axes:
         """Change the graph; the gates are not attached before, as units get their gates all at once."""
         a = self.analysis
-        self.gated = {node: a.units.resolved(a.values[node].labels).clamp(min=0) for node in hoisted(a)}
         self._find_tables()
+        self.gated = {node: a.units.resolved(a.values[node].ids).clamp(min=0) for node in hoisted(a)}
         claims = [*a.claims.values(), *(table.claim for table in self.tables.values() if table.claim is not None)]
         joining = {node: a.units.resolved(labels).clamp(min=0) for node, labels in a.joining.items()}
         self.axes = find_axes(a.units, claims, [*self.gated.values(), *joining.values()])

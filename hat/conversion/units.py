@@ -75,7 +75,7 @@ class Units:
 
     def fix(self, ids: Tensor) -> None:
         """These may not change places at all."""
-        found = torch.unique(self.find(torch.unique(ids)))
+        found = torch.unique(self.find(torch.unique(ids.clamp(min=0))))
         self.part(found, found)
 
     def segments(self, classes: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from hat.conversion.units import constant, narrowed
 from hat.conversion.values import Value
 
 _KEEP_ZERO = (
-    *("relu", "relu6", "gelu", "silu", "tanh", "hardswish", "hardtanh", "leaky_relu", "elu", "celu", "selu", "mish"),
+    *("relu", "relu6", "gelu", "silu", "tanh", "hardswish", "leaky_relu", "elu", "celu", "selu", "mish"),
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "tanhshrink", "softshrink"),
     *("abs", "neg", "sqrt", "square", "sign", "sin", "erf", "floor", "round", "trunc", "asinh", "atan", "expm1"),
     *("log1p", "positive", "nan_to_num", "hardshrink", "rrelu", "softsign"),
@@ -47,6 +47,14 @@ def _module_rule(*, keeps_zero: bool) -> ModuleRule:
         return unary(a, args[0], keeps_zero=keeps_zero) if isinstance(args[0], Value) else None
 
     return rule
+
+
+def _hardtanh_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return unary(a, args[0], keeps_zero=module.min_val <= 0 <= module.max_val)
+
+
+def _hardtanh(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _clamp(a, node, args, {"min": kwargs.get("min_val", -1.0), "max": kwargs.get("max_val", 1.0)})
 
 
 def _clamp(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -115,6 +123,7 @@ def add(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
         a.demand(x)
         a.demand(y)
     a.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
+    _keep_beside_strangers(a, x.labels, y.labels)
     labels = _joined(x.labels, y.labels, shape)
     meets_stranger = _meet(x.labels, y.labels) or _meet(y.labels, x.labels)
     return Value(shape, labels, x.gated and y.gated and not meets_stranger)
@@ -144,7 +153,10 @@ def multiply(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
     ones, others, pairs = _counts(a, x.labels, y.labels)
     if pairs == ones == others:  # unit by unit
         a.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
-        return Value(shape, _joined(x.labels, y.labels, shape), x.gated or y.gated)
+        _keep_beside_strangers(a, x.labels, y.labels)
+        is_zero = _zeros(x) | _zeros(y)
+        joined = _joined(x.labels, y.labels, shape)
+        return Value(shape, joined, bool((is_zero.expand(shape) | (joined <= 0)).all()))
     a.demand(x)
     a.demand(y)
     fine, coarse = (x, y) if ones >= others else (y, x)
@@ -180,7 +192,7 @@ def _with_parameter(a: Analysis, parameter: Value, other: Value, shape: torch.Si
         return Value(shape)
     ids, labels = a.labels(parameter), other.labels.clamp(min=0)
     pairs = a.units.pairs(ids, labels)
-    if len(torch.unique(pairs[:, 0])) < len(pairs) or not len(pairs):
+    if len(torch.unique(pairs[:, 0])) < len(pairs) or not len(pairs) or _meet(ids, other.labels):
         a.make_own(parameter)
         return _against_unlabelled(a, other, Value(parameter.shape), keeps_zero=keeps_zero)
     a.units.unite(ids, labels)
@@ -221,12 +233,26 @@ def _meet(x: Tensor, y: Tensor) -> bool:
     return bool(((x > 0) & (y == 0)).any())
 
 
+def _keep_beside_strangers(a: Analysis, x: Tensor, y: Tensor) -> None:
+    """Units that meet what belongs to none stay where that stays."""
+    x, y = torch.broadcast_tensors(*narrowed(x, y))
+    a.units.fix(torch.where(y == 0, x, 0))
+    a.units.fix(torch.where(x == 0, y, 0))
+
+
+def _zeros(value: Value) -> Tensor:
+    """Where it is exactly 0 if the unit there is off, or always."""
+    (labels,) = narrowed(value.ids)
+    return ((labels > 0) if value.gated else torch.zeros_like(labels, dtype=torch.bool)) | (labels < 0)
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_KEEP_ZERO, _unary_rule(keeps_zero=True)),
     **dict.fromkeys(_MOVE_ZERO, _unary_rule(keeps_zero=False)),
     **dict.fromkeys(("add", "sub", "rsub", "maximum", "minimum", "__add__", "__radd__", "__sub__"), _add),
     **dict.fromkeys(("mul", "__mul__", "__rmul__"), _mul),
     **dict.fromkeys(("div", "__truediv__"), _div),
+    "hardtanh": _hardtanh,
     "clamp": _clamp,
     "clamp_min": _clamp,
     "pow": _pow,
@@ -234,12 +260,13 @@ RULES: dict[str, Rule] = {
 }
 
 _ACTIVATIONS = (
-    *(nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU),
+    *(nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU),
     *(nn.Mish, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Softsign),
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity),
 )
 MODULES: dict[type[nn.Module], ModuleRule] = {
     **dict.fromkeys(_ACTIVATIONS, _module_rule(keeps_zero=True)),
+    nn.Hardtanh: _hardtanh_module,
     **dict.fromkeys((nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.LogSigmoid), _module_rule(keeps_zero=False)),
 }
 MODULES_BY_NAME: dict[str, ModuleRule] = dict.fromkeys(

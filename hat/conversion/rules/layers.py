@@ -38,9 +38,19 @@ def _columns(
     inputs = labels.movedim(unit_dim, -1)
     a.units.unite(columns, inputs.clamp(min=0))
     a.demand(value)
-    strangers = (inputs == 0).flatten(0, -2).any(0)  # not always a unit, then: nobody can switch it off
-    a.claim(name, "weight", dim, torch.where(strangers, 0, columns), groups=groups)
+    a.claim(name, "weight", dim, _known(a, inputs, columns), groups=groups)
     return columns
+
+
+def _known(a: Analysis, labels: Tensor, ids: Tensor) -> Tensor:
+    """The ids of the places of the last dimension, 0 for those that what belongs to no unit meets, too.
+
+    Nobody can switch that off. Units that meet it there keep their places, as it keeps its own.
+    """
+    flat = labels.flatten(0, -2)
+    strangers = (flat == 0).any(0)
+    a.units.fix(torch.where(strangers & (flat > 0).any(0), ids, 0))
+    return torch.where(strangers | (flat <= 0).all(0), 0, ids)
 
 
 def _linear(a: Analysis, node: fx.Node, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -71,8 +81,11 @@ def _depthwise(a: Analysis, node: fx.Node, module: Any, value: Value) -> Value:
     found = a.concrete[node]
     rows = _rows(a, node, module, module.out_channels)
     gated = False
-    if value.labels is not None:
+    if value.labels is None:
+        _within_groups(a, rows, module.groups)
+    else:
         inputs = value.labels.repeat_interleave(module.out_channels // module.in_channels, 1)
+        _known(a, inputs.movedim(1, -1), rows)
         a.units.unite(_channels(rows, inputs.shape), inputs.clamp(min=0))
         a.claim(str(node.target), "weight", 1, rows[:: module.out_channels // module.in_channels], groups=module.groups)
         gated = value.gated and module.bias is None and bool((inputs != 0).all())
@@ -150,10 +163,11 @@ def _along_norm(a: Analysis, node: fx.Node, module: Any, value: Value, unit_dim:
     name, labels = str(node.target), a.labels(value).movedim(unit_dim, -1)
     ids = a.ids(module, shape=(labels.shape[-1],))
     a.units.unite(ids, labels.clamp(min=0))
+    known = _known(a, labels, ids)
     for parameter in ("weight", "bias", "running_mean", "running_var"):
         if getattr(module, parameter, None) is not None:
-            a.claim(name, parameter, 0, ids, locks=False)
-    return ids
+            a.claim(name, parameter, 0, known, locks=False)
+    return known
 
 
 MODULES: dict[type[nn.Module], ModuleRule] = {
@@ -203,7 +217,7 @@ def _makes_rows(module: nn.Module, shape: torch.Size) -> bool:
         return False
     unit_dim = -1 if isinstance(module, nn.Linear) else 1
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        x = torch.randn(shape, device=next(tried.parameters()).device)
+        x = torch.randn(shape, device=tried.weight.device, dtype=tried.weight.dtype)  # type: ignore[arg-type]
         changed = torch.rand(rows) < 0.5
         before = tried(x).movedim(unit_dim, 0)
         for parameter in tried.parameters():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import ZERO, Analysis, ModuleRule, Rule, tensors
+from hat.conversion.names import operation
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 
@@ -18,7 +19,7 @@ _MOVES = (
     *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "T", "mT", "movedim", "adjoint"),
     *("unsqueeze", "squeeze", "expand", "broadcast_to", "contiguous", "clone", "detach", "alias", "ravel"),
     *("repeat", "tile", "roll", "flip", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
-    *("native_channel_shuffle", "rot90", "unfold", "lift_fresh_copy"),
+    *("native_channel_shuffle", "rot90", "lift_fresh_copy"),
 )
 _SELECTS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "narrow", "select", "slice", "index_select")
 _LIKE = ("view_as", "reshape_as", "expand_as")
@@ -27,7 +28,7 @@ _JOINS = ("cat", "stack", "hstack", "vstack", "dstack")
 
 def _move(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     value = args[0]
-    if not isinstance(value, Value):
+    if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
     moved = _run(node, a.labels(value), args[1:], kwargs)
     return _like(value, moved)
@@ -35,7 +36,7 @@ def _move(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
 
 def _select(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     value = args[0]
-    if not isinstance(value, Value) or any(isinstance(each, Value) for each in (*args[1:], *kwargs.values())):
+    if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
     labels = a.labels(value)
     moved = _run(node, labels, args[1:], kwargs)
@@ -48,14 +49,31 @@ def _getitem(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str
     if not isinstance(value, Value):
         found = value[index]
         return replace(found) if isinstance(found, Value) else found  # a node of its own
+    labels = a.labels(value)
     if any(True for _ in tensors(index)):
+        changes = any(a.depends(each) for each in tensors(index))
         index = fx.map_arg(node.args[1], lambda n: a.concrete[n])
         if any(each.is_meta for each in tensors(index) if isinstance(each, Tensor)):
             return None
-    labels = a.labels(value)
+        if changes and not _same_wherever(labels, index):
+            return None
     moved = labels[index]
     _tell_apart(a, labels, [moved])
     return _like(value, moved)
+
+
+def _same_wherever(labels: Tensor, index: Any) -> bool:
+    """Along the dimensions in which an index picks, all labels are the same."""
+    every = index if isinstance(index, tuple) else (index,)
+    if any(each is Ellipsis or each is None for each in every):
+        return all(constant(labels, dim) for dim in range(labels.dim()))
+    dim = 0
+    for each in every:
+        dims = each.dim() if isinstance(each, Tensor) and each.dtype == torch.bool else 1
+        if isinstance(each, Tensor) and not all(constant(labels, here) for here in range(dim, dim + dims)):
+            return False
+        dim += dims
+    return True
 
 
 def _move_like(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -119,6 +137,20 @@ def pad(a: Analysis, value: Value, widths: Sequence[int], mode: str, filling: fl
     return _like(value, moved)
 
 
+def _unfold(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The method takes views; the function takes patches of images, padded with zeros."""
+    if node.op == "call_method":
+        return _move(a, node, args, kwargs)
+    if any(True for _ in tensors((args[1:], kwargs))):
+        return None
+    shifted = (a.labels(args[0]) - ZERO).double()  # the padding then is what is 0
+    return _like(args[0], F.unfold(shifted, *args[1:], **kwargs).long() + ZERO)
+
+
+def _unfold_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _like(args[0], module((a.labels(args[0]) - ZERO).double()).long() + ZERO)
+
+
 def _pad_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kind = type(module).__name__
     mode = next((mode for start, mode in _PAD_MODES.items() if kind.startswith(start)), "constant")
@@ -131,6 +163,8 @@ def _move_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...],
 
 def _run(node: fx.Node, labels: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The operation of the node, on labels."""
+    if operation(node) == "view":  # labels that are the same along a dimension take no memory there
+        return labels.reshape(*args, **kwargs)
     if node.op == "call_method":
         return getattr(labels, str(node.target))(*args, **kwargs)
     if node.target is getattr:
@@ -162,6 +196,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_JOINS, _join),
     "getitem": _getitem,
     "pad": _pad,
+    "unfold": _unfold,
 }
 
 _PADS = (
@@ -175,4 +210,5 @@ _SHUFFLES = (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.Ch
 MODULES: dict[type[nn.Module], ModuleRule] = {
     **dict.fromkeys(_PADS, _pad_module),
     **dict.fromkeys(_SHUFFLES, _move_module),
+    nn.Unfold: _unfold_module,
 }

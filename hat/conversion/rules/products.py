@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import Analysis, Rule
+from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.dropped import DroppedAttention
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 
@@ -127,6 +128,9 @@ def _keep_places(a: Analysis, side: tuple[Value, str], other: tuple[Value, str],
     shared = [letter for letter in word if extent.get(letter, 1) > 1]
     if shared:
         _part(a, labels, word, shared)
+        if a.per_head and not mixed:  # values, of which every head takes its own
+            for dim in [dim for dim, letter in enumerate(word) if letter not in shared]:
+                a.units.unite(labels, labels.narrow(dim, 0, 1))
     if mixed and len(mixed) < len(word) and set(word) - mixed - set(shared):
         a.units.fix(labels)  # what is left of them in the product belongs to no unit
 
@@ -160,12 +164,16 @@ def _attention(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
     batch = _LETTERS[: len(query.shape) - 2]
     weights_shape = torch.Size((*query.shape[:-1], key.shape[-2]))
     weights = product(a, (query, batch + "yz"), (key, batch + "xz"), batch + "yx", weights_shape)
-    if weights is None or weights.labels is not None:
-        a.lose(weights)
+    if weights is None or weights.labels is not None:  # a single unit, which the product does not sum over
+        a.lose(query, key)
         weights = Value(weights_shape)
     if a.per_head and value.labels is not None and query.labels is not None:
         _one_unit_a_head(a, query, value)
     return product(a, (weights, batch + "yx"), (value, batch + "xz"), batch + "yz", a.concrete[node].shape)
+
+
+def _attention_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _attention(a, node, args, kwargs)
 
 
 def _one_unit_a_head(a: Analysis, query: Value, value: Value) -> None:
@@ -180,3 +188,4 @@ RULES: dict[str, Rule] = {
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
 }
+MODULES: dict[type[nn.Module], ModuleRule] = {DroppedAttention: _attention_module}

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.names import operation
 from hat.conversion.units import constant, varying
 from hat.conversion.values import Value
 
@@ -19,7 +20,7 @@ def _reduce(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
     if not isinstance(value, Value) or not isinstance(found, Tensor):
         return None
     labels = a.labels(value)
-    dims = _dims(args, kwargs, labels.dim())
+    dims = _dims(args[1:] if "norm" in str(node.target) else args, kwargs, labels.dim())
     if dims is None:
         return None
     rest = [dim for dim in range(labels.dim()) if dim not in dims]
@@ -35,7 +36,7 @@ def _reduce(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
 
 def _dims(args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> list[int] | None:
     given = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
-    if given is None:
+    if given is None or isinstance(given, bool):  # the `unbiased` of a variance
         return list(range(count))
     given = [given] if isinstance(given, int) else given
     if not isinstance(given, tuple | list) or not all(isinstance(dim, int) for dim in given):
@@ -61,9 +62,12 @@ def _softmax_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ..
     return None if module.dim is None else softmax(a, args[0], module.dim % len(args[0].shape))
 
 
-def over_positions(a: Analysis, node: fx.Node, value: Any) -> Any:
+def over_positions(a: Analysis, node: fx.Node, value: Any, name: str) -> Any:
     """Pooling and resizing of (B, N, *positions): each channel by itself."""
     found = a.concrete[node]
+    dims = next((dims for dims in (1, 2, 3) if f"{dims}d" in name), None)
+    if dims is not None and isinstance(value, Value) and len(value.shape) != dims + 2:
+        return None  # one sample, without a dimension for a batch
     if not isinstance(value, Value) or not isinstance(found, Tensor) or found.dim() != len(value.shape):
         return None
     labels = a.labels(value)
@@ -76,11 +80,11 @@ def over_positions(a: Analysis, node: fx.Node, value: Any) -> Any:
 
 
 def _pool(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return over_positions(a, node, args[0] if args else kwargs["input"])
+    return over_positions(a, node, args[0] if args else kwargs["input"], operation(node) or "")
 
 
 def _pool_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return over_positions(a, node, args[0])
+    return over_positions(a, node, args[0], type(module).__name__)
 
 
 def _pools(name: str) -> list[str]:
@@ -91,7 +95,7 @@ _POOLS = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_KEEP_ZERO, _reduce),
     **dict.fromkeys([name for pool in _POOLS for name in _pools(pool)], _pool),
-    **dict.fromkeys(("interpolate", "upsample", "boolean_dispatch"), _pool),
+    **dict.fromkeys(("interpolate", "upsample"), _pool),
     **dict.fromkeys(("softmax", "log_softmax"), _softmax),
 }
 MODULES: dict[type[nn.Module], ModuleRule] = {

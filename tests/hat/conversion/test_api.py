@@ -1,0 +1,423 @@
+"""`hat.convert` and the model that it makes: saved, copied, compiled, trained by whatever trains a model."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import hat
+from hat.conversion.errors import ConversionError
+from hat_kernels.lock import rate
+from tests.hat.conversion.checks import (
+    OPTIMIZERS,
+    answers,
+    draw_units,
+    features,
+    learn,
+    loss_of,
+    nothing_forgotten,
+    others,
+    same,
+)
+from tests.hat.conversion.zoo import NETWORKS, Net
+
+pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
+SEVERAL = ["resnet", "transformer_fused", "windows"]
+
+
+def made(name, **options):
+    """(model, example); the last linear layer is the head."""
+    module, example = NETWORKS[name]()
+    return hat.convert(module, example, **options), example
+
+
+def finish(model, example, seed=0):
+    """One task, which uses about half of the units."""
+    model.begin_task(2)
+    learn(model, example, OPTIMIZERS["SGD"](model))
+    draw_units(model, seed, 0.5)
+    model.end_task()
+
+
+def same_models(one, other, example):
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    same(answers(other, example), answers(one, example))
+
+
+def go_on(one, other, example):
+    """Both learn one more task, and are the same afterwards: units move alike, too."""
+    for model in (one, other):
+        torch.manual_seed(3)
+        finish(model, example, 9)
+    same_models(one, other, example)
+    moved = [not torch.equal(g.origin, torch.arange(g.units)) for g in one.gates.values()]
+    assert any(moved)
+
+
+# ---------------------------------------------------------------- copies
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_copy_goes_on_alike(name):
+    model, example = made(name)
+    finish(model, example)
+    other = copy.deepcopy(model)
+    same_models(model, other, example)
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in other.parameters()}
+    go_on(model, other, example)
+
+
+class Small(nn.Module):
+    """At the top level, where pickle finds it."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.two = nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 6)
+        self.scale, self.last = nn.Parameter(torch.rand(6)), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.one(x)))
+        a, b = self.two(x).chunk(2, -1)
+        return self.last(torch.cat([F.gelu(a), b], -1) * self.scale)
+
+
+@pytest.mark.parametrize("way", ["pickle", "torch.save"])
+def test_a_pickled_model_goes_on_alike(way):
+    torch.manual_seed(0)
+    example = (torch.randn(4, 5),)
+    model = hat.convert(Small(), example)
+    finish(model, example)
+    if way == "pickle":
+        other = pickle.loads(pickle.dumps(model))
+    else:
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        other = torch.load(file, weights_only=False)
+    same_models(model, other, example)
+    go_on(model, other, example)
+
+
+@pytest.mark.parametrize("stage", ["learning", "finished"])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_state_dict_fits_a_fresh_conversion(name, stage):
+    model, example = made(name)
+    finish(model, example)
+    finish(model, example, 1)
+    if stage == "learning":
+        model.begin_task(3)
+    other, _ = made(name)
+    assert other.state_dict().keys() <= model.state_dict().keys()
+    other.load_state_dict(copy.deepcopy(model.state_dict()))
+    same_models(model, other, example)
+    for gate, loaded in zip(model.gates.values(), other.gates.values(), strict=True):
+        assert (gate.locked, gate.in_order) == (loaded.locked, loaded.in_order)
+    if stage == "finished":
+        go_on(model, other, example)
+
+
+def test_a_checkpoint(tmp_path):
+    model, example = made("resnet")
+    finish(model, example)
+    hat.checkpoint.save(tmp_path / "model", model.state_dict())
+    other, _ = made("resnet")
+    other.load_state_dict(hat.checkpoint.load(tmp_path / "model"))
+    same_models(model, other, example)
+
+
+# ---------------------------------------------------------------- dtypes, compilers, loops
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_another_dtype(name, dtype):
+    model, example = made(name)
+    model, example = model.to(dtype), tuple(x.to(dtype) for x in example)
+    assert all(gate.embedding.dtype == torch.float32 for gate in model.gates.values())
+    assert features(model.eval(), example, "open").dtype == dtype
+    for seed in range(2):
+        model.begin_task(2)
+        draw_units(model, seed, 0.5)
+        model.end_task()
+    before = answers(model, others(example))
+    assert all(values.dtype == dtype and values.isfinite().all() for values in before)
+    model.begin_task(2)
+    if dtype != torch.float16:  # whose sums overflow
+        learn(model, example, OPTIMIZERS["torch SGD"](model))
+    draw_units(model, 5, 0.5)
+    model.end_task()
+    same(answers(model, others(example))[:2], before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_under_autocast(name, dtype):
+    model, example = made(name)
+    model, example = model.float(), tuple(x.float() for x in example)
+    remembered = []
+    for task in range(3):
+        model.begin_task(2)
+        optimizer = OPTIMIZERS["SGD"](model)
+        for step in range(3):
+            model.train().anneal(step / 2)
+            with torch.autocast("cpu", dtype):
+                loss = loss_of(model, example)
+            optimizer.zero_grad()
+            (loss.float() + 0.75 * model.penalty()).backward()
+            optimizer.step()
+        draw_units(model, task, 0.5)
+        model.end_task()
+        with torch.autocast("cpu", dtype):
+            now = answers(model, example)
+            remembered.append(now[-1])
+            same(now, remembered)
+
+
+@pytest.mark.parametrize("name", [*SEVERAL, "concatenation", "language_model", "squeeze_and_excite", "transposed"])
+def test_one_graph_under_compile(name):
+    module, example = NETWORKS[name]()
+    model = hat.convert(module, example, head=None)
+    finish(model, example)
+    model.begin_task(2)
+    model.train().anneal(0.01)
+    torch._dynamo.reset()
+    results = []
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for call in (model, compiled):
+        logits = call(*example)
+        wanted = [p for p in model.task_parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(logits.square().sum(), wanted, allow_unused=True)
+        free = [rate(lock, p) if (lock := model.locks().get(p)) else 1 for p in wanted]  # of the rest there may be none
+        results.append([logits, *(g * r for g, r in zip(gradients, free, strict=True) if g is not None)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*example, task=0), model(*example, task=0))
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_the_step_as_one_callable(name):
+    model, example = made(name)
+    remembered = []
+    for task in range(2):
+        model.begin_task(2)
+        step = hat.TrainStep(model, OPTIMIZERS["SGD"](model), lambda logits, y: F.cross_entropy(logits, y))
+        for number in range(3):
+            losses = step(*example, torch.arange(len(example[0])) % 2, progress=number / 2)
+            assert all(loss.isfinite() for loss in losses)
+        draw_units(model, task, 0.5)
+        model.end_task()
+        remembered.append(features(model, example, task))
+        same(answers(model, example), remembered)
+
+
+class Digits(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.one, self.two = nn.Conv2d(16, 24, 3, stride=2), nn.Conv2d(24, 16, 1)
+        self.skip, self.last = nn.Conv2d(16, 16, 3, stride=2), nn.Linear(144, 10)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = F.relu(self.skip(x) + self.two(F.relu(self.one(x))))
+        return self.last(F.dropout(x.flatten(1), 0.1, self.training))
+
+
+def test_the_trainer_of_a_converted_network():
+    torch.manual_seed(0)
+    stream = hat.data.split("digits", classes_per_task=2, tasks=2)
+    model = hat.convert(Digits(), torch.randn(4, *stream[0].input_shape))
+    config = hat.TrainConfig(epochs=4, batch_size=32, optimizer="adamw", lr=0.003)
+    history = hat.Trainer(model, stream, config, progress=False).run().history
+    assert min(history.accuracy[-1]) > 0.9
+    assert history.largest_drift == 0
+
+
+@pytest.mark.parametrize("name", ["resnet", "normalised", "transformer_by_hand"])
+def test_an_old_task_answers_alike_in_training_mode(name):
+    """Its own statistics, and no step of the current task in them."""
+    model, example = made(name)
+    finish(model, example)
+    before = features(model.eval(), example, 0)
+    model.begin_task(2)
+    learn(model, example, OPTIMIZERS["SGD"](model))
+    now = {n: b.clone() for n, b in model.named_buffers()}
+    assert torch.equal(features(model.train(), example, 0), before)
+    assert torch.equal(features(model.eval(), example, 0), before)
+    for buffer, values in model.named_buffers():
+        assert torch.equal(values, now[buffer]), buffer
+
+
+def test_inputs_that_are_several():
+    module, example = NETWORKS["cross_attention"]()
+    model = hat.convert(module, example, head=None)
+    model.begin_task(2)
+    torch.testing.assert_close(model(example), model.head(model.body(*example)))
+    assert model(tuple(x[:2] for x in example)).shape == (2, 2)
+
+
+# ---------------------------------------------------------------- what is shared
+
+
+def test_parameters_are_the_networks_own():
+    module, example = NETWORKS["resnet"]()
+    model = hat.convert(module, example)
+    found = {id(p) for p in model.body.parameters()}
+    for name, parameter in module.named_parameters():
+        norm = "norm" in name or name.startswith("project.1")
+        assert (id(parameter) in found) == (not norm and not name.startswith("last")), name
+
+
+def test_the_network_computes_what_it_did():
+    """Tables that join a stream share its memory; what every task has of its own starts from its values."""
+    module, example = NETWORKS["transformer_fused"]()
+    with torch.no_grad():
+        before = module(*example)
+    model = hat.convert(module, example)
+    with torch.no_grad():
+        assert torch.equal(module(*example), before)
+        module.positions.mul_(3)
+        changed = features(model.eval(), example, "open")
+        assert not torch.allclose(changed, features(hat.convert(*NETWORKS["transformer_fused"]()), example, "open"))
+
+
+def test_names_are_those_of_the_network():
+    model, _ = made("resnet")
+    assert list(model.gates) == ["gates.stem", "gates.one", "gates.two"]
+    names = set(dict(model.body.named_parameters()))
+    assert {"network.stem.weight", "network.project.0.bias", "network.norm1.weight", "gates.stem.embedding"} <= names
+
+
+# ---------------------------------------------------------------- pretrained
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", ["resnet", "transformer_fused", "language_model", "grouped", "weights_of_another_form"]
+)
+def test_locked_weights_never_move(name, optimizer):
+    """Not in the first task either, by decay or momentum; every task still learns."""
+    module, example = NETWORKS[name]()
+    model = hat.convert(module, example, head=None, pretrained="locked")
+    own = {id(p) for part in hat.per_task.per_task(model.body).values() for p in part.parameters(recurse=False)}
+    own |= {id(e) for e in model.embeddings}
+    shared = {n: (p, p.detach().clone()) for n, p in model.body.named_parameters() if id(p) not in own}
+    assert shared
+    remembered = []
+    for task in range(2):
+        model.begin_task(2)
+        head = model.head.weight.detach().clone()
+        learn(model, example, OPTIMIZERS[optimizer](model))
+        assert not torch.equal(model.head.weight, head)
+        for parameter_name, (parameter, before) in shared.items():
+            assert torch.equal(parameter, before), parameter_name
+        draw_units(model, task)
+        model.end_task()
+        remembered.append(features(model, example, task))
+        same(answers(model, example), remembered)
+
+
+@pytest.mark.filterwarnings("ignore::hat.UnlockedWarning")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_locked_weights_beside_excluded_parts(optimizer):
+    module, example = NETWORKS["residual"]()
+    model = hat.convert(module, example, filter=lambda m, name: name != "up", pretrained="locked")
+    before = module.up.weight.detach().clone()
+    model.begin_task(2)
+    learn(model, example, OPTIMIZERS[optimizer](model))
+    assert torch.equal(module.up.weight, before)
+
+
+def test_free_weights_do_move():
+    module, example = NETWORKS["residual"]()
+    model, before = hat.convert(module, example), module.up.weight.detach().clone()
+    model.begin_task(2)
+    learn(model, example, OPTIMIZERS["SGD"](model))
+    assert not (module.up.weight == before).any()
+
+
+# ---------------------------------------------------------------- filter
+
+
+def test_an_excluded_part_is_frozen_when_the_first_task_ends():
+    module, example = NETWORKS["residual"]()
+    with pytest.warns(hat.UnlockedWarning, match=r"up\.weight"):
+        model = hat.convert(module, example, filter=lambda m, name: name != "up")
+    before = module.up.weight.detach().clone()
+    finish(model, example)
+    first = module.up.weight.detach().clone()
+    assert not torch.equal(first, before)
+    assert not module.up.weight.requires_grad
+    finish(model, example, 1)
+    assert torch.equal(module.up.weight, first)
+
+
+@pytest.mark.filterwarnings("ignore::hat.UnlockedWarning")
+def test_nothing_is_forgotten_around_an_excluded_part():
+    for excluded in ("up", "down", "stem", "other"):
+        module, example = NETWORKS["residual"]()
+        model = hat.convert(module, example, filter=lambda m, name, no=excluded: name != no)
+        assert nothing_forgotten(model, example) > 0.1
+
+
+def test_an_excluded_norm_with_running_statistics_is_refused():
+    module, example = NETWORKS["resnet"]()
+    with pytest.raises(ConversionError, match=r"norm1.*running statistics.*exclude the parts around it"):
+        hat.convert(module, example, filter=lambda m, name: name != "norm1")
+    with pytest.raises(ConversionError, match=r"project.*running statistics"):
+        hat.convert(module, example, filter=lambda m, name: name != "project")
+
+
+# ---------------------------------------------------------------- refusals
+
+
+class Rare(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).flip(-1) @ self.weight
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (lambda: nn.LSTM(5, 5, batch_first=True), {}, "LSTM.*filter"),
+        (lambda: nn.Bilinear(5, 5, 5), {}, "Bilinear.*filter"),
+        (lambda: nn.ReLU(), {}, "end with a linear layer.*head=None"),
+        (lambda: nn.ReLU(), {"head": None}, "at least one layer"),
+        (lambda: nn.Linear(5, 5), {"head": "first"}, "head.*'first'"),
+        (lambda: nn.Sequential(nn.Linear(5, 5), nn.Softmax(1)), {}, "softmax|1: expected the network to end"),
+    ],
+)
+def test_what_cannot_be_converted_is_named_with_a_remedy(make, options, message):
+    module = make()
+
+    def forward(self, x):
+        inputs = (x, x) if isinstance(module, nn.Bilinear) else (x[:, None],) if isinstance(module, nn.LSTM) else (x,)
+        found = self.part(*inputs)
+        found = found[0][:, 0] if isinstance(found, tuple) else found
+        return self.last(found) if hasattr(self, "last") else found
+
+    last = {"last": nn.Linear(5, 2)} if isinstance(module, nn.LSTM | nn.Bilinear) else {}
+    with pytest.raises(ConversionError, match=message):
+        hat.convert(Net(forward, part=module, **last), torch.randn(4, 5), **options)
+
+
+def test_arguments_out_of_range():
+    with pytest.raises(TypeError, match=r"module: expected a torch\.nn\.Module, got function"):
+        hat.convert(lambda x: x, torch.randn(2, 5))
+    with pytest.raises(ValueError, match=r"pretrained: expected one of .*'frozen'"):
+        hat.convert(nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 2)), torch.randn(2, 5), pretrained="frozen")
+
+
+def test_an_answer_that_is_no_features():
+    pair = Net(lambda self, x: (self.one(x), x), one=nn.Linear(5, 3))
+    with pytest.raises(ConversionError, match=r"answer with one tensor.*wrap it"):
+        hat.convert(pair, torch.randn(4, 5), head=None)
+    chosen = Net(lambda self, x: self.one(x).argmax(1), one=nn.Linear(5, 3))
+    with pytest.raises(ConversionError, match="expected features"):
+        hat.convert(chosen, torch.randn(4, 5), head=None)

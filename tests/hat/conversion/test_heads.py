@@ -1,0 +1,61 @@
+"""The layer that tells classes apart is taken off."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import hat
+from hat.conversion.errors import ConversionError
+from tests.hat.conversion.zoo import Net
+
+X = torch.randn(4, 5)
+
+
+def net(**more):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 7), *more.get("behind", ()))
+
+
+def test_the_last_layer_is_the_head():
+    model = hat.convert(net(), X)
+    assert (model.body.head, model.features, list(model.gates)) == ("2", 6, ["gates.0"])
+
+
+@pytest.mark.parametrize("behind", [nn.Dropout(0.1), nn.Identity(), nn.Flatten()])
+def test_what_passes_on_may_stand_behind_it(behind):
+    assert hat.convert(net(behind=(behind,)), X).body.head == "2"
+
+
+def test_no_head():
+    model = hat.convert(net(), X, head=None)
+    assert (model.body.head, model.features) == (None, 7)
+
+
+def test_a_head_by_name():
+    """What is behind it stays."""
+    module = Net(lambda self, x: self.one(self.head(F.relu(self.one(x)))), one=nn.Linear(5, 5), head=nn.Linear(5, 5))
+    model = hat.convert(module, X, head="head")
+    assert (model.body.head, model.features) == ("head", 5)
+
+
+def test_a_convolution_of_one_position():
+    def forward(self, x):
+        return self.head(F.relu(self.one(x)).mean((2, 3), keepdim=True)).flatten(1)
+
+    module = Net(forward, one=nn.Conv2d(2, 6, 3), head=nn.Conv2d(6, 10, 1))
+    model = hat.convert(module, torch.randn(4, 2, 5, 5))
+    assert (model.body.head, model.features) == ("head", 6)
+    assert model.body(torch.randn(3, 2, 5, 5)).shape == (3, 6)
+
+
+@pytest.mark.parametrize("name", ["0.weight", "1", "nothing"])
+def test_a_name_that_is_no_linear_layer(name):
+    with pytest.raises(ConversionError, match=f"head: expected the name of a linear layer.*{name!r}"):
+        hat.convert(net(), X, head=name)
+
+
+def test_a_head_that_is_called_twice():
+    module = Net(lambda self, x: self.one(F.relu(self.one(x))), one=nn.Linear(5, 5))
+    with pytest.raises(ConversionError, match=r"one.*called twice; pass head=None"):
+        hat.convert(module, X)

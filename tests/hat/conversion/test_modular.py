@@ -1,0 +1,65 @@
+"""Functions with parameters of their own become the layers that they are."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hat.conversion.modular import make_modular
+from hat.conversion.trace import trace
+from tests.hat.conversion.zoo import Net, parameter
+
+CASES = {
+    "linear": (lambda s, x: F.linear(x, s.weight, s.bias), {"weight": (3, 5), "bias": (3,)}, (4, 5), nn.Linear),
+    "conv2d": (
+        lambda s, x: F.conv2d(x, s.weight, s.bias, 2, 1, 1, 2),
+        {"weight": (6, 2, 3, 3), "bias": (6,)},
+        (2, 4, 6, 6),
+        nn.Conv2d,
+    ),
+    "conv_transpose1d": (
+        lambda s, x: F.conv_transpose1d(x, s.weight, stride=2, groups=2, output_padding=1),
+        {"weight": (4, 3, 3)},
+        (2, 4, 6),
+        nn.ConvTranspose1d,
+    ),
+    "layer_norm": (
+        lambda s, x: F.layer_norm(x, (5,), s.weight, s.bias, 1e-3),
+        {"weight": (5,), "bias": (5,)},
+        (4, 5),
+        nn.LayerNorm,
+    ),
+    "group_norm": (
+        lambda s, x: F.group_norm(x, 2, s.weight, s.bias),
+        {"weight": (4,), "bias": (4,)},
+        (2, 4, 3),
+        nn.GroupNorm,
+    ),
+    "rms_norm": (lambda s, x: F.rms_norm(x, (5,), s.weight, 1e-3), {"weight": (5,)}, (4, 5), nn.RMSNorm),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_function_becomes_its_layer(name):
+    forward, shapes, shape, kind = CASES[name]
+    torch.manual_seed(0)
+    module = Net(forward, **{key: parameter(*size) for key, size in shapes.items()})
+    for p in module.parameters():
+        nn.init.normal_(p)
+    x = torch.randn(shape)
+    traced = trace(module, (x,))
+    network = traced.graph_module
+    make_modular(network, dict(traced.values))
+    network.recompile()
+    (layer,) = [m for m in network.modules() if type(m) is kind]
+    assert layer.weight is module.weight
+    assert layer.bias is getattr(module, "bias", None) if name != "rms_norm" else True
+    assert torch.equal(network(x), module(x))
+    assert not [node for node in network.graph.nodes if node.op == "get_attr"]
+
+
+def test_a_weight_that_is_computed_stays_a_function():
+    module = Net(lambda s, x: F.linear(x, s.weight * 2), weight=nn.Parameter(torch.randn(3, 5)))
+    traced = trace(module, (torch.randn(4, 5),))
+    make_modular(traced.graph_module, dict(traced.values))
+    assert not [m for m in traced.graph_module.modules() if isinstance(m, nn.Linear)]

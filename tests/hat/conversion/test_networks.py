@@ -1,0 +1,46 @@
+"""Networks of one idea each: the same function, the right gradients, and nothing forgotten, whatever moves."""
+
+import copy
+
+import pytest
+import torch
+
+import hat
+from tests.hat.conversion.checks import OPTIMIZERS, convert, no_drift, nothing_forgotten, right_gradients, same_function
+from tests.hat.conversion.zoo import NETWORKS
+
+pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network(name):
+    """Most of its weights are free after a task that uses half of the units: no lock is coarser than it must be."""
+    module, example = NETWORKS[name]()
+    number = sorted(NETWORKS).index(name)
+    model = same_function(module, example, config=hat.GateConfig(locked_first=number % 4 != 0))
+    right_gradients(copy.deepcopy(model), example)
+    no_drift(copy.deepcopy(model), example, sorted(OPTIMIZERS)[number % len(OPTIMIZERS)], tasks=2)
+    assert nothing_forgotten(copy.deepcopy(model), example, seed=7) > 0.3
+    nothing_forgotten(model, example)
+
+
+@pytest.mark.parametrize("name", ["transformer_fused", "transformer_by_hand", "torch_attention", "windows"])
+def test_a_head_as_one_unit(name):
+    module, example = NETWORKS[name]()
+    model = convert(module, example, head=None, per_head=True)
+    heads = [gate for path, gate in model.gates.items() if "qkv" in path or "in_proj" in path]
+    assert [gate.units for gate in heads] == ([2, 2] if name == "transformer_by_hand" else [2])  # keys, values
+    right_gradients(copy.deepcopy(model), example)
+    nothing_forgotten(model, example)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_another_batch_size(name):
+    module, example = NETWORKS[name]()
+    model = convert(module, example, head=None)
+    larger = tuple(torch.cat([x, x.flip(0)]) for x in example)
+    with torch.no_grad():
+        expected = module(*larger)
+    model.state.task = "open"
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval().body(*larger), expected, rtol=1e-9, atol=1e-9)

@@ -1,0 +1,140 @@
+"""Which units each operation makes of those that come in, which it wants gated, and which may change places."""
+
+import pytest
+import torch
+
+import hat
+from hat.gate import Gate
+from hat.gated_norm import GatedNorm
+from hat.gating import Gated, GatedAnywhere
+from hat.wiring import movable, segments
+from tests.hat.conversion.checks import convert
+from tests.hat.conversion.zoo import NETWORKS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+UNITS = {
+    "mlp": {"0": 7, "3": 6, "5": 4},
+    "residual": {"stem": 6, "up": 7, "last": 4},
+    "concatenation": {"one": 4, "two": 3, "middle": 5, "last": 4},
+    "switches": {"one": 4, "two": 3, "last": 4},  # two halves that are one
+    "swiglu": {"one": 6, "last": 4},
+    "split_and_swapped": {"one": 2, "one__2": 5, "last": 4},  # what another layer reads, and the rest
+    "called_twice": {"one": 6, "last": 4},
+    "one_weight_in_two_layers": {"0": 6, "6": 4},
+    "scales": {"one": 6, "last": 4},
+    "convnet": {"0": 4, "4": 3, "7": 4},
+    "depthwise": {"0": 4, "7": 5},  # a channel stays one, and so does what becomes of it
+    "depthwise_of_inputs": {"0": 4, "2": 3},
+    "grouped": {"0": 4, "2": 6, "6": 4, "8": 5},
+    "transposed": {"0": 4, "2": 6, "4": 4, "6": 5},
+    "squeeze_and_excite": {"one": 5, "down": 3, "last": 4},
+    "resnet": {"stem": 4, "one": 5, "two": 6, "last": 4},
+    "dense": {"stem": 3, "one": 2, "two": 2, "last": 4},
+    "channels_padded": {"one": 3, "two": 2, "last": 4},
+    "padded_units": {"0": 6, "3": 4},
+    "norm_of_inputs_beside_units": {"one": 6, "last": 4},
+    "convnext": {"stem": 4, "up": 7, "last": 4},
+    "transformer_fused": {"stem": 8, "qkv": 8, "qkv__2": 8, "up": 7, "last": 4},  # keys with queries, and values
+    "transformer_by_hand": {"stem": 8, "qkv": 8, "qkv__2": 8, "up": 7, "last": 4},
+    "torch_encoder": {"0": 8, "1_self_attn_in_proj": 8, "1_self_attn_in_proj__2": 8, "1_linear1": 9, "3": 4},
+    "rotated": {"qkv": 2, "qkv__2": 4, "last": 4},  # what is rotated together is one
+    "grouped_queries": {"q": 4, "v": 4, "last": 4},
+    "language_model": {"table": 6, "up": 7, "decoder": 11},
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_units_are_found_as_finely_as_they_can_be(name):
+    model = convert(*NETWORKS[name](), head=None)
+    assert {path.removeprefix("gates."): gate.units for path, gate in model.gates.items()} == UNITS[name]
+
+
+MOVES = {
+    "mlp": {"0": [7], "3": [6], "5": [4]},
+    "grouped": {"0": [2, 2], "2": [], "6": [2, 2], "8": [5]},
+    "depthwise_of_inputs": {"0": [2, 2], "2": [3]},
+    "grouped_inputs": {"0": [3, 3], "2": [3]},
+    "transformer_fused": {"stem": [8], "qkv": [4, 4], "qkv__2": [4, 4], "up": [7], "last": [4]},
+    "sum_with_inputs_beside_units": {"one": [6], "other": [4], "two": [], "last": [4]},
+    "called_twice_on_others": {"again": [], "last": [4]},
+    "rolled_across_units": {"one": [], "last": [4]},
+    "constants": {"one": [], "last": [4]},
+    "flattened_positions_first": {"one": [3], "last": [4]},
+    "language_model": {"table": [6], "up": [7], "decoder": []},  # its rows are words
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_units_change_places_with_their_like(name):
+    """Within a head or a group, and not where something that stays tells them apart."""
+    model = convert(*NETWORKS[name](), head=None)
+    can = movable(model)
+    found = {
+        path.removeprefix("gates."): sorted(map(len, segments(gate))) if gate in can else []
+        for path, gate in model.gates.items()
+    }
+    assert found == MOVES[name]
+
+
+@pytest.mark.parametrize("name", ["mlp", "normalised"])
+def test_gates_go_into_layers_where_one_can_apply_them(name):
+    body = convert(*NETWORKS[name](), head=None).body
+    assert not [m for m in body.modules() if isinstance(m, Gated | GatedAnywhere)]
+    gated = [m for m in body.modules() if isinstance(m, hat.HATLinear | GatedNorm) or type(m).__name__ == "HATConv2d"]
+    assert any(m.gate is not None for m in gated)
+
+
+@pytest.mark.parametrize("name", ["residual", "resnet", "mixer", "language_model", "dense", "convnext"])
+def test_units_of_one_dimension_need_no_gate_of_single_elements(name):
+    """What has met in a sum is of the same units, wherever it lies."""
+    body = convert(*NETWORKS[name](), head=None).body
+    assert not [m for m in body.modules() if isinstance(m, GatedAnywhere)]
+
+
+def test_padding_with_a_number_belongs_to_nobody():
+    """Zeros around an image change nothing; of other padding, no column of the next layer is ever free alone."""
+    model = convert(*NETWORKS["padded"](), head=None)
+    names = {module: name for name, module in model.body.network.named_modules()}
+    reads = {names[m.module] for gate in model.gates.values() for m in gate.members if m.dim == 1}
+    assert reads == {"3", "8", "9"}  # "5" is padded with 0.7
+    assert {names[m.module] for gate in model.gates.values() for m in gate.members if m.name == "weight"} >= {"5"}
+
+
+def test_every_gate_has_something_that_makes_its_units():
+    """A gate of what is always 0, or nobody's, would be counted as capacity."""
+    for name, make in NETWORKS.items():
+        for path, gate in convert(*make(), head=None).gates.items():
+            assert isinstance(gate, Gate)
+            assert gate.members, (name, path)
+            makers = [m for m in gate.members if m.dim == 0 or type(m.module).__name__ != "HATLinear"]
+            assert makers, (name, path)
+
+
+def test_off_units_are_exact_zeros_wherever_weights_meet_them():
+    """At the input of every layer, whatever its units were before the gate: columns of off-units meet nothing else."""
+    for name in ("resnet", "dense", "transformer_fused", "squeeze_and_excite", "split_and_swapped", "language_model"):
+        module, example = NETWORKS[name]()
+        model = convert(module, example, head=None)
+        columns = {}
+        for gate in model.gates.values():
+            with torch.no_grad():
+                gate.embedding.copy_(torch.where(torch.arange(gate.units) % 2 == 0, 1.0, -1.0))
+            off = gate.embedding < 0
+            for m in gate.members:
+                if m.dim == 1 and isinstance(m.module, torch.nn.Linear | torch.nn.Conv2d) and m.groups == 1:
+                    places = m.places if m.places is not None else torch.arange(gate.units * m.repeat)
+                    columns.setdefault(m.module, []).append(places[off.repeat_interleave(m.repeat)])
+        seen = []
+
+        def look(layer, inputs, output, columns=columns, seen=seen):
+            dim = 1 if isinstance(layer, torch.nn.Conv2d) else -1
+            for places in columns[layer]:
+                seen.append(inputs[0].index_select(dim, places).abs().max())
+
+        for layer in columns:
+            layer.register_forward_hook(look)
+        with torch.no_grad():
+            model.eval().body(*example)
+        assert len(seen) >= 2
+        assert max(seen) == 0, name
