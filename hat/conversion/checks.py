@@ -9,17 +9,19 @@ import torch
 from torch import Tensor, fx, nn
 
 from hat.conversion.errors import ConversionError
+from hat.conversion.places import described
+from hat.conversion.trees import tensors
 from hat.conversion.untouched import untouched
 
 
-def check(module: nn.Module, graph_module: fx.GraphModule, example: tuple[Any, ...], burnt: list[str]) -> None:
+def check(module: nn.Module, graph_module: fx.GraphModule, example: tuple[Any, ...], suspects: list[str]) -> None:
     """Compare them in evaluation mode, bit for bit.
 
     Args:
         module: as it is in the hands of its owner.
         graph_module: made of it.
         example: what the graph was recorded on.
-        burnt: places where a size became a number.
+        suspects: places where something that may depend on the input became a constant.
 
     Raises:
         ConversionError: they differ on the example, or on other values and another batch size that the module takes.
@@ -34,17 +36,37 @@ def check(module: nn.Module, graph_module: fx.GraphModule, example: tuple[Any, .
         try:
             same = _same(expected, _run(module, graph_module, other))
         except Exception as error:
-            raise _differs(module, burnt, f"fails ({error})") from error
+            raise _differs(module, suspects, f"fails ({error})") from error
         if not same:
-            raise _differs(module, burnt, "answers otherwise")
+            raise _differs(module, suspects, "answers otherwise")
         return
 
 
-def _differs(module: nn.Module, burnt: list[str], how: str) -> ConversionError:
-    places = ", ".join(dict.fromkeys(burnt)) or "no size is turned into a number of Python"
+def refuse_hidden(module: nn.Module) -> None:
+    """Refuse what no recording would show: hooks, parameters that change as they are read or are not there yet.
+
+    Raises:
+        ConversionError: names the module.
+    """
+    for name, each in module.named_modules():
+        place = described(name, each)
+        if any(nn.parameter.is_lazy(parameter) for parameter in each.parameters(recurse=False)):
+            raise ConversionError(f"{place}: has no parameters yet; run the network once")
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            if getattr(each, hooks):
+                raise ConversionError(
+                    f"{place}: has a hook ({hooks[1:-1]}), which a graph does not show; "
+                    "remove it, or write a parametrization (torch.nn.utils.parametrizations) or a module"
+                )
+        if getattr(each, "max_norm", None) is not None and isinstance(each, nn.Embedding | nn.EmbeddingBag):
+            raise ConversionError(f"{place}: changes its weight as it reads it (max_norm); set max_norm to None")
+
+
+def _differs(module: nn.Module, suspects: list[str], how: str) -> ConversionError:
+    places = ", ".join(dict.fromkeys(suspects)) or "nothing became a constant"
     return ConversionError(
-        f"{type(module).__name__}: on other values in a batch of another size the graph {how}; let nothing but tensors "
-        f"and sizes depend on the input, and make no number of a size: {places}"
+        f"{type(module).__name__}: on other values in a batch of another size the graph {how}; what became a constant "
+        f"must not depend on the input: {places}"
     )
 
 
@@ -55,7 +77,7 @@ def _run(owner: nn.Module, module: nn.Module, example: tuple[Any, ...]) -> list[
         for each in owner.modules():
             each.training = False
         torch.manual_seed(0)
-        return list(_flat(module(*_clones(example))))
+        return list(_flat(module.forward(*_clones(example))))  # a graph called as a module prints its errors
 
 
 def _clones(value: Any) -> Any:
@@ -64,8 +86,8 @@ def _clones(value: Any) -> Any:
 
 def _flat(value: Any) -> Iterator[Any]:
     if isinstance(value, Mapping):
-        for key, each in value.items():
-            yield key
+        yield from value.keys()
+        for each in value.values():
             yield from _flat(each)
     elif isinstance(value, tuple | list):
         for each in value:
@@ -88,7 +110,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _other(example: tuple[Any, ...], more: int) -> tuple[Any, ...]:
     """Other values of the same kind, in a batch with so many samples more."""
-    first = next((each for each in _flat(example) if isinstance(each, Tensor) and each.dim()), None)
+    first = next((each for each in tensors(example) if each.dim()), None)
     batch = -1 if first is None else len(first)
     generator = torch.Generator().manual_seed(0)
 
