@@ -5,14 +5,25 @@ ICML 2018.
 """
 
 from hat import checkpoint, data, metrics, models, optim
+from hat.attention import HATMultiheadAttention
 from hat.chain import chain
+from hat.conversion.api import convert
+from hat.conversion.errors import ConversionError
 from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
+from hat.embedding import HATEmbedding
+from hat.feed_forward import FeedForward, SwiGLU
 from hat.gate import Along, Gate
 from hat.guard import guard
 from hat.layers import HATLinear
 from hat.model import HATModel, TaskParameters
+from hat.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
+from hat.patches import PatchEmbedding
+from hat.per_task import PerTask, PerTaskParameter
+from hat.squeeze_excitation import SqueezeExcitation
 from hat.state import GateConfig
 from hat.step import NonFiniteLossError, StepLoss, TrainStep
+from hat.stochastic_depth import StochasticDepth
+from hat.tables import ClassToken, PositionalTable
 from hat.training import TrainConfig, Trainer, TrainResult
 from hat.verify import Probes, Verification, verify
 from hat.warnings import CapacityWarning, GraphWarning, NonFiniteWarning, UnlockedWarning
@@ -22,18 +33,36 @@ __version__ = "0.1.0"
 __all__ = [
     "Along",
     "CapacityWarning",
+    "ClassToken",
+    "ConversionError",
+    "FeedForward",
     "Gate",
     "GateConfig",
     "GraphWarning",
+    "HATBatchNorm1d",
+    "HATBatchNorm2d",
+    "HATBatchNorm3d",
     "HATConv1d",
     "HATConv2d",
     "HATConv3d",
+    "HATEmbedding",
+    "HATGroupNorm",
+    "HATLayerNorm",
     "HATLinear",
     "HATModel",
+    "HATMultiheadAttention",
+    "HATRMSNorm",
     "NonFiniteLossError",
     "NonFiniteWarning",
+    "PatchEmbedding",
+    "PerTask",
+    "PerTaskParameter",
+    "PositionalTable",
     "Probes",
+    "SqueezeExcitation",
     "StepLoss",
+    "StochasticDepth",
+    "SwiGLU",
     "TaskParameters",
     "TrainConfig",
     "TrainResult",
@@ -43,6 +72,7 @@ __all__ = [
     "Verification",
     "chain",
     "checkpoint",
+    "convert",
     "data",
     "guard",
     "metrics",

@@ -90,6 +90,13 @@ class Sides(NamedTuple):
             return self._replace(rows=side if self.rows is None else self.rows.meet(side))
         return self._replace(columns=side if self.columns is None else self.columns.meet(side), groups=groups)
 
+    def meet(self, other: Sides) -> Sides:
+        """Of a parameter that two modules have: what is known of a dimension here holds there too."""
+        found = self
+        for dim, side in enumerate((other.rows, other.columns)):
+            found = found if side is None else found.along(side, dim, other.groups)
+        return found
+
     def frozen(self, shape: Sequence[int]) -> tuple[int, int]:
         """(rows, columns): where the first of both meet, nothing may move; all columns where rows are locked alone."""
         rows = 0 if self.rows is None else self.rows.behind

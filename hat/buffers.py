@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from hat.gate import Gate
+from hat.per_task import PerTask
 
 
 def foreign(body: nn.Module) -> dict[str, tuple[nn.Module, str, Tensor]]:
-    """The buffers of a network that are not those of a gate: owner, name there and tensor, by full name."""
+    """The buffers of a network that are no gate's and no task's own: owner, name there and tensor, by full name."""
     return {
         f"{path}.{name}" if path else name: (module, name, buffer)
         for path, module in body.named_modules()
-        if not isinstance(module, Gate)
+        if not isinstance(module, Gate | PerTask)
         for name, buffer in module.named_buffers(recurse=False)
     }
 

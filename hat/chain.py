@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from torch import nn
 
 from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.dropout import Dropout
 from hat.gate import Gate
+from hat.gated_norm import GatedNorm
 from hat.layers import GatedLayer, HATLinear
+from hat.norms import NORMS, HATBatchNorm1d
+from hat.stochastic_depth import StochasticDepth
+from hat.wired import Reach, Wired
 
 # Work on every element by itself and turn zero into zero, so that an off-unit stays off.
 _ELEMENTWISE = (
@@ -25,6 +28,7 @@ _ELEMENTWISE = (
     nn.GELU,
     nn.SiLU,
     nn.Tanh,
+    StochasticDepth,
 )
 # Work on every channel of (B, C, *spatial) by itself; along the units of a linear layer they would mix them.
 _CHANNELWISE = (
@@ -44,22 +48,10 @@ _CHANNELWISE = (
 
 
 _TYPES = {*_ELEMENTWISE, *_CHANNELWISE, Dropout, nn.Flatten, HATLinear, HATConv1d, HATConv2d, HATConv3d, Gate}
+_TYPES |= {*NORMS.values()}
 
 
-class Reach(NamedTuple):
-    """The gate whose units arrive somewhere in a chain, and where they lie.
-
-    Attributes:
-        gate: the gate.
-        layout: `"channels"`, dimension 1 of (B, N, *spatial); `"last"`, the last dimension; `"flat"`, channels after a
-            flatten, each repeated, channel-major.
-    """
-
-    gate: Gate
-    layout: str
-
-
-class Chain(nn.Sequential):
+class Chain(nn.Sequential, Wired):
     """What `hat.chain` returns: a `torch.nn.Sequential` that knows which of its gates it has wired completely.
 
     Attributes:
@@ -70,7 +62,6 @@ class Chain(nn.Sequential):
 
     wired: tuple[nn.Module, ...] = ()
     loose: frozenset[Gate] = frozenset()
-    tail: Reach | None = None
 
     def _get_name(self) -> str:
         return "Sequential"  # what it computes, and how it was called in the checkpoints of earlier versions
@@ -84,14 +75,15 @@ class Chain(nn.Sequential):
         """
         intact = self.wired == tuple(self) and all(_is_known(module) for module in (self, *self.wired))
         layers = {layer for layer in self.wired if isinstance(layer, GatedLayer)}
-        return {gate: intact and gate not in self.loose and _producers(gate) <= layers for gate in _gates(layers)}
+        known = layers | {norm for norm in self.wired if isinstance(norm, GatedNorm)}
+        return {gate: intact and gate not in self.loose and _producers(gate) <= known for gate in _gates(layers)}
 
 
 def _is_known(module: nn.Module) -> bool:
     """What it does to units is known, or it ends their reach anyway."""
-    inside = [module, *(child for child in module.children() if isinstance(module, GatedLayer))]
+    inside = [module, *(child for child in module.children() if isinstance(module, (GatedLayer, GatedNorm)))]
     hooked = any(each._forward_hooks or each._forward_pre_hooks for each in inside)
-    keeps_units = isinstance(module, (*_ELEMENTWISE, *_CHANNELWISE, nn.Flatten, GatedLayer, Gate))
+    keeps_units = isinstance(module, (*_ELEMENTWISE, *_CHANNELWISE, nn.Flatten, GatedLayer, GatedNorm, Gate))
     return not hooked and (not keeps_units or all(type(each) in _TYPES for each in inside))
 
 
@@ -100,18 +92,19 @@ def _gates(layers: Iterable[GatedLayer]) -> set[Gate]:
 
 
 def _producers(gate: Gate) -> set[nn.Module]:
-    return {member.module for member in gate.members if member.dim == 0}
+    return {member.module for member in gate.members if member.produces}
 
 
 def chain(*modules: nn.Module, **named: nn.Module) -> Chain:
     """A sequence of modules in which every gated layer knows the gate of the units that reach it.
 
     A gate reaches the next gated layer through modules that keep units apart and zeros zero: dropout, pooling, flatten,
-    ReLU and the like. Any other module in between (a normalisation, say) ends its reach: the layer behind it counts as
-    a first layer, which locks more and forgets nothing.
+    ReLU and the like, and through a norm of this package over the units that arrive: one without a gate gets theirs.
+    Any other module in between (a softmax, say) ends its reach: the layer behind it counts as a first layer, which
+    locks more and forgets nothing. A norm with another gate starts the reach of that one, as a `Gate` does.
 
     Args:
-        modules: in order of application; `HATLinear`, `HATConv*`, `Gate` and any others.
+        modules: in order of application; `HATLinear`, `HATConv*`, `HATBatchNorm*` and the like, `Gate` and any others.
         named: the same, with names of their own instead of numbers; after the unnamed ones.
 
     Raises:
@@ -129,9 +122,11 @@ def chain(*modules: nn.Module, **named: nn.Module) -> Chain:
                 loose.add(last.gate)
             fed.setdefault(module, []).append(met)
             reach, last = Reach(module.gate, "last" if isinstance(module, HATLinear) else "channels"), module
-        elif isinstance(module, Gate):
-            loose |= {module} if last is None else {module, last.gate}  # their units meet, or what nobody knows of
-            reach, last = _from_gate(module), None
+        elif isinstance(module, GatedNorm) and _takes(module, reach):
+            continue
+        elif (gate := _gate_of(module)) is not None:
+            loose |= {gate} if last is None else {gate, last.gate}  # their units meet, or what nobody knows of
+            reach, last = _from(gate, module), None
         elif reach is not None:
             reach = _behind(reach, module)
     if last is not None and reach is None:
@@ -154,8 +149,31 @@ def _connect(layer: GatedLayer, reaches: Iterable[Reach]) -> None:
         layer.connect(reach.gate, repeat=max(1, inputs // reach.gate.units) if reach.layout == "flat" else 1)
 
 
-def _from_gate(gate: Gate) -> Reach | None:
-    return Reach(gate, {-1: "last", 1: "channels"}[gate.unit_dim]) if gate.unit_dim in (-1, 1) else None
+def _takes(norm: GatedNorm, reach: Reach | None) -> bool:
+    """The units that arrive are those of the norm, which has their gate from now on."""
+    if reach is None or norm.units != reach.gate.units or norm.gate not in (None, reach.gate):
+        return False
+    if norm.unit_dim == 1 and reach.layout != "channels":
+        if not isinstance(norm, HATBatchNorm1d):
+            return False
+        norm.dims = (2,)  # of three, the second would be positions
+    elif norm.unit_dim == -1 and reach.layout == "channels":
+        return False
+    if norm.gate is None:
+        norm.connect(reach.gate)
+    return True
+
+
+def _gate_of(module: nn.Module) -> Gate | None:
+    """The gate of a module that gates what arrives, whatever it is."""
+    gate = module.gate if isinstance(module, GatedNorm) else module
+    return gate if isinstance(gate, Gate) else None
+
+
+def _from(gate: Gate, module: nn.Module) -> Reach | None:
+    """What a module that has the gate of no layer sends on."""
+    unit_dim = module.unit_dim if isinstance(module, GatedNorm) else gate.unit_dim
+    return Reach(gate, {-1: "last", 1: "channels"}[unit_dim]) if unit_dim in (-1, 1) else None
 
 
 def _meets(reach: Reach, layer: GatedLayer) -> bool:

@@ -57,13 +57,20 @@ class _HATConv(GatedLayer):
         self.pool = pool
         self._set_up(out_channels, 1, activation, dropout, gate, inputs)
 
+    @classmethod
+    def around(cls, plain: nn.Module, **options: Any) -> Any:
+        """As of `GatedLayer`; without a pool."""
+        layer = super().around(plain, **options)
+        layer.pool = None
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, *spatial] to [B, N, *spatial]; a ValueError for inputs without a batch dimension."""
         dims = len(self.kernel_size) + 2
         if x.dim() != dims:
             raise ValueError(f"x: expected {dims} dimensions (B, C, *spatial), got {tuple(x.shape)}")
         weight = self.weight  # once, as in HATLinear
-        frozen, form = self._frozen(weight), self.gate.form()
+        frozen, form = self._frozen(weight), self._form
         folded = self._folded(weight, frozen, form, self._rows(x), self.pool)
         z = self._locked_conv(x, weight, frozen) if folded is None else self._conv_forward(x, *folded)
         form = form if folded is None else {}

@@ -37,18 +37,37 @@ def folded_dtype(
     return dtype if dtype in (torch.float32, torch.bfloat16) else None
 
 
-def pays(weight: Tensor, rows: int, pool: nn.Module | None) -> bool:
+def folds_affine(x: Tensor, weight: Tensor, activation: str, *, soft: bool) -> bool:
+    """Whether a gate may go into the affine part of a norm, where it never costs a pass.
+
+    Not in float16: the floor of a soft gate is 0 there, and an off-unit that overflows must be kept 0 by a select.
+
+    Args:
+        x: what is normalised.
+        weight: of the affine part.
+        activation: behind it.
+        soft: a task is learned; else the gate is a mask, which needs no floor, so that any wider dtype will do.
+    """
+    kind = x.device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    if activation not in _ACTIVATIONS or torch.float16 in (x.dtype, weight.dtype, autocast):
+        return False
+    return not soft or torch.float64 not in (x.dtype, weight.dtype)
+
+
+def pays(weight: Tensor, rows: int, pool: nn.Module | None, activation: str) -> bool:
     """Whether `fold="auto"` folds.
 
     Folding takes five passes over the weight (W, W' forward; dW', W, dW backward), a gate five over what it multiplies
     (x, y; dy, x, dx). So it pays where the rows of that outnumber the elements of a unit's weight; behind a pool, which
     leaves a quarter of the rows or so, where four times as many go in. The same bound is kept without a pool. There the
-    gate costs a GPU nothing, as it rides on the pass of the activation; a CPU takes passes of their own for it.
+    gate costs a GPU nothing if there is an activation on whose pass it rides; a CPU takes passes of their own for it.
 
     Args:
         weight: [N, ...].
         rows: of activations, of N units each, before the pool.
         pool: what the gate comes behind.
+        activation: what it comes behind if there is no pool.
     """
-    is_a_pass = pool is not None or weight.device.type == "cpu"
+    is_a_pass = pool is not None or activation == "identity" or weight.device.type == "cpu"
     return is_a_pass and torch.is_grad_enabled() and rows >= 4 * weight[:1].numel()

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import hat_kernels
+from hat.along import Along
 from hat.blocks import Side
 from hat.state import Float32Module, State
-
-
-class Along(NamedTuple):
-    """One parameter that lies along a gate's axis of units.
-
-    Attributes:
-        module: the module that owns the parameter.
-        name: its name there.
-        dim: the dimension of the parameter that lies along the axis: 0 of a producer, 1 of a consumer.
-        repeat: how many consecutive indices of that dimension belong to one unit (a channel after a flatten).
-        groups: of the grouped convolution that consumes the axis.
-    """
-
-    module: nn.Module
-    name: str
-    dim: int
-    repeat: int = 1
-    groups: int = 1
-
-    @property
-    def parameter(self) -> Tensor | None:
-        """The parameter as it is now; None if there is none, or if the module computes it from others."""
-        return self.module._parameters.get(self.name)
 
 
 class Gate(Float32Module):
@@ -45,6 +23,10 @@ class Gate(Float32Module):
     Args:
         units: length of the axis, > 0.
         unit_dim: the dimension of the activations that holds the units: -1 for (..., N), 1 for (B, N, ...).
+        segments: [units] int64, see below.
+
+    Raises:
+        ValueError: there is no unit, or `segments` is not int64 of shape [units].
 
     Attributes:
         embedding: [units] float32 parameter, the current task's `e`.
@@ -55,27 +37,39 @@ class Gate(Float32Module):
         locked: how many units at the front are used, in mode `binary`; 0 in mode `published`, where all move a little.
         in_order: all units behind those are free.
         members: the parameters along the axis, see `Along`.
+        reserved: [units] float32 buffer, 1 for a unit that is used before the first task: by what a network was trained
+            for that it comes from. No mask has it; what it shapes is locked.
+        segments: units may change places only with units of the same number, as the dimensions of a head of attention;
+            None: with all others, those of another group of a convolution excepted.
         complete: `members` is all that meets the units, so that they may be moved. `hat.chain` knows this of its gates;
-            where layers are wired by hand, set it.
+            where layers are wired by hand, set it. A layer that keeps a gate to itself has set it there: who reads or
+            changes the inside of such a layer takes it back.
     """
 
     masks: Tensor
     origin: Tensor
     used: Tensor
     free: Tensor
+    reserved: Tensor
+    segments: Tensor | None
     state: State
 
-    def __init__(self, units: int, *, unit_dim: int = -1) -> None:
+    def __init__(self, units: int, *, unit_dim: int = -1, segments: Tensor | None = None) -> None:
         super().__init__()
         if units < 1:
             raise ValueError(f"units: expected at least 1, got {units}")
+        if segments is not None and (segments.dtype != torch.int64 or segments.shape != (units,)):
+            got = f"{segments.dtype} of {tuple(segments.shape)}"
+            raise ValueError(f"segments: expected torch.int64 of ({units},), got {got}")
         self.units, self.unit_dim = units, unit_dim
         self.members: list[Along] = []
         self.complete = False
-        self.locked, self.in_order = 0, True
+        self.locked, self.in_order, self._reserves = 0, True, False
         self.embedding = nn.Parameter(torch.randn(units, dtype=torch.float32))
         self.register_buffer("masks", torch.zeros(0, units, dtype=torch.float32))
         self.register_buffer("origin", torch.arange(units))
+        self.register_buffer("reserved", torch.zeros(units, dtype=torch.float32))
+        self.register_buffer("segments", segments, persistent=False)
         self.register_buffer("used", torch.zeros(units, dtype=torch.float32), persistent=False)
         self.register_buffer("free", torch.ones(units, dtype=torch.float32), persistent=False)
         self.share(State())
@@ -85,25 +79,41 @@ class Gate(Float32Module):
         self.__dict__["state"] = state  # not a submodule: one state, many gates
         self._count_locked()
 
-    def attach(self, module: nn.Module, name: str, dim: int, *, repeat: int = 1, groups: int = 1) -> None:
-        """Declare that dimension `dim` of `module.name` lies along this axis.
+    def attach(
+        self,
+        module: nn.Module,
+        name: str,
+        dim: int,
+        *,
+        repeat: int = 1,
+        groups: int = 1,
+        places: Tensor | None = None,
+        table: bool = False,
+    ) -> None:
+        """Declare that dimension `dim` of `module.name` lies along this axis; see `Along`.
 
         Raises:
             AttributeError: the module has nothing of this name.
-            ValueError: the parameter's length there is not `units * repeat / groups`.
+            ValueError: the parameter's length there is not `units * repeat / groups`, or there are not `units * repeat`
+                places in it.
         """
-        member = Along(module, name, dim, repeat, groups)
+        member = Along(module, name, dim, repeat, groups, places, table)
         parameter = getattr(module, name)
-        if parameter is not None and parameter.shape[dim] * groups != self.units * repeat:
-            expected = f"{self.units} units x {repeat}"
-            raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")
+        if parameter is not None:
+            length = parameter.shape[dim] * (groups if dim else 1)
+            fits = length == self.units * repeat
+            if places is not None:
+                fits = len(places) == self.units * repeat and int(places.max()) < length
+            if not fits:
+                expected = f"{self.units} units x {repeat}"
+                raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")
         self.members.append(member)
         # Not a submodule of the layer that reads it: a plain list, out of reach of `Module.__setattr__`.
-        module.__dict__.setdefault("_read_gates", []).append(self)
+        module.__dict__.setdefault("_along", []).append((self, member))
 
     def reads(self, module: nn.Module) -> bool:
         """Whether the inputs of a module are units of this gate."""
-        return any(member.module is module and member.dim == 1 for member in self.members)
+        return any(member.module is module and not member.produces for member in self.members)
 
     @property
     def tasks(self) -> int:
@@ -169,11 +179,22 @@ class Gate(Float32Module):
         self.masks = torch.cat([self.masks, self.hardened()[None]])
         self._refresh_used()
 
+    @property
+    def reserves(self) -> bool:
+        """Units are used before the first task."""
+        return self._reserves
+
+    @torch.no_grad()
+    def reserve(self) -> None:
+        """Count every unit as used before the first task."""
+        self.reserved.fill_(1)
+        self._refresh_used()
+
     def _refresh_used(self) -> None:
+        self._reserves = not self.reserved.is_meta and bool(self.reserved.any())
+        self.used.copy_(self.reserved)
         if self.tasks:
-            self.used.copy_(self.masks.amax(0))
-        else:
-            self.used.zero_()
+            torch.maximum(self.used, self.masks.amax(0), out=self.used)
         torch.sub(1, self.used, out=self.free)
         self._count_locked()
 
@@ -190,6 +211,7 @@ class Gate(Float32Module):
         """Give place p to the unit at place `order[p]`, in the gate's buffers; for parameters see `hat.moving`."""
         self.origin.copy_(self.origin[order])
         self.masks.copy_(self.masks[:, order])
+        self.reserved.copy_(self.reserved[order])
         self._refresh_used()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -197,6 +219,7 @@ class Gate(Float32Module):
         if masks is not None and masks.dim() == 2 and masks.shape[1] == self.units:
             self.masks = self.masks.new_zeros(masks.shape)  # tasks are appended without limit
             state_dict.setdefault(prefix + "origin", torch.arange(self.units))  # of a version that moved no units
+            state_dict.setdefault(prefix + "reserved", torch.zeros(self.units))  # of one that reserved none
         super()._load_from_state_dict(state_dict, prefix, *args)
         with torch.no_grad():
             self._refresh_used()

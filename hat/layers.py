@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import hat_kernels
-from hat.blocks import Sides
+from hat.along import sides_of, uses_of
 from hat.folding import folded_dtype, pays
 from hat.gate import Gate
 from hat.updaters import updater_of
@@ -23,9 +24,11 @@ class GatedLayer(nn.Module):
 
     Attributes:
         fed_unknown: it has inputs that no gate knows, whatever else it was told: it counts as a first layer.
+        gated: it multiplies what it makes by the gate; otherwise something behind it does.
     """
 
     fed_unknown = False
+    gated = True
 
     weight: Tensor
     bias: Any
@@ -39,17 +42,34 @@ class GatedLayer(nn.Module):
         dropout: float,
         gate: Gate | None,
         inputs: Gate | None,
+        repeat: int = 1,
     ) -> None:
         check_activation(activation)
         check_probability(dropout, "dropout")
         self.activation, self.dropout = activation, dropout
         self.gate = Gate(units, unit_dim=unit_dim) if gate is None else gate
         self.gate.to(self.weight.device)
-        self.gate.attach(self, "weight", 0)
+        self.gate.attach(self, "weight", 0, repeat=repeat)
         if self.bias is not None:
-            self.gate.attach(self, "bias", 0)
+            self.gate.attach(self, "bias", 0, repeat=repeat)
         if inputs is not None:
             self.connect(inputs)
+
+    @classmethod
+    def around(cls, plain: nn.Module, *, gate: Any = None, activation: str = "identity", dropout: float = 0.0) -> Any:
+        """A layer with the parameters of a plain one, shared; nothing is wired.
+
+        Args:
+            plain: of the `torch.nn` class that this one derives from, itself.
+            gate: multiplies what it makes, `hat.gate.Gate` or what has its `form`; None: something behind it does.
+            activation: a key of `hat_kernels.ACTIVATIONS`, applied before the gate.
+            dropout: probability in [0, 1).
+        """
+        layer = cls.__new__(cls)
+        layer.__dict__.update({name: copy(value) for name, value in vars(plain).items()})
+        layer.activation, layer.dropout, layer.gated = activation, dropout, gate is not None
+        layer.__dict__["gate"] = gate  # somebody else's module
+        return layer
 
     def connect(self, inputs: Gate, *, repeat: int = 1) -> None:
         """Declare that the inputs of this layer are the units of `inputs`, each of them `repeat` inputs in a row.
@@ -73,23 +93,26 @@ class GatedLayer(nn.Module):
     @property
     def inputs(self) -> list[Gate]:
         """The gates whose units come in, as `Gate.attach` was told."""
-        return [gate for gate in self.__dict__.get("_read_gates", ()) if gate.reads(self)]
+        return list(dict.fromkeys(gate for gate, along in uses_of(self, "weight") if along.dim == 1))
 
     def _frozen(self, weight: Tensor) -> tuple[int, int] | None:
         """The leading rows and columns of the weight that are locked where they meet; None unless a task is learned.
 
         None in compiled code too, which takes the numbers for constants: it would be compiled anew with every task.
         """
-        if self.gate.state.task is not None or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return None
-        if not self.gate.locked:
+        uses = uses_of(self, "weight")
+        if not uses or uses[0][0].state.task is not None:
+            return None
+        locked = tuple(gate.locked for gate, _ in uses)
+        if not any(locked):
             return 0, 0
-        known = Sides()
-        for gate in dict.fromkeys((self.gate, *self.inputs)):
-            for member in gate.members:
-                if member.module is self and member.name == "weight":
-                    known = known.along(gate.side(member.repeat), member.dim, member.groups)
-        return known.frozen(weight.shape)
+        known, frozen = self.__dict__.get("_frozen_at", (None, (0, 0)))
+        if known != locked:  # a step asks for it, a task changes it
+            frozen = sides_of(uses, weight.shape).frozen(weight.shape)
+            self.__dict__["_frozen_at"] = locked, frozen
+        return frozen
 
     def _folded(
         self, weight: Tensor, frozen: tuple[int, int] | None, form: dict[str, Any], rows: int, pool: nn.Module | None
@@ -105,13 +128,19 @@ class GatedLayer(nn.Module):
             rows: of activations, of all units each.
             pool: between the activation and the gate.
         """
+        if "embedding" not in form:
+            return None
         choice = self.gate.state.config.fold
-        if choice == "never" or "embedding" not in form:
+        if choice == "never":
             return None
         dtype = folded_dtype(weight, self.activation, pool, frozen)
-        if dtype is None or not (choice == "always" or pays(weight, rows, pool)):
+        if dtype is None or not (choice == "always" or pays(weight, rows, pool, self.activation)):
             return None
         return hat_kernels.folded_weight(weight, self.bias, dtype=dtype, **form)
+
+    @property
+    def _form(self) -> dict[str, Any]:
+        return self.gate.form() if self.gated else {}
 
     @property
     def _active_dropout(self) -> float:
@@ -151,7 +180,7 @@ class HATLinear(GatedLayer, nn.Linear):
         """[..., K] to [..., N]."""
         weight = self.weight  # once: a parametrization computes it, and may count how often
         updater = None if torch.compiler.is_compiling() else updater_of(weight)
-        frozen, form, bias = self._frozen(weight), self.gate.form(), self.bias
+        frozen, form, bias = self._frozen(weight), self._form, self.bias
         if updater is None:  # which needs the gradient of the weight itself
             folded = self._folded(weight, frozen, form, x.shape[:-1].numel(), None)
             if folded is not None:

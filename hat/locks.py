@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
+from hat.along import sides_of, uses_of
 from hat.blocks import Sides
 from hat.chain import Chain
 from hat.gate import Gate
 from hat.layers import GatedLayer
+from hat.per_task import PerTask, per_task
 from hat_kernels import Lock
 
 
@@ -22,26 +26,43 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
 
     A parameter of a module outside `body` that a gate of `body` knows is included; a parameter along no gate is not,
     nor one that another module uses along none. Where several modules use it and one of them knows no gate of its
-    inputs, nothing is known of the columns.
+    inputs, nothing is known of the columns; where for one of them it is a table, which is met row by row whoever reads
+    the rows elsewhere, nothing of the rows. Where both is so it is left out: no rate is low enough for both. What every
+    task has its own of is included nowhere: nothing locks it.
     """
     found: dict[Tensor, Sides] = {}
     uses: dict[Tensor, dict[Use, set[int]]] = {}
-    for gate in gates(body).values():
-        for member in gate.members:
-            parameter = member.parameter
-            if parameter is None:
-                continue
-            uses.setdefault(parameter, {}).setdefault((member.module, member.name), set()).add(member.dim)
-            side = gate.side(member.repeat)
-            found[parameter] = found.get(parameter, Sides()).along(side, member.dim, member.groups)
+    inside = set(gates(body).values())
+    for module, name, parameter in _along(body):
+        here = [use for use in uses_of(module, name) if use[0] in inside]  # others belong to a layer that was replaced
+        sides = sides_of(here, parameter.shape)
+        found[parameter] = found[parameter].meet(sides) if parameter in found else sides
+        uses.setdefault(parameter, {})[module, name] = {along.dim for _, along in here}
     for parameter, elsewhere in owners(body).items():
         if parameter in found and not elsewhere <= uses[parameter].keys():
             del found[parameter]
     first = first_layers(body)
-    for parameter, known in found.items():
-        if any(dims == {0} or owner in first for (owner, _), dims in uses[parameter].items()):
+    for parameter, known in list(found.items()):
+        everywhere = set.intersection(*uses[parameter].values())  # what one use does not know holds for all
+        if any(owner in first for owner, _ in uses[parameter]):
+            everywhere.discard(1)
+        if not everywhere or (known.groups > 1 and 0 not in everywhere):  # the columns of groups do not lock alone
+            del found[parameter]
+        elif 1 not in everywhere:
             found[parameter] = known._replace(columns=None, groups=1)
+        elif 0 not in everywhere:
+            found[parameter] = known._replace(rows=None, groups=1)
     return found
+
+
+def _along(body: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    """Every parameter that a gate of `body` knows, once for each module that has it."""
+    every = [member for gate in gates(body).values() for member in gate.members]
+    members = [member for member in every if not isinstance(member.module, PerTask)]  # what needs no lock
+    for module, name in dict.fromkeys((member.module, member.name) for member in members):
+        parameter = module._parameters.get(name)
+        if parameter is not None:
+            yield module, name, parameter
 
 
 def first_layers(body: nn.Module) -> set[nn.Module]:
@@ -71,8 +92,9 @@ def locks(body: nn.Module) -> dict[Tensor, Lock]:
 
 
 def unlocked(body: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of a network that lie along no gate: they are frozen when the first task ends."""
+    """The parameters of a network that lie along no gate and are no task's own: the first task's end freezes them."""
     own = {id(gate.embedding) for gate in gates(body).values()} | {id(p) for p in sides(body)}
+    own |= {id(p) for module in per_task(body).values() for p in module.parameters(recurse=False)}
     return {name: p for name, p in body.named_parameters() if id(p) not in own}
 
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 import hat_kernels
 from hat import buffers, moving
 from hat.blocks import Block
-from hat.chain import Chain
 from hat.gate import Gate
 from hat.interrupt import interrupt_waits
 from hat.locks import frozen_lock, gates, locks, sides, unlocked
+from hat.per_task import PerTask, per_task
 from hat.state import GateConfig, State
 from hat.warnings import CapacityWarning, UnlockedWarning
+from hat.wired import Wired
 from hat_kernels import Lock
 from hat_kernels.gradient_memory import release
 
@@ -38,7 +39,8 @@ class HATModel(nn.Module):
 
     Args:
         body: maps an input to features [B, features] through gated layers; see `hat.models`, `hat.chain`. Parameters
-            along no gate, and buffers, belong to all tasks: they stay as the first task leaves them.
+            along no gate, and buffers, belong to all tasks: they stay as the first task leaves them, but for those of a
+            `PerTask`, of which every task has its own.
         features: the width of the features; by default that of the last gated layer.
         outputs: the gate whose units the features are, channel-major if each is several features in a row; by default
             the one at the end of a `hat.chain`. Where it is not known, its units keep their places.
@@ -50,8 +52,8 @@ class HATModel(nn.Module):
         learning: a task has begun and not ended.
 
     Raises:
-        ValueError: the body has no gate, or normalises by running statistics, which no task could keep for itself; or
-            the units of `outputs` do not divide the features.
+        ValueError: the body has no gate, or normalises by running statistics, which no task could keep for itself, see
+            `hat.norms`; or the units of `outputs` do not divide the features.
     """
 
     outputs: Gate | None
@@ -70,13 +72,13 @@ class HATModel(nn.Module):
         self.heads = nn.ModuleList()
         self.classes: list[tuple[str, ...]] = []
         self.learning = False
-        self._gates = gates(body)
+        self._gates, self._per_task = gates(body), per_task(body)
         self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
         self._check_body()
         self.features = self._last_gate().units if features is None else features
         self.__dict__["outputs"] = self._find_outputs(outputs)  # the body's, no module of this one
-        for gate in self.gates.values():
-            gate.share(self.state)
+        for part in self._parts():
+            part.share(self.state)
 
     # -- what is inside -------------------------------------------------------------------------------------------
 
@@ -124,7 +126,7 @@ class HATModel(nn.Module):
     def locks(self) -> dict[Tensor, Lock | None]:
         """The lock of every shared parameter, None where nothing is locked; a frozen one has `requires_grad` False."""
         found = locks(self.body)
-        return {p: lock if self.tasks else None for p, lock in found.items()}
+        return {p: lock if self._holds else None for p, lock in found.items()}
 
     def blocks(self) -> dict[Tensor, list[Block]]:
         """The parts of every shared parameter in which something may move."""
@@ -132,7 +134,7 @@ class HATModel(nn.Module):
         key = (self.tasks, *(number for gate in self.gates.values() for number in gate.identity()))
         if self._blocks[0] != key:
             found = sides(self.body).items()
-            self._blocks = key, {p: side.blocks(p) if self.tasks else [Block()] for p, side in found}
+            self._blocks = key, {p: side.blocks(p) if self._holds else [Block()] for p, side in found}
         return self._blocks[1]
 
     def active_locks(self) -> dict[Tensor, Lock]:
@@ -143,7 +145,7 @@ class HATModel(nn.Module):
     def frozen_parameters(self) -> list[nn.Parameter]:
         """What no task may train any more: finished heads and, after the first task, what lies along no gate."""
         heads = self.heads[: len(self.heads) - self.learning]
-        loose = unlocked(self.body).values() if self.tasks else ()
+        loose = unlocked(self.body).values() if self._holds else ()
         return [*heads.parameters(), *loose]
 
     def capacity(self) -> dict[str, float]:
@@ -153,7 +155,7 @@ class HATModel(nn.Module):
     # -- the life of a task ---------------------------------------------------------------------------------------
 
     def begin_task(self, classes: int | Sequence[str]) -> int:
-        """Start to learn a task: a fresh embedding at every gate, a new head, training mode.
+        """Start to learn a task: a fresh embedding at every gate, initial values of its own, a new head, training mode.
 
         Args:
             classes: the number of classes, or their names.
@@ -169,13 +171,13 @@ class HATModel(nn.Module):
         if self.learning:
             raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
         names = _names(classes)
-        self._gates, self._blocks = gates(self.body), ((), {})
+        self._gates, self._per_task, self._blocks = gates(self.body), per_task(self.body), ((), {})
         self._warn_if_full()
         self.heads.append(self._draw_head(len(names)))
         self.classes.append(names)
         self.learning = True
-        for gate in self.gates.values():
-            gate.begin_task()
+        for part in self._parts():
+            part.begin_task()
         return self.train().task
 
     def anneal(self, progress: float) -> None:
@@ -231,15 +233,15 @@ class HATModel(nn.Module):
 
         Raises:
             RuntimeError: no task is being learned.
-            ValueError: an embedding or a weight is not finite; nothing is committed.
+            ValueError: an embedding, a weight or a statistic is not finite; nothing is committed.
         """
         task = self.task
         self._check_finite()
         stay = {gate: gate.used > 0.5 for gate in self.gates.values()}
         before = self.blocks()
         with interrupt_waits():  # half moved, the network would be another function
-            for gate in stay:
-                gate.commit()
+            for part in self._parts():
+                part.commit()
             self.learning = False
             self._freeze()
             self.eval()
@@ -313,16 +315,21 @@ class HATModel(nn.Module):
             self.heads = nn.ModuleList(self._make_head(widths[task]) for task in range(len(widths)))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    @property
+    def _holds(self) -> bool:
+        """Something is locked: by a finished task, or by what the network was trained for before it came here."""
+        return self.tasks > 0 or any(gate.reserves for gate in self.gates.values())
+
     # -- helpers --------------------------------------------------------------------------------------------------
 
     def _check_body(self) -> None:
         if not self.gates:
             raise ValueError("body: expected at least one gated layer or hat.Gate, got none")
         for name, module in self.body.named_modules():
-            if getattr(module, "running_mean", None) is not None:
+            if getattr(module, "running_mean", None) is not None and not isinstance(module, PerTask):
                 raise ValueError(
                     f"body.{name}: expected no {type(module).__name__}: its statistics would be shared by all tasks, "
-                    "and every task would change the earlier ones"
+                    "and every task would change the earlier ones; use hat.HATBatchNorm2d and the like, or hat.convert"
                 )
         loose = unlocked(self.body)
         if loose:
@@ -342,9 +349,19 @@ class HATModel(nn.Module):
 
     def _check_finite(self) -> None:
         """A NaN would be locked and reach every task: 0 * NaN is NaN."""
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
+        learned = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        own = [
+            (f"body.{path}.{name}" if path else f"body.{name}", values)
+            for path, module in self._per_task.items()
+            for name, values in module.current()
+        ]
+        for name, values in (*learned, *own):
+            if not torch.isfinite(values).all():
                 raise ValueError(f"{name}: expected finite values, got inf or NaN; task not committed")
+
+    def _parts(self) -> list[Gate | PerTask]:
+        """What begins and commits tasks."""
+        return [*self.gates.values(), *self._per_task.values()]
 
     def _last_gate(self) -> Gate:
         return list(self.gates.values())[-1]
@@ -355,7 +372,7 @@ class HATModel(nn.Module):
             if self.features % outputs.units:
                 raise ValueError(f"outputs: expected units that divide {self.features} features, got {outputs.units}")
             return outputs
-        tail = self.body.tail if isinstance(self.body, Chain) else None
+        tail = self.body.tail if isinstance(self.body, Wired) else None
         if tail is None or self.features % tail.gate.units:
             return None
         flat = tail.layout == "flat" or (tail.layout == "last" and self.features == tail.gate.units)

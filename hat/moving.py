@@ -15,9 +15,11 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor
 
+from hat.along import Along
 from hat.blocks import Block
-from hat.gate import Along, Gate
-from hat.wiring import movable, segment
+from hat.gate import Gate
+from hat.per_task import PerTask
+from hat.wiring import movable, segments
 
 if TYPE_CHECKING:
     from hat.model import HATModel
@@ -116,7 +118,7 @@ def order(gate: Gate, stay: Tensor) -> Tensor | None:
     used, stay = (gate.used > 0.5).cpu(), stay.cpu()
     places = torch.arange(gate.units)
     found = places.clone()
-    for here in places.split(segment(gate)):
+    for here in segments(gate):
         left = here[~stay[here]]
         found[left] = torch.cat([left[used[left]], left[~used[left]]])
     return None if torch.equal(found, places) else found.to(gate.used.device)
@@ -129,18 +131,34 @@ def moves(orders: dict[Gate, Tensor]) -> Moves:
     for gate, new in orders.items():
         found[gate.embedding] = [Move(0, new[None])]
         for member in gate.members:
-            if member.parameter is not None and (member.parameter, member.dim) not in seen:
-                seen.add((member.parameter, member.dim))
+            if isinstance(member.module, PerTask):
+                for values, tasks in member.module.moved(member.name):
+                    found.setdefault(values, []).append(Move(member.dim + tasks, _places(member, values, tasks, new)))
+                continue
+            key = (member.parameter, member.dim, gate)
+            if member.parameter is not None and key not in seen:
+                seen.add(key)
                 found.setdefault(member.parameter, []).append(_move(member, new))
     return found
 
 
 def _move(member: Along, new: Tensor) -> Move:
-    index = expanded(new, member.repeat)
+    assert member.parameter is not None
+    places = _places(member, member.parameter, 0, new)
     if member.groups == 1 or member.dim == 0:
-        return Move(member.dim, index[None])
-    index = index.view(member.groups, -1)
-    return Move(1, index % index.shape[1])
+        return Move(member.dim, places)
+    places = places.view(member.groups, -1)
+    return Move(1, places % places.shape[1])
+
+
+def _places(member: Along, values: Tensor, tasks: int, new: Tensor) -> Tensor:
+    """[1, length] what comes to each place of a dimension; of values with this many dimensions of tasks before it."""
+    index = expanded(new, member.repeat)
+    if member.places is None:
+        return index[None]
+    length = values.shape[member.dim + tasks] * (member.groups if member.dim else 1)
+    places = member.places.to(index.device)
+    return torch.arange(length, device=index.device).index_copy(0, places, places[index])[None]
 
 
 def expanded(new: Tensor, repeat: int) -> Tensor:

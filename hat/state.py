@@ -13,6 +13,9 @@ from hat.folding import FOLDS
 
 MASK_MODES = ("binary", "published")
 COMPENSATIONS = ("published", "exact")
+OPEN = "open"
+"""The task of no task at all: gates are open, and what every task has of its own has the values it starts from."""
+PLAIN = "plain"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,8 @@ class State(Float32Module):
         scale: 0-d float32 buffer, the annealed `s`.
         config: see `GateConfig`.
         task: which gate answers: None, the task that is being learned; an int, a finished task; a [B] int64 tensor, a
-            finished task per sample; or `"open"`, no gate at all. Set for the length of one forward pass.
+            finished task per sample; `"open"`, no gate at all and the values that every task starts from; or `"plain"`,
+            no gate at all and what is trained now. Set for the length of one forward pass.
     """
 
     scale: Tensor

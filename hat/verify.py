@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hat.model import HATModel
+from hat.per_task import per_task
 from hat_kernels.lock import rate
 
 
@@ -26,7 +27,8 @@ class Probes:
 
     Attributes:
         tasks: the probe of every task by id.
-        parameters: by name, every element as it was when it was first found locked.
+        parameters: by name, every element as it was when it was first found locked; of what every task has of its own,
+            what the finished tasks keep of it.
         locked: by name, which elements have been found locked, bool.
     """
 
@@ -52,6 +54,13 @@ class Probes:
             if name in self.locked:
                 now = torch.where(self.locked[name], self.parameters[name], now)
                 locked = self.locked[name] | locked
+            self.parameters[name], self.locked[name] = now, locked
+        for name, (stack, read) in _stacks(model).items():
+            now, locked = stack.clone(), read
+            if name in self.locked:
+                known = len(self.locked[name])  # more tasks are finished since
+                now[:known] = torch.where(self.locked[name], self.parameters[name], now[:known])
+                locked[:known] |= self.locked[name]
             self.parameters[name], self.locked[name] = now, locked
         self.tasks[task] = Probe(inputs.clone(), _logits(model, task, inputs))
 
@@ -102,12 +111,33 @@ def verify(model: HATModel, probes: Probes) -> Verification:
     if not probes.tasks:
         raise ValueError("probes: expected at least one, got none")
     drift = {task: largest_change(_logits(model, task, p.inputs), p.logits) for task, p in probes.tasks.items()}
-    now = dict(model.named_parameters())
+    now: dict[str, Tensor] = dict(model.named_parameters())
+    for name, (stack, _) in _stacks(model).items():
+        if name in probes.parameters:
+            now[name] = stack[: len(probes.parameters[name])]
     for name, before in probes.parameters.items():
         change = torch.where(probes.locked[name], now[name] - before, 0.0)
         if change.any():
             return Verification(drift, name, change.abs().max().item())
     return Verification(drift, None, 0.0)
+
+
+def _stacks(model: HATModel) -> dict[str, tuple[Tensor, Tensor]]:
+    """What every finished task has of its own, by name: all tasks' [T, ...], and which elements they read, bool."""
+    found = {}
+    for path, module in per_task(model.body).items():
+        for name, stack in module.stacks():
+            read = torch.ones_like(stack, dtype=torch.bool)
+            for gate in model.gates.values():
+                for member in gate.members:
+                    if member.module is module and member.name == name:
+                        on = (gate.masks[: len(stack)] != 0).repeat_interleave(member.repeat, 1)
+                        if member.places is not None:
+                            whole = on.new_ones(len(stack), stack.shape[1 + member.dim])
+                            on = whole.index_copy(1, member.places.to(on.device), on)
+                        read &= on.view(len(stack), *(-1 if d == member.dim else 1 for d in range(stack.dim() - 1)))
+            found[".".join(filter(None, ("body", path, f"{name}_tasks")))] = stack, read
+    return found
 
 
 def _logits(model: HATModel, task: int, inputs: Tensor) -> Tensor:

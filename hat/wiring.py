@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
-from hat.chain import Chain
 from hat.gate import Gate
 from hat.locks import Use, owners
+from hat.per_task import PerTask
+from hat.wired import Wired
 
 if TYPE_CHECKING:
     from hat.model import HATModel
@@ -19,33 +21,39 @@ if TYPE_CHECKING:
 def movable(model: HATModel) -> list[Gate]:
     """The gates whose units may change places with each other."""
     gates = list(model.gates.values())
-    chained = _complete_by_chain(model)
-    known = [gate for gate in gates if gate in chained or (gate.complete and model.outputs is not None)]
+    known_by_body = _complete_by_body(model)
+    known = [gate for gate in gates if gate in known_by_body or (gate.complete and model.outputs is not None)]
     used, shared = owners(model), _shared(gates)
-    return [gate for gate in known if gate not in shared and _is_alone(gate, used) and segment(gate) > 1]
+    return [
+        gate for gate in known if gate not in shared and _is_alone(gate, used) and max(map(len, segments(gate))) > 1
+    ]
 
 
-def segment(gate: Gate) -> int:
-    """How many neighbouring units may change places with each other: all, or those of a convolution's group."""
+def segments(gate: Gate) -> list[Tensor]:
+    """The places of units that may change places with each other: all, or those of a head, or of a group."""
     length = gate.units
     for member in gate.members:
-        groups = getattr(member.module, "groups", 1)
-        if groups > 1 and member.name == "weight" and not _depthwise(gate, member.module):
+        groups = getattr(member.module, "groups", getattr(member.module, "num_groups", 1))  # a convolution, a norm
+        if groups > 1 and member.places is None and member.name == "weight" and not _depthwise(gate, member.module):
             length = math.gcd(length, gate.units // groups) if gate.units % groups == 0 else 1
-    return length
+    places = torch.arange(gate.units)
+    if gate.segments is None:
+        return list(places.split(length))
+    numbers = gate.segments.cpu() * gate.units + places // length
+    return [places[numbers == number] for number in numbers.unique()]
 
 
-def _complete_by_chain(model: HATModel) -> set[Gate]:
-    """The gates of a body that is a chain, applied as it was wired, which nothing outside of the chain has.
+def _complete_by_body(model: HATModel) -> set[Gate]:
+    """The gates of a body that knows them, applied as it was wired, which nothing outside of the body has.
 
     A chain inside of another module says nothing: that module may take it apart.
     """
-    chain = model.body
-    if not isinstance(chain, Chain) or not model.reads_features_alone:
+    body = model.body
+    if not isinstance(body, Wired) or not model.reads_features_alone:
         return set()
-    found = {gate for gate, complete in chain.complete().items() if complete}
-    if chain.tail is not None and chain.tail.gate is not model.outputs:
-        found.discard(chain.tail.gate)
+    found = {gate for gate, complete in body.complete().items() if complete}
+    if body.tail is not None and body.tail.gate is not model.outputs:
+        found.discard(body.tail.gate)
     return found
 
 
@@ -54,7 +62,7 @@ def _shared(gates: Sequence[Gate]) -> set[Gate]:
     found: dict[tuple[Tensor, int], set[Gate]] = {}
     for gate in gates:
         for member in gate.members:
-            if member.parameter is not None:
+            if member.parameter is not None and member.places is None:  # places are one gate's alone
                 found.setdefault((member.parameter, member.dim), set()).add(gate)
     return {gate for sharing in found.values() if len(sharing) > 1 for gate in sharing}
 
@@ -62,15 +70,17 @@ def _shared(gates: Sequence[Gate]) -> set[Gate]:
 def _is_alone(gate: Gate, used: Mapping[Tensor, set[Use]]) -> bool:
     """What lies along the axis are parameters, not computed from others, and lies along it wherever it is used."""
     along: dict[tuple[Tensor, int], set[Use]] = {}
-    layouts: dict[tuple[Tensor, int], set[tuple[int, int]]] = {}
+    layouts: dict[tuple[Tensor, int], set[tuple[int, int, int]]] = {}
     for member in gate.members:
         parameter = member.parameter
+        if isinstance(member.module, PerTask):  # it moves along, all its tasks' values
+            continue
         if member.name not in member.module._parameters or (parameter is not None and parameter not in used):
             return False
         if parameter is None:
             continue
         along.setdefault((parameter, member.dim), set()).add((member.module, member.name))
-        layouts.setdefault((parameter, member.dim), set()).add((member.repeat, member.groups))
+        layouts.setdefault((parameter, member.dim), set()).add((member.repeat, member.groups, id(member.places)))
     everywhere = all(used[parameter] <= known for (parameter, _), known in along.items())
     return everywhere and all(len(found) == 1 for found in layouts.values())
 

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from hat.blocks import Block
+from hat.gate import Gate
 from hat.model import HATModel, TaskParameters
+from hat.per_task import PerTask
+from hat.state import PLAIN
 from hat_kernels import Lock
 
 
@@ -46,4 +49,8 @@ class PlainModel(HATModel):
         return False
 
     def _gate_task(self, task: int) -> str:
-        return "open"
+        return PLAIN
+
+    def _parts(self) -> list[Gate | PerTask]:
+        """No part but a gate begins anew with a task: one network is shared by all."""
+        return list(self.gates.values())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import torch
 from hypothesis import strategies as st
 from torch import nn
 
 import hat
+import hat_kernels
 
 ACTIVATIONS = ["relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "identity"]
 CONVS = {1: hat.HATConv1d, 2: hat.HATConv2d, 3: hat.HATConv3d}
@@ -76,6 +78,74 @@ class Branches(nn.Module):
         return self.head((h + self.two(h)).mean((2, 3)))
 
 
+class RootMeanSquare(nn.Module):
+    """In the place of a norm: every token by the root of its mean square. Off-units stay 0, and it learns nothing."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + x.square().mean(-1, keepdim=True)).rsqrt()
+
+
+def blocks(stream: hat.Gate, heads: int, count: int, norm: bool, **options) -> list[nn.Module]:
+    """Attention over heads or dimensions in turn, and a feed-forward part, plain or with a switch in turn."""
+    width, found = stream.units, []
+    for index in range(count):
+        feed_forward = hat.SwiGLU if index % 2 else hat.FeedForward
+        per_head = index % 2 == 0
+        found += [
+            hat.HATMultiheadAttention(width, heads, gate=stream, inputs=stream, per_head=per_head, **options),
+            feed_forward(width, width + 1, gate=stream, inputs=stream, **options),
+        ]
+    norms = [hat.HATLayerNorm(width, gate=stream) if norm else RootMeanSquare() for _ in found]
+    return list(map(nn.Sequential, norms, found))
+
+
+class Transformer(nn.Module):
+    """Patches or words, a class token, positions, blocks on one stream, and the mean over tokens."""
+
+    def __init__(
+        self,
+        tokens: nn.Module,
+        heads: int,
+        positions: int,
+        *,
+        norm: bool = False,
+        dropout: float = 0.0,
+        count: int = 2,
+    ) -> None:
+        super().__init__()
+        stream, width = tokens.gate, tokens.gate.units
+        self.tokens = tokens
+        self.first = hat.ClassToken(width, gate=stream)
+        self.positions = hat.PositionalTable(positions + 1, width, gate=stream)
+        self.blocks = nn.ModuleList(blocks(stream, heads, count, norm, dropout=dropout))
+        self.drop = hat.StochasticDepth(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.positions(self.first(self.tokens(x)))
+        for block in self.blocks:
+            x = x + self.drop(block(x))
+        return x.mean(1)
+
+
+class Squeezed(nn.Module):
+    """Two convolutions whose channels weigh each other."""
+
+    def __init__(self, channels: int, reduced: int) -> None:
+        super().__init__()
+        self.one = hat.HATConv2d(1, channels, 3)
+        self.weigh = hat.SqueezeExcitation(channels, reduced, gate=self.one.gate)
+        self.two = hat.HATConv2d(channels, 5, 2, inputs=self.one.gate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.weigh(self.one(x))).mean((2, 3))
+
+
+def outputs_of(body: nn.Module) -> hat.Gate | None:
+    """The gate at the end of a network that is wired by hand."""
+    ends = {Residual: "stem", Branches: "head", Transformer: "tokens", Squeezed: "two"}
+    return getattr(body, ends[type(body)]).gate if type(body) in ends else None
+
+
 @st.composite
 def mlps(draw):
     """(body, shape of one input, features)."""
@@ -133,4 +203,52 @@ def shared(draw):
     return Branches(draw(st.integers(1, 4))), (1, 5, 5), 5
 
 
-networks = st.one_of(mlps(), convnets(), shared())
+@st.composite
+def transformers(draw):
+    heads = draw(st.integers(1, 3))
+    width = heads * draw(st.integers(1, 3))
+    patches = hat.PatchEmbedding((4, 2), 2, 1, width)
+    return Transformer(patches, heads, patches.positions, dropout=draw(dropouts)), (1, 4, 2), width
+
+
+@st.composite
+def squeezed(draw):
+    return Squeezed(draw(st.integers(1, 4)), draw(st.integers(1, 3))), (1, 5, 5), 5
+
+
+networks = st.one_of(mlps(), convnets(), shared(), transformers(), squeezed())
+
+
+def answer_for(module: nn.Module, task) -> nn.Module:
+    """Let every gate answer for a task, as a model does for one forward pass; see `hat.state.State`."""
+    for gate in module.modules():
+        if isinstance(gate, hat.Gate):
+            gate.state.task = task
+    return module
+
+
+def anneal(module: nn.Module, progress: float) -> nn.Module:
+    """The scale of every gate, as a model sets it."""
+    for gate in module.modules():
+        if isinstance(gate, hat.Gate):
+            gate.state.anneal(progress)
+    return module
+
+
+def soft(gate: hat.Gate) -> torch.Tensor:
+    """[units] the gate of the task that is learned, differentiable as the layers have it."""
+    config = gate.state.config
+    return hat_kernels.gate(
+        gate.embedding, gate.state.scale, s_max=config.s_max, compensation=config.compensation
+    ).double()
+
+
+def same_gradients(leaves: Iterable[torch.Tensor], got: torch.Tensor, expected: torch.Tensor) -> None:
+    """Both results are one, and so are their gradients, which are not 0; all but embeddings is of float64."""
+    torch.testing.assert_close(got, expected)
+    weights = torch.randn(got.shape, generator=torch.Generator().manual_seed(7), dtype=got.dtype)
+    wanted = list(leaves)
+    gradients = (torch.autograd.grad((result * weights).sum(), wanted, retain_graph=True) for result in (got, expected))
+    for one, other in zip(*gradients, strict=True):
+        assert other.any()
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6 * other.abs().max().item())

@@ -242,11 +242,12 @@ def test_auto_folds_many_rows_on_a_short_weight():
     assert calls.call_count == 1
 
 
-def test_a_gate_without_a_pool_costs_nothing_but_on_a_cpu():
+def test_a_gate_that_rides_on_an_activation_costs_nothing_but_on_a_cpu():
     rows, pool = 1000, nn.MaxPool2d(2)
-    assert pays(torch.empty(6, 4, 3, 3, device="meta"), rows, pool)
-    assert not pays(torch.empty(6, 4, 3, 3, device="meta"), rows, None)
-    assert pays(torch.empty(6, 4, 3, 3), rows, None)
+    assert pays(torch.empty(6, 4, 3, 3, device="meta"), rows, pool, "relu")
+    assert pays(torch.empty(6, 4, 3, 3, device="meta"), rows, None, "identity")
+    assert not pays(torch.empty(6, 4, 3, 3, device="meta"), rows, None, "relu")
+    assert pays(torch.empty(6, 4, 3, 3), rows, None, "relu")
 
 
 # ---------------------------------------------------------------- several tasks

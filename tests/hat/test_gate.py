@@ -1,5 +1,7 @@
 """The gate as a module, and its wiring to the parameters along its axis."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ import hat
 from hat.gate import Gate
 from hat.locks import frozen_lock, gates, locks, unlocked
 from hat.state import GateConfig, State
+from hat.wiring import segments
 from hat_kernels.lock import rate
 from tests.hat.nets import use
 
@@ -102,6 +105,32 @@ def test_attach_checks_lengths():
         gate.attach(linear, "weight", 0)
     assert len(gate.members) == 2
     gate.attach(nn.Linear(3, 4, bias=False), "bias", 0)  # nothing there, nothing to lock
+
+
+def test_a_table_is_not_read():
+    gate, table, linear = Gate(4), nn.Embedding(3, 4), nn.Linear(4, 4)
+    gate.attach(table, "weight", 1, table=True)
+    gate.attach(linear, "weight", 1)
+    assert [gate.reads(module) for module in (table, linear)] == [False, True]
+    gate.attach(linear, "weight", 0)
+    assert [member.produces for member in gate.members] == [True, False, True]
+
+
+def test_segments():
+    numbers = torch.tensor([0, 0, 1, 1])
+    gate = Gate(4, segments=numbers)
+    assert "segments" not in gate.state_dict()
+    for other in (copy.deepcopy(gate), copy.deepcopy(gate).half(), copy.deepcopy(gate).double()):
+        assert torch.equal(other.segments, numbers)
+    assert copy.deepcopy(gate).to("meta").segments.is_meta
+    assert [places.tolist() for places in segments(gate)] == [[0, 1], [2, 3]]
+    assert [places.tolist() for places in segments(Gate(4))] == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("segments", [torch.zeros(3, dtype=torch.int64), torch.zeros(4), torch.tensor(0)])
+def test_segments_of_another_kind(segments):
+    with pytest.raises(ValueError, match=r"segments: expected torch.int64 of \(4,\), got torch\.\w+ of \("):
+        Gate(4, segments=segments)
 
 
 @pytest.mark.parametrize(

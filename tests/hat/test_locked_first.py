@@ -18,7 +18,7 @@ from hat.blocks import Block, cut
 from hat.moving import expanded
 from hat_kernels.gradient_memory import norm_bound
 from hat_kernels.lock import LARGEST, rate
-from tests.hat.nets import Branches, Residual, dense, networks, use
+from tests.hat.nets import dense, networks, outputs_of, use
 
 # Tasks that use no unit and full networks are part of what is tested here.
 pytestmark = [
@@ -47,18 +47,11 @@ OPTIMIZERS = {
 }
 
 
-def outputs_of(body):
-    """The gate at the end of a network that is wired by hand."""
-    if isinstance(body, Residual):
-        return body.stem.gate
-    return body.head.gate if isinstance(body, Branches) else None
-
-
 def without_dropout(body):
     for module in body.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.Dropout | hat.StochasticDepth):
             module.p = 0.0
-        elif isinstance(module, hat.layers.GatedLayer):
+        elif hasattr(module, "dropout"):
             module.dropout = 0.0
     return body
 
@@ -136,7 +129,7 @@ def agree(model, plain):
         twin = modules[gate]
         assert torch.equal(gate.masks, twin.masks[:, gate.origin])
         expected[gate.embedding] = twin.embedding[gate.origin], 1
-        for module, name, dim, repeat, _ in gate.members:
+        for module, name, dim, repeat, *_ in gate.members:
             parameter = getattr(module, name)
             if parameter is None or (parameter, dim) in seen:
                 continue

@@ -648,7 +648,7 @@ def test_state_names_are_stable():
     """A checkpoint of today must load tomorrow."""
     state = learn(make(hidden=(9,))).state_dict()
     endings = {name.split(".")[-1] for name in state}
-    assert endings == {"scale", "weight", "bias", "embedding", "masks", "origin", "_extra_state"}
+    assert endings == {"scale", "weight", "bias", "embedding", "masks", "origin", "reserved", "_extra_state"}
     assert "state.scale" in state
     assert "heads.0.weight" in state
 

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrizations, prune
 
 import hat
 from hat.moving import Move, apply, expanded, order
-from hat.wiring import movable, segment
-from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, use
+from hat.wiring import movable, segments
+from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, outputs_of, use
 
 # Tasks that use no unit and full networks are part of what is tested here, and so are loose parameters.
 pytestmark = [
@@ -32,11 +32,10 @@ kinds = st.sampled_from(["drawn", "drawn", "drawn", "none", "all", "same"])
 plans = st.lists(kinds, min_size=2, max_size=4)
 
 
-def outputs_of(body):
-    """The gate at the end of a network that is wired by hand."""
-    if isinstance(body, Residual):
-        return body.stem.gate
-    return body.head.gate if isinstance(body, Branches) else None
+def segment(gate):
+    """How many units may change places with each other."""
+    (length,) = {len(places) for places in segments(gate)}
+    return length
 
 
 def model_of(network, seed, *, by_hand=True, dtype=torch.float64, **config):
@@ -171,7 +170,7 @@ def in_order_of(model, plain):
     modules = dict(zip(model.modules(), plain.modules(), strict=True))
     found = {}
     for gate in twins:
-        for module, name, dim, repeat, _ in gate.members:
+        for module, name, dim, repeat, *_ in gate.members:
             parameter = getattr(module, name)
             if parameter is None or (parameter, dim) in found:
                 continue

@@ -1,0 +1,170 @@
+"""`hat.convert`: any network, made one that learns task after task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from hat.conversion.analysis import Analysis
+from hat.conversion.axes import Axes
+from hat.conversion.body import Converted
+from hat.conversion.errors import ConversionError
+from hat.conversion.heads import find_head, run, take_off
+from hat.conversion.leaves import is_leaf
+from hat.conversion.modular import make_modular
+from hat.conversion.rewrite import Rewriter
+from hat.conversion.trace import trace
+from hat.conversion.units import varying
+from hat.gate import Gate
+from hat.model import HATModel
+from hat.state import OPEN, GateConfig
+from hat.wired import Reach
+
+PRETRAINED = ("free", "locked")
+ROUNDINGS = 2**10
+"""How many roundings of the largest value a converted network may differ by: its matmuls sum in another order."""
+
+
+def convert(
+    module: nn.Module,
+    example_input: Any,
+    *,
+    head: str | None = "last",
+    filter: Callable[[nn.Module, str], bool] | None = None,
+    pretrained: str = "free",
+    per_head: bool = False,
+    config: GateConfig | None = None,
+) -> HATModel:
+    """Make a network learn one task after another and forget nothing (Serrà et al., ICML 2018).
+
+    The network is recorded on the example, its units are followed through it, and every axis of units gets one gate:
+    layers whose outputs are summed share one, what is concatenated lies side by side. Norms become every task's own.
+    The parameters of all other layers are shared with the network, not copied, and locked where finished tasks use
+    them. With open gates the result computes what the network computes.
+
+    Args:
+        module: any network that answers with one tensor; in the mode, dtype and device in which it is.
+        example_input: a tensor or a tuple of them, the arguments of a call; a batch of two or more.
+        head: the linear layer that is taken off, as every task has a head of its own: `"last"`, the one that answers;
+            the name of one; or None, nothing is taken off, and heads stand on what the network answers.
+        filter: (module, name) -> whether to convert a module; where it says no, parameters are frozen when the first
+            task ends, with an `UnlockedWarning`.
+        pretrained: `"free"`, tasks may change what the network has learned so far, until they use it; or `"locked"`,
+            no task may: they learn which units to use, their norms and their heads.
+        per_head: the dimensions of a head of attention are one unit.
+        config: how gates are learned and committed; by default `GateConfig()`.
+
+    Returns:
+        A model whose body is the converted network; see `hat.summary`.
+
+    Raises:
+        ConversionError: something in the network cannot be converted; the message names the place, the reason and what
+            to write instead.
+        TypeError: `module` is not a module.
+        ValueError: an option out of range.
+    """
+    body = convert_body(module, example_input, head=head, filter=filter, per_head=per_head)
+    if pretrained not in PRETRAINED:
+        raise ValueError(f"pretrained: expected one of {PRETRAINED}, got {pretrained!r}")
+    model = HATModel(body, features=body.features, config=config)
+    if pretrained == "locked":
+        for gate in model.gates.values():
+            gate.reserve()
+    return model.train(module.training)
+
+
+def convert_body(
+    module: nn.Module,
+    example_input: Any,
+    *,
+    head: str | None = "last",
+    filter: Callable[[nn.Module, str], bool] | None = None,
+    per_head: bool = False,
+) -> Converted:
+    """The body of the model that `convert` makes; for arguments see there."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+    example = example_input if isinstance(example_input, tuple) else (example_input,)
+    excluded = _excluded(module, filter)
+    traced = trace(module, example, leaves=lambda each, name: name in excluded or is_leaf(each, name))
+    network = traced.graph_module
+    make_modular(network, dict(traced.values))
+    name = find_head(network, head)
+    if name is not None:
+        take_off(network, name)
+    network.recompile()
+    concrete = run(network, example)
+    answer = _answer(network, concrete)
+    analysis = Analysis(
+        network,
+        concrete,
+        per_head=per_head,
+        is_excluded=lambda name: any(name == e or name.startswith(f"{e}.") for e in excluded),
+    ).run()
+    axes = Rewriter(analysis).run()
+    if not axes.gates:
+        raise ConversionError("the network: expected at least one layer that can be gated, found none")
+    tail, loose = _ending(analysis, axes)
+    body = Converted(network, axes.gates, features=answer.shape[-1], head=name, tail=tail, loose=loose)
+    _check_same(body, example, answer)
+    return body
+
+
+def _excluded(module: nn.Module, filter: Callable[[nn.Module, str], bool] | None) -> set[str]:
+    if filter is None:
+        return set()
+    return {name for name, each in module.named_modules() if name and not filter(each, name)}
+
+
+def _answer(network: fx.GraphModule, concrete: dict[fx.Node, Any]) -> Tensor:
+    """What the heads see, on the example."""
+    (node,) = network.graph.output_node().args
+    found = concrete.get(node) if isinstance(node, fx.Node) else node
+    if not isinstance(found, Tensor):
+        raise ConversionError(
+            f"the network: expected it to answer with one tensor, got {type(found).__name__}; wrap it in a module that "
+            "returns the one that the heads should see"
+        )
+    if found.dim() < 2 or not found.is_floating_point():
+        raise ConversionError(f"the network: expected features [B, ..., F], got {found.dtype} {tuple(found.shape)}")
+    return found
+
+
+def _check_same(body: Converted, example: tuple[Any, ...], answer: Tensor) -> None:
+    """The layers that apply gates compute as the plain ones do, but for the order of roundings."""
+    gates = [gate for gate in body.gates.values() if isinstance(gate, Gate)]
+    training = body.training
+    try:
+        for gate in gates:
+            gate.state.task = OPEN
+        with torch.no_grad():
+            now = body.eval()(*example)
+    finally:
+        body.train(training)
+        for gate in gates:
+            gate.state.task = None
+    bound = ROUNDINGS * torch.finfo(answer.dtype).eps * answer.abs().max().clamp(min=1e-6)
+    error = (now - answer).abs().max()
+    if now.shape != answer.shape or not error <= bound:
+        raise ConversionError(
+            f"the network: with open gates the converted one differs by {float(error):g}, more than rounding; does it "
+            "answer the same from call to call?"
+        )
+
+
+def _ending(analysis: Analysis, axes: Axes) -> tuple[Reach | None, frozenset[Gate]]:
+    """The gate of the features, if it is one, in order; and other gates whose units the heads see."""
+    answer = analysis.answer
+    if answer is None or answer.labels is None:
+        return None, frozenset()
+    labels = answer.labels.clamp(min=0)
+    gates, index = axes.within(labels)
+    if len(gates) == 1 and varying(labels) == (labels.dim() - 1,):
+        index = index.reshape(-1, index.shape[-1])[0]
+        gate = gates[0]
+        if torch.equal(index, torch.arange(gate.units).repeat_interleave(len(index) // gate.units)):
+            return Reach(gate, "flat"), frozenset()
+    return None, frozenset(gates)

@@ -1,0 +1,92 @@
+"""The layer of a network that tells classes apart: every task has its own, so it is taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from hat.conversion.errors import ConversionError
+from hat.conversion.names import operation, where
+
+
+def find_head(network: fx.GraphModule, head: str | None) -> str | None:
+    """The name of the head in the graph.
+
+    Args:
+        network: the graph.
+        head: `"last"`, a name, or None for no head.
+
+    Raises:
+        ConversionError: it is no linear layer, nor a convolution of one position.
+    """
+    if head is None:
+        return None
+    calls = [node for node in network.graph.nodes if node.op == "call_module"]
+    if head != "last":
+        found = [node for node in calls if node.target == head]
+        if len(found) != 1 or not _tells_classes(network, found[0]):
+            raise ConversionError(f"head: expected the name of a linear layer that is called once, got {head!r}")
+        return head
+    node = network.graph.output_node().args[0]
+    while isinstance(node, fx.Node) and not _tells_classes(network, node):
+        if not _passes_on(network, node):
+            raise ConversionError(
+                f"{where(node)}: expected the network to end with a linear layer, which every task has for itself; "
+                "name it by `head`, or pass head=None to put heads behind what the network answers"
+            )
+        node = node.args[0]
+    if not isinstance(node, fx.Node):
+        raise ConversionError("the network: expected it to answer with one tensor; wrap it in a module that does")
+    if sum(other.target == node.target for other in calls) > 1:
+        raise ConversionError(f"{where(node)}: expected a head of its own, but it is called twice; pass head=None")
+    return str(node.target)
+
+
+def take_off(network: fx.GraphModule, name: str) -> None:
+    """Let what comes into a layer come out behind it."""
+    (node,) = [node for node in network.graph.nodes if node.op == "call_module" and node.target == name]
+    node.replace_all_uses_with(node.args[0])
+    network.graph.erase_node(node)
+    network.graph.eliminate_dead_code()
+    network.delete_all_unused_submodules()
+    network.recompile()
+
+
+def _tells_classes(network: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op != "call_module":
+        return False
+    module = network.get_submodule(str(node.target))
+    one = (1, 1)
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, nn.Conv2d) and module.kernel_size == one and module.stride == one and module.groups == 1
+    )
+
+
+def _passes_on(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Dropout, or a change of shape: what comes in is what comes out."""
+    if node.op == "call_module":
+        return isinstance(network.get_submodule(str(node.target)), nn.Identity | nn.Dropout | nn.Flatten)
+    return operation(node) in ("flatten", "squeeze", "view", "reshape", "contiguous") and bool(node.args)
+
+
+class _Recording(fx.Interpreter):
+    def __init__(self, network: fx.GraphModule) -> None:
+        super().__init__(network, garbage_collect_values=False)
+        self.values: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.values[n] = found = super().run_node(n)
+        return found
+
+
+def run(network: fx.GraphModule, example: Sequence[Any]) -> dict[fx.Node, Any]:
+    """The value of every node on the example, in evaluation mode."""
+    training = network.training
+    recording = _Recording(network.eval())
+    with torch.no_grad():
+        recording.run(*example)
+    network.train(training)
+    return recording.values

@@ -1,0 +1,247 @@
+"""Operations on every element by itself, and on two that meet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.units import constant, narrowed
+from hat.conversion.values import Value
+
+_KEEP_ZERO = (
+    *("relu", "relu6", "gelu", "silu", "tanh", "hardswish", "hardtanh", "leaky_relu", "elu", "celu", "selu", "mish"),
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "tanhshrink", "softshrink"),
+    *("abs", "neg", "sqrt", "square", "sign", "sin", "erf", "floor", "round", "trunc", "asinh", "atan", "expm1"),
+    *("log1p", "positive", "nan_to_num", "hardshrink", "rrelu", "softsign"),
+    *("float", "half", "bfloat16", "double", "to", "type", "type_as", "_to_copy", "requires_grad_"),
+)
+_MOVE_ZERO = (
+    *("sigmoid", "hardsigmoid", "softplus", "logsigmoid", "exp", "exp2", "log", "log2", "cos", "rsqrt", "reciprocal"),
+    *("bitwise_not", "logical_not", "isnan", "isinf", "isfinite"),
+)
+
+
+def unary(a: Analysis, value: Value, *, keeps_zero: bool) -> Value:
+    """A function of every element."""
+    labels = a.labels(value) if value.is_parameter else value.labels
+    if labels is None:
+        return Value(value.shape)
+    if not keeps_zero:
+        labels = labels.clamp(min=0)  # an exact 0 is now another constant
+    return Value(value.shape, labels, value.gated and keeps_zero, value.parameters)
+
+
+def _unary_rule(*, keeps_zero: bool) -> Rule:
+    def rule(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = args[0] if args else kwargs.get("input")
+        return unary(a, x, keeps_zero=keeps_zero) if isinstance(x, Value) else None
+
+    return rule
+
+
+def _module_rule(*, keeps_zero: bool) -> ModuleRule:
+    def rule(a: Analysis, node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return unary(a, args[0], keeps_zero=keeps_zero) if isinstance(args[0], Value) else None
+
+    return rule
+
+
+def _clamp(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    low = args[1] if len(args) > 1 else kwargs.get("min")
+    high = args[2] if len(args) > 2 else kwargs.get("max")
+    if isinstance(low, Value) or isinstance(high, Value):
+        return None
+    keeps_zero = (low is None or low <= 0) and (high is None or high >= 0)
+    return unary(a, args[0], keeps_zero=keeps_zero)
+
+
+def _pow(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    exponent = args[1] if len(args) > 1 else kwargs.get("exponent")
+    if not isinstance(args[0], Value) or not isinstance(exponent, int | float):
+        return None
+    return unary(a, args[0], keeps_zero=exponent > 0)
+
+
+def _masked_fill(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if len(args) < 3 or isinstance(args[2], Value) or not isinstance(args[0], Value):
+        return None
+    return _against_unlabelled(a, args[0], args[1], keeps_zero=args[2] == 0)
+
+
+def _add(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, y = args[:2]
+    if isinstance(x, Value) and isinstance(y, Value):
+        return add(a, x, y, a.concrete[node].shape)
+    value, number = (x, y) if isinstance(x, Value) else (y, x)
+    return unary(a, value, keeps_zero=isinstance(number, int | float) and number == 0)
+
+
+def _mul(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, y = args[:2]
+    if isinstance(x, Value) and isinstance(y, Value):
+        return multiply(a, x, y, a.concrete[node].shape)
+    return unary(a, x if isinstance(x, Value) else y, keeps_zero=True)
+
+
+def _div(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, y = args[:2]
+    if not isinstance(x, Value):
+        return unary(a, y, keeps_zero=False)
+    if isinstance(y, Value):
+        if y.labels is not None and not y.is_parameter:
+            return None  # 0 / 0
+        return multiply(a, x, y, a.concrete[node].shape)
+    return unary(a, x, keeps_zero=True)
+
+
+def add(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
+    """A sum, and what is like one: an element is 0 if both are."""
+    if x.is_parameter and y.is_parameter:
+        return _of_parameters(a, x, y, shape)
+    if x.is_parameter or y.is_parameter:
+        parameter, other = (x, y) if x.is_parameter else (y, x)
+        return _with_parameter(a, parameter, other, shape, keeps_zero=False)
+    if x.labels is None or y.labels is None:
+        return _join_stream(a, *((x, y) if y.labels is None else (y, x)), shape)
+    ones, others, pairs = _counts(a, x.labels, y.labels)
+    if pairs > max(ones, others):  # every unit of one would meet many of the other, and all become a single one
+        kept, lost = (x, y) if (x.gated, ones) >= (y.gated, others) else (y, x)
+        a.lose(lost)
+        return _join_stream(a, kept, lost, shape)
+    if x.gated != y.gated:  # the stream is gated already: its branch should be, too, once
+        a.demand(x)
+        a.demand(y)
+    a.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
+    labels = _joined(x.labels, y.labels, shape)
+    meets_stranger = _meet(x.labels, y.labels) or _meet(y.labels, x.labels)
+    return Value(shape, labels, x.gated and y.gated and not meets_stranger)
+
+
+def _join_stream(a: Analysis, stream: Value, branch: Value, shape: torch.Size) -> Value:
+    """What belongs to no unit is added to units: once they are gated, it is gated as they are before it joins them.
+
+    Else the sum would be, and a stream would be gated over and over.
+    """
+    if stream.gated and branch.shape == shape and a.gate_as(branch, stream.ids.expand(shape)):
+        kept = _against_unlabelled(a, stream, Value(branch.shape), keeps_zero=True)
+        return Value(shape, kept.ids.clamp(min=0), gated=True)
+    return _against_unlabelled(a, stream, Value(branch.shape), keeps_zero=False)
+
+
+def multiply(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
+    """A product: an element is 0 if one of both is."""
+    if x.is_parameter and y.is_parameter:
+        return _of_parameters(a, x, y, shape)
+    if x.is_parameter or y.is_parameter:
+        parameter, other = (x, y) if x.is_parameter else (y, x)
+        return _with_parameter(a, parameter, other, shape, keeps_zero=True)
+    if x.labels is None or y.labels is None:
+        labelled, other = (x, y) if y.labels is None else (y, x)
+        return _against_unlabelled(a, labelled, other, keeps_zero=True)
+    ones, others, pairs = _counts(a, x.labels, y.labels)
+    if pairs == ones == others:  # unit by unit
+        a.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
+        return Value(shape, _joined(x.labels, y.labels, shape), x.gated or y.gated)
+    a.demand(x)
+    a.demand(y)
+    fine, coarse = (x, y) if ones >= others else (y, x)
+    assert fine.labels is not None
+    assert coarse.labels is not None
+    a.units.fix(coarse.labels.clamp(min=0))
+    a.units.fix(fine.labels.clamp(min=0))
+    return Value(shape, fine.labels.expand(shape), gated=True)
+
+
+def _counts(a: Analysis, x: Tensor, y: Tensor) -> tuple[int, int, int]:
+    """How many units of each meet, and in how many pairs."""
+    pairs = a.units.pairs(x.clamp(min=0), y.clamp(min=0))
+    ones, others = (len(torch.unique(pairs[:, side])) for side in (0, 1))
+    return ones, others, len(pairs)
+
+
+def _of_parameters(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
+    """Nothing but parameters: every task has its own of the smaller ones, which lie along nothing of their own."""
+    fine, coarse = (x, y) if x.shape.numel() >= y.shape.numel() else (y, x)
+    a.make_own(coarse)
+    labels = a.labels(fine).expand(shape) if fine.shape.numel() == shape.numel() else None
+    if labels is None:
+        a.make_own(fine)
+        return Value(shape)
+    return Value(shape, labels, parameters=fine.parameters)
+
+
+def _with_parameter(a: Analysis, parameter: Value, other: Value, shape: torch.Size, *, keeps_zero: bool) -> Value:
+    """A parameter lies along the units that it meets, one of them at each element; else every task has its own."""
+    if other.labels is None:
+        a.make_own(parameter)
+        return Value(shape)
+    ids, labels = a.labels(parameter), other.labels.clamp(min=0)
+    pairs = a.units.pairs(ids, labels)
+    if len(torch.unique(pairs[:, 0])) < len(pairs) or not len(pairs):
+        a.make_own(parameter)
+        return _against_unlabelled(a, other, Value(parameter.shape), keeps_zero=keeps_zero)
+    a.units.unite(ids, labels)
+    joined = other.labels.expand(shape) if keeps_zero else _joined(ids, other.labels, shape)
+    return Value(shape, joined, other.gated and keeps_zero)
+
+
+def _against_unlabelled(a: Analysis, value: Value, other: Any, *, keeps_zero: bool) -> Value:
+    """Units meet what belongs to none: they keep their places along dimensions in which that varies."""
+    labels = value.ids
+    if isinstance(other, Value):
+        shape = torch.broadcast_shapes(value.shape, other.shape)
+        labels = labels.expand(shape)
+        _part_along(a, labels, other)
+    labels = labels if keeps_zero else labels.clamp(min=0)
+    return Value(labels.shape, labels, value.gated and keeps_zero)
+
+
+def _part_along(a: Analysis, labels: Tensor, other: Value) -> None:
+    """Units at different places of another value may not change places."""
+    extent = (1,) * (labels.dim() - len(other.shape)) + tuple(other.shape)
+    dims = [dim for dim in range(labels.dim()) if extent[dim] > 1 and not constant(labels, dim)]
+    if dims:
+        place = torch.arange(torch.Size(extent[dim] for dim in dims).numel())
+        shape = [extent[dim] if dim in dims else 1 for dim in range(labels.dim())]
+        a.units.part(labels.clamp(min=0), place.view(shape))
+
+
+def _joined(x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
+    """The label of each element of a sum: that of its units; exactly 0 only where both are."""
+    small = torch.maximum(*torch.broadcast_tensors(*narrowed(x, y)))
+    return small.expand(shape)
+
+
+def _meet(x: Tensor, y: Tensor) -> bool:
+    """Somewhere a unit of `x` meets what belongs to none in `y`, and is not 0."""
+    x, y = torch.broadcast_tensors(*narrowed(x, y))
+    return bool(((x > 0) & (y == 0)).any())
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_KEEP_ZERO, _unary_rule(keeps_zero=True)),
+    **dict.fromkeys(_MOVE_ZERO, _unary_rule(keeps_zero=False)),
+    **dict.fromkeys(("add", "sub", "rsub", "maximum", "minimum", "__add__", "__radd__", "__sub__"), _add),
+    **dict.fromkeys(("mul", "__mul__", "__rmul__"), _mul),
+    **dict.fromkeys(("div", "__truediv__"), _div),
+    "clamp": _clamp,
+    "clamp_min": _clamp,
+    "pow": _pow,
+    "masked_fill": _masked_fill,
+}
+
+_ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU),
+    *(nn.Mish, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Softsign),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity),
+)
+MODULES: dict[type[nn.Module], ModuleRule] = {
+    **dict.fromkeys(_ACTIVATIONS, _module_rule(keeps_zero=True)),
+    **dict.fromkeys((nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.LogSigmoid), _module_rule(keeps_zero=False)),
+}
+MODULES_BY_NAME: dict[str, ModuleRule] = dict.fromkeys(
+    ("DropPath", "StochasticDepth", "DropBlock2d"), _module_rule(keeps_zero=True)
+)

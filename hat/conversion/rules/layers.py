@@ -1,0 +1,212 @@
+"""Layers with parameters: which of their dimensions lie along which units."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from hat.conversion.analysis import Analysis, ModuleRule
+from hat.conversion.units import constant
+from hat.conversion.values import Value
+
+
+def _rows(a: Analysis, node: fx.Node, module: Any, length: int, *, dim: int = 0, groups: int = 1) -> Tensor:
+    """The ids of what a layer makes, along `dim` of its weight and along its bias."""
+    name = str(node.target)
+    rows = a.ids(module.weight, dim, shape=(length,))
+    a.claim(name, "weight", dim, rows, groups=groups)
+    if module.bias is not None:
+        a.units.unite(rows, a.ids(module.bias, 0, shape=(length,)))
+        a.claim(name, "bias", 0, rows)
+    return rows
+
+
+def _columns(
+    a: Analysis, node: fx.Node, module: Any, value: Value, length: int, unit_dim: int, *, dim: int = 1, groups: int = 1
+) -> Tensor | None:
+    """The ids of what a layer takes in; None where those of its inputs do not lie along what it sums over."""
+    name, labels = str(node.target), a.labels(value) if value.is_parameter else value.labels
+    if labels is None or constant(labels.clamp(min=0), unit_dim):
+        if labels is not None:
+            a.lose(value)
+        a.claim(name, "weight", dim, None)
+        return None
+    columns = a.ids(module.weight, dim, shape=(length,))
+    inputs = labels.movedim(unit_dim, -1)
+    a.units.unite(columns, inputs.clamp(min=0))
+    a.demand(value)
+    strangers = (inputs == 0).flatten(0, -2).any(0)  # not always a unit, then: nobody can switch it off
+    a.claim(name, "weight", dim, torch.where(strangers, 0, columns), groups=groups)
+    return columns
+
+
+def _linear(a: Analysis, node: fx.Node, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value = args[0] if args else kwargs["input"]
+    _columns(a, node, module, value, module.in_features, -1)
+    rows = _rows(a, node, module, module.out_features)
+    return Value(a.concrete[node].shape, rows.expand(a.concrete[node].shape))
+
+
+def _conv(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value, found = args[0], a.concrete[node]
+    if found.dim() != len(module.kernel_size) + 2:
+        return None
+    groups = module.groups
+    if groups > 1 and groups == module.in_channels:
+        return _depthwise(a, node, module, value)
+    columns = _columns(a, node, module, value, module.in_channels, 1, groups=groups)
+    rows = _rows(a, node, module, module.out_channels)
+    if groups > 1:
+        _within_groups(a, rows, groups)
+        if columns is not None:
+            _within_groups(a, columns, groups)
+    return Value(found.shape, _channels(rows, found.shape))
+
+
+def _depthwise(a: Analysis, node: fx.Node, module: Any, value: Value) -> Value:
+    """Every channel by itself: what comes out are the units that come in."""
+    found = a.concrete[node]
+    rows = _rows(a, node, module, module.out_channels)
+    gated = False
+    if value.labels is not None:
+        inputs = value.labels.repeat_interleave(module.out_channels // module.in_channels, 1)
+        a.units.unite(_channels(rows, inputs.shape), inputs.clamp(min=0))
+        a.claim(str(node.target), "weight", 1, rows[:: module.out_channels // module.in_channels], groups=module.groups)
+        gated = value.gated and module.bias is None and bool((inputs != 0).all())
+    return Value(found.shape, _channels(rows, found.shape), gated)
+
+
+def _transposed_conv(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value, found, groups = args[0], a.concrete[node], module.groups
+    if found.dim() != len(module.kernel_size) + 2:
+        return None
+    columns = _columns(a, node, module, value, module.in_channels, 1, dim=0)
+    rows = _rows(a, node, module, module.out_channels, dim=1, groups=groups)
+    if groups > 1:
+        _within_groups(a, rows, groups)
+        if columns is not None:
+            _within_groups(a, columns, groups)
+    return Value(found.shape, _channels(rows, found.shape))
+
+
+def _within_groups(a: Analysis, ids: Tensor, groups: int) -> None:
+    a.units.part(ids, torch.arange(groups).repeat_interleave(len(ids) // groups))
+
+
+def _channels(ids: Tensor, shape: torch.Size) -> Tensor:
+    return ids.view(1, -1, *[1] * (len(shape) - 2)).expand(shape)
+
+
+def _embedding(a: Analysis, node: fx.Node, module: nn.Embedding, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    shape = a.concrete[node].shape
+    columns = a.ids(module.weight, 1, shape=(module.embedding_dim,))
+    a.claim(str(node.target), "weight", 1, columns)
+    return Value(shape, columns.expand(shape))
+
+
+def _batch_norm(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value = args[0]
+    if value.labels is None:
+        return Value(value.shape)
+    _along_norm(a, node, module, value, 1)
+    return Value(value.shape, value.labels.clamp(min=0))
+
+
+def _group_norm(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value = args[0]
+    if value.labels is None:
+        return Value(value.shape)
+    if module.num_groups < module.num_channels:
+        a.demand(value)
+    ids = _along_norm(a, node, module, value, 1)
+    if module.num_groups > 1:
+        _within_groups(a, ids, module.num_groups)
+    return Value(value.shape, value.labels.clamp(min=0))
+
+
+def _layer_norm(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value = args[0]
+    labels = a.labels(value) if value.is_parameter else value.labels
+    if labels is None:
+        return Value(value.shape)
+    dims = len(module.normalized_shape)
+    keeps_zero = isinstance(module, nn.RMSNorm)
+    if all(constant(labels, -1 - dim) for dim in range(dims)):  # of every unit by itself
+        return Value(value.shape, labels.clamp(min=0), value.gated and keeps_zero, value.parameters)
+    a.demand(value)
+    if dims > 1:
+        a.units.fix(labels.clamp(min=0))
+    else:
+        _along_norm(a, node, module, value, -1)
+    whole = bool((labels != 0).all())
+    return Value(value.shape, labels.clamp(min=0), value.gated and keeps_zero and whole)
+
+
+def _along_norm(a: Analysis, node: fx.Node, module: Any, value: Value, unit_dim: int) -> Tensor:
+    """Every unit has its own of what a norm learns and averages: it moves along, and no lock is needed."""
+    name, labels = str(node.target), a.labels(value).movedim(unit_dim, -1)
+    ids = a.ids(module, shape=(labels.shape[-1],))
+    a.units.unite(ids, labels.clamp(min=0))
+    for parameter in ("weight", "bias", "running_mean", "running_var"):
+        if getattr(module, parameter, None) is not None:
+            a.claim(name, parameter, 0, ids, locks=False)
+    return ids
+
+
+MODULES: dict[type[nn.Module], ModuleRule] = {
+    nn.Linear: _linear,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed_conv),
+    nn.Embedding: _embedding,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
+    nn.GroupNorm: _group_norm,
+    **dict.fromkeys((nn.LayerNorm, nn.RMSNorm), _layer_norm),
+}
+
+
+def derived_rule(module: nn.Module) -> ModuleRule | None:
+    """The rule of a linear layer or convolution of a derived class, which computes its weight from its parameters."""
+    return _derived if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else None
+
+
+def _derived(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A standardised weight, say: every row by itself, but all columns of one, so whole rows are locked."""
+    value, found, name = args[0], a.concrete[node], str(node.target)
+    transposed = getattr(module, "transposed", False)
+    if transposed or len(args) > 1 or kwargs or not isinstance(found, Tensor) or not _makes_rows(module, value.shape):
+        return None
+    unit_dim = -1 if isinstance(module, nn.Linear) else 1
+    rows = a.ids(module.weight, 0, shape=(len(module.weight),))
+    if value.labels is not None:
+        a.demand(value)
+        a.units.fix(value.labels.clamp(min=0))  # their columns do not move along
+    for parameter, own in module.named_parameters(recurse=False):
+        ids = a.ids(own, 0, shape=(len(rows),))
+        a.units.unite(rows, ids)
+        a.claim(name, parameter, 0, ids)
+    if getattr(module, "groups", 1) > 1:
+        _within_groups(a, rows, module.groups)
+    return Value(found.shape, rows.expand(found.shape) if unit_dim == -1 else _channels(rows, found.shape))
+
+
+def _makes_rows(module: nn.Module, shape: torch.Size) -> bool:
+    """Every unit that comes out depends on its own rows of all parameters alone: half of them changed, half answers so.
+
+    Tried on random inputs with a copy of the module.
+    """
+    tried = copy.deepcopy(module).eval()
+    rows = len(tried.weight)  # type: ignore[arg-type]
+    if any(len(parameter) != rows for parameter in tried.parameters()) or any(True for _ in tried.buffers()):
+        return False
+    unit_dim = -1 if isinstance(module, nn.Linear) else 1
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        x = torch.randn(shape, device=next(tried.parameters()).device)
+        changed = torch.rand(rows) < 0.5
+        before = tried(x).movedim(unit_dim, 0)
+        for parameter in tried.parameters():
+            parameter[changed] = torch.randn_like(parameter[changed])
+        after = tried(x).movedim(unit_dim, 0)
+    return torch.equal(before[~changed], after[~changed])

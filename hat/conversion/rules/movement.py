@@ -1,0 +1,178 @@
+"""Data movement: what it does to values it does to their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from hat.conversion.analysis import ZERO, Analysis, ModuleRule, Rule, tensors
+from hat.conversion.units import constant
+from hat.conversion.values import Value
+
+_MOVES = (
+    *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "T", "mT", "movedim", "adjoint"),
+    *("unsqueeze", "squeeze", "expand", "broadcast_to", "contiguous", "clone", "detach", "alias", "ravel"),
+    *("repeat", "tile", "roll", "flip", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    *("native_channel_shuffle", "rot90", "unfold", "lift_fresh_copy"),
+)
+_SELECTS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "narrow", "select", "slice", "index_select")
+_LIKE = ("view_as", "reshape_as", "expand_as")
+_JOINS = ("cat", "stack", "hstack", "vstack", "dstack")
+
+
+def _move(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value = args[0]
+    if not isinstance(value, Value):
+        return None
+    moved = _run(node, a.labels(value), args[1:], kwargs)
+    return _like(value, moved)
+
+
+def _select(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value = args[0]
+    if not isinstance(value, Value) or any(isinstance(each, Value) for each in (*args[1:], *kwargs.values())):
+        return None
+    labels = a.labels(value)
+    moved = _run(node, labels, args[1:], kwargs)
+    _tell_apart(a, labels, [moved] if isinstance(moved, Tensor) else moved)
+    return _like(value, moved)
+
+
+def _getitem(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value, index = args
+    if not isinstance(value, Value):
+        found = value[index]
+        return replace(found) if isinstance(found, Value) else found  # a node of its own
+    if any(True for _ in tensors(index)):
+        index = fx.map_arg(node.args[1], lambda n: a.concrete[n])
+        if any(each.is_meta for each in tensors(index) if isinstance(each, Tensor)):
+            return None
+    labels = a.labels(value)
+    moved = labels[index]
+    _tell_apart(a, labels, [moved])
+    return _like(value, moved)
+
+
+def _move_like(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    value, other = args
+    if not isinstance(value, Value) or not isinstance(other, Value):
+        return None
+    labels = a.labels(value)
+    return _like(value, labels.expand(other.shape) if "expand" in str(node.target) else labels.reshape(other.shape))
+
+
+def _join(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    values: Sequence[Any] = args[0] if args else kwargs["tensors"]
+    if not all(isinstance(value, Value) for value in values):
+        return None
+    labels = [a.labels(value) for value in values]
+    labelled = [value for value in values if not value.is_parameter and value.labels is not None]
+    given = {key: value for key, value in kwargs.items() if key != "tensors"}
+    if not labelled and all(
+        value.is_parameter or _is_constant(each) for value, each in zip(values, _nodes(node), strict=True)
+    ):
+        names = frozenset[str]().union(*(value.parameters for value in values))
+        moved = _run(node, labels, args[1:], given)
+        return Value(moved.shape, moved, parameters=names)
+    if not labelled:
+        for value in values:
+            a.make_own(value)
+        return Value(a.concrete[node].shape)
+    if any(value.gated for value in labelled):
+        for value in labelled:
+            a.demand(value)
+    moved = _run(node, labels, args[1:], given)
+    gated = all(value.gated for value in labelled) and not any(value.is_parameter for value in values)
+    return Value(moved.shape, moved, gated)
+
+
+def _nodes(node: fx.Node) -> Sequence[Any]:
+    """The tensors that a node joins."""
+    return node.args[0] if node.args else node.kwargs["tensors"]  # type: ignore[return-value]
+
+
+def _is_constant(node: Any) -> bool:
+    """A buffer."""
+    return isinstance(node, fx.Node) and node.op == "get_attr"
+
+
+def _pad(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    names = dict(zip(("input", "pad", "mode", "value"), args, strict=False)) | kwargs
+    value, mode, filling = names["input"], names.get("mode", "constant"), names.get("value")
+    if not isinstance(value, Value):
+        return None
+    return pad(a, value, names["pad"], mode, filling or 0.0)
+
+
+def pad(a: Analysis, value: Value, widths: Sequence[int], mode: str, filling: float) -> Value:
+    """What pads with zeros, or repeats what is there; padding with another number belongs to no unit."""
+    labels = a.labels(value)
+    if mode == "constant":
+        moved = F.pad(labels, list(widths), value=ZERO if filling == 0 else 0)
+    else:
+        moved = F.pad(labels.double(), list(widths), mode=mode).long()
+    return _like(value, moved)
+
+
+def _pad_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    kind = type(module).__name__
+    mode = next((mode for start, mode in _PAD_MODES.items() if kind.startswith(start)), "constant")
+    return pad(a, args[0], module.padding, mode, getattr(module, "value", 0.0))
+
+
+def _move_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _like(args[0], module(a.labels(args[0])))
+
+
+def _run(node: fx.Node, labels: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The operation of the node, on labels."""
+    if node.op == "call_method":
+        return getattr(labels, str(node.target))(*args, **kwargs)
+    if node.target is getattr:
+        return getattr(labels, str(args[0]))
+    assert callable(node.target)
+    return node.target(labels, *args, **kwargs)
+
+
+def _like(value: Value, moved: Any) -> Any:
+    if isinstance(moved, Tensor):
+        return Value(moved.shape, moved, value.gated, value.parameters)
+    return tuple(_like(value, each) for each in moved)
+
+
+def _tell_apart(a: Analysis, labels: Tensor, parts: Sequence[Tensor]) -> None:
+    """Units of different parts, or of none, may not change places: what follows may treat the parts differently."""
+    if all(constant(labels, dim) for dim in range(labels.dim())):
+        return
+    if len(parts) == 1 and parts[0].numel() == labels.numel():
+        return
+    for number, part in enumerate(parts):
+        a.units.part(part.clamp(min=0), torch.tensor(number))
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_MOVES, _move),
+    **dict.fromkeys(_SELECTS, _select),
+    **dict.fromkeys(_LIKE, _move_like),
+    **dict.fromkeys(_JOINS, _join),
+    "getitem": _getitem,
+    "pad": _pad,
+}
+
+_PADS = (
+    *(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d),
+    *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d),
+    *(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
+    *(nn.CircularPad1d, nn.CircularPad2d, nn.CircularPad3d),
+)
+_PAD_MODES = {"Reflection": "reflect", "Replication": "replicate", "Circular": "circular"}
+_SHUFFLES = (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
+MODULES: dict[type[nn.Module], ModuleRule] = {
+    **dict.fromkeys(_PADS, _pad_module),
+    **dict.fromkeys(_SHUFFLES, _move_module),
+}

@@ -1,0 +1,158 @@
+"""What the norms of `hat.norms` have in common: an affine part and statistics of each task's own, and a gate."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import hat_kernels
+from hat.folding import folds_affine
+from hat.gate import Gate
+from hat.per_task import PerTask
+from hat_kernels.activation import check_activation
+
+
+class GatedNorm(PerTask):
+    """`y = a * activation(norm(x) w + b)`, with w, b and running statistics of each task's own.
+
+    A norm turns a unit that is off on again, so the gate comes behind it; where that is the same function it goes into
+    the affine part, `norm(x) (a w) + a b`, and costs nothing. A norm over units, as that of a layer, wants inputs whose
+    off-units are 0: its statistics are of what finished tasks see only then.
+
+    Args:
+        shape, norm: as of the `torch.nn` layer.
+        gate: of the units of the result; re-applied, if the inputs are gated already. Anything with `units`, `state`
+            and `form` as `hat.Gate` has them; `hat.chain` gives it to a norm that has none.
+        activation: a key of `hat_kernels.ACTIVATIONS`.
+
+    Raises:
+        ValueError: the gate has another number of units, or the norm is over several dimensions and has one.
+    """
+
+    plain: ClassVar[type[nn.Module]]
+    options: ClassVar[tuple[str, ...]]
+    unit_dim: ClassVar[int] = 1
+
+    weight: Tensor | None
+    bias: Tensor | None
+    gate: Any
+    eps: Any
+
+    def __init__(self, *shape: Any, gate: Any = None, activation: str = "identity", **norm: Any) -> None:
+        super().__init__()
+        self._adopt(self.plain(*shape, **norm), gate, activation)
+
+    @classmethod
+    def from_plain(cls, norm: nn.Module, *, gate: Any = None, activation: str = "identity") -> GatedNorm:
+        """Make one of a layer of `torch.nn`, whose values every task starts from; they stay in its memory.
+
+        Args:
+            norm: of the type that this class is named after; in its mode.
+            gate, activation: as of the class.
+
+        Raises:
+            TypeError: it is of another type, or computes something else than that type.
+        """
+        got, expected = type(norm).__name__, cls.plain.__name__
+        if isinstance(norm, nn.SyncBatchNorm):
+            raise TypeError(f"norm: expected {expected}, got {got}, whose statistics are of all processes together")
+        if not isinstance(norm, cls.plain) or type(norm).forward is not cls.plain.forward:
+            raise TypeError(f"norm: expected {expected}, got {got}")
+        made = cls.__new__(cls)
+        PerTask.__init__(made)
+        made._adopt(norm, gate, activation)
+        return made
+
+    def _adopt(self, plain: nn.Module, gate: Any, activation: str) -> None:
+        check_activation(activation)
+        self.activation, self.gate = activation, None
+        for name in self.options:
+            setattr(self, name, getattr(plain, name))
+        for name in ("weight", "bias"):
+            self._keep(name, getattr(plain, name, None), learned=True)
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self._keep(name, getattr(plain, name, None), learned=False)
+        self.train(plain.training)
+        if gate is not None:
+            self.connect(gate)
+
+    @property
+    def units(self) -> int | None:
+        """How many units it normalises; None where they are not along one dimension."""
+        raise NotImplementedError
+
+    def connect(self, gate: Any) -> None:
+        """Put the gate of these units behind the norm.
+
+        Raises:
+            ValueError: as of the class.
+        """
+        if self.units != gate.units:
+            expected = "none for a norm over several dimensions" if self.units is None else f"one of {self.units} units"
+            raise ValueError(f"gate: expected {expected}, got {gate.units} units")
+        self.gate = gate
+        self.share(gate.state)
+        if isinstance(gate, Gate):
+            for _, own in self.current():
+                gate.to(own.device)
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                gate.attach(self, name, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shape of x, kept."""
+        weight, bias = self.of_task("weight"), self.of_task("bias")
+        form: dict[str, Any] = {} if self.gate is None else self.gate.form()
+        if isinstance(self.state.task, Tensor):
+            y = self._mixed(x, weight, bias)
+        else:
+            if form and self._folds(x, weight, form):
+                (weight, bias), form = _folded(weight, bias, form), {}
+            y = self._normalised(x, weight, bias)
+        if not form and self.activation == "identity":
+            return y
+        return hat_kernels.gated_activation(
+            y,
+            activation=self.activation,
+            unit_dim=self.unit_dim,
+            overwrite=True,  # a norm needs what it was given, not its result
+            **form,
+        )
+
+    def _folds(self, x: Tensor, weight: Tensor | None, form: dict[str, Any]) -> bool:
+        """Whether the gate goes into the affine part."""
+        if weight is None or self.gate.state.config.fold == "never":
+            return False
+        return folds_affine(x, weight, self.activation, soft="embedding" in form)
+
+    def _normalised(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _mixed(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """With a task a sample: weight and bias are [B, ...]."""
+        y = self._normalised(x, None, None)
+        wide = y.to(torch.promote_types(y.dtype, torch.float32))
+        if weight is not None:
+            wide = wide * self._spread(weight, x)
+        if bias is not None:
+            wide = wide + self._spread(bias, x)
+        return wide.to(y.dtype)
+
+    def _spread(self, values: Tensor, x: Tensor) -> Tensor:
+        """View [B, ...] so that it broadcasts along x."""
+        ones = [1] * (x.dim() - values.dim())
+        before, after = ([], ones) if self.unit_dim == 1 else (ones, [])
+        return values.view(len(values), *before, *values.shape[1:], *after)
+
+    def extra_repr(self) -> str:
+        options = [f"{name}={getattr(self, name)}" for name in self.options]
+        return ", ".join([*options, f"activation={self.activation}"])
+
+
+def _folded(weight: Tensor, bias: Tensor | None, form: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """`(a w, a b)`, multiplied in float32 at least."""
+    if "embedding" in form:
+        return hat_kernels.folded_weight(weight, bias, **form)
+    mask = form["mask"]  # a product with float32 is float32 at least
+    return (weight * mask).to(weight.dtype), None if bias is None else (bias * mask).to(bias.dtype)
