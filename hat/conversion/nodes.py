@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import base_types, map_arg
 
-from hat.conversion.aliases import overlap
+from hat.conversion.aliases import Memory
 from hat.conversion.errors import ConversionError
 from hat.conversion.sizes import Real, Size, number, plain
 from hat.conversion.trees import rebuilt, replaced, tensors
@@ -49,14 +49,15 @@ class Nodes:
         self.device: torch.device | None = None
         self.active = False
         self.place = place
-        attributes = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        self._names = {id(tensor): name for name, tensor in attributes.items()}
-        self._attributes = attributes
+        self._names: dict[int, str] = {}
         self._nodes: dict[int, fx.Node] = {}
-        self._held: list[Tensor] = []  # so that no other tensor gets the address of one of them
+        self._memory = Memory()  # keeps what it knows, so that no other tensor gets the identity of one of them
         self._stale: dict[int, str] = {}
         self._sizes: dict[fx.Node, torch.Size] = {}
         self._depends: set[fx.Node] = set()
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            self._names[id(tensor)] = name
+            self._memory.add(tensor, tensor.detach())
 
     def refuse(self, reason: str) -> ConversionError:
         """An error that says where the network is."""
@@ -113,7 +114,7 @@ class Nodes:
         self.values[node] = value
         if isinstance(value, Tensor):
             self._nodes[id(value)] = node
-            self._held.append(value)
+            self._memory.add(value, value)
         elif isinstance(value, dict):
             return {key: self._element(node, key, each) for key, each in value.items()}
         elif isinstance(value, tuple | list):
@@ -154,7 +155,7 @@ class Nodes:
         if isinstance(tensor, nn.Parameter):
             self._depends.add(node)
         self._nodes[id(tensor)], self.values[node] = node, self.targets[name]
-        self._held.append(tensor)
+        self._memory.add(tensor, tensor)
         return node
 
     def value(self, tensor: Tensor) -> Tensor:
@@ -177,14 +178,15 @@ class Nodes:
         Raises:
             ConversionError: the object belongs to the network.
         """
-        before = self.value(tensor)
-        owned = [name for name, each in self._attributes.items() if each is tensor or overlap(each, before)]
+        sharing = list(self._memory.sharing(self.value(tensor)))
+        owned = [self._names[id(each)] for each, _ in sharing if id(each) in self._names]
         if owned or id(tensor) not in self._nodes or self._nodes[id(tensor)].op == "get_attr":
             raise self.refuse(f"changes {owned[0] if owned else 'a constant'} in place; make a new tensor")
-        for held in () if same_values else self._held:
-            if held is not tensor and held is not result and overlap(self.value(held), before):
-                self._stale.setdefault(id(held), self.place())
+        for each, values in () if same_values else sharing:
+            if each is not tensor and each is not result and self.value(each) is values:
+                self._stale.setdefault(id(each), self.place())
         self._nodes[id(tensor)] = self.of(result)
+        self._memory.add(tensor, self.value(result))
         return tensor
 
     # -- numbers ----------------------------------------------------------------------------------------------------

@@ -80,8 +80,8 @@ _TIMM = {
 
 # The members of these families are large: they are made narrower.
 _SMALLER: dict[str, dict[str, Any]] = {
-    "vgg11": {"num_features": 128},
-    "vgg11_bn": {"num_features": 128},
+    "vgg11": {"mlp_ratio": 0.05},
+    "vgg11_bn": {"mlp_ratio": 0.05},
     "beit_base_patch16_224": {"embed_dim": 192, "num_heads": 3, "depth": 4},
 }
 

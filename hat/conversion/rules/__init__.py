@@ -14,6 +14,7 @@ _MODULES: dict[type[nn.Module], ModuleRule] = {
     **layers.MODULES,
     **elementwise.MODULES,
     **movement.MODULES,
+    **products.MODULES,
     **reductions.MODULES,
 }
 _BY_NAME: dict[str, ModuleRule] = elementwise.MODULES_BY_NAME

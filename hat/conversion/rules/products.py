@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import Analysis, Rule
+from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.substitutes import DroppedAttention
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 
@@ -169,6 +170,12 @@ def _attention(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
     return product(a, (weights, batch + "yx"), (value, batch + "xz"), batch + "yz", a.concrete[node].shape)
 
 
+def _dropped_attention(
+    a: Analysis, node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return _attention(a, node, args, kwargs)
+
+
 def _one_unit_a_head(a: Analysis, query: Value, value: Value) -> None:
     assert query.labels is not None
     assert value.labels is not None
@@ -181,3 +188,5 @@ RULES: dict[str, Rule] = {
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
 }
+
+MODULES: dict[type[nn.Module], ModuleRule] = {DroppedAttention: _dropped_attention}
