@@ -14,7 +14,9 @@ from hat.conversion.trees import tensors
 from hat.conversion.untouched import untouched
 
 
-def check(module: nn.Module, graph_module: fx.GraphModule, example: tuple[Any, ...], suspects: list[str]) -> None:
+def check(
+    module: nn.Module, graph_module: fx.GraphModule, example: tuple[Any, ...], suspects: list[str], *, more: int = 1
+) -> None:
     """Compare them in evaluation mode, bit for bit.
 
     Args:
@@ -22,19 +24,20 @@ def check(module: nn.Module, graph_module: fx.GraphModule, example: tuple[Any, .
         graph_module: made of it.
         example: what the graph was recorded on.
         suspects: places where something that may depend on the input became a constant.
+        more: how many samples the batch of another size has more.
 
     Raises:
         ConversionError: they differ on the example, or on other values and another batch size that the module takes.
     """
     if not _same(_run(module, module, example), _run(module, graph_module, example)):
         raise ConversionError(f"{type(module).__name__}: the graph answers otherwise on the example; is it random?")
-    for other in (_other(example, 1), _other(example, 0)):
+    for inputs in (other(example, more), other(example, 0)):
         try:
-            expected = _run(module, module, other)
+            expected = _run(module, module, inputs)
         except Exception:  # of this size or value it takes none
             continue
         try:
-            same = _same(expected, _run(module, graph_module, other))
+            same = _same(expected, _run(module, graph_module, inputs))
         except Exception as error:
             raise _differs(module, suspects, f"fails ({error})") from error
         if not same:
@@ -108,13 +111,13 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(torch.equal(one, other)) or bool(torch.allclose(one, other, 0, 0, equal_nan=True))
 
 
-def _other(example: tuple[Any, ...], more: int) -> tuple[Any, ...]:
+def other(example: tuple[Any, ...], more: int) -> tuple[Any, ...]:
     """Other values of the same kind, in a batch with so many samples more."""
     first = next((each for each in tensors(example) if each.dim()), None)
     batch = -1 if first is None else len(first)
     generator = torch.Generator().manual_seed(0)
 
-    def other(tensor: Tensor) -> Tensor:
+    def changed(tensor: Tensor) -> Tensor:
         if tensor.dim() and len(tensor) == batch and batch:
             tensor = torch.cat([tensor, *[tensor[:1]] * more])
         if not tensor.is_floating_point():
@@ -123,4 +126,4 @@ def _other(example: tuple[Any, ...], more: int) -> tuple[Any, ...]:
         noise = torch.rand(tensor.shape, generator=generator).to(tensor)
         return tensor + noise * tensor.std(correction=0).nan_to_num(1.0).clamp(min=0.1)
 
-    return torch.utils._pytree.tree_map_only(Tensor, other, example)
+    return torch.utils._pytree.tree_map_only(Tensor, changed, example)

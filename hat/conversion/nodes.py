@@ -36,7 +36,8 @@ class Nodes:
         graph: what was recorded.
         values: of every node, what came out on the example.
         targets: the modules and tensors that the graph refers to, by name.
-        suspects: where something that may depend on the input became a constant.
+        burnt: where sizes became plain numbers.
+        constants: where tensors were met that no node made.
         device: of the inputs.
         active: numbers are recorded.
     """
@@ -45,7 +46,8 @@ class Nodes:
         self.graph = fx.Graph()
         self.values: dict[fx.Node, Any] = {}
         self.targets: dict[str, Any] = {}
-        self.suspects: list[str] = []
+        self.burnt: list[str] = []
+        self.constants: list[str] = []
         self.device: torch.device | None = None
         self.active = False
         self.place = place
@@ -148,7 +150,7 @@ class Nodes:
         name = self._names.get(id(tensor))
         if name is None:
             name = f"_constant{len(self._nodes)}"
-            self.suspects.append(self.place())
+            self.constants.append(self.place())
         self.targets[name] = tensor if id(tensor) in self._names else tensor.detach()
         node = self.graph.get_attr(name)
         node.meta["place"] = self.place()
@@ -211,10 +213,10 @@ class Nodes:
             return value
         return number(value, self._number(operation, self.argument(numbers), value), self)
 
-    def burnt(self) -> None:
-        """A size became a number of Python."""
+    def burn(self) -> None:
+        """A size becomes a number of Python."""
         if self.active:
-            self.suspects.append(self.place())
+            self.burnt.append(self.place())
 
     def _number(self, function: Callable[..., Any], args: tuple[Any, ...], value: Any) -> fx.Node:
         node = self.graph.call_function(function, args)

@@ -28,7 +28,7 @@ class _Traced:
         return (float if isinstance(self, float) else int), (plain(self),)
 
     def __int__(self) -> int:
-        self.nodes.burnt()
+        self.nodes.burn()
         return int.__int__(self) if isinstance(self, int) else int(float.__trunc__(self))  # type: ignore[arg-type]
 
 

@@ -12,9 +12,11 @@ import torch
 from torch import fx, nn
 
 from hat.conversion.assembly import assembled
-from hat.conversion.checks import check, refuse_hidden
+from hat.conversion.checks import check, other, refuse_hidden
 from hat.conversion.errors import ConversionError
+from hat.conversion.following import follow
 from hat.conversion.leaves import is_leaf
+from hat.conversion.nodes import Nodes
 from hat.conversion.recorder import Recorder
 from hat.conversion.untouched import untouched
 
@@ -59,19 +61,25 @@ def trace(module: nn.Module, example: tuple[Any, ...], *, leaves: Callable[[nn.M
 
 
 def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: bool, compiling: bool) -> Traced:
-    recorder = Recorder(module, leaves, learning)
-    with untouched(module):
-        for name, each in module.named_modules():
-            stays = bool(name) and leaves(each, name)
-            each.training = learning and not stays and not isinstance(each, nn.modules.batchnorm._BatchNorm)
-        with _compiling(compiling):
-            _record(recorder, module, example)
-    nodes = recorder.nodes
+    def recorded(inputs: tuple[Any, ...]) -> Nodes:
+        recorder = Recorder(module, leaves, learning)
+        with untouched(module), _compiling(compiling):
+            for name, each in module.named_modules():
+                stays = bool(name) and leaves(each, name)
+                each.training = learning and not stays and not isinstance(each, nn.modules.batchnorm._BatchNorm)
+            _record(recorder, module, inputs)
+        return recorder.nodes
+
+    nodes = recorded(example)
+    followed = False
+    if nodes.burnt:
+        with suppress(ConversionError):
+            followed = follow(nodes, recorded(other(example, more=1)))
     for node in reversed(nodes.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             nodes.graph.erase_node(node)
     graph_module = assembled(module, nodes).eval()
-    check(module, graph_module, example, nodes.suspects)
+    check(module, graph_module, example, [*nodes.burnt, *nodes.constants], more=3 if followed else 1)
     graph_module.train(module.training)
     return Traced(graph_module, {node: nodes.values[node] for node in nodes.graph.nodes})
 

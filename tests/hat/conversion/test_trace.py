@@ -105,9 +105,34 @@ def test_arithmetic_of_sizes():
     assert torch.equal(traced(x), x / (6 * 1.5 % 2 + 1))
 
 
-def test_a_batch_size_that_is_burnt_in_is_refused_by_place():
-    with pytest.raises(ConversionError, match=r"another size the graph fails .*the network \(Function, test_trace.py"):
-        graph(lambda self, x: x.reshape(int(x.shape[0]), 4))
+def test_a_number_that_python_makes_of_a_batch_size_follows_it():
+    """The way in which windows are often put together again."""
+
+    def forward(self, x):
+        windows = x.reshape(-1, 4, 2)
+        batch = int(windows.shape[0] / (x.shape[1] / 4))
+        repeated = torch.cat([windows.view(batch, -1, 2), x.new_zeros(int(batch), 1, 2)], 1)
+        return repeated[:, : int(x.shape[1])], torch.arange(2 * int(x.shape[0]) - 1)
+
+    traced = graph(forward, torch.randn(2, 8, 2))
+    for batch in (1, 5, 6):
+        x = torch.randn(batch, 8, 2)
+        same, counted = traced(x)
+        assert torch.equal(same, x)
+        assert len(counted) == 2 * batch - 1
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, x: torch.arange(int(x.shape[0] ** 2)),
+        lambda self, x: x.reshape(-1) if int(x.shape[0]) == 2 else x,
+        lambda self, x: torch.stack([x[index] * 2 for index in range(x.shape[0])]) + 0 * int(x.shape[0]),
+    ],
+)
+def test_a_batch_size_that_python_decides_by_is_refused_by_place(forward):
+    with pytest.raises(ConversionError, match=r"another size the graph .*the network \(Function, test_trace.py"):
+        graph(forward)
 
 
 def test_values_are_those_of_the_nodes():
