@@ -26,7 +26,7 @@ RESULTS, TABLE = ROOT / "benchmarks" / "results" / "zoo.json", ROOT / "docs" / "
 def main(names: list[str]) -> int:
     """Returns 1 where something went wrong with a network that was neither refused nor converted."""
     if not prepare():
-        raise SystemExit("timm: expected to be installed; run `make zoo`")
+        raise SystemExit("timm, transformers: expected to be installed; run `make zoo`")
     torch.set_flush_denormal(True)
     rows = []
     for architecture in architectures():

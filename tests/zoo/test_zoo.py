@@ -17,7 +17,7 @@ from tests.zoo.environment import prepare
 from tests.zoo.examine import examine
 from tests.zoo.table import document
 
-pytestmark = pytest.mark.skipif(not prepare(), reason="timm is not installed")
+pytestmark = pytest.mark.skipif(not prepare(), reason="timm or transformers is not installed")
 
 ALL = {architecture.name: architecture for architecture in architectures()}
 TRACED = (
