@@ -150,6 +150,7 @@ def _along_norm(a: Analysis, node: fx.Node, module: Any, value: Value, unit_dim:
     name, labels = str(node.target), a.labels(value).movedim(unit_dim, -1)
     ids = a.ids(module, shape=(labels.shape[-1],))
     a.units.unite(ids, labels.clamp(min=0))
+    a.units.fix(ids[(labels <= 0).flatten(0, -2).any(0)])  # what comes in there stays in its place
     for parameter in ("weight", "bias", "running_mean", "running_var"):
         if getattr(module, parameter, None) is not None:
             a.claim(name, parameter, 0, ids, locks=False)
