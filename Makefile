@@ -8,7 +8,7 @@ OLDEST := triton-3.6.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench kernels gpu clean
+.PHONY: help run test lint format bench kernels zoo gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -26,7 +26,13 @@ $(VENV)/$(OLDEST)/.ready: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/$(OLDEST) triton==$(OLDEST:triton-%=%)
 	touch $@
 
-test: $(READY) $(VENV)/$(OLDEST)/.ready ## run the tests, a sample of the kernels' on an older Triton too
+# Without dependencies: torchvision asks for a build of torch that a machine without a GPU does not have.
+$(VENV)/.zoo: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,zoo]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchvision timm
+	touch $@
+
+test: $(READY) $(VENV)/$(OLDEST)/.ready $(VENV)/.zoo ## run the tests, a sample of the kernels' on an older Triton too
 	$(PYTEST)
 	$(PYTEST) --backend triton --sample 2 tests/hat/test_gate.py tests/hat/test_guard.py tests/hat/test_bounds_of_forgetting.py
 	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) --sample 3 tests/hat_kernels tests/hat/test_on_triton.py -m kernel
@@ -46,6 +52,9 @@ bench: $(READY) ## measure the CPU step against plain and textbook; writes bench
 kernels: $(READY) ## compile every kernel for GPUs that are not there, count a step; writes results/{kernels,launches}.*
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.launches
+
+zoo: $(VENV)/.zoo ## convert the networks of other libraries, teach each two tasks; writes docs/zoo.md and results/zoo.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo
 
 gpu: ## tests and benchmarks on this machine's GPU, with this machine's python: installs nothing; OUT=folder
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT))

@@ -15,7 +15,7 @@ from hat.conversion.errors import ConversionError
 from hat.conversion.heads import find_head, run, take_off
 from hat.conversion.leaves import is_leaf
 from hat.conversion.modular import make_modular
-from hat.conversion.places import keep_places
+from hat.conversion.trials import keep_places
 from hat.conversion.rewrite import Rewriter
 from hat.conversion.trace import trace
 from hat.conversion.units import varying

@@ -9,42 +9,67 @@ import torch
 from torch import Tensor, fx, nn
 
 from hat.conversion.errors import ConversionError
+from hat.conversion.places import described
+from hat.conversion.trees import tensors
 from hat.conversion.untouched import untouched
 
 
-def check(module: nn.Module, graph_module: fx.GraphModule, example: tuple[Any, ...], burnt: list[str]) -> None:
+def check(
+    module: nn.Module, graph_module: fx.GraphModule, example: tuple[Any, ...], suspects: list[str], *, more: int = 1
+) -> None:
     """Compare them in evaluation mode, bit for bit.
 
     Args:
         module: as it is in the hands of its owner.
         graph_module: made of it.
         example: what the graph was recorded on.
-        burnt: places where a size became a number.
+        suspects: places where something that may depend on the input became a constant.
+        more: how many samples the batch of another size has more.
 
     Raises:
         ConversionError: they differ on the example, or on other values and another batch size that the module takes.
     """
     if not _same(_run(module, module, example), _run(module, graph_module, example)):
         raise ConversionError(f"{type(module).__name__}: the graph answers otherwise on the example; is it random?")
-    for other in (_other(example, 1), _other(example, 0)):
+    for inputs in (other(example, more), other(example, 0)):
         try:
-            expected = _run(module, module, other)
+            expected = _run(module, module, inputs)
         except Exception:  # of this size or value it takes none
             continue
         try:
-            same = _same(expected, _run(module, graph_module, other))
+            same = _same(expected, _run(module, graph_module, inputs))
         except Exception as error:
-            raise _differs(module, burnt, f"fails ({error})") from error
+            raise _differs(module, suspects, f"fails ({error})") from error
         if not same:
-            raise _differs(module, burnt, "answers otherwise")
+            raise _differs(module, suspects, "answers otherwise")
         return
 
 
-def _differs(module: nn.Module, burnt: list[str], how: str) -> ConversionError:
-    places = ", ".join(dict.fromkeys(burnt)) or "no size is turned into a number of Python"
+def refuse_hidden(module: nn.Module) -> None:
+    """Refuse what no recording would show: hooks, parameters that change as they are read or are not there yet.
+
+    Raises:
+        ConversionError: names the module.
+    """
+    for name, each in module.named_modules():
+        place = described(name, each)
+        if any(nn.parameter.is_lazy(parameter) for parameter in each.parameters(recurse=False)):
+            raise ConversionError(f"{place}: has no parameters yet; run the network once")
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+            if getattr(each, hooks):
+                raise ConversionError(
+                    f"{place}: has a hook ({hooks[1:-1]}), which a graph does not show; "
+                    "remove it, or write a parametrization (torch.nn.utils.parametrizations) or a module"
+                )
+        if getattr(each, "max_norm", None) is not None and isinstance(each, nn.Embedding | nn.EmbeddingBag):
+            raise ConversionError(f"{place}: changes its weight as it reads it (max_norm); set max_norm to None")
+
+
+def _differs(module: nn.Module, suspects: list[str], how: str) -> ConversionError:
+    places = ", ".join(dict.fromkeys(suspects)) or "nothing became a constant"
     return ConversionError(
-        f"{type(module).__name__}: on other values in a batch of another size the graph {how}; let nothing but tensors "
-        f"and sizes depend on the input, and make no number of a size: {places}"
+        f"{type(module).__name__}: on other values in a batch of another size the graph {how}; what became a constant "
+        f"must not depend on the input: {places}"
     )
 
 
@@ -55,7 +80,7 @@ def _run(owner: nn.Module, module: nn.Module, example: tuple[Any, ...]) -> list[
         for each in owner.modules():
             each.training = False
         torch.manual_seed(0)
-        return list(_flat(module(*_clones(example))))
+        return list(_flat(module.forward(*_clones(example))))  # a graph called as a module prints its errors
 
 
 def _clones(value: Any) -> Any:
@@ -64,8 +89,8 @@ def _clones(value: Any) -> Any:
 
 def _flat(value: Any) -> Iterator[Any]:
     if isinstance(value, Mapping):
-        for key, each in value.items():
-            yield key
+        yield from value.keys()
+        for each in value.values():
             yield from _flat(each)
     elif isinstance(value, tuple | list):
         for each in value:
@@ -86,13 +111,13 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(torch.equal(one, other)) or bool(torch.allclose(one, other, 0, 0, equal_nan=True))
 
 
-def _other(example: tuple[Any, ...], more: int) -> tuple[Any, ...]:
+def other(example: tuple[Any, ...], more: int) -> tuple[Any, ...]:
     """Other values of the same kind, in a batch with so many samples more."""
-    first = next((each for each in _flat(example) if isinstance(each, Tensor) and each.dim()), None)
+    first = next((each for each in tensors(example) if each.dim()), None)
     batch = -1 if first is None else len(first)
     generator = torch.Generator().manual_seed(0)
 
-    def other(tensor: Tensor) -> Tensor:
+    def changed(tensor: Tensor) -> Tensor:
         if tensor.dim() and len(tensor) == batch and batch:
             tensor = torch.cat([tensor, *[tensor[:1]] * more])
         if not tensor.is_floating_point():
@@ -101,4 +126,4 @@ def _other(example: tuple[Any, ...], more: int) -> tuple[Any, ...]:
         noise = torch.rand(tensor.shape, generator=generator).to(tensor)
         return tensor + noise * tensor.std(correction=0).nan_to_num(1.0).clamp(min=0.1)
 
-    return torch.utils._pytree.tree_map_only(Tensor, other, example)
+    return torch.utils._pytree.tree_map_only(Tensor, changed, example)

@@ -1,93 +1,32 @@
-"""Trying out which units may change places: those of which the network then still computes the same."""
+"""Saying where in a network something is."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable
-from typing import Any
+import os
+import sys
+import traceback
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from hat.gate import Gate
-from hat.model import HATModel
-from hat.moving import apply, expanded, moves
-from hat.state import OPEN
-from hat.wiring import movable, segments
-
-_ROUNDINGS = 2**12
-_CHANGE, _OFFSET = 0.3, 0.05
-"""Values that are all alike, as of a fresh norm, would hide that they were moved wrongly."""
-
-Order = Callable[[Tensor], Tensor]
+_OWN = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 
 
-@torch.no_grad()
-def keep_places(model: HATModel, example: tuple[Any, ...]) -> None:
-    """Units keep their places for good where another order would make it another function.
-
-    Classes and segments say which units are alike. A unit that lies several times along a dimension, as behind a
-    flatten that was rolled, may be so without its places being in the same order as another's. Tried on a copy with
-    weights that are all different.
-    """
-    if not movable(model):
-        return
-    tried = copy.deepcopy(model).eval()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in tried.body.parameters():
-        drawn = torch.randn(2, *parameter.shape, generator=generator).to(parameter)
-        parameter.mul_(1 + _CHANGE * drawn[0]).add_(_OFFSET * drawn[1])
-    names = {gate: name for name, gate in tried.gates.items()}
-    can = movable(tried)
-    if not _changes(tried, can, example):
-        return
-    bad = [gate for gate in can if _changes(tried, [gate], example)]
-    if _changes(tried, [gate for gate in can if gate not in bad], example):
-        bad = can
-    for gate in bad:
-        own = model.gates[names[gate]]
-        own.segments = torch.arange(own.units, device=own.used.device)
+def described(name: str, module: nn.Module, file: str = "", line: int = 0) -> str:
+    """A module and, where it is known, the line that is running."""
+    where = f", {os.path.basename(file)}:{line}" if file else ""
+    return f"{name or 'the network'} ({type(module).__name__}{where})"
 
 
-def _changes(model: HATModel, gates: Iterable[Gate], example: tuple[Any, ...]) -> bool:
-    """Whether it answers otherwise when units of these gates have changed places; they are put back."""
-    generator = torch.Generator().manual_seed(0)
-    rolled: Order = lambda here: here.roll(1)  # noqa: E731
-    shuffled: Order = lambda here: here[torch.randperm(len(here), generator=generator)]  # noqa: E731
-    gates, before = list(gates), _answers(model, example)
-    for order in (rolled, shuffled):
-        orders = {gate: _order(gate, order) for gate in gates}
-        _move(orders)
-        after = _answers(model, example)
-        _move({gate: new.argsort() for gate, new in orders.items()})
-        new = orders.get(model.outputs) if model.outputs is not None else None
-        for one, other in zip(before, after, strict=True):
-            same = one if new is None else one[..., expanded(new, one.shape[-1] // len(new))]
-            bound = _ROUNDINGS * torch.finfo(one.dtype).eps * one.abs().max().clamp(min=1e-6)
-            if not (other - same).abs().max() <= bound:
-                return True
-    return False
+def here(name: str, module: nn.Module) -> str:
+    """The line outside torch and this package that is running."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame = frame.f_back
+    return described(name, module, frame.f_code.co_filename, frame.f_lineno)
 
 
-def _order(gate: Gate, order: Order) -> Tensor:
-    new = torch.arange(gate.units)
-    for here in segments(gate):
-        new[here] = order(here)
-    return new.to(gate.used.device)
-
-
-def _move(orders: dict[Gate, Tensor]) -> None:
-    for values, found in moves(orders).items():
-        values.copy_(apply(values, found))
-    for gate, new in orders.items():
-        gate.move(new)
-
-
-def _answers(model: HATModel, example: tuple[Any, ...]) -> list[Tensor]:
-    """With open gates, and with some of them closed."""
-    found = []
-    for task in (OPEN, None):
-        model.state.task = task
-        found.append(model.body(*example))
-    model.state.task = None
-    return found
+def of(error: BaseException, name: str, module: nn.Module) -> str:
+    """The last line outside torch and this package that an error came through."""
+    lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    return described(name, module, *next((each for each in lines[::-1] if not each[0].startswith(_OWN)), lines[-1]))

@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 if TYPE_CHECKING:
-    from hat.conversion.recorder import Recorder
+    from hat.conversion.nodes import Nodes
 
 
 class _Traced:
     """What a number and its node have in common; see `Size`."""
 
     node: fx.Node
-    recorder: Recorder
+    nodes: Nodes
 
-    def __new__(cls, value: float, node: fx.Node, recorder: Recorder) -> Any:
+    def __new__(cls, value: float, node: fx.Node, nodes: Nodes) -> Any:
         number = super().__new__(cls, value)  # type: ignore[call-arg]
-        number.node, number.recorder = node, recorder
+        number.node, number.nodes = node, nodes
         return number
 
     def __reduce__(self) -> Any:
         return (float if isinstance(self, float) else int), (plain(self),)
 
     def __int__(self) -> int:
-        self.recorder.note_burnt(self.node)
+        self.nodes.burn()
         return int.__int__(self) if isinstance(self, int) else int(float.__trunc__(self))  # type: ignore[arg-type]
 
 
@@ -43,11 +43,11 @@ class Real(_Traced, float):
     """What `Size` is, of a float."""
 
 
-def number(value: Any, node: fx.Node, recorder: Recorder) -> Any:
+def number(value: Any, node: fx.Node, nodes: Nodes) -> Any:
     """`value` as a number that knows its node, if it is one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    return (Size if isinstance(value, int) else Real)(value, node, recorder)
+    return (Size if isinstance(value, int) else Real)(value, node, nodes)
 
 
 def plain(value: Any) -> Any:
@@ -61,13 +61,13 @@ def _binary(operation: Callable[..., Any], reflected: bool) -> Callable[..., Any
     def method(self: Any, other: Any) -> Any:
         if not isinstance(other, int | float):
             return NotImplemented
-        return self.recorder.arithmetic(operation, *((other, self) if reflected else (self, other)))
+        return self.nodes.arithmetic(operation, *((other, self) if reflected else (self, other)))
 
     return method
 
 
 def _unary(operation: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self: self.recorder.arithmetic(operation, self)
+    return lambda self: self.nodes.arithmetic(operation, self)
 
 
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):

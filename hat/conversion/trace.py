@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx, nn
 
-from hat.conversion.checks import check
+from hat.conversion.assembly import assembled
+from hat.conversion.checks import check, other, refuse_hidden
 from hat.conversion.errors import ConversionError
+from hat.conversion.following import follow
 from hat.conversion.leaves import is_leaf
+from hat.conversion.nodes import Nodes
 from hat.conversion.recorder import Recorder
 from hat.conversion.untouched import untouched
 
@@ -47,39 +51,59 @@ def trace(module: nn.Module, example: tuple[Any, ...], *, leaves: Callable[[nn.M
         ConversionError: the module has hooks, changes parts of tensors or its own state in place, depends on values
             where Python decides, or answers differently from the graph. The message names the place.
     """
-    _refuse_hooks(module)
+    refuse_hidden(module)
+    # In training mode it may do what a graph cannot, and look at values that it leaves alone while it is compiled.
     with untouched(module):
-        with suppress(ConversionError):  # in training mode it does what a graph cannot
-            return _trace(module, example, leaves, learning=True)
-        return _trace(module, example, leaves, learning=False)
+        for learning, compiling in ((True, False), (True, True)):
+            with suppress(ConversionError):
+                return _trace(module, example, leaves, learning, compiling)
+        return _trace(module, example, leaves, False, False)
 
 
-def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: bool) -> Traced:
-    recorder = Recorder(module, leaves, learning)
-    with untouched(module):
-        for name, each in module.named_modules():
-            stays = bool(name) and leaves(each, name)
-            each.training = learning and not stays and not isinstance(each, nn.modules.batchnorm._BatchNorm)
-        _record(recorder, module, example)
-    for node in reversed(recorder.graph.nodes):
+def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: bool, compiling: bool) -> Traced:
+    def recorded(inputs: tuple[Any, ...]) -> Nodes:
+        recorder = Recorder(module, leaves, learning)
+        with untouched(module), _compiling(compiling):
+            for name, each in module.named_modules():
+                stays = bool(name) and leaves(each, name)
+                each.training = learning and not stays and not isinstance(each, nn.modules.batchnorm._BatchNorm)
+            _record(recorder, module, inputs)
+        return recorder.nodes
+
+    nodes = recorded(example)
+    followed = False
+    if nodes.burnt:
+        with suppress(ConversionError):
+            followed = follow(nodes, recorded(other(example, more=1)))
+    for node in reversed(nodes.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
-            recorder.graph.erase_node(node)
-    graph_module = _assemble(recorder, module)
-    graph_module.eval()
-    check(module, graph_module, example, recorder.burnt)
+            nodes.graph.erase_node(node)
+    graph_module = assembled(module, nodes).eval()
+    check(module, graph_module, example, [*nodes.burnt, *nodes.constants], more=3 if followed else 1)
     graph_module.train(module.training)
-    return Traced(graph_module, {node: recorder.values[node] for node in recorder.graph.nodes})
+    return Traced(graph_module, {node: nodes.values[node] for node in nodes.graph.nodes})
 
 
 def _record(recorder: Recorder, module: nn.Module, example: tuple[Any, ...]) -> None:
-    inputs = [recorder.placeholder(name, value) for name, value in zip(_names(module, example), example, strict=True)]
+    names = _names(module, example)
+    inputs = [recorder.nodes.placeholder(name, value) for name, value in zip(names, example, strict=True)]
     try:
         with recorder.recording():
-            recorder.output(module._call_impl(*inputs))
-    except ConversionError:
-        raise
+            recorder.nodes.output(module._call_impl(*inputs))
     except Exception as error:
-        raise ConversionError(f"{recorder.place_of(error)}: {type(error).__name__}: {error}") from error
+        explained = recorder.explain(error)
+        raise explained from (None if explained is error else error)
+
+
+@contextmanager
+def _compiling(answer: bool) -> Iterator[None]:
+    """What `torch.compiler.is_compiling` answers inside the `with` block."""
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = answer
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before
 
 
 def _names(module: nn.Module, example: tuple[Any, ...]) -> list[str]:
@@ -97,46 +121,3 @@ def _names(module: nn.Module, example: tuple[Any, ...]) -> list[str]:
         several = bound.signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
         names += [f"{name}_{index}" for index in range(len(value))] if several else [name]
     return names
-
-
-def _refuse_hooks(module: nn.Module) -> None:
-    """What a hook does is in no graph; an embedding that renormalises changes as it is read."""
-    for name, each in module.named_modules():
-        place = f"{name or 'the network'} ({type(each).__name__})"
-        if any(nn.parameter.is_lazy(parameter) for parameter in each.parameters(recurse=False)):
-            raise ConversionError(f"{place}: has no parameters yet; run the network once")
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            if getattr(each, hooks):
-                raise ConversionError(
-                    f"{place}: has a hook ({hooks[1:-1]}), which a graph does not show; "
-                    "remove it, or write a parametrization (torch.nn.utils.parametrizations) or a module"
-                )
-        if getattr(each, "max_norm", None) is not None and isinstance(each, nn.Embedding | nn.EmbeddingBag):
-            raise ConversionError(f"{place}: changes its weight as it reads it (max_norm); set max_norm to None")
-
-
-def _assemble(recorder: Recorder, module: nn.Module) -> fx.GraphModule:
-    """The graph as a module, with what it refers to under the names that it has in the network."""
-    shell = nn.Module()
-    used = {node.target for node in recorder.graph.nodes if node.op in ("call_module", "get_attr")}
-    for target in sorted(used, key=lambda name: name.count(".")):
-        _install(shell, target.split("."), recorder.targets[target])
-    found = fx.GraphModule(shell, recorder.graph, type(module).__name__)
-    for name in used:  # fx makes every buffer one that is saved
-        path, _, field = name.rpartition(".")
-        if path in recorder.owners and field in recorder.owners[path]._non_persistent_buffers_set:
-            found.get_submodule(path)._non_persistent_buffers_set.add(field)
-    return found
-
-
-def _install(module: nn.Module, path: list[str], value: Any) -> None:
-    for name in path[:-1]:
-        if getattr(module, name, None) is None:
-            module.add_module(name, nn.Module())
-        module = getattr(module, name)
-    if getattr(module, path[-1], None) is value:  # of a layer that is there as a whole
-        return
-    if isinstance(value, nn.Parameter | nn.Module):
-        setattr(module, path[-1], value)
-    else:
-        module.register_buffer(path[-1], value)

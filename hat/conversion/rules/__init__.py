@@ -15,6 +15,7 @@ _MODULES: dict[type[nn.Module], ModuleRule] = {
     **elementwise.MODULES,
     **channels.MODULES,
     **movement.MODULES,
+    **products.MODULES,
     **reductions.MODULES,
     **products.MODULES,
 }

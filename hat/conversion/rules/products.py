@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import Analysis, ModuleRule, Rule
-from hat.conversion.dropped import DroppedAttention
+from hat.conversion.substitutes import DroppedAttention
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 
@@ -172,7 +172,9 @@ def _attention(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
     return product(a, (weights, batch + "yx"), (value, batch + "xz"), batch + "yz", a.concrete[node].shape)
 
 
-def _attention_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _dropped_attention(
+    a: Analysis, node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     return _attention(a, node, args, kwargs)
 
 
@@ -188,4 +190,5 @@ RULES: dict[str, Rule] = {
     "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
 }
-MODULES: dict[type[nn.Module], ModuleRule] = {DroppedAttention: _attention_module}
+
+MODULES: dict[type[nn.Module], ModuleRule] = {DroppedAttention: _dropped_attention}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -94,6 +97,7 @@ def test_arithmetic_of_sizes():
         import math
 
         root = math.ceil(x.numel() / batch)
+        x = x.view(x.size()[:-1] + x.new_zeros(half, 2).shape).flatten(1)
         return x.reshape(2 * batch, half).reshape(batch, root).expand(batch, int(root)) / (batch * 1.5 % 2 + 1)
 
     traced = graph(forward)
@@ -101,9 +105,34 @@ def test_arithmetic_of_sizes():
     assert torch.equal(traced(x), x / (6 * 1.5 % 2 + 1))
 
 
-def test_a_batch_size_that_is_burnt_in_is_refused_by_place():
-    with pytest.raises(ConversionError, match=r"another size the graph fails .*the network \(Function, test_trace.py"):
-        graph(lambda self, x: x.reshape(int(x.shape[0]), 4))
+def test_a_number_that_python_makes_of_a_batch_size_follows_it():
+    """The way in which windows are often put together again."""
+
+    def forward(self, x):
+        windows = x.reshape(-1, 4, 2)
+        batch = int(windows.shape[0] / (x.shape[1] / 4))
+        repeated = torch.cat([windows.view(batch, -1, 2), x.new_zeros(int(batch), 1, 2)], 1)
+        return repeated[:, : int(x.shape[1])], torch.arange(2 * int(x.shape[0]) - 1)
+
+    traced = graph(forward, torch.randn(2, 8, 2))
+    for batch in (1, 5, 6):
+        x = torch.randn(batch, 8, 2)
+        same, counted = traced(x)
+        assert torch.equal(same, x)
+        assert len(counted) == 2 * batch - 1
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda self, x: torch.arange(int(x.shape[0] ** 2)),
+        lambda self, x: x.reshape(-1) if int(x.shape[0]) == 2 else x,
+        lambda self, x: torch.stack([x[index] * 2 for index in range(x.shape[0])]) + 0 * int(x.shape[0]),
+    ],
+)
+def test_a_batch_size_that_python_decides_by_is_refused_by_place(forward):
+    with pytest.raises(ConversionError, match=r"another size the graph .*the network \(Function, test_trace.py"):
+        graph(forward)
 
 
 def test_values_are_those_of_the_nodes():
@@ -115,6 +144,48 @@ def test_values_are_those_of_the_nodes():
     assert shape == (2, 5, 8)
     (place,) = {node.meta["place"] for node in traced.values if node.target == "qkv"}
     assert re.fullmatch(r"qkv \(Linear, test_trace.py:\d+\)", place)
+
+
+def test_what_is_read_of_constants_is_a_number():
+    module = Function(lambda self, x: x.repeat(1, self.table.max().item()) if (self.table > 1).any() else x)
+    module.register_buffer("table", torch.tensor([1, 3]))
+    assert trace(module, (torch.randn(2, 4),)).graph_module(torch.randn(5, 4)).shape == (5, 12)
+
+
+def test_what_libraries_look_at_unless_they_are_compiled():
+    def forward(self, x, mask):
+        if not torch.compiler.is_compiling() and mask.all():
+            return x
+        return x.masked_fill(~mask, 0)
+
+    x, mask = torch.randn(2, 4), torch.rand(2, 4) > 0.5
+    traced = graph(forward, x, mask)
+    assert torch.equal(traced(x, mask), x * mask)
+    assert not torch.compiler.is_compiling()
+
+
+@functools.lru_cache
+def twice(size):
+    return size * 2
+
+
+def test_sizes_of_another_graph_are_numbers():
+    """They may be kept by whoever remembers results."""
+    for _ in range(2):
+        traced = graph(lambda self, x: x.reshape(-1, 2, twice(x.shape[1]) // 4))
+        assert traced(torch.zeros(3, 4)).shape == (3, 2, 2)
+
+
+def test_a_tensor_that_is_made_follows_the_device():
+    def forward(self, x):
+        return x + torch.zeros(4, device=x.device) + torch.from_numpy(self.table)
+
+    module = Function(forward)
+    module.table = np.arange(4.0, dtype=np.float32)
+    traced = trace(module, (torch.randn(2, 4),)).graph_module
+    (made,) = [node for node in traced.graph.nodes if node.target is torch.zeros]
+    assert made.kwargs["device"].args[1] == "device"
+    assert targets(traced, "get_attr")
 
 
 # ---------------------------------------------------------------- modules
@@ -351,6 +422,35 @@ def test_what_is_refused_and_where(change, reason):
     assert torch.equal(module.table, torch.arange(4.0))
 
 
+def test_a_mask_is_filled_part_by_part():
+    """Windows that are shifted are numbered like that; batch and size follow."""
+
+    def forward(self, x):
+        batch, width = x.shape
+        mask = x.new_zeros(batch, width)
+        for count, part in enumerate((slice(0, -2), slice(-2, None))):
+            mask[:, part] = count + 1
+        mask[0] = mask.new_full((width,), 5)
+        return x * mask
+
+    assert graph(forward)(torch.ones(3, 5)).tolist() == [[5] * 5, [1, 1, 1, 2, 2], [1, 1, 1, 2, 2]]
+
+
+def test_a_function_that_nobody_sees_is_named_by_what_it_made():
+    hidden = torch.jit.script(doubled)
+    with pytest.raises(ConversionError, match=r"the graph fails .* became a constant .*: the network \(Function"):
+        graph(lambda self, x: x + hidden(x))
+
+
+def doubled(x):
+    return x * 2
+
+
+def test_vmap_is_refused():
+    with pytest.raises(ConversionError, match=r"the network \(Function, .*\): torch.func and torch.vmap"):
+        graph(lambda self, x: torch.vmap(lambda row: row * 2)(x))
+
+
 def test_the_place_is_that_of_the_module_inside():
     inner = Function(lambda self, x: x.item())
     with pytest.raises(ConversionError, match=r"^0\.block \(Function, test_trace.py:\d+\): item"):
@@ -441,6 +541,14 @@ def test_a_part_without_gradients_has_none():
     module(torch.randn(2, 4)).sum().backward()
     assert module.a.weight.grad is None
     assert module.b.weight.grad is not None
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_a_checkpoint_is_what_it_checkpoints(use_reentrant):
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(lambda y: self.a(y) * 2, x, use_reentrant=use_reentrant)
+
+    assert targets(graph(forward, a=nn.Linear(4, 4)), "call_module") == ["a"]
 
 
 def test_a_function_with_its_own_gradient_stays_whole():

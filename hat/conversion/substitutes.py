@@ -1,6 +1,8 @@
-"""Modules that stand in a graph for functions that training changes."""
+"""What stands in a graph for things that a graph cannot say otherwise."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ class DroppedAttention(nn.Module):
         self.p = p
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **rest: bool
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **rest: Any
     ) -> Tensor:
         """query [..., L, E], key [..., S, E], value [..., S, V], to [..., L, V]."""
         p = self.p if self.training else 0.0
@@ -26,3 +28,10 @@ class DroppedAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def assigned(tensor: Tensor, index: Any, value: Any) -> Tensor:
+    """The tensor after `tensor[index] = value`, as a new one."""
+    result = tensor.clone()
+    result[index] = value
+    return result

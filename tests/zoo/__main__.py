@@ -1,0 +1,45 @@
+"""`python -m tests.zoo`: convert the networks of `architectures.py`, and write docs/zoo.md and the results behind it.
+
+With names, only those are converted, and their rows are shown instead.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks import record
+from tests.zoo.architectures import architectures
+from tests.zoo.environment import prepare
+from tests.zoo.examine import examine
+from tests.zoo.table import document
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS, TABLE = ROOT / "benchmarks" / "results" / "zoo.json", ROOT / "docs" / "zoo.md"
+
+
+def main(names: list[str]) -> int:
+    """Returns 1 where something went wrong with a network that was neither refused nor converted."""
+    if not prepare():
+        raise SystemExit("timm, transformers: expected to be installed; run `make zoo`")
+    torch.set_flush_denormal(True)
+    rows = []
+    for architecture in architectures():
+        if not names or architecture.name in names:
+            rows.append(examine(architecture))
+            print(json.dumps(rows[-1]), flush=True)
+            gc.collect()
+    if not names:
+        versions = {name: importlib.metadata.version(name) for name in ("torch", "timm", "transformers")}
+        record.write(RESULTS, {"versions": versions, "rows": rows})
+        record.write_text(TABLE, document(record.read(RESULTS)))
+    return int(any(row["outcome"] == "error" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

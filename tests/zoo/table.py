@@ -1,0 +1,58 @@
+"""The table of the zoo in Markdown, made from a results file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from benchmarks.markdown import percent, table
+
+_HEADER = ("family", "network", "parameters", "gates", "units", "used", "locked", "frozen", "difference", "drift")
+_TEXT = """# The zoo
+
+What `hat.convert` makes of networks as others wrote them, with random weights: `make zoo` converts each, compares it
+with the original, and lets it learn two tasks of random data with momentum and weight decay. *used*: units of the first
+task; *locked*: parameters that no later task can move, of those that tasks share; *frozen*: those among which no task
+can choose, as they lie along no axis of units. *difference*: of what the heads see with open gates, of the largest
+value; only the order of summation differs. *drift*: the largest change of any logit of the first task after the second
+was learned. It has to be 0.
+"""
+
+
+def document(results: dict[str, Any]) -> str:
+    """All of `docs/zoo.md`."""
+    rows = results["rows"]
+    counts = Counter(row["outcome"] for row in rows)
+    families = len({row["family"] for row in rows if row["outcome"] == "converted"})
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    parts = [
+        _TEXT,
+        f"{counts['converted']} of {len(rows)} networks, of {families} families, with {versions}.\n",
+        table(_HEADER, [_line(row) for row in rows if row["outcome"] == "converted"]) + "\n",
+    ]
+    if refused := [row for row in rows if row["outcome"] == "refused"]:
+        reasons = [(row["family"], row["name"], _cell(row["reason"])) for row in refused]
+        parts.append("## Refused\n\n" + table(("family", "network", "reason"), reasons) + "\n")
+    if errors := [row for row in rows if row["outcome"] == "error"]:
+        reasons = [(row["family"], row["name"], _cell(row["reason"])) for row in errors]
+        parts.append("## Errors\n\n" + table(("family", "network", "error"), reasons) + "\n")
+    return "\n".join(parts)
+
+
+def _line(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["family"],
+        row["name"],
+        f"{row['parameters'] / 1e6:.1f} M",
+        str(row["gates"]),
+        str(row["units"]),
+        percent(row["used"]),
+        percent(row["locked"]),
+        percent(row["frozen"]),
+        f"{row['difference']:.0e}" if row["difference"] else "0",
+        f"{row['drift']:g}",
+    )
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,100 @@
+"""Networks as other libraries wrote them: a sample is traced and converted here, all of them by `make zoo`."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import record
+from hat.conversion.trace import trace
+from tests.zoo.__main__ import RESULTS, TABLE
+from tests.zoo.architectures import Architecture, architectures
+from tests.zoo.environment import prepare
+from tests.zoo.examine import examine
+from tests.zoo.table import document
+
+pytestmark = pytest.mark.skipif(not prepare(), reason="timm or transformers is not installed")
+
+ALL = {architecture.name: architecture for architecture in architectures()}
+TRACED = (
+    "mobilenetv3_small_050", "tf_efficientnet_lite0", "dla46_c", "nf_regnet_b0", "repvgg_a0", "convnextv2_atto",
+    "vit_tiny_patch16_224", "xcit_nano_12_p16_224", "swin_tiny_patch4_window7_224", "levit_128s", "edgenext_xx_small",
+    "convit_tiny", "BertModel, eager", "BertModel, sdpa", "TransformerEncoder",
+)  # fmt: skip
+CONVERTED = ("lcnet_035", "vit_tiny_patch16_224", "BertModel, sdpa", "TransformerEncoder")
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_a_graph_trains_as_the_network_does(name):
+    """Bit for bit, with what is dropped and what norms remember; in evaluation mode `trace` has seen to it."""
+    architecture = ALL[name]
+    network = architecture.make()
+    inputs = architecture.inputs(3)
+    graph = copy.deepcopy(trace(network, (inputs[:2],)).graph_module).train()
+    network.train()
+    torch.manual_seed(1)
+    expected = network(inputs)
+    torch.manual_seed(1)
+    assert torch.equal(graph(inputs), expected)
+    buffers = dict(network.named_buffers())
+    assert all(torch.equal(value, buffers[name]) for name, value in graph.named_buffers() if name in buffers)
+    assert dict(graph.named_parameters()).keys() <= dict(network.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+def test_a_network_learns_two_tasks_and_forgets_nothing(name):
+    row = examine(ALL[name])
+    assert row["outcome"] == "converted", row["reason"]
+    assert row["gates"] > 1
+    assert 0 < row["used"] < 1
+    assert row["locked"] > 0
+
+
+class Unlike(nn.Module):
+    """Answers as it likes."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.linear = how, nn.Linear(4, 4)
+
+    def forward(self, x):
+        if self.how == "refused":
+            return self.linear(x) if x.sum() > 0 else x
+        raise OSError("a disk is full")
+
+
+def test_what_is_refused_is_told_from_what_goes_wrong():
+    def row(make):
+        return examine(Architecture("unlike", "none", make, lambda samples: torch.rand(samples, 4)))
+
+    refused = row(lambda: Unlike("refused"))
+    assert refused["outcome"] == "refused"
+    assert refused["reason"].startswith("the network (Unlike, test_zoo.py:")
+    wrong = row(lambda: {}["missing"])
+    assert wrong["outcome"] == "error"
+    assert wrong["reason"].startswith("KeyError: 'missing' (test_zoo.py:")
+
+
+def test_the_zoo_is_as_large_as_it_claims():
+    assert len(ALL) >= 60
+    assert len({architecture.family for architecture in ALL.values()}) >= 15
+
+
+def test_the_stored_results_are_of_this_zoo_and_without_errors():
+    results = record.read(RESULTS)
+    assert [row["name"] for row in results["rows"]] == list(ALL)
+    assert [row for row in results["rows"] if row["outcome"] == "error"] == []
+    assert all(row["drift"] == 0 for row in results["rows"] if row["outcome"] == "converted")
+    assert all(row["reason"] for row in results["rows"] if row["outcome"] == "refused")
+    assert sum(row["outcome"] == "converted" for row in results["rows"]) >= 55
+    assert TABLE.read_text() == document(results)
+
+
+def test_importing_timm_warns_of_nothing_here():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert prepare()
