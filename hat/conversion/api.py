@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hat.conversion.errors import ConversionError
-from hat.conversion.leaves import is_leaf
-from hat.conversion.trace import trace
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import Analysis
 from hat.conversion.axes import Axes
 from hat.conversion.body import Converted
+from hat.conversion.errors import ConversionError
 from hat.conversion.heads import find_head, run, take_off
+from hat.conversion.leaves import is_leaf
 from hat.conversion.modular import make_modular
 from hat.conversion.rewrite import Rewriter
+from hat.conversion.trace import trace
 from hat.conversion.units import varying
 from hat.gate import Gate
 from hat.model import HATModel
@@ -69,7 +69,7 @@ def convert(
     body = convert_body(module, example_input, head=head, filter=filter, per_head=per_head)
     if pretrained not in PRETRAINED:
         raise ValueError(f"pretrained: expected one of {PRETRAINED}, got {pretrained!r}")
-    model = HATModel(body, features=body.features, config=config)
+    model = HATModel(body, config=config)
     if pretrained == "locked":
         for gate in model.gates.values():
             gate.reserve()

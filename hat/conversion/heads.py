@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from hat.conversion.errors import ConversionError
 from torch import fx, nn
 
+from hat.conversion.errors import ConversionError
 from hat.conversion.names import operation, where
 
 
