@@ -54,7 +54,9 @@ def find_axes(units: Units, claims: Sequence[Claim], gated: Iterable[Tensor]) ->
         gated: the labels of every value that is gated.
     """
     named = [claim.ids for claim in claims]
-    every = torch.cat([ids.clamp(min=0).flatten() for ids in (*named, *(narrowed(labels)[0] for labels in gated))]).unique()
+    every = torch.cat(
+        [ids.clamp(min=0).flatten() for ids in (*named, *(narrowed(labels)[0] for labels in gated))]
+    ).unique()
     classes = units.find(every[every > 0]).unique()
     marks = [(ids[ids > 0], torch.full((int((ids > 0).sum()),), number)) for number, ids in enumerate(named)]
     signature, segment = units.group(classes, marks), units.segments(classes)
