@@ -55,7 +55,10 @@ def test_stream_spec_names_what_is_wrong(options: dict[str, object], message: st
         ({"dropout": "high"}, "dropout: expected"),
         ({"network": "resnet18", "hidden": (8,)}, "hidden: expected for mlp, alexnet, vit only, got .* for resnet18"),
         ({"width": 8}, "width: expected for resnet18, resnet34, resnet50, vit only, got 8 for mlp"),
-        ({"network": "vit", "stem": "small"}, "stem: expected for resnet18, resnet34, resnet50 only, got small for vit"),
+        (
+            {"network": "vit", "stem": "small"},
+            "stem: expected for resnet18, .* only, got small for vit",
+        ),
         ({"network": "alexnet", "patch": 4}, "patch: expected for vit only, got 4 for alexnet"),
         ({"network": "resnet18", "stem": "large"}, "stem: expected one of"),
         ({"network": "vit", "depth": 0}, "depth: expected at least 1, got 0"),
