@@ -14,6 +14,8 @@ from hat_kernels.dropout.api import check_probability
 STEMS = ("auto", "small", "image")
 SMALL = 64
 """Images of at most this many pixels a side keep their size in the stem."""
+ENOUGH = 32
+"""Pixels a side of the images to convert on: no layer depends on their size, and what is traced grows with it."""
 
 
 def resnet18(
@@ -147,7 +149,7 @@ def _resnet(
         network.add_module("dropout", nn.Dropout(dropout))
     if zero_init:
         _close(network)
-    return convert_body(network, two_images(channels, height, breadth), head=None)
+    return convert_body(network, two_images(channels, min(height, ENOUGH), min(breadth, ENOUGH)), head=None)
 
 
 def _stem(channels: int, width: int, small: bool) -> nn.Sequential:
