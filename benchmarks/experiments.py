@@ -41,7 +41,7 @@ EXPERIMENTS = {
     "--reference sequential",
     "split-cifar10-resnet18": "--stream split --dataset cifar10 --classes-per-task 2 --tasks 3 --limit 2500 "
     "--network resnet18 --stem image --epochs 4 --lr 0.05 --reference sequential",
-    "split-fashion-mnist-vit": "--stream split --dataset fashion-mnist --classes-per-task 3 --tasks 3 "
+    "split-fashion-mnist-vit": "--stream split --dataset fashion-mnist --classes-per-task 3 --tasks 3 --limit 2000 "
     "--network vit --patch 7 --width 96 --depth 4 --epochs 3 --optimizer adamw --lr 0.001 --reference sequential",
 }
 
