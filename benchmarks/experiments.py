@@ -21,13 +21,17 @@ import torch
 
 from hat import checkpoint
 from hat.cli import main as hat_main
+from hat.cli.options import make_spec
+from hat.cli.parser import make_parser
+from hat.cli.spec import NetworkSpec
 
 RESULTS = Path(__file__).parent / "results"
 FIGURES = RESULTS / "experiments.json"
 PICTURE = RESULTS / "forgetting.png"
 BEGIN, END = "<!-- experiments -->", "<!-- /experiments -->"
 
-RECIPE = "--momentum 0.9 --lr 0.02"  # of all, unless they say otherwise: fewer epochs than plain SGD
+# Of all that name no optimizer, unless they say otherwise: fewer epochs than plain SGD.
+RECIPE = "--momentum 0.9 --lr 0.02"
 EXPERIMENTS = {
     "digits": "--stream permuted --dataset digits --tasks 5 --hidden 800 800 --epochs 16 --lr 0.05 --dropout 0.2 "
     "--reference alone sequential",
@@ -35,13 +39,18 @@ EXPERIMENTS = {
     "permuted-mnist": "--stream permuted --dataset mnist --tasks 10 --epochs 4",
     "split-cifar10": "--stream split --dataset cifar10 --classes-per-task 2 --network alexnet --epochs 5 "
     "--reference sequential",
+    "split-cifar10-resnet18": "--stream split --dataset cifar10 --classes-per-task 2 --tasks 3 --limit 2500 "
+    "--network resnet18 --stem image --epochs 4 --lr 0.05 --reference sequential",
+    "split-fashion-mnist-vit": "--stream split --dataset fashion-mnist --classes-per-task 3 --tasks 3 --limit 2000 "
+    "--network vit --patch 7 --width 96 --depth 4 --epochs 3 --optimizer adamw --lr 0.001 --reference sequential",
 }
 
 
 def run(name: str) -> dict[str, Any]:
     """Run one experiment in `runs/NAME` and return its figures with all that reproduces them."""
     folder = Path("runs") / name
-    arguments = f"{RECIPE} {EXPERIMENTS[name]}".split()
+    recipe = "" if "--optimizer" in EXPERIMENTS[name] else RECIPE
+    arguments = f"{recipe} {EXPERIMENTS[name]}".split()
     status = hat_main(["train", *arguments, "--run-dir", str(folder), "--overwrite"])
     if status:
         raise SystemExit(status)
@@ -58,15 +67,17 @@ def run(name: str) -> dict[str, Any]:
 def table(figures: dict[str, Any]) -> str:
     """A markdown table of all kept figures."""
     lines = [
-        "| stream | tasks | average accuracy | same network without HAT | largest drift of any old logit |",
-        "|---|---|---|---|---|",
+        "| stream | network | tasks | training images a class | average accuracy | same network without HAT | "
+        "largest drift of any old logit |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in figures.items():
         without = row["references"].get("sequential")
         plain = "not run" if without is None else f"{sum(without) / len(without):.2%}"
-        lines.append(
-            f"| {name} | {len(row['now'])} | {row['average_accuracy']:.2%} | {plain} | {row['largest_drift']:g} |"
-        )
+        spec = make_spec(make_parser().parse_args(row["command"].split()[1:]))
+        images = "all" if spec.stream.limit is None else f"{spec.stream.limit:,}"
+        measured = (f"{row['average_accuracy']:.2%}", plain, f"{row['largest_drift']:g}")
+        lines.append(f"| {' | '.join((name, _label(spec.network), str(len(row['now'])), images, *measured))} |")
     if any("jpeg" in task for row in figures.values() for task in row["tasks"]):
         lines += ["", "CIFAR-10 is the JPEG re-encoded copy (quality 75), which is lossy."]
     lines += ["", "Commands:", "", *(f"- `{row['command']}`" for row in figures.values())]
@@ -142,6 +153,13 @@ def main(argv: list[str] | None = None) -> int:
             out.write((json.dumps(kept, indent=1) + "\n").encode())
         draw(kept)
     return 0
+
+
+def _label(network: NetworkSpec) -> str:
+    """A network and the sizes that are not its defaults."""
+    given = {name: getattr(network, name) for name in ("hidden", "width", "depth", "heads", "patch", "stem")}
+    sizes = {n: " ".join(map(str, v)) if isinstance(v, tuple) else str(v) for n, v in given.items() if v is not None}
+    return ", ".join([network.network, *(f"{name} {size}" for name, size in sizes.items())])
 
 
 def _commit() -> str:

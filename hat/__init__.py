@@ -23,6 +23,7 @@ from hat.squeeze_excitation import SqueezeExcitation
 from hat.state import GateConfig
 from hat.step import NonFiniteLossError, StepLoss, TrainStep
 from hat.stochastic_depth import StochasticDepth
+from hat.summary import AxisSummary, Summary, summary
 from hat.tables import ClassToken, PositionalTable
 from hat.training import TrainConfig, Trainer, TrainResult
 from hat.verify import Probes, Verification, verify
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Along",
+    "AxisSummary",
     "CapacityWarning",
     "ClassToken",
     "ConversionError",
@@ -62,6 +64,7 @@ __all__ = [
     "SqueezeExcitation",
     "StepLoss",
     "StochasticDepth",
+    "Summary",
     "SwiGLU",
     "TaskParameters",
     "TrainConfig",
@@ -78,5 +81,6 @@ __all__ = [
     "metrics",
     "models",
     "optim",
+    "summary",
     "verify",
 ]

@@ -41,7 +41,7 @@ class HATModel(nn.Module):
         body: maps an input to features [B, features] through gated layers; see `hat.models`, `hat.chain`. Parameters
             along no gate, and buffers, belong to all tasks: they stay as the first task leaves them, but for those of a
             `PerTask`, of which every task has its own.
-        features: the width of the features; by default that of the last gated layer.
+        features: the width of the features; by default what a converted body says, or that of the last gated layer.
         outputs: the gate whose units the features are, channel-major if each is several features in a row; by default
             the one at the end of a `hat.chain`. Where it is not known, its units keep their places.
         config: how gates are learned and committed; by default `GateConfig()`.
@@ -75,7 +75,8 @@ class HATModel(nn.Module):
         self._gates, self._per_task = gates(body), per_task(body)
         self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
         self._check_body()
-        self.features = self._last_gate().units if features is None else features
+        own = body.features if isinstance(body, Wired) else None
+        self.features = next(n for n in (features, own, self._last_gate().units) if n is not None)
         self.__dict__["outputs"] = self._find_outputs(outputs)  # the body's, no module of this one
         for part in self._parts():
             part.share(self.state)

@@ -25,9 +25,11 @@ class Wired:
 
     Attributes:
         tail: what arrives at the end.
+        features: the length of its last dimension; None where it is that of the last gate.
     """
 
     tail: Reach | None = None
+    features: int | None = None
 
     def complete(self) -> dict[Gate, bool]:
         """Whether every gate meets nothing outside of this body, but for what comes behind its end."""

@@ -13,6 +13,7 @@ from hat.cli.sources import run_data
 from hat.cli.spec import NETWORKS, STREAMS, NetworkSpec, RunSpec, StreamSpec
 from hat.cli.train import run_train
 from hat.data.catalogue import CATALOGUE
+from hat.models.resnet import STEMS
 from hat.state import COMPENSATIONS, MASK_MODES, GateConfig
 from hat.training import REFERENCES, TrainConfig
 from hat.training.config import DTYPES, OPTIMIZERS
@@ -65,6 +66,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     network = parser.add_argument_group("network")
     add_field(network, NetworkSpec, "network", choices=NETWORKS)
     add_field(network, NetworkSpec, "hidden", type=int, nargs="+")
+    for name in ("width", "depth", "heads", "patch"):
+        add_field(network, NetworkSpec, name, type=int)
+    add_field(network, NetworkSpec, "stem", choices=STEMS)
     add_field(network, NetworkSpec, "dropout", type=float)
 
     attention = parser.add_argument_group("attention")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 import hat.data
-from hat import models
+from hat.cli.network import NETWORKS, NetworkSpec, check_sizes
 from hat.data import Stream
 from hat.data.loading import is_name
 from hat.model import HATModel
@@ -19,8 +17,9 @@ from hat.state import GateConfig
 from hat.training import REFERENCES, TrainConfig
 from hat.training.ranges import check_choice, check_number, check_whole
 
+__all__ = ["NETWORKS", "STREAMS", "NetworkSpec", "RunSpec", "StreamSpec"]
+
 STREAMS = ("permuted", "split", "mixture")
-NETWORKS = ("mlp", "alexnet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ class StreamSpec:
         check_whole("seed", self.seed)
         if self.root is not None:
             _check_texts("root", (self.root,))
-        _check_sizes("size", self.size)
+        check_sizes("size", self.size)
         if self.size is not None and len(self.size) != 2:
             raise ValueError(f"size: expected height and width, got {self.size}")
 
@@ -93,46 +92,6 @@ class StreamSpec:
             return hat.data.permuted(self.datasets[0], tasks=5 if self.tasks is None else self.tasks, **common)
         classes = 2 if self.classes_per_task is None else self.classes_per_task
         return hat.data.split(self.datasets[0], classes_per_task=classes, tasks=self.tasks, **common)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkSpec:
-    """Which network.
-
-    Attributes:
-        network: the paper's, for flat inputs (mlp) or images (alexnet).
-        hidden: widths of the linear layers; by default the paper's.
-        dropout: one probability for all layers, from 0 to below 1; by default the paper's.
-
-    Raises:
-        ValueError: an option is out of range.
-    """
-
-    network: str = "mlp"
-    hidden: tuple[int, ...] | None = None
-    dropout: float | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("network", self.network, NETWORKS)
-        _check_sizes("hidden", self.hidden)
-        if self.dropout is not None:
-            check_number("dropout", self.dropout, least=0, below=1)
-
-    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """The body for inputs (C, H, W).
-
-        Raises:
-            ValueError: the network is not defined for such inputs.
-        """
-        options: dict[str, Any] = {} if self.hidden is None else {"hidden": self.hidden}
-        if self.network == "mlp":
-            if self.dropout is not None:
-                options |= {"input_dropout": self.dropout, "dropout": self.dropout}
-            return models.mlp(math.prod(input_shape), **options)
-        linear = 2 if self.hidden is None else len(self.hidden)
-        paper = (0.2, 0.2, 0.5) + (0.5,) * linear
-        dropout = paper if self.dropout is None else (self.dropout,) * len(paper)
-        return models.alexnet(input_shape, dropout=dropout, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +131,6 @@ class RunSpec:
 def _check_texts(name: str, values: object) -> None:
     if not (isinstance(values, tuple) and values and all(isinstance(value, str) and value for value in values)):
         raise ValueError(f"{name}: expected at least one name or path, got {values!r}")
-
-
-def _check_sizes(name: str, values: object) -> None:
-    if values is not None and not (isinstance(values, tuple) and values):
-        raise ValueError(f"{name}: expected at least one number, got {values!r}")
-    for value in values or ():
-        check_whole(name, value, least=1)
 
 
 def _absolute(text: str) -> str:

@@ -30,7 +30,7 @@ def read_spec(folder: RunDir, *, data: str | None = None, device: str | None = N
     for part, name, value in (("stream", "root", data), ("training", "device", device)):
         if value is not None and isinstance(config.get(part), dict):
             config[part][name] = value
-    for part, values in (("gates", OLDER["gates"]), ("training", OLDER["config"])):
+    for part, values in (("gates", OLDER["gates"]), ("network", OLDER["network"]), ("training", OLDER["config"])):
         if isinstance(config.get(part), dict):
             config[part] = {**values, **config[part]}
     _check_keys(config, RunSpec, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,13 +16,14 @@ from hat.conversion.errors import ConversionError
 from hat.conversion.heads import find_head, run, take_off
 from hat.conversion.leaves import is_leaf
 from hat.conversion.modular import make_modular
-from hat.conversion.trials import keep_places
 from hat.conversion.rewrite import Rewriter
 from hat.conversion.trace import trace
+from hat.conversion.trials import keep_places
 from hat.conversion.units import varying
 from hat.gate import Gate
 from hat.model import HATModel
 from hat.state import OPEN, GateConfig
+from hat.warnings import UnlockedWarning
 from hat.wired import Reach
 
 PRETRAINED = ("free", "locked")
@@ -70,8 +72,7 @@ def convert(
     body = convert_body(module, example_input, head=head, filter=filter, per_head=per_head)
     if pretrained not in PRETRAINED:
         raise ValueError(f"pretrained: expected one of {PRETRAINED}, got {pretrained!r}")
-    model = HATModel(body, features=body.features, config=config)
-    keep_places(model, example_input if isinstance(example_input, tuple) else (example_input,))
+    model = HATModel(body, config=config)
     if pretrained == "locked":
         for gate in model.gates.values():
             gate.reserve()
@@ -114,6 +115,9 @@ def convert_body(
     tail, loose = _ending(analysis, axes)
     body = Converted(network, axes.gates, features=answer.shape[-1], head=name, tail=tail, loose=loose)
     _check_same(body, example, answer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnlockedWarning)  # of the model that the user gets
+        keep_places(HATModel(body), example)
     return body
 
 

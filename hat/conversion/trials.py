@@ -52,8 +52,13 @@ def keep_places(model: HATModel, example: tuple[Any, ...]) -> None:
 def _changes(model: HATModel, gates: Iterable[Gate], example: tuple[Any, ...]) -> bool:
     """Whether it answers otherwise when units of these gates have changed places; they are put back."""
     generator = torch.Generator().manual_seed(0)
-    rolled: Order = lambda here: here.roll(1)  # noqa: E731
-    shuffled: Order = lambda here: here[torch.randperm(len(here), generator=generator)]  # noqa: E731
+
+    def rolled(here: Tensor) -> Tensor:
+        return here.roll(1)
+
+    def shuffled(here: Tensor) -> Tensor:
+        return here[torch.randperm(len(here), generator=generator)]
+
     gates, before = list(gates), _answers(model, example)
     for order in (rolled, shuffled):
         orders = {gate: _order(gate, order) for gate in gates}

@@ -15,6 +15,7 @@ from hat.training.config import TrainConfig
 PARTS = ("train", "validation", "test")
 OLDER: dict[str, dict[str, Any]] = {
     "gates": {"fold": "never", "locked_first": False},
+    "network": {"width": None, "stem": None, "depth": None, "heads": None, "patch": None},
     "config": {"graph": True, "compile": False},
 }
 """What a run did whose options were written down before there was a choice."""

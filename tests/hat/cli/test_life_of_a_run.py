@@ -63,6 +63,28 @@ def test_result_is_kept_when_a_reference_fails(
     assert "forgetting_ratio" in result_of(folder)
 
 
+@pytest.mark.parametrize("words", ["resnet18 --width 4", "vit --width 12 --depth 1"])
+def test_run_of_a_converted_network(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "run")
+    options = ["--tasks", "2", "--limit", "20", "--epochs", "2", "--lr", "0.01", "--quiet"]
+    command = ["train", *options, "--network", *words.split(), "--reference", "sequential", "--run-dir", folder]
+    assert main(command) == 0
+    assert main(["evaluate", folder]) == 0
+    assert "largest logit drift 0" in capsys.readouterr().out
+    assert main(["report", folder]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert [config["network"][name] for name in ("network", "width")] == [words.split()[0], int(words.split()[2])]
+
+
+def test_run_of_an_earlier_version_names_fewer_options(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    for name in ("width", "stem", "depth", "heads", "patch"):
+        assert config["network"].pop(name) is None
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["evaluate", str(run)]) == 0
+    assert main(["train", "--resume", str(run), "--quiet"]) == 0
+
+
 def test_resume_of_a_finished_run_keeps_its_references(run: Path) -> None:
     before = result_of(run)
     assert main(["train", "--resume", str(run), "--quiet"]) == 0

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 import hat
 from hat.cli.options import documentation, make_spec
@@ -52,11 +53,42 @@ def test_stream_spec_names_what_is_wrong(options: dict[str, object], message: st
         ({"hidden": 8}, "hidden: expected at least one number, got 8"),
         ({"dropout": 1.0}, "dropout: expected a finite number >= 0 and < 1, got 1.0"),
         ({"dropout": "high"}, "dropout: expected"),
+        ({"network": "resnet18", "hidden": (8,)}, "hidden: expected for mlp, alexnet, vit only, got .* for resnet18"),
+        ({"width": 8}, "width: expected for resnet18, resnet34, resnet50, vit only, got 8 for mlp"),
+        (
+            {"network": "vit", "stem": "small"},
+            "stem: expected for resnet18, .* only, got small for vit",
+        ),
+        ({"network": "alexnet", "patch": 4}, "patch: expected for vit only, got 4 for alexnet"),
+        ({"network": "resnet18", "stem": "large"}, "stem: expected one of"),
+        ({"network": "vit", "depth": 0}, "depth: expected at least 1, got 0"),
+        ({"network": "vit", "heads": 1.5}, "heads: expected an int"),
+        ({"network": "vit", "hidden": (8, 9)}, "hidden: expected one width for all blocks of a vit"),
     ],
 )
 def test_network_spec_names_what_is_wrong(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         NetworkSpec(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "shape", "features", "dropout"),
+    [
+        ("mlp --hidden 9 8 --dropout 0.25", (1, 4, 4), 8, {0.25}),
+        ("alexnet --hidden 9 --dropout 0.25", (1, 16, 16), 9, {0.25}),
+        ("resnet18 --width 2 --stem image --dropout 0.25", (3, 16, 16), 16, {0.25}),
+        ("resnet34 --width 2", (3, 8, 8), 16, set()),
+        ("resnet50 --width 1", (3, 8, 8), 32, set()),
+        ("vit --width 6 --heads 2 --depth 1 --patch 8 --hidden 5 --dropout 0.25", (3, 16, 16), 6, {0.25}),
+    ],
+)
+def test_every_network_is_built(words: str, shape: tuple[int, ...], features: int, dropout: set[float]) -> None:
+    spec = make_spec(make_parser().parse_args(["train", "--network", *words.split()]))
+    model = spec.model(shape)
+    assert model(torch.randn(2, *shape), model.begin_task(2)).shape == (2, 2)
+    assert model.features == features
+    found = {getattr(module, "dropout", getattr(module, "p", 0)) for module in model.body.modules()}
+    assert {each for each in found if isinstance(each, float) and each} == dropout
 
 
 @pytest.mark.parametrize("kind", [StreamSpec, NetworkSpec, RunSpec, hat.GateConfig, hat.TrainConfig])

@@ -36,9 +36,16 @@ class Interrupted(Exception):
     pass
 
 
-def run_interrupted(stream: hat.data.Stream, folder: Path, config: hat.TrainConfig, after: int, where: str) -> None:
+def run_interrupted(
+    stream: hat.data.Stream,
+    folder: Path,
+    config: hat.TrainConfig,
+    after: int,
+    where: str,
+    make: Callable[[], hat.HATModel] = make_model,
+) -> None:
     """Train and stop in the middle of an epoch, or after saving one, `after` epochs in."""
-    trainer = hat.Trainer(make_model(), stream, config, run_dir=folder, progress=False)
+    trainer = hat.Trainer(make(), stream, config, run_dir=folder, progress=False)
     count = 0
     original = Fit._epoch
 
@@ -83,6 +90,30 @@ def test_resumed_run_of_a_guarded_optimizer(stream: hat.data.Stream, tmp_path: P
     resumed = hat.Trainer(make_model(), stream, config, run_dir=tmp_path / "cut", progress=False)
     resumed.run(resume=True)
     assert_equal(whole, resumed)
+
+
+CONVERTED = {
+    "resnet18": lambda: hat.models.resnet18((1, 8, 8), width=4, dropout=0.1),
+    "vit": lambda: hat.models.vit((1, 8, 8), features=12, depth=2, dropout=0.1, stochastic_depth=0.2),
+}
+
+
+@pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
+@pytest.mark.parametrize(("name", "after"), [("resnet18", 4), ("vit", 1), ("vit", 4)])
+def test_resumed_run_of_a_converted_network(stream: hat.data.Stream, tmp_path: Path, name: str, after: int) -> None:
+    """What every task has of its own, running statistics among it, goes on too."""
+
+    def make() -> hat.HATModel:
+        torch.manual_seed(1)
+        return hat.HATModel(CONVERTED[name]())
+
+    whole = hat.Trainer(make(), stream, CONFIG, run_dir=tmp_path / "whole", progress=False)
+    whole.run()
+    run_interrupted(stream, tmp_path / "cut", CONFIG, after, "before", make)
+    resumed = hat.Trainer(make(), stream, CONFIG, run_dir=tmp_path / "cut", progress=False)
+    resumed.run(resume=True)
+    assert_equal(whole, resumed)
+    assert whole.history.largest_drift == 0
 
 
 def assert_equal(whole: hat.Trainer, resumed: hat.Trainer) -> None:

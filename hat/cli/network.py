@@ -1,0 +1,113 @@
+"""A network as plain numbers and names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from hat import models
+from hat.models.resnet import STEMS
+from hat.training.ranges import check_choice, check_number, check_whole
+
+_RESNETS = {"resnet18": models.resnet18, "resnet34": models.resnet34, "resnet50": models.resnet50}
+_OPTIONS = {
+    "mlp": ("hidden", "dropout"),
+    "alexnet": ("hidden", "dropout"),
+    **dict.fromkeys(_RESNETS, ("width", "stem", "dropout")),
+    "vit": ("hidden", "width", "depth", "heads", "patch", "dropout"),
+}
+NETWORKS = tuple(_OPTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """Which network.
+
+    Attributes:
+        network: the paper's, for flat inputs (mlp) or images (alexnet); a resnet; or a transformer over patches (vit).
+        hidden: widths of the linear layers, one for all blocks of a vit; by default the paper's, of a vit four times
+            its width.
+        width: of a resnet, the channels of the first stage, by default 64; of a vit, the features, by default 192.
+        stem: of a resnet: small keeps the size of an image, image quarters it; by default small up to 64 pixels.
+        depth: of a vit, the blocks; by default 6.
+        heads: of a vit; by default 3.
+        patch: of a vit, its pixels a side; by default 4.
+        dropout: one probability for all layers, from 0 to below 1; by default the paper's, of a resnet and a vit 0.
+
+    Raises:
+        ValueError: an option is out of range, or means nothing for this network.
+    """
+
+    network: str = "mlp"
+    hidden: tuple[int, ...] | None = None
+    width: int | None = None
+    stem: str | None = None
+    depth: int | None = None
+    heads: int | None = None
+    patch: int | None = None
+    dropout: float | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("network", self.network, NETWORKS)
+        check_sizes("hidden", self.hidden)
+        for name in ("width", "depth", "heads", "patch"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), least=1)
+        if self.stem is not None:
+            check_choice("stem", self.stem, STEMS)
+        if self.dropout is not None:
+            check_number("dropout", self.dropout, least=0, below=1)
+        for name in self._given():
+            if name not in _OPTIONS[self.network]:
+                takers = ", ".join(network for network, options in _OPTIONS.items() if name in options)
+                raise ValueError(f"{name}: expected for {takers} only, got {getattr(self, name)} for {self.network}")
+        if self.network == "vit" and self.hidden is not None and len(self.hidden) != 1:
+            raise ValueError(f"hidden: expected one width for all blocks of a vit, got {self.hidden}")
+
+    def build(self, input_shape: tuple[int, ...]) -> nn.Module:
+        """The body for inputs (C, H, W).
+
+        Raises:
+            ValueError: the network is not defined for such inputs.
+        """
+        options = self._given()
+        if self.network == "mlp":
+            return models.mlp(math.prod(input_shape), **self._everywhere(options))
+        if self.network == "alexnet":
+            return models.alexnet(input_shape, **self._a_layer(options))
+        if self.network == "vit":
+            return models.vit(input_shape, **_of_a_vit(options))
+        return _RESNETS[self.network](input_shape, **options)
+
+    def _given(self) -> dict[str, Any]:
+        """The options that are not left to their defaults."""
+        every = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
+        return {name: value for name, value in every.items() if value is not None}
+
+    def _everywhere(self, options: dict[str, Any]) -> dict[str, Any]:
+        return options if self.dropout is None else options | {"input_dropout": self.dropout}
+
+    def _a_layer(self, options: dict[str, Any]) -> dict[str, Any]:
+        linear = 2 if self.hidden is None else len(self.hidden)
+        paper = (0.2, 0.2, 0.5) + (0.5,) * linear
+        return options | {"dropout": paper if self.dropout is None else (self.dropout,) * len(paper)}
+
+
+def _of_a_vit(options: dict[str, Any]) -> dict[str, Any]:
+    names = {"width": "features"}
+    return {names.get(name, name): value[0] if name == "hidden" else value for name, value in options.items()}
+
+
+def check_sizes(name: str, values: object) -> None:
+    """None, or a tuple of numbers of which each is at least 1.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if values is not None and not (isinstance(values, tuple) and values):
+        raise ValueError(f"{name}: expected at least one number, got {values!r}")
+    for value in values or ():
+        check_whole(name, value, least=1)

@@ -1,0 +1,167 @@
+"""Residual networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from hat.conversion.api import convert_body
+from hat.conversion.body import Converted
+from hat.models.shapes import check_image, check_positive, two_images
+from hat_kernels.dropout.api import check_probability
+
+STEMS = ("auto", "small", "image")
+SMALL = 64
+"""Images of at most this many pixels a side keep their size in the stem."""
+ENOUGH = 32
+"""Pixels a side of the images to convert on: no layer depends on their size, and what is traced grows with it."""
+
+
+def resnet18(
+    input_shape: Sequence[int],
+    *,
+    width: int = 64,
+    stem: str = "auto",
+    zero_init: bool = True,
+    dropout: float = 0.0,
+) -> Converted:
+    """Four stages of 2, 2, 2 and 2 residual blocks of two convolutions: He et al., CVPR 2016.
+
+    The residual stream of every stage has one gate, and the inside of every block another; norms are every task's own.
+
+    Args:
+        input_shape: (C, H, W) of one image.
+        width: channels of the first stage, >= 1; every stage has twice as many as the one before.
+        stem: `"small"`, a convolution of 3, which keeps the size; `"image"`, one of 7 and a max-pool, which leave a
+            quarter of each side; or `"auto"`, small for images of up to 64 pixels a side.
+        zero_init: the last norm of every block starts from 0, so that the block starts as the identity, Goyal et al.
+            2017.
+        dropout: probability in [0, 1) of dropping a feature.
+
+    Returns:
+        A body for `hat.HATModel`: [B, C, H, W] to [B, 8 width].
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    return _resnet(input_shape, _Basic, (2, 2, 2, 2), width, stem, zero_init, dropout)
+
+
+def resnet34(
+    input_shape: Sequence[int],
+    *,
+    width: int = 64,
+    stem: str = "auto",
+    zero_init: bool = True,
+    dropout: float = 0.0,
+) -> Converted:
+    """Four stages of 3, 4, 6 and 3 residual blocks of two convolutions; for all else see `resnet18`."""
+    return _resnet(input_shape, _Basic, (3, 4, 6, 3), width, stem, zero_init, dropout)
+
+
+def resnet50(
+    input_shape: Sequence[int],
+    *,
+    width: int = 64,
+    stem: str = "auto",
+    zero_init: bool = True,
+    dropout: float = 0.0,
+) -> Converted:
+    """Four stages of 3, 4, 6 and 3 bottlenecks, to [B, 32 width]; for all else see `resnet18`.
+
+    A bottleneck is three convolutions, of which the middle one has the channels of its stage, and may stride, and the
+    last one four times as many.
+    """
+    return _resnet(input_shape, _Bottleneck, (3, 4, 6, 3), width, stem, zero_init, dropout)
+
+
+class _Block(nn.Module):
+    """`relu(branch(x) + shortcut(x))`; the shortcut is a convolution of 1 where the shape changes."""
+
+    expansion: int
+
+    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+        super().__init__()
+        outputs = channels * self.expansion
+        self.branch = self.make_branch(inputs, channels, stride)
+        changes = stride > 1 or inputs != outputs
+        self.shortcut = nn.Sequential(*_normed(inputs, outputs, 1, stride)) if changes else nn.Identity()
+        self.relu = nn.ReLU()
+
+    def make_branch(self, inputs: int, channels: int, stride: int) -> nn.Sequential:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.relu(self.branch(x) + self.shortcut(x))
+        return found
+
+
+class _Basic(_Block):
+    expansion = 1
+
+    def make_branch(self, inputs: int, channels: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(*_normed(inputs, channels, 3, stride), nn.ReLU(), *_normed(channels, channels, 3))
+
+
+class _Bottleneck(_Block):
+    expansion = 4
+
+    def make_branch(self, inputs: int, channels: int, stride: int) -> nn.Sequential:
+        inside = [*_normed(inputs, channels, 1), nn.ReLU(), *_normed(channels, channels, 3, stride), nn.ReLU()]
+        return nn.Sequential(*inside, *_normed(channels, channels * self.expansion, 1))
+
+
+def _normed(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """A convolution that pads, and its norm."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return [convolution, nn.BatchNorm2d(outputs)]
+
+
+def _resnet(
+    input_shape: Sequence[int],
+    block: type[_Block],
+    depths: Sequence[int],
+    width: int,
+    stem: str,
+    zero_init: bool,
+    dropout: float,
+) -> Converted:
+    channels, height, breadth = check_image(input_shape)
+    check_positive(width=width)
+    check_probability(dropout, "dropout")
+    if stem not in STEMS:
+        raise ValueError(f"stem: expected one of {STEMS}, got {stem!r}")
+    small = stem == "small" or (stem == "auto" and max(height, breadth) <= SMALL)
+    network = nn.Sequential()
+    network.add_module("stem", _stem(channels, width, small))
+    inputs = width
+    for stage, depth in enumerate(depths):
+        blocks = nn.Sequential()
+        for index in range(depth):
+            blocks.append(block(inputs, width * 2**stage, 1 if index or not stage else 2))
+            inputs = width * 2**stage * block.expansion
+        network.add_module(f"stage{stage + 1}", blocks)
+    network.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    network.add_module("flatten", nn.Flatten())
+    if dropout:
+        network.add_module("dropout", nn.Dropout(dropout))
+    if zero_init:
+        _close(network)
+    return convert_body(network, two_images(channels, min(height, ENOUGH), min(breadth, ENOUGH)), head=None)
+
+
+def _stem(channels: int, width: int, small: bool) -> nn.Sequential:
+    if small:
+        return nn.Sequential(*_normed(channels, width, 3), nn.ReLU())
+    return nn.Sequential(*_normed(channels, width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+
+
+def _close(network: nn.Module) -> None:
+    """Let every block start as the identity."""
+    for each in network.modules():
+        if isinstance(each, _Block):
+            last = each.branch[-1]
+            assert isinstance(last, nn.BatchNorm2d)
+            nn.init.zeros_(last.weight)

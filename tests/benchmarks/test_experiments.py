@@ -1,0 +1,56 @@
+"""The experiments that the README reports: their command lines, and the table of what they measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import experiments
+
+README = Path(experiments.__file__).parent.parent / "README.md"
+
+
+def row(command: str, **facts: object) -> dict[str, object]:
+    measured = {"tasks": ["a", "b"], "now": [0.5, 1.0], "average_accuracy": 0.75, "largest_drift": 0.0}
+    machine = {"processor": "abacus", "threads": 1, "torch": "2.9"}
+    return {"command": command, **measured, "references": {}, **machine, **facts}
+
+
+def test_readme_shows_the_kept_figures() -> None:
+    assert experiments.main(["--check", str(README)]) == 0
+
+
+def test_kept_figures_are_of_experiments_that_can_be_run() -> None:
+    kept = json.loads(experiments.FIGURES.read_text())
+    assert kept
+    assert set(kept) <= set(experiments.EXPERIMENTS)
+    assert all(figures["largest_drift"] == 0 for figures in kept.values())
+
+
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_every_command_is_understood(name: str) -> None:
+    (line,) = experiments.table({name: row(f"hat train {experiments.EXPERIMENTS[name]}")}).splitlines()[2:3]
+    assert line.split("|")[1].strip() == name
+
+
+def test_table_says_what_was_trained_on_what() -> None:
+    command = "hat train --stream split --dataset cifar10 --limit 2500 --network vit --hidden 64 --patch 8"
+    found = experiments.table(
+        {
+            "one": row(command, references={"sequential": [0.25, 0.75]}, tasks=["split cifar10-jpeg 0"] * 2),
+            "two": row("hat train --hidden 8 9", largest_drift=0.5),
+        }
+    )
+    lines = found.splitlines()
+    assert lines[2] == "| one | vit, hidden 64, patch 8 | 2 | 2,500 | 75.00% | 50.00% | 0 |"
+    assert lines[3] == "| two | mlp, hidden 8 9 | 2 | all | 75.00% | not run | 0.5 |"
+    assert "which is lossy" in found
+    assert f"- `{command}`" in lines
+    assert lines[-1] == "Measured on: abacus, 1 threads, torch 2.9."
+
+
+def test_text_without_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="text: expected the markers"):
+        experiments.replaced("no markers", {})
