@@ -4,9 +4,19 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 import hat
-from tests.hat.conversion.checks import OPTIMIZERS, convert, no_drift, nothing_forgotten, right_gradients, same_function
+from tests.hat.conversion.checks import (
+    OPTIMIZERS,
+    convert,
+    features,
+    no_drift,
+    nothing_forgotten,
+    opened,
+    right_gradients,
+    same_function,
+)
 from tests.hat.conversion.zoo import NETWORKS
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
@@ -18,6 +28,10 @@ def test_a_network(name):
     module, example = NETWORKS[name]()
     number = sorted(NETWORKS).index(name)
     model = same_function(module, example, config=hat.GateConfig(locked_first=number % 4 != 0))
+    larger = tuple(torch.cat([x, x.flip(0)]) for x in example)
+    torch.testing.assert_close(features(model.eval(), larger, "open"), opened(module, larger), rtol=1e-9, atol=1e-9)
+    for path, gate in model.gates.items():  # one of what is always 0, or nobody's, would be counted as capacity
+        assert any(m.dim == 0 or not isinstance(m.module, nn.Linear) for m in gate.members), path
     right_gradients(copy.deepcopy(model), example)
     no_drift(copy.deepcopy(model), example, sorted(OPTIMIZERS)[number % len(OPTIMIZERS)], tasks=2)
     assert nothing_forgotten(copy.deepcopy(model), example, seed=7) > 0.3
@@ -32,15 +46,3 @@ def test_a_head_as_one_unit(name):
     assert [gate.units for gate in heads] == ([2, 2] if name == "transformer_by_hand" else [2])  # keys, values
     right_gradients(copy.deepcopy(model), example)
     nothing_forgotten(model, example)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_another_batch_size(name):
-    module, example = NETWORKS[name]()
-    model = convert(module, example, head=None)
-    larger = tuple(torch.cat([x, x.flip(0)]) for x in example)
-    with torch.no_grad():
-        expected = module(*larger)
-    model.state.task = "open"
-    with torch.no_grad():
-        torch.testing.assert_close(model.eval().body(*larger), expected, rtol=1e-9, atol=1e-9)
