@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 FOLDS = ("auto", "always", "never")
 _ACTIVATIONS = ("relu", "leaky_relu", "identity")
-_POOLS = {
+POOLS: set[type[nn.Module]] = {
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
@@ -27,7 +27,7 @@ def folded_dtype(
     - The floor of a folded gate, 2^-32, must be a number, as it is not in float16, and lie under the rounding of a unit
       that is on, as it does not in float64.
     """
-    if activation not in _ACTIVATIONS or not (pool is None or type(pool) in _POOLS):
+    if activation not in _ACTIVATIONS or not (pool is None or type(pool) in POOLS):
         return None
     if frozen is not None and 0 not in frozen:
         return None

@@ -424,6 +424,8 @@ class HATModel(nn.Module):
 
     def _warn_if_full(self) -> None:
         full = [name for name, gate in self.gates.items() if not gate.free.any()]
+        if len(full) == len(self.gates) and any(gate.reserves for gate in self.gates.values()):
+            return  # a pretrained network that is locked: as the user wants it
         if len(full) == len(self.gates):
             warnings.warn(
                 "capacity is exhausted: no unit of the network is free, the new task learns a head only",

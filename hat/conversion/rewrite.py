@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import Analysis, real_users
 from hat.conversion.axes import Axes, attach, find_axes
-from hat.conversion.names import operation
+from hat.conversion.fusion import Fusion
+from hat.conversion.hoisting import hoisted
 from hat.conversion.tables import Table, represent
 from hat.conversion.units import varying
 from hat.conversion.values import Value
@@ -78,7 +79,7 @@ class Rewriter:
         if gate is None:
             self._gate_behind(node, labels)
             return
-        chain = Fusion.ending_at(node, self)
+        chain = Fusion.ending_at(self.network, node, self.gated)
         if chain.layer is not None and self._fuse(chain, gate, unit_dim):
             return
         self._insert(
@@ -189,146 +190,6 @@ class Rewriter:
                 new = self.network.graph.call_module(table.module)
             node.replace_all_uses_with(new)
             self.network.graph.erase_node(node)
-
-
-class Fusion:
-    """A layer, an activation and a dropout, one behind the other, each used by the next alone.
-
-    Attributes:
-        layer: None where there is none.
-        behind: the nodes of activation and dropout.
-        activation: its name.
-        dropout: its probability.
-        activated: the node of the activation, where it is the last one.
-    """
-
-    def __init__(self) -> None:
-        self.layer: fx.Node | None = None
-        self.behind: list[fx.Node] = []
-        self.activation, self.dropout = "identity", 0.0
-        self.activated: fx.Node | None = None
-
-    @classmethod
-    def ending_at(cls, node: fx.Node, rewriter: Rewriter) -> Fusion:
-        """The longest one whose last node this is."""
-        chain = cls()
-        here: fx.Node | None = node
-        network = rewriter.network
-        dropout = _dropout(network, node)
-        if dropout is not None:
-            chain.dropout = dropout
-            chain.behind.insert(0, node)
-            here = _only_input(node)
-        activation = None if here is None else activation_of(network, here)
-        if here is not None and activation is not None:
-            chain.activation = activation
-            chain.activated = here if here is node else None
-            chain.behind.insert(0, here)
-            here = _only_input(here)
-        is_layer = here is not None and here.op == "call_module"
-        if is_layer and (here is node or here not in rewriter.gated):
-            chain.layer = here
-        return chain
-
-
-def _only_input(node: fx.Node) -> fx.Node | None:
-    """The first input, if nothing else uses it."""
-    found = node.args[0] if node.args else None
-    return found if isinstance(found, fx.Node) and len(found.users) == 1 else None
-
-
-def _dropout(network: fx.GraphModule, node: fx.Node) -> float | None:
-    if node.op != "call_module":
-        return None
-    module = network.get_submodule(str(node.target))
-    return float(module.p) if type(module) is nn.Dropout and 0 <= module.p < 1 else None
-
-
-def activation_of(network: fx.GraphModule, node: fx.Node) -> str | None:
-    """The key of `hat_kernels.ACTIVATIONS` that a node computes."""
-    if node.op == "call_module":
-        module = network.get_submodule(str(node.target))
-        if type(module) is nn.GELU:
-            return "gelu" if module.approximate == "none" else "gelu_tanh"
-        if type(module) is nn.LeakyReLU:
-            return "leaky_relu" if module.negative_slope == 0.01 else None
-        return _PLAIN.get(type(module))
-    name = operation(node)
-    if name == "gelu":
-        approximate = node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none")
-        return {"none": "gelu", "tanh": "gelu_tanh"}.get(str(approximate))
-    if name == "leaky_relu":
-        slope = node.kwargs.get("negative_slope", node.args[1] if len(node.args) > 1 else 0.01)
-        return "leaky_relu" if slope == 0.01 else None
-    return name if name in ("relu", "silu", "tanh", "sigmoid") else None
-
-
-_PLAIN: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.SiLU: "silu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-}
-
-
-def hoisted(analysis: Analysis) -> list[fx.Node]:
-    """Where gates are put: as far up as the same elements are in one tensor, so that few kernels gate much at once."""
-    found = dict(analysis.gates)
-    changed = True
-    while changed:
-        changed = False
-        for node in list(found):
-            above = _above(analysis, node, found)
-            if above is not None:
-                for each in _siblings(node):
-                    found.pop(each, None)
-                found[above] = None
-                changed = True
-                break
-    return list(found)
-
-
-def _above(analysis: Analysis, node: fx.Node, gated: dict[fx.Node, None]) -> fx.Node | None:
-    """The node whose value may be gated instead: data that this one only moves, all of it."""
-    source = node.args[0] if node.args else None
-    if not isinstance(source, fx.Node) or operation(node) not in _COMMUTES:
-        return None
-    pieces = _pieces(source)
-    if pieces:  # a tuple, of which every piece is gated
-        whole = source.args[0]
-        if not all(piece in gated for piece in pieces) or not isinstance(whole, fx.Node):
-            return None
-        return whole if len(real_users(whole)) == 1 and _is_whole(analysis, whole, pieces) else None
-    if len(real_users(source)) > 1 or not isinstance(analysis.values.get(source), Value):
-        return None
-    return source if _is_whole(analysis, source, [node]) else None
-
-
-def _siblings(node: fx.Node) -> list[fx.Node]:
-    """It and the other pieces of the tensor that it is one of."""
-    source = node.args[0]
-    return (_pieces(source) if isinstance(source, fx.Node) else []) or [node]
-
-
-def _pieces(node: fx.Node) -> list[fx.Node]:
-    """The items of a node that splits a tensor."""
-    if operation(node) not in ("chunk", "split", "unbind", "tensor_split", "split_with_sizes"):
-        return []
-    users = list(node.users)
-    return users if all(operation(user) == "getitem" for user in users) else []
-
-
-def _is_whole(analysis: Analysis, whole: fx.Node, parts: list[fx.Node]) -> bool:
-    value = analysis.values.get(whole)
-    if not isinstance(value, Value) or value.labels is None or value.is_parameter:
-        return False
-    return value.shape.numel() == sum(analysis.values[part].shape.numel() for part in parts)
-
-
-_COMMUTES = frozenset(
-    {"view", "reshape", "flatten", "unflatten", "permute", "transpose", "contiguous", "unsqueeze", "squeeze"}
-    | {"getitem", "movedim", "clone"}
-)
 
 
 def _forget_unread(network: fx.GraphModule) -> None:
