@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import operator
 import warnings
@@ -407,6 +408,15 @@ class HATModel(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_blocks": ((), {})}  # known by addresses, which are others in a copy
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> HATModel:
+        """All modules before what is in them: gates know layers that know gates, deeper than Python lets calls nest."""
+        made = [(module, _shell(module, memo)) for module in self.modules() if _copies_plainly(module)]
+        for module, new in reversed(made):  # the inner ones first: a graph looks into them while it is copied
+            state = self.__getstate__() if module is self else module.__dict__
+            new.__dict__.update(copy.deepcopy(dict(state), memo))
+        found: HATModel = memo[id(self)]
+        return found
+
     def _resolve(self, task: int | None) -> int:
         if task is None:
             if not self.learning:
@@ -434,6 +444,21 @@ class HATModel(nn.Module):
             )
         elif full:
             warnings.warn(f"no free unit left in {', '.join(full)}", CapacityWarning, stacklevel=3)
+
+
+def _copies_plainly(module: nn.Module) -> bool:
+    """`copy.deepcopy` would copy its attributes one by one."""
+    own = type(module)
+    changed = any(getattr(own, name, None) is not getattr(nn.Module, name, None) for name in _COPYING)
+    return isinstance(module, HATModel) or not changed
+
+
+def _shell(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    memo[id(module)] = new = type(module).__new__(type(module))
+    return new
+
+
+_COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__copy__", "__getnewargs__")
 
 
 def _names(classes: int | Sequence[str]) -> tuple[str, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import Any
 
 from torch import fx, nn
 
+from hat.conversion.known import known_type
 from hat.conversion.names import operation
 
 
@@ -57,19 +59,19 @@ def _only_input(node: fx.Node) -> fx.Node | None:
 def _dropout(network: fx.GraphModule, node: fx.Node) -> float | None:
     if node.op != "call_module":
         return None
-    module = network.get_submodule(str(node.target))
-    return float(module.p) if type(module) is nn.Dropout and 0 <= module.p < 1 else None
+    module: Any = network.get_submodule(str(node.target))
+    return float(module.p) if known_type(module) is nn.Dropout and 0 <= module.p < 1 else None
 
 
 def activation_of(network: fx.GraphModule, node: fx.Node) -> str | None:
     """The key of `hat_kernels.ACTIVATIONS` that a node computes."""
     if node.op == "call_module":
-        module = network.get_submodule(str(node.target))
-        if type(module) is nn.GELU:
+        module: Any = network.get_submodule(str(node.target))
+        if known_type(module) is nn.GELU:
             return "gelu" if module.approximate == "none" else "gelu_tanh"
-        if type(module) is nn.LeakyReLU:
+        if known_type(module) is nn.LeakyReLU:
             return "leaky_relu" if module.negative_slope == 0.01 else None
-        return _PLAIN.get(type(module))
+        return _PLAIN.get(known_type(module))
     name = operation(node)
     if name == "gelu":
         approximate = node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none")

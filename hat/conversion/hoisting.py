@@ -6,6 +6,7 @@ from torch import fx
 
 from hat.conversion.analysis import Analysis, real_users
 from hat.conversion.fusion import Fusion
+from hat.conversion.known import known_type
 from hat.conversion.names import operation
 from hat.conversion.values import Value
 from hat.folding import POOLS
@@ -58,7 +59,13 @@ def _pools_a_norm(analysis: Analysis, node: fx.Node, source: fx.Node) -> bool:
     norm = None if fusion.layer is None else network.get_submodule(str(fusion.layer.target))
     folds = fusion.activation in ("identity", "relu", "leaky_relu") and not fusion.dropout
     value = analysis.values.get(source)
-    return type(norm) in NORMS and folds and isinstance(value, Value) and value.labels is not None
+    return (
+        norm is not None
+        and known_type(norm) in NORMS
+        and folds
+        and isinstance(value, Value)
+        and value.labels is not None
+    )
 
 
 def _siblings(node: fx.Node) -> list[fx.Node]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hat.conversion.known import known_type
 from hat.conversion.names import operation
 
 
@@ -45,7 +46,7 @@ def _leave_out(network: fx.GraphModule) -> None:
         if node.op != "call_module" or len(node.args) != 1:
             continue
         module = network.get_submodule(str(node.target))
-        if type(module) is nn.Identity or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0):
+        if known_type(module) is nn.Identity or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
 

@@ -11,6 +11,7 @@ from hat.conversion.analysis import Analysis, real_users
 from hat.conversion.axes import Axes, attach, find_axes
 from hat.conversion.fusion import Fusion
 from hat.conversion.hoisting import hoisted
+from hat.conversion.known import known_type
 from hat.conversion.tables import Table, represent
 from hat.conversion.units import varying
 from hat.conversion.values import Value
@@ -118,14 +119,16 @@ class Rewriter:
         if len(self.calls[name]) > 1:
             return False
         rank = len(self.analysis.concrete[node].shape)
-        if type(plain) in _GATED:
+        if known_type(plain) in _GATED:
             if unit_dim != (rank - 1 if isinstance(plain, nn.Linear) else 1):
                 return False
-            layer = _GATED[type(plain)].around(plain, gate=gate, activation=chain.activation, dropout=chain.dropout)
-        elif type(plain) in NORMS and not chain.dropout:
+            layer = _GATED[known_type(plain)].around(
+                plain, gate=gate, activation=chain.activation, dropout=chain.dropout
+            )
+        elif known_type(plain) in NORMS and not chain.dropout:
             if unit_dim != (rank - 1 if isinstance(plain, nn.LayerNorm | nn.RMSNorm) else 1):
                 return False
-            layer = NORMS[type(plain)].from_plain(plain, activation=chain.activation)
+            layer = NORMS[known_type(plain)].from_plain(plain, activation=chain.activation)
             if layer.units != gate.units:
                 return False
             layer.__dict__["gate"] = gate
@@ -161,10 +164,10 @@ class Rewriter:
             plain = self.network.get_submodule(name)
             if self.analysis.is_excluded(name) or name in self.analysis.frozen:
                 continue
-            if type(plain) in _GATED:
-                self.network.set_submodule(name, _GATED[type(plain)].around(plain))
-            elif type(plain) in NORMS:
-                self.network.set_submodule(name, NORMS[type(plain)].from_plain(plain))
+            if known_type(plain) in _GATED:
+                self.network.set_submodule(name, _GATED[known_type(plain)].around(plain))
+            elif known_type(plain) in NORMS:
+                self.network.set_submodule(name, NORMS[known_type(plain)].from_plain(plain))
 
     def _find_tables(self) -> None:
         a = self.analysis

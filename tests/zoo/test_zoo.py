@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tests.zoo.table import document
 
 pytestmark = pytest.mark.skipif(not prepare(), reason="timm or transformers is not installed")
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 ALL = {architecture.name: architecture for architecture in architectures()}
 TRACED = (
     "mobilenetv3_small_050", "tf_efficientnet_lite0", "dla46_c", "nf_regnet_b0", "repvgg_a0", "convnextv2_atto",
@@ -65,6 +67,19 @@ class Unlike(nn.Module):
         if self.how == "refused":
             return self.linear(x) if x.sum() > 0 else x
         raise OSError("a disk is full")
+
+
+def test_the_example_of_the_readme_runs(capsys):
+    """As it is written, but for a smaller network and a single epoch."""
+    (block,) = [block for block in README.read_text().split("```python\n") if block.startswith("import timm")]
+    code = block.partition("```")[0]
+    assert len(code.strip().splitlines()) <= 11
+    assert "resnet18" in code
+    assert "epochs=4" in code
+    names: dict[str, object] = {}
+    exec(code.replace("resnet18", "lcnet_035").replace("epochs=4", "epochs=1"), names)
+    assert names["model"].tasks == 2
+    assert "made by" in capsys.readouterr().out
 
 
 def test_what_is_refused_is_told_from_what_goes_wrong():

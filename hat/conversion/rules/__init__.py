@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from hat.conversion.analysis import ModuleRule, Rule
+from hat.conversion.known import known_type
 from hat.conversion.rules import channels, elementwise, layers, movement, products, reductions
 
 RULES: dict[str, Rule] = {**elementwise.RULES, **channels.RULES, **movement.RULES, **products.RULES, **reductions.RULES}
@@ -17,12 +18,11 @@ _MODULES: dict[type[nn.Module], ModuleRule] = {
     **movement.MODULES,
     **products.MODULES,
     **reductions.MODULES,
-    **products.MODULES,
 }
 _BY_NAME: dict[str, ModuleRule] = elementwise.MODULES_BY_NAME
 
 
 def module_rule(module: nn.Module) -> ModuleRule | None:
     """The rule of a module of a known type, or derived from a linear layer or convolution; None for others."""
-    known = _MODULES.get(type(module)) or _BY_NAME.get(type(module).__name__)
+    known = _MODULES.get(known_type(module)) or _BY_NAME.get(type(module).__name__)
     return known or layers.derived_rule(module)
