@@ -51,7 +51,7 @@ def without_dropout(body):
     for module in body.modules():
         if isinstance(module, nn.Dropout | hat.StochasticDepth):
             module.p = 0.0
-        elif hasattr(module, "dropout"):
+        elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
     return body
 
