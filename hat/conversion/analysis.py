@@ -246,9 +246,10 @@ class Analysis:
             )
         for path, part in module.named_modules():
             if getattr(part, "running_mean", None) is not None:
+                place = f"{name}.{path}" if path else name
                 raise ConversionError(
-                    f"{f'{name}.{path}'.rstrip('.')}: excluded, but its running statistics would go on to change; exclude the parts "
-                    "around it only, or set it to track none"
+                    f"{place}: excluded, but its running statistics would go on to change; exclude the parts around it "
+                    "only, or set it to track none"
                 )
 
     def _unknown(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

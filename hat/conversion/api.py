@@ -108,8 +108,8 @@ def convert_body(
     answer = _answer(network, concrete)
     if isinstance(taken, nn.Conv2d) and answer.dim() > 2:
         raise ConversionError(
-            f"head: expected {name}, a convolution, before a flatten to [B, F], got maps {tuple(answer.shape)}; pool and "
-            "flatten what it answers, or wrap the network in a module that returns what the heads should see"
+            f"head: expected {name}, a convolution, before a flatten to [B, F], got maps {tuple(answer.shape)}; pool "
+            "and flatten what it answers, or wrap the network in a module that returns what the heads should see"
         )
     analysis = Analysis(
         network,

@@ -78,10 +78,10 @@ def _changes(model: HATModel, gates: Iterable[Gate], example: tuple[Any, ...]) -
         after = _answers(model, example)
         _move({gate: new.argsort() for gate, new in orders.items()})
         new = orders.get(model.outputs) if model.outputs is not None else None
-        for one, other in zip(before, after, strict=True):
+        for one, now in zip(before, after, strict=True):
             same = one if new is None else one[..., expanded(new, one.shape[-1] // len(new))]
             bound = _ROUNDINGS * torch.finfo(one.dtype).eps * one.abs().max().clamp(min=1e-6)
-            if not (other - same).abs().max() <= bound:
+            if not (now - same).abs().max() <= bound:
                 return True
     return False
 
