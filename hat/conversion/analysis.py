@@ -130,7 +130,7 @@ class Analysis:
         self.claims[key] = Claim(module, name, dim, ids, groups, locks)
 
     def depends(self, value: Value) -> bool:
-        """It is another one for other inputs of the same shape."""
+        """It is another one for other inputs of the same shape, or for another task."""
         return self._nodes[id(value)] in self._dependent
 
     def make_own(self, value: Value) -> None:
@@ -160,7 +160,7 @@ class Analysis:
                 self.demand(each)
                 each.labels = None if each.labels is None else self.units.resolved(each.labels)
             return
-        if node.op == "placeholder" or self._moves_with_inputs(node):
+        if self._is_source(node) or self._moves_with_inputs(node):
             self._dependent.add(node)
         value = self._compute(node)
         self.values[node] = value
@@ -168,6 +168,14 @@ class Analysis:
             self._nodes[id(value)] = node
             if not value.is_parameter and len(real_users(node)) > 1:
                 self.demand(value)
+
+    def _is_source(self, node: fx.Node) -> bool:
+        """An input, or what another task may have otherwise: a parameter, what a layer makes of constants."""
+        if node.op == "get_attr":
+            return isinstance(self._named(node), nn.Parameter)
+        if node.op == "call_module":
+            return any(True for _ in self.network.get_submodule(str(node.target)).parameters())
+        return node.op == "placeholder"
 
     def _moves_with_inputs(self, node: fx.Node) -> bool:
         return operation(node) not in _LOOKS and any(each in self._dependent for each in node.all_input_nodes)
@@ -196,12 +204,16 @@ class Analysis:
         return self._unknown(node, args, kwargs) if found is None else found
 
     def _attribute(self, node: fx.Node) -> Any:
-        found: Any = self.network
-        for part in str(node.target).split("."):
-            found = getattr(found, part)
+        found = self._named(node)
         if isinstance(found, nn.Parameter):
             return Value(found.shape, parameters=frozenset({str(node.target)}))
         return plain(found)
+
+    def _named(self, node: fx.Node) -> Any:
+        found: Any = self.network
+        for part in str(node.target).split("."):
+            found = getattr(found, part)
+        return found
 
     def _arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args = fx.map_arg(node.args, lambda n: self.values[n])
@@ -234,9 +246,10 @@ class Analysis:
             )
         for path, part in module.named_modules():
             if getattr(part, "running_mean", None) is not None:
+                place = f"{name}.{path}" if path else name
                 raise ConversionError(
-                    f"{name}.{path}: excluded, but its running statistics would go on to change; exclude the parts "
-                    "around it only, or set it to track none"
+                    f"{place}: excluded, but its running statistics would go on to change; exclude the parts around it "
+                    "only, or set it to track none"
                 )
 
     def _unknown(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from hat.conversion.leaves import is_leaf
 from hat.conversion.modular import make_modular
 from hat.conversion.rewrite import Rewriter
 from hat.conversion.trace import trace
+from hat.conversion.trees import tensors
 from hat.conversion.trials import keep_places
 from hat.conversion.units import varying
 from hat.gate import Gate
@@ -66,12 +67,12 @@ def convert(
     Raises:
         ConversionError: something in the network cannot be converted; the message names the place, the reason and what
             to write instead.
-        TypeError: `module` is not a module.
-        ValueError: an option out of range.
+        TypeError: `module` is not a module, `filter` no function.
+        ValueError: an option out of range; the network or the example has no values.
     """
-    body = convert_body(module, example_input, head=head, filter=filter, per_head=per_head)
     if pretrained not in PRETRAINED:
         raise ValueError(f"pretrained: expected one of {PRETRAINED}, got {pretrained!r}")
+    body = convert_body(module, example_input, head=head, filter=filter, per_head=per_head)
     model = HATModel(body, config=config)
     if pretrained == "locked":
         for gate in model.gates.values():
@@ -90,7 +91,10 @@ def convert_body(
     """The body of the model that `convert` makes; for arguments see there."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+    if filter is not None and not callable(filter):
+        raise TypeError(f"filter: expected a function of (module, name), got {type(filter).__name__}")
     example = example_input if isinstance(example_input, tuple) else (example_input,)
+    _check_present(module, example)
     excluded = _excluded(module, filter)
     traced = trace(
         module, example, leaves=lambda each, name: name in excluded or (is_leaf(each, name) and not _is_function(each))
@@ -98,11 +102,15 @@ def convert_body(
     network = traced.graph_module
     make_modular(network, dict(traced.values))
     name = find_head(network, head)
-    if name is not None:
-        take_off(network, name)
+    taken = None if name is None else take_off(network, name)
     network.recompile()
     concrete = run(network, example)
     answer = _answer(network, concrete)
+    if isinstance(taken, nn.Conv2d) and answer.dim() > 2:
+        raise ConversionError(
+            f"head: expected {name}, a convolution, before a flatten to [B, F], got maps {tuple(answer.shape)}; pool "
+            "and flatten what it answers, or wrap the network in a module that returns what the heads should see"
+        )
     analysis = Analysis(
         network,
         concrete,
@@ -119,6 +127,16 @@ def convert_body(
         warnings.simplefilter("ignore", UnlockedWarning)  # of the model that the user gets
         keep_places(HATModel(body), example)
     return body
+
+
+def _check_present(module: nn.Module, example: tuple[Any, ...]) -> None:
+    """The network can be run."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(f"module: expected values, got {name} on the meta device; call to_empty and initialise it")
+    for each in tensors(example):
+        if each.is_meta or not each.numel():
+            raise ValueError(f"example_input: expected values, got {tuple(each.shape)} on {each.device}")
 
 
 def _excluded(module: nn.Module, filter: Callable[[nn.Module, str], bool] | None) -> set[str]:

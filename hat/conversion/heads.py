@@ -45,14 +45,16 @@ def find_head(network: fx.GraphModule, head: str | None) -> str | None:
     return str(node.target)
 
 
-def take_off(network: fx.GraphModule, name: str) -> None:
-    """Let what comes into a layer come out behind it."""
+def take_off(network: fx.GraphModule, name: str) -> nn.Module:
+    """Let what comes into a layer come out behind it, and return the layer."""
+    layer = network.get_submodule(name)
     (node,) = [node for node in network.graph.nodes if node.op == "call_module" and node.target == name]
     node.replace_all_uses_with(node.args[0])
     network.graph.erase_node(node)
     network.graph.eliminate_dead_code()
     network.delete_all_unused_submodules()
     network.recompile()
+    return layer
 
 
 def _tells_classes(network: fx.GraphModule, node: fx.Node) -> bool:

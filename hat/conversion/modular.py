@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -36,7 +35,6 @@ def make_modular(network: fx.GraphModule, concrete: MutableMapping[fx.Node, Any]
         node.replace_all_uses_with(new)
         network.graph.erase_node(node)
     network.graph.eliminate_dead_code()
-    _unnest(network)
     _leave_out(network)
 
 
@@ -49,25 +47,6 @@ def _leave_out(network: fx.GraphModule) -> None:
         if known_type(module) is nn.Identity or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
-
-
-def _unnest(network: fx.GraphModule) -> None:
-    """A layer inside of which the graph calls other modules moves in beside them."""
-    called = _called(network)
-    for name in sorted(called):
-        layer = network.get_submodule(name)
-        if not any(other.startswith(f"{name}.") for other in called):
-            continue
-        alone, shell = copy.copy(layer), nn.Module()
-        alone.__dict__["_modules"] = {}
-        for child, module in layer.named_children():
-            shell.add_module(child, module)
-        network.set_submodule(name, shell)
-        new = _free_name(network, f"{name}.weight")
-        network.add_submodule(new, alone)
-        for node in network.graph.nodes:
-            if node.op == "call_module" and node.target == name:
-                node.target = new
 
 
 def _arguments(network: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None:
@@ -119,13 +98,19 @@ def _is_parameter(network: fx.GraphModule, node: Any) -> bool:
 
 
 def _free_name(network: fx.GraphModule, parameter: str) -> str:
-    """The name of the module that has the parameter, if it has nothing else; else that of the parameter, shortened."""
+    """The name of the module that has the parameter, if it has nothing else; else that of the parameter, shortened.
+
+    Never one inside of a layer that the graph calls: that layer is the user's, and stays as it is.
+    """
     owner, _, name = parameter.rpartition(".")
-    own = network.get_submodule(owner)
+    own, called = network.get_submodule(owner), _called(network)
     alone = not any(True for _ in own.children()) and type(own) is nn.Module and owner
     kind = name.removesuffix("_weight").removesuffix("weight")
-    free = owner if alone and not kind and owner not in _called(network) else f"{owner}.{kind or 'layer'}".lstrip(".")
-    while free in _called(network) or (free != owner and _exists(network, free)):
+    if alone and not kind and owner not in called:
+        return owner
+    inside = any(owner == layer or owner.startswith(f"{layer}.") for layer in called)
+    free = f"{owner.replace('.', '_') if inside else owner}{'_' if inside else '.'}{kind or 'layer'}".lstrip(".")
+    while free in called or _exists(network, free):
         free += "_"
     return free
 

@@ -95,7 +95,9 @@ class Rewriter:
         gates, index = self.axes.within(_narrow(labels, dims))
         if len(dims) > 1 or bool((index == sum(gate.units for gate in gates)).any()):
             return None, 0
-        unit_dim = dims[0] if dims else 1
+        unit_dim = dims[0] if dims else _of_one(labels.shape)
+        if unit_dim is None:
+            return None, 0
         return self._one(gates, index.flatten().expand(labels.shape[unit_dim])), unit_dim
 
     def _gate_behind(self, node: fx.Node, labels: Tensor) -> None:
@@ -203,6 +205,15 @@ def _forget_unread(network: fx.GraphModule) -> None:
             for own in (module._parameters, module._buffers):
                 for name in [name for name in own if (f"{path}.{name}" if path else name) not in read]:
                     del own[name]
+
+
+def _of_one(shape: torch.Size) -> int | None:
+    """The dimension of the only unit of a value, channels or what comes last; None where it may be either or neither.
+
+    Never one of positions: a gate would then want as many of them as the example has.
+    """
+    found = {dim for dim in (1, len(shape) - 1) if 0 < dim < len(shape) and shape[dim] == 1}
+    return found.pop() if len(found) == 1 else None
 
 
 def _narrow(index: Tensor, dims: tuple[int, ...]) -> Tensor:

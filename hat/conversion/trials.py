@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat.conversion.checks import other
 from hat.gate import Gate
 from hat.model import HATModel
 from hat.moving import apply, expanded, moves
@@ -28,7 +29,7 @@ def keep_places(model: HATModel, example: tuple[Any, ...]) -> None:
 
     Classes and segments say which units are alike. A unit that lies several times along a dimension, as behind a
     flatten that was rolled, may be so without its places being in the same order as another's. Tried on a copy with
-    weights that are all different.
+    weights that are all different, and on inputs that are: an image of zeros is the same at every position.
     """
     if not movable(model):
         return
@@ -38,6 +39,7 @@ def keep_places(model: HATModel, example: tuple[Any, ...]) -> None:
         drawn = torch.randn(2, *parameter.shape, generator=generator).to(parameter)
         parameter.mul_(1 + _CHANGE * drawn[0]).add_(_OFFSET * drawn[1])
     names = {gate: name for name, gate in tried.gates.items()}
+    example = _varied(tried, example)
     can = movable(tried)
     if not _changes(tried, can, example):
         return
@@ -47,6 +49,16 @@ def keep_places(model: HATModel, example: tuple[Any, ...]) -> None:
     for gate in bad:
         own = model.gates[names[gate]]
         own.segments = torch.arange(own.units, device=own.used.device)
+
+
+def _varied(model: HATModel, example: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Values that are not all alike, if the network takes them."""
+    inputs = other(example, 0)
+    try:
+        _answers(model, inputs)
+    except Exception:  # lengths, say, that fit together only as they are
+        return example
+    return inputs
 
 
 def _changes(model: HATModel, gates: Iterable[Gate], example: tuple[Any, ...]) -> bool:
@@ -66,10 +78,10 @@ def _changes(model: HATModel, gates: Iterable[Gate], example: tuple[Any, ...]) -
         after = _answers(model, example)
         _move({gate: new.argsort() for gate, new in orders.items()})
         new = orders.get(model.outputs) if model.outputs is not None else None
-        for one, other in zip(before, after, strict=True):
+        for one, now in zip(before, after, strict=True):
             same = one if new is None else one[..., expanded(new, one.shape[-1] // len(new))]
             bound = _ROUNDINGS * torch.finfo(one.dtype).eps * one.abs().max().clamp(min=1e-6)
-            if not (other - same).abs().max() <= bound:
+            if not (now - same).abs().max() <= bound:
                 return True
     return False
 
@@ -91,8 +103,10 @@ def _move(orders: dict[Gate, Tensor]) -> None:
 def _answers(model: HATModel, example: tuple[Any, ...]) -> list[Tensor]:
     """With open gates, and with some of them closed."""
     found = []
-    for task in (OPEN, None):
-        model.state.task = task
-        found.append(model.body(*example))
-    model.state.task = None
+    try:
+        for task in (OPEN, None):
+            model.state.task = task
+            found.append(model.body(*example))
+    finally:
+        model.state.task = None
     return found

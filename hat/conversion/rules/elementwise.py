@@ -18,11 +18,11 @@ _KEEP_ZERO = (
     *("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "tanhshrink", "softshrink"),
     *("abs", "neg", "sqrt", "square", "sign", "sin", "erf", "floor", "round", "trunc", "asinh", "atan", "expm1"),
     *("log1p", "positive", "nan_to_num", "hardshrink", "rrelu", "softsign"),
-    *("float", "half", "bfloat16", "double", "to", "type", "type_as", "_to_copy", "requires_grad_"),
+    *("float", "half", "bfloat16", "double", "requires_grad_"),
 )
+_CASTS = ("to", "type", "type_as", "_to_copy")
 _MOVE_ZERO = (
     *("sigmoid", "hardsigmoid", "softplus", "logsigmoid", "exp", "exp2", "log", "log2", "cos", "rsqrt", "reciprocal"),
-    *("bitwise_not", "logical_not", "isnan", "isinf", "isfinite"),
 )
 
 
@@ -42,6 +42,14 @@ def _unary_rule(*, keeps_zero: bool) -> Rule:
         return unary(a, x, keeps_zero=keeps_zero) if isinstance(x, Value) else None
 
     return rule
+
+
+def _cast(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """None where a truth or a whole number comes out: no gate can stand behind it."""
+    found = a.concrete[node]
+    if not isinstance(args[0], Value) or not found.is_floating_point():
+        return None
+    return unary(a, args[0], keeps_zero=True)
 
 
 def _module_rule(*, keeps_zero: bool) -> ModuleRule:
@@ -273,6 +281,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("add", "sub", "rsub", "maximum", "minimum", "__add__", "__radd__", "__sub__"), _add),
     **dict.fromkeys(("mul", "__mul__", "__rmul__"), _mul),
     **dict.fromkeys(("div", "__truediv__"), _div),
+    **dict.fromkeys(_CASTS, _cast),
     "hardtanh": _hardtanh,
     "clamp": _clamp,
     "clamp_min": _clamp,

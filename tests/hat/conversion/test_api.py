@@ -412,6 +412,15 @@ def test_arguments_out_of_range():
         hat.convert(lambda x: x, torch.randn(2, 5))
     with pytest.raises(ValueError, match=r"pretrained: expected one of .*'frozen'"):
         hat.convert(nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 2)), torch.randn(2, 5), pretrained="frozen")
+    with pytest.raises(TypeError, match=r"filter: expected a function.*got str"):
+        hat.convert(nn.Linear(5, 5), torch.randn(2, 5), filter="1")
+
+
+def test_without_values_nothing_can_be_tried_out():
+    with pytest.raises(ValueError, match=r"module: expected values, got weight on the meta device"):
+        hat.convert(nn.Linear(5, 5, device="meta"), torch.randn(2, 5))
+    with pytest.raises(ValueError, match=r"example_input: expected values, got \(0, 5\)"):
+        hat.convert(nn.Linear(5, 5), torch.randn(0, 5))
 
 
 def test_an_answer_that_is_no_features():

@@ -59,3 +59,10 @@ def test_a_head_that_is_called_twice():
     module = Net(lambda self, x: self.one(F.relu(self.one(x))), one=nn.Linear(5, 5))
     with pytest.raises(ConversionError, match=r"one.*called twice; pass head=None"):
         hat.convert(module, X)
+
+
+def test_a_convolution_whose_maps_are_the_answer():
+    """Heads stand on the last dimension, which is that of an image here."""
+    module = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    with pytest.raises(ConversionError, match="head: expected 2, a convolution, before a flatten"):
+        hat.convert(module, torch.randn(4, 2, 5, 5))

@@ -7,7 +7,7 @@ import hat
 from hat.gated_norm import GatedNorm
 from hat.gating import Gated, GatedAnywhere
 from hat.wiring import movable, segments
-from tests.hat.conversion.checks import convert
+from tests.hat.conversion.checks import convert, nothing_forgotten
 from tests.hat.conversion.zoo import NETWORKS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,3 +127,19 @@ def test_off_units_are_exact_zeros_wherever_weights_meet_them():
             model.eval().body(*example)
         assert len(seen) >= 2
         assert max(seen) == 0, name
+
+
+@pytest.mark.parametrize("values", [torch.zeros_like, torch.ones_like])
+def test_an_example_that_is_all_alike_hides_no_places(values):
+    """At every position of a flatten the same comes out: what is moved wrongly would not show."""
+    module, example = NETWORKS["rolled_across_units"]()
+    model = convert(module, tuple(map(values, example)), head=None)
+    nothing_forgotten(model, example, tasks=2, seed=7)
+
+
+def test_the_only_unit_of_tokens_lies_along_no_positions():
+    module, (example,) = NETWORKS["one_unit_by_itself"]()
+    model = convert(module, example, head=None)
+    longer = torch.cat([example, example.flip(1)], 1)
+    model.state.task = "open"
+    torch.testing.assert_close(model.eval().body(longer), module(longer))

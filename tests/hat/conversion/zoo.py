@@ -280,6 +280,54 @@ def switched_off_by_hand():
 
 
 @network
+def switched_off_by_units():
+    """A mask that units make, as a truth: no gate stands behind that."""
+
+    def forward(self, x):
+        hidden = self.one(x).masked_fill(torch.logical_not(F.relu(self.two(x))), 0.0)
+        return self.last(hidden.masked_fill(F.relu(self.three(x)).to(torch.bool), 0.0))
+
+    parts = {"one": nn.Linear(5, 6), "two": nn.Linear(5, 6), "three": nn.Linear(5, 6)}
+    return Net(forward, **parts, last=nn.Linear(6, 4)), FLAT
+
+
+@network
+def chosen_by_a_parameter():
+    """Another task chooses other units."""
+
+    def forward(self, x):
+        return self.last(F.relu(self.one(x))[:, self.scores.topk(4).indices] * self.scores.topk(4).values)
+
+    return Net(forward, one=nn.Linear(5, 8), last=nn.Linear(4, 4), scores=parameter(8)), FLAT
+
+
+@network
+def chosen_by_a_table():
+    """So it does where a layer says of constants which."""
+
+    def forward(self, x):
+        order = self.table(self.constant_words).sum(1).argsort()
+        return self.last(F.relu(self.one(x))[:, order])
+
+    parts = {"table": nn.Embedding(6, 3), "constant_words": torch.arange(6)}
+    return Net(forward, one=nn.Linear(5, 6), last=nn.Linear(6, 4), **parts), FLAT
+
+
+@network
+def one_unit_by_itself():
+    """A value of a sample, and scores of tokens: a dimension of units has neither."""
+
+    def forward(self, x):
+        hidden = F.relu(self.one(x))
+        scores = self.score(hidden).squeeze(-1).softmax(-1)
+        hidden = (scores[..., None] * hidden).sum(1)
+        return self.last(self.switch(hidden)[:, 0][:, None] * hidden)
+
+    parts = {"score": nn.Linear(5, 1), "switch": nn.Linear(5, 2)}
+    return Net(forward, one=nn.Linear(6, 5), last=nn.Linear(5, 4), **parts), TOKENS
+
+
+@network
 def bounded():
     return mlp_around(6, 6, nn.Hardtanh(0.5, 2.0), nn.Linear(6, 6), nn.ReLU6(), nn.Linear(6, 6), nn.Softmax(1)), FLAT
 
@@ -828,6 +876,17 @@ def language_model():
 
     parts = {"norm": nn.LayerNorm(6), "up": nn.Linear(6, 7), "down": nn.Linear(7, 6)}
     return Net(forward, table=table, positions=nn.Embedding(5, 6), **parts, decoder=decoder), words()
+
+
+@network
+def words_read_and_written():
+    """The table of a layer, read by itself: nothing is put into that layer."""
+
+    def forward(self, x):
+        x = self.table(x)
+        return F.linear(x + self.down(F.relu(self.up(x))), self.table.weight)
+
+    return Net(forward, table=nn.Embedding(11, 6), up=nn.Linear(6, 7), down=nn.Linear(7, 6)), words()
 
 
 @network
