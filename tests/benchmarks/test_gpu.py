@@ -73,17 +73,19 @@ def test_a_step_of_each_kind_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[2]["ratio_to"]["plain"] > 0
 
 
-def test_a_step_of_each_converted_network_runs() -> None:
+@pytest.mark.filterwarnings("ignore:a gradient holds inf")  # interpreted matmuls of bfloat16 compute garbage
+def test_a_step_of_a_converted_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converted, "TINY", ((TINY_VIT, 2),))
     rows = list(converted.rows(CPU, None, 1))
-    assert [(row["variant"], row["dtype"], row.get("error")) for row in rows] == 2 * [
+    assert [(row["variant"], row["dtype"], row.get("error")) for row in rows] == [
         ("plain", "bf16", None),
         ("ours", "bf16", None),
     ]
     text = report.report({"environment": CPU.facts(), "ceilings": {"copy": 1.0, "matmul": {}}, "rows": rows})
-    assert "| step, ResNet-18 3x16x16, batch 4 | 50 %" in text
-    assert text.count("| eager |") == 2
+    assert "| step, ViT 1 x 4 3x8x8, batch 2 | 50 %" in text
+    assert f"| {rows[1]['ratio_to']['plain']:.2f} " in text
     late = list(converted.rows(CPU, None, 1, time.monotonic() - 1))
-    assert [row["error"] for row in late] == ["out of time"] * 2
+    assert [row["error"] for row in late] == ["out of time"]
 
 
 def test_the_forward_pass_of_a_converted_network_is_under_autocast() -> None:
@@ -134,7 +136,6 @@ def test_an_error_costs_one_variant() -> None:
 
 def test_out_of_time_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "TINY", ())
-    monkeypatch.setattr(converted, "TINY", ())
     rows = list(run.measure_all(CPU, CEILINGS, 0.0, 1))
     assert rows
     assert {row["error"] for row in rows} == {"out of time"}
