@@ -10,6 +10,7 @@ from itertools import chain, cycle
 import torch
 
 from benchmarks import memory
+from benchmarks.converted import ConvertedNetwork
 from benchmarks.measure import progress_grid
 from benchmarks.ours import Ours
 from benchmarks.plain import Plain
@@ -34,7 +35,7 @@ class Case:
         restore: go back to this state before every block, so that each block starts alike.
     """
 
-    network: Network
+    network: Network | ConvertedNetwork
     batch: int
     locked: float = 0.0
     tasks: int = 1
@@ -52,6 +53,8 @@ def build(name: str, case: Case) -> TrainingStep:
     if variant.kind == "plain":
         return Plain(case.network)
     if variant.kind == "textbook":
+        if isinstance(case.network, ConvertedNetwork):
+            raise ValueError(f"network: expected one of the paper's for {name!r}, got {case.network}")
         return Textbook(case.network, finished=finished)
     return Ours(case.network, finished=finished, tasks=case.tasks, in_backward=variant.in_backward)
 

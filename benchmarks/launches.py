@@ -24,13 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before hat_kernels asks
     sys.path.insert(0, os.getcwd())
     from benchmarks import record
+    from benchmarks.converted import SMALL_RESNET18, SMALL_VIT
     from benchmarks.facts import commit
     from benchmarks.workload import ALEXNET, MLP
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.launches", description=__doc__)
     parser.add_argument("--out", type=Path, default=record.FOLDER, help="folder of the results (default: %(default)s)")
     options = parser.parse_args(arguments)
-    rows = [row for network in (MLP, ALEXNET) for locked in LOCKED for row in count(network, locked, BATCH)]
+    networks = (MLP, ALEXNET, SMALL_RESNET18, SMALL_VIT)
+    rows = [row for network in networks for locked in LOCKED for row in count(network, locked, BATCH)]
     record.write(options.out / "launches.json", {"environment": {"commit": commit()}, "rows": rows})
     record.write_text(options.out / "launches.md", report(rows, commit()))
     print(f"{options.out / 'launches.md'}: {len(rows)} rows")
@@ -38,11 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def count(network: Any, locked: float, batch: int) -> list[dict[str, Any]]:
-    """One row a variant: the launches of a step, and its bytes beside those of the plain step."""
+    """One row a variant: the launches of a step, and its bytes beside those of the plain step.
+
+    Of a network that is converted there are two variants and no floor.
+    """
     from benchmarks import cost
+    from benchmarks.converted import ConvertedNetwork
     from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK
 
-    variants = [(PLAIN, False), (TEXTBOOK, False), (OURS, False), (OURS, True), (IN_MATMUL, True)]
+    converted = isinstance(network, ConvertedNetwork)
+    variants = [(PLAIN, False), (OURS, False)]
+    if not converted:
+        variants = [(PLAIN, False), (TEXTBOOK, False), (OURS, False), (OURS, True), (IN_MATMUL, True)]
     rows: list[dict[str, Any]] = []
     for name, matmuls in variants:
         tape = _counted(name, matmuls, network, locked, batch)
@@ -57,7 +66,7 @@ def count(network: Any, locked: float, batch: int) -> list[dict[str, Any]]:
                 "copies_of_tables": tables,
                 "waits": len(tape.waits),
                 "bytes": tape.bytes.total(),
-                "floor_bytes": cost.count(network, batch, locked)["bytes"],
+                "floor_bytes": None if converted else cost.count(network, batch, locked)["bytes"],
                 "by_kernel": dict(tape.bytes.most_common()),
             }
         )
@@ -85,7 +94,7 @@ def _counted(name: str, matmuls: bool, network: Any, locked: float, batch: int) 
 
 def report(rows: Sequence[dict[str, Any]], commit: str) -> str:
     """One line a network, locked share and variant."""
-    from benchmarks.tables import table
+    from benchmarks.markdown import NONE, table
 
     lines = []
     for row in rows:
@@ -98,7 +107,7 @@ def report(rows: Sequence[dict[str, Any]], commit: str) -> str:
                 str(row["waits"]),
                 f"{row['bytes'] / 1e6:.1f}",
                 f"{row['ratio_to_plain']:.2f}",
-                f"{row['floor_bytes'] / 1e6:.1f}",
+                NONE if row["floor_bytes"] is None else f"{row['floor_bytes'] / 1e6:.1f}",
             ]
         )
     header = ["network", "locked", "variant", "launches", "waits", "MB moved", "/ plain", "floor, MB"]

@@ -9,12 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hat
+from benchmarks.converted import ConvertedNetwork
 from benchmarks.step import TrainingStep
 from benchmarks.workload import LAMB, LR, MAX_NORM, S_MAX, Network
 
 
-def body(network: Network) -> nn.Sequential:
+def body(network: Network | ConvertedNetwork) -> nn.Module:
     """The gated layers."""
+    if isinstance(network, ConvertedNetwork):
+        return network.body()
     if network.kind == "alexnet":
         return hat.models.alexnet(
             network.input_shape, channels=network.channels, hidden=network.hidden, dropout=network.dropout
@@ -31,7 +34,7 @@ class Ours(TrainingStep):
 
     def __init__(
         self,
-        network: Network,
+        network: Network | ConvertedNetwork,
         *,
         finished: Sequence[Tensor] | None = None,
         tasks: int = 1,

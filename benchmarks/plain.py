@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.converted import ConvertedNetwork
 from benchmarks.step import TrainingStep
 from benchmarks.workload import LR, Network
 
 
-def build(network: Network) -> nn.Sequential:
+def build(network: Network | ConvertedNetwork) -> nn.Sequential:
     """The network as a user without HAT would write it."""
+    if isinstance(network, ConvertedNetwork):
+        return network.plain()
     return alexnet(network) if network.kind == "alexnet" else mlp(network)
 
 
@@ -55,7 +58,7 @@ class Plain(TrainingStep):
 
     name = "plain"
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network | ConvertedNetwork) -> None:
         self.model = build(network)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR)
 

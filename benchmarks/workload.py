@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,8 +67,11 @@ def used_units(units: Sequence[int], share: float, *, seed: int = 0) -> list[Ten
     return masks
 
 
-def batches(network: Network, batch: int, count: int, *, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """`count` batches of noise [batch, *input_shape] in [0, 1) and labels [batch]: no step time depends on the data."""
+def batches(network: Any, batch: int, count: int, *, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """`count` batches of noise [batch, *input_shape] in [0, 1) and labels [batch]: no step time depends on the data.
+
+    `network` is anything that has an `input_shape` and `classes`.
+    """
     generator = torch.Generator().manual_seed(seed)
     return [
         (

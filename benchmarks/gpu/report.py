@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import converted
 from benchmarks.gpu.steps import KINDS, TRAIN_STEP
 from benchmarks.tables import table
 from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK
@@ -27,6 +28,7 @@ def report(results: dict[str, Any]) -> str:
         "## Whole training steps",
         "Median ms; ratios are medians over interleaved rounds.",
         _steps([row for row in rows if row["part"] == "step"]),
+        _converted([row for row in rows if row["part"] == "converted"]),
         "## Whole runs",
         "From the first image to the last mask, evaluation of all tasks after each included.",
         _whole([row for row in rows if row["part"] == "whole"]),
@@ -104,6 +106,18 @@ def _steps(rows: list[Row]) -> str:
         lines.append([*line, _ratio(by.get(TEXTBOOK), OURS)])
     ratios = [f"{mine} / plain" for mine in (OURS, IN_MATMUL, TRAIN_STEP)]
     return table(["step", "locked", "mode", *STEPS, *ratios, "textbook / ours"], lines)
+
+
+def _converted(rows: list[Row]) -> str:
+    lines = []
+    for (operation, locked, mode), by in _grouped(rows, "operation", "locked", "mode").items():
+        times = [_ms(by.get(kind)) for kind in converted.KINDS]
+        lines.append([operation, f"{100 * locked:.0f} %", mode, *times, _ratio(by.get(OURS), PLAIN)])
+    if not lines:
+        return ""
+    titles = ["step", "locked", "mode", *converted.KINDS, f"{OURS} / {PLAIN}"]
+    text = "Networks that `hat.convert` made, forward and loss under autocast to bfloat16; median ms."
+    return "\n\n".join(["### Bound by arithmetic", text, table(titles, lines)])
 
 
 def _whole(rows: list[Row]) -> str:

@@ -47,17 +47,20 @@ def _rows(device: Device, on: Any, rounds: int, network: Network, locked: float,
     kinds = (*KINDS, TRAIN_STEP) if mode == "graph" or device.dry else KINDS
     makers = {kind: partial(_calls, device, kind, network, locked, data) for kind in kinds}
     timed = measure(device, makers, rounds=rounds, on=on, capture=mode == "graph", own_graph=(TRAIN_STEP,))
-    for kind, result in timed.items():
-        yield {
-            "part": "step",
-            "operation": f"step, {network}, batch {batch}",
-            "locked": locked,
-            "mode": mode,
-            "dtype": "fp32",
-            "variant": kind,
-            "ratio_to": ratios(timed, kind),
-            **summary(result),
-        }
+    for kind in timed:
+        facts = {"part": "step", "operation": f"step, {network}, batch {batch}", "dtype": "fp32"}
+        yield {**facts, **row(timed, kind, locked, mode)}
+
+
+def row(timed: dict[str, Timed], name: str, locked: float, mode: str) -> dict[str, Any]:
+    """A variant's share of a row: its times beside those of the others."""
+    return {
+        "locked": locked,
+        "mode": mode,
+        "variant": name,
+        "ratio_to": ratios(timed, name),
+        **summary(timed[name]),
+    }
 
 
 def ratios(timed: dict[str, Timed], name: str) -> dict[str, float]:

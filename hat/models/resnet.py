@@ -45,7 +45,7 @@ def resnet18(
     Raises:
         ValueError: an option is out of range.
     """
-    return _resnet(input_shape, _Basic, (2, 2, 2, 2), width, stem, zero_init, dropout)
+    return _converted(18, input_shape, width, stem, zero_init, dropout)
 
 
 def resnet34(
@@ -57,7 +57,7 @@ def resnet34(
     dropout: float = 0.0,
 ) -> Converted:
     """Four stages of 3, 4, 6 and 3 residual blocks of two convolutions; for all else see `resnet18`."""
-    return _resnet(input_shape, _Basic, (3, 4, 6, 3), width, stem, zero_init, dropout)
+    return _converted(34, input_shape, width, stem, zero_init, dropout)
 
 
 def resnet50(
@@ -73,7 +73,7 @@ def resnet50(
     A bottleneck is three convolutions, of which the middle one has the channels of its stage, and may stride, and the
     last one four times as many.
     """
-    return _resnet(input_shape, _Bottleneck, (3, 4, 6, 3), width, stem, zero_init, dropout)
+    return _converted(50, input_shape, width, stem, zero_init, dropout)
 
 
 class _Block(nn.Module):
@@ -119,15 +119,24 @@ def _normed(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.
     return [convolution, nn.BatchNorm2d(outputs)]
 
 
-def _resnet(
+BLOCKS: dict[int, tuple[type[_Block], tuple[int, ...]]] = {
+    18: (_Basic, (2, 2, 2, 2)),
+    34: (_Basic, (3, 4, 6, 3)),
+    50: (_Bottleneck, (3, 4, 6, 3)),
+}
+"""What a block is and how many each stage has, by the number of layers."""
+
+
+def plain_resnet(
+    layers: int,
     input_shape: Sequence[int],
-    block: type[_Block],
-    depths: Sequence[int],
-    width: int,
-    stem: str,
-    zero_init: bool,
-    dropout: float,
-) -> Converted:
+    *,
+    width: int = 64,
+    stem: str = "auto",
+    zero_init: bool = True,
+    dropout: float = 0.0,
+) -> nn.Sequential:
+    """The network of plain PyTorch that `resnet18` and the like convert; `layers` is a key of `BLOCKS`."""
     channels, height, breadth = check_image(input_shape)
     check_positive(width=width)
     check_probability(dropout, "dropout")
@@ -136,6 +145,7 @@ def _resnet(
     small = stem == "small" or (stem == "auto" and max(height, breadth) <= SMALL)
     network = nn.Sequential()
     network.add_module("stem", _stem(channels, width, small))
+    block, depths = BLOCKS[layers]
     inputs = width
     for stage, depth in enumerate(depths):
         blocks = nn.Sequential()
@@ -149,6 +159,14 @@ def _resnet(
         network.add_module("dropout", nn.Dropout(dropout))
     if zero_init:
         _close(network)
+    return network
+
+
+def _converted(
+    layers: int, input_shape: Sequence[int], width: int, stem: str, zero_init: bool, dropout: float
+) -> Converted:
+    network = plain_resnet(layers, input_shape, width=width, stem=stem, zero_init=zero_init, dropout=dropout)
+    channels, height, breadth = input_shape
     return convert_body(network, two_images(channels, min(height, ENOUGH), min(breadth, ENOUGH)), head=None)
 
 

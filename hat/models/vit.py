@@ -54,6 +54,33 @@ def vit(
     Raises:
         ValueError: an option is out of range.
     """
+    network = plain_vit(
+        input_shape,
+        patch=patch,
+        features=features,
+        depth=depth,
+        heads=heads,
+        hidden=hidden,
+        dropout=dropout,
+        stochastic_depth=stochastic_depth,
+        pool=pool,
+    )
+    return convert_body(network, two_images(*input_shape), head=None)
+
+
+def plain_vit(
+    input_shape: Sequence[int],
+    *,
+    patch: int = 4,
+    features: int = 192,
+    depth: int = 6,
+    heads: int = 3,
+    hidden: int | None = None,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    pool: str = "token",
+) -> nn.Module:
+    """The network of plain PyTorch that `vit` converts; its arguments, errors and shapes are those of `vit`."""
     channels, height, width = check_image(input_shape)
     hidden = 4 * features if hidden is None else hidden
     check_positive(patch=patch, features=features, depth=depth, heads=heads, hidden=hidden)
@@ -69,7 +96,7 @@ def vit(
     for index in range(depth):
         drop = stochastic_depth * index / max(1, depth - 1)
         network.blocks.append(_Block(features, heads, hidden, dropout, drop))
-    return convert_body(network, two_images(channels, height, width), head=None)
+    return network
 
 
 class _ViT(nn.Module):

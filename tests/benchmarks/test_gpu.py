@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from benchmarks import kernels
+from benchmarks.bench import Case
+from benchmarks.converted import TINY_VIT
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import folding, linear, operations, report, run, steps, tests, updates, whole
+from benchmarks.gpu import converted, folding, linear, operations, report, run, steps, tests, updates, whole
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.device import Device, file_name
 from benchmarks.gpu.timing import Timed, measure, summary
+from benchmarks.workload import batches
 from hat_kernels.gated_linear import choice
 
 CPU = Device("cpu")
@@ -70,6 +73,32 @@ def test_a_step_of_each_kind_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[2]["ratio_to"]["plain"] > 0
 
 
+@pytest.mark.filterwarnings("ignore:a gradient holds inf")  # interpreted matmuls of bfloat16 compute garbage
+def test_a_step_of_a_converted_network_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converted, "TINY", ((TINY_VIT, 2),))
+    rows = list(converted.rows(CPU, None, 1))
+    assert [(row["variant"], row["dtype"], row.get("error")) for row in rows] == [
+        ("plain", "bf16", None),
+        ("ours", "bf16", None),
+    ]
+    text = report.report({"environment": CPU.facts(), "ceilings": {"copy": 1.0, "matmul": {}}, "rows": rows})
+    assert "| step, ViT 1 x 4 3x8x8, batch 2 | 50 %" in text
+    assert f"| {rows[1]['ratio_to']['plain']:.2f} " in text
+    late = list(converted.rows(CPU, None, 1, time.monotonic() - 1))
+    assert [row["error"] for row in late] == ["out of time"]
+
+
+def test_the_forward_pass_of_a_converted_network_is_under_autocast() -> None:
+    case = Case(network=TINY_VIT, batch=2)
+    step = converted._step(CPU, "plain", case)
+    ((x, y),) = batches(TINY_VIT, 2, 1)
+    seen = []
+    step.model.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    step(x, y, 0.5)
+    assert seen == [torch.bfloat16]
+    assert {p.dtype for p in step.model.parameters()} == {torch.float32}
+
+
 def test_a_whole_run_forgets_nothing_and_says_how_long_it_took() -> None:
     rows = list(whole.rows(CPU, time.monotonic() + 600))
     assert [(row["variant"], row.get("error")) for row in rows] == [("ours", None), ("plain", None)]
@@ -118,6 +147,7 @@ def test_the_command_writes_all_its_files(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(run, "FOLDING", ())
     monkeypatch.setattr(run, "updates", updates.embeddings)
     monkeypatch.setattr(steps, "TINY", ())
+    monkeypatch.setattr(converted, "TINY", ())
     monkeypatch.setattr(linear, "TINY", {})
     assert command.main(["--dry-run", "--no-tests", "--rounds", "1", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "dry-run-on-a-cpu.json").read_text())

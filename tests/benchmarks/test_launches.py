@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from benchmarks import launches
+from benchmarks.converted import TINY_RESNET18, TINY_VIT
 from benchmarks.workload import Network
-from tests.hat.tape import Tape
+from tests.hat.tape import Tape, native_dropout
 
 TINY = Network(kind="mlp", input_shape=(24,), hidden=(32, 32), classes=2)
 
@@ -27,6 +28,34 @@ def test_operations_are_counted_by_what_they_read_and_write():
     assert d.shape == (4,)
     assert tape.launches == {"mm": 1, "add_": 1, "zero_": 1, "_foreach_add_": 1}
     assert tape.bytes == {"mm": 4 * (32 + 8 + 16), "add_": 4 * 32, "zero_": 4 * 16, "_foreach_add_": 4 * 2 * (32 + 8)}
+
+
+def test_views_move_nothing():
+    """A linear layer on [B, N, F] without a bias flattens its input and shapes its output anew, and copies neither."""
+    x, weight = torch.ones(2, 4, 8), torch.ones(6, 8)
+    tape = Tape(keep=True)
+    with tape.recording():
+        y = torch.nn.functional.linear(x, weight)
+    assert tape.launches == {"mm": 1}
+    assert tape.bytes == {"mm": 4 * (64 + 48 + 48)}
+    x.fill_(2)
+    tape.replay()
+    assert torch.equal(y, torch.full((2, 4, 6), 16.0))
+
+
+def test_dropping_nothing_launches_nothing():
+    x = torch.ones(4)
+    assert native_dropout(x, 0.0) is x
+    assert native_dropout(x, 0.5, training=False) is x
+    assert not torch.equal(native_dropout(torch.ones(64), 0.5), torch.ones(64))
+
+
+@pytest.mark.parametrize("network", [TINY_RESNET18, TINY_VIT], ids=str)
+def test_converted_networks_have_no_floor(network):
+    rows = launches.count(network, 0.5, batch=2)
+    assert [row["variant"] for row in rows] == ["plain", "ours"]
+    assert all(row["bytes"] > 0 and row["waits"] == 0 for row in rows)
+    assert launches.report(rows, "0" * 40).count("| -         |") == 2
 
 
 def test_ours_moves_less_with_every_locked_unit():

@@ -34,6 +34,7 @@ FREE = {
     "detach",
     "alias",
     "lift_fresh",
+    "_unsafe_view",  # a view, though its schema does not say so
 }
 
 
@@ -212,8 +213,8 @@ class TapeRecorder:
 
 
 def native_dropout(x: Tensor, probability: float, training: bool = True, inplace: bool = False) -> Tensor:
-    """One kernel, as `F.dropout` is on a GPU."""
-    return torch.native_dropout(x, probability, training)[0]
+    """One kernel, as `F.dropout` is on a GPU; none where nothing is dropped."""
+    return torch.native_dropout(x, probability, training)[0] if training and probability else x
 
 
 @contextlib.contextmanager
