@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -35,6 +36,7 @@ def make_modular(network: fx.GraphModule, concrete: MutableMapping[fx.Node, Any]
         node.replace_all_uses_with(new)
         network.graph.erase_node(node)
     network.graph.eliminate_dead_code()
+    _unnest(network)
     _leave_out(network)
 
 
@@ -47,6 +49,25 @@ def _leave_out(network: fx.GraphModule) -> None:
         if known_type(module) is nn.Identity or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
+
+
+def _unnest(network: fx.GraphModule) -> None:
+    """A layer inside of which the graph calls modules, as a norm that has its activation, moves in beside them."""
+    called = _called(network)
+    for name in sorted(called):
+        layer = network.get_submodule(name)
+        if not any(other.startswith(f"{name}.") for other in called):
+            continue
+        alone, shell = copy.copy(layer), nn.Module()
+        alone.__dict__["_modules"] = {}
+        for child, module in layer.named_children():
+            shell.add_module(child, module)
+        network.set_submodule(name, shell)
+        new = _free_name(network, f"{name}.weight")
+        network.add_submodule(new, alone)
+        for node in network.graph.nodes:
+            if node.op == "call_module" and node.target == name:
+                node.target = new
 
 
 def _arguments(network: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None:

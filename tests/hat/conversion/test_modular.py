@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import hat
 from hat.conversion.modular import make_modular
 from hat.conversion.trace import trace
 from tests.hat.conversion.zoo import Net, parameter
@@ -63,3 +64,27 @@ def test_a_weight_that_is_computed_stays_a_function():
     traced = trace(module, (torch.randn(4, 5),))
     make_modular(traced.graph_module, dict(traced.values))
     assert not [m for m in traced.graph_module.modules() if isinstance(m, nn.Linear)]
+
+
+class NormAct(nn.BatchNorm2d):
+    """A norm that has its activation, as libraries write them."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+def test_a_layer_with_modules_inside_keeps_them():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), NormAct(4), nn.Flatten(), nn.Linear(16, 2))
+    x = torch.randn(2, 3, 4, 4)
+    expected = network[:-1].eval()(x)
+    model = hat.convert(network, x)
+    norms = [type(module) for module in model.body.modules() if isinstance(module, hat.PerTask)]
+    assert norms == [hat.HATBatchNorm2d]
+    model.begin_task(2)
+    model.eval().state.task = "open"
+    torch.testing.assert_close(model.body(x), expected)
+    assert isinstance(network[1].act, nn.ReLU)
