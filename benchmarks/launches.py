@@ -116,8 +116,8 @@ def report(rows: Sequence[dict[str, Any]], commit: str) -> str:
             "# What a step launches and moves",
             f"Counted for a GPU without one, batch {BATCH}, float32, commit {commit[:9]}: every operation with the"
             " tensors that it takes and gives, as if no cache held them. `waits`: how often the host waits for the"
-            " device. The floor is what cannot be avoided, see `benchmarks/cost.py`. `our matmuls`: the kernels of"
-            " `hat_kernels.gated_linear`, one a pass.",
+            " device. The floor is what cannot be avoided, see `benchmarks/cost.py`; it is known for the paper's."
+            " `our matmuls`: the kernels of `hat_kernels.gated_linear`, one a pass.",
             table(header, lines),
             "",
         ]
