@@ -8,6 +8,7 @@ from torch import nn
 
 import hat
 from hat.locks import locks
+from hat.models.resnet import plain_resnet
 from hat.per_task import per_task
 
 
@@ -151,8 +152,8 @@ def test_resnet_counts(make, depths, convolutions, features):
 
 def test_the_papers_resnets():
     """Parameters of the ImageNet networks without their heads: 11.7 M - 513 k, 25.6 M - 2 049 k."""
-    assert plain_count(hat.models.resnet18((3, 16, 16), stem="image")) == 11_176_512
-    assert plain_count(hat.models.resnet50((3, 16, 16), stem="image")) == 23_508_032
+    for layers, count in ((18, 11_176_512), (50, 23_508_032)):
+        assert sum(p.numel() for p in plain_resnet(layers, (3, 16, 16), stem="image").parameters()) == count
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_vit_drops_in_training_alone():
     assert torch.equal(body.eval()(x), body(x))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", ["resnet18", "vit"])
 def test_converted_networks_are_the_same_for_the_same_seed(name):
     states = []
     for _ in range(2):

@@ -488,7 +488,7 @@ def test_the_step_in_one_call(name, optimizer):
         assert torch.equal(one, other), key
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["conv, batch", "linear, layer"])  # others compile alike, and slowly
 def test_in_one_graph_of_operations(name):
     results = []
     for compiled in (False, True):

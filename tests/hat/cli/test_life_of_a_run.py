@@ -63,7 +63,7 @@ def test_result_is_kept_when_a_reference_fails(
     assert "forgetting_ratio" in result_of(folder)
 
 
-@pytest.mark.parametrize("words", ["resnet18 --width 4", "vit --width 12 --depth 1"])
+@pytest.mark.parametrize("words", ["vit --width 12 --depth 1"])
 def test_run_of_a_converted_network(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path / "run")
     options = ["--tasks", "2", "--limit", "20", "--epochs", "2", "--lr", "0.01", "--quiet"]

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::hat.UnlockedWarning"),
     pytest.mark.usefixtures("one_thread"),
 ]
-EXAMPLES = int(os.environ.get("HAT_GRAPHS", "15"))
+EXAMPLES = int(os.environ.get("HAT_GRAPHS", "10"))
 """How many networks are drawn; by an environment variable, more of them, and larger ones."""
 FEW = settings(
     deadline=None,
