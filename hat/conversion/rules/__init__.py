@@ -5,9 +5,16 @@ from __future__ import annotations
 from torch import nn
 
 from hat.conversion.analysis import ModuleRule, Rule
-from hat.conversion.rules import channels, elementwise, layers, movement, products, reductions
+from hat.conversion.rules import channels, elementwise, layers, movement, products, quotients, reductions
 
-RULES: dict[str, Rule] = {**elementwise.RULES, **channels.RULES, **movement.RULES, **products.RULES, **reductions.RULES}
+RULES: dict[str, Rule] = {
+    **elementwise.RULES,
+    **channels.RULES,
+    **movement.RULES,
+    **products.RULES,
+    **quotients.RULES,
+    **reductions.RULES,
+}
 """By the name of the operation, see `hat.conversion.names`. A rule that answers None does not know this case."""
 
 _MODULES: dict[type[nn.Module], ModuleRule] = {
@@ -17,7 +24,6 @@ _MODULES: dict[type[nn.Module], ModuleRule] = {
     **movement.MODULES,
     **products.MODULES,
     **reductions.MODULES,
-    **products.MODULES,
 }
 _BY_NAME: dict[str, ModuleRule] = elementwise.MODULES_BY_NAME
 

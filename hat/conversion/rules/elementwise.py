@@ -102,17 +102,6 @@ def _mul(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, An
     return unary(a, x if isinstance(x, Value) else y, keeps_zero=True)
 
 
-def _div(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x, y = args[:2]
-    if not isinstance(x, Value):
-        return unary(a, y, keeps_zero=False)
-    if isinstance(y, Value):
-        if y.labels is not None and not y.is_parameter:
-            return None  # 0 / 0
-        return multiply(a, x, y, a.concrete[node].shape)
-    return unary(a, x, keeps_zero=True)
-
-
 def add(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
     """A sum, and what is like one: an element is 0 if both are."""
     if x.is_parameter and y.is_parameter:
@@ -259,7 +248,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_MOVE_ZERO, _unary_rule(keeps_zero=False)),
     **dict.fromkeys(("add", "sub", "rsub", "maximum", "minimum", "__add__", "__radd__", "__sub__"), _add),
     **dict.fromkeys(("mul", "__mul__", "__rmul__"), _mul),
-    **dict.fromkeys(("div", "__truediv__"), _div),
     **dict.fromkeys(_CASTS, _cast),
     "hardtanh": _hardtanh,
     "clamp": _clamp,
