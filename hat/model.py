@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import hat_kernels
 from hat import buffers, moving
 from hat.blocks import Block
+from hat.copying import copied
 from hat.gate import Gate
 from hat.interrupt import interrupt_waits
 from hat.locks import frozen_lock, gates, locks, sides, unlocked
@@ -403,6 +404,10 @@ class HATModel(nn.Module):
             parameter.grad = None
         for parameter in self.body.parameters():
             release(parameter)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HATModel:
+        found: HATModel = copied(self, memo)
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_blocks": ((), {})}  # known by addresses, which are others in a copy
