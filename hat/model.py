@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import operator
 import warnings
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 import hat_kernels
 from hat import buffers, moving
 from hat.blocks import Block
+from hat.copying import copied
 from hat.gate import Gate
 from hat.interrupt import interrupt_waits
 from hat.locks import frozen_lock, gates, locks, sides, unlocked
@@ -405,17 +405,12 @@ class HATModel(nn.Module):
         for parameter in self.body.parameters():
             release(parameter)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> HATModel:
+        found: HATModel = copied(self, memo)
+        return found
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_blocks": ((), {})}  # known by addresses, which are others in a copy
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> HATModel:
-        """All modules before what is in them: gates know layers that know gates, deeper than Python lets calls nest."""
-        made = [(module, _shell(module, memo)) for module in self.modules() if _copies_plainly(module)]
-        for module, new in reversed(made):  # the inner ones first: a graph looks into them while it is copied
-            state = self.__getstate__() if module is self else module.__dict__
-            new.__dict__.update(copy.deepcopy(dict(state), memo))
-        found: HATModel = memo[id(self)]
-        return found
 
     def _resolve(self, task: int | None) -> int:
         if task is None:
@@ -444,21 +439,6 @@ class HATModel(nn.Module):
             )
         elif full:
             warnings.warn(f"no free unit left in {', '.join(full)}", CapacityWarning, stacklevel=3)
-
-
-def _copies_plainly(module: nn.Module) -> bool:
-    """`copy.deepcopy` would copy its attributes one by one."""
-    own = type(module)
-    changed = any(getattr(own, name, None) is not getattr(nn.Module, name, None) for name in _COPYING)
-    return isinstance(module, HATModel) or not changed
-
-
-def _shell(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    memo[id(module)] = new = type(module).__new__(type(module))
-    return new
-
-
-_COPYING = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__copy__", "__getnewargs__")
 
 
 def _names(classes: int | Sequence[str]) -> tuple[str, ...]:

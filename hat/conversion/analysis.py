@@ -7,7 +7,7 @@ What nobody knows is exact too: its inputs are gated, and its outputs belong to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class Analysis:
 
     Args:
         network: the graph.
-        concrete: the value of every node on the example.
+        concrete: the value of every node on the example; those of new nodes are added.
         per_head: the dimensions of a head of attention are one unit.
         is_excluded: of the name of a module.
 
@@ -48,7 +48,7 @@ class Analysis:
     def __init__(
         self,
         network: fx.GraphModule,
-        concrete: Mapping[fx.Node, Any],
+        concrete: MutableMapping[fx.Node, Any],
         *,
         per_head: bool = False,
         is_excluded: Callable[[str], bool] = lambda name: False,
@@ -89,6 +89,13 @@ class Analysis:
             return False
         self.joining[node] = labels
         return True
+
+    def add(self, node: fx.Node, value: Value, concrete: Tensor) -> None:
+        """A node that a rule has put before its own."""
+        self.values[node], self.concrete[node] = value, concrete
+        self._nodes[id(value)] = node
+        if self._moves_with_inputs(node):
+            self._dependent.add(node)
 
     def ids(self, *key: Any, shape: Iterable[int]) -> Tensor:
         """The ids of something that has a name, the same ones whenever it is asked for."""

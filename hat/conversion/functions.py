@@ -43,6 +43,8 @@ def call(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[
         return _attribute(recorder, name, function.__self__.__name__, args[0])
     if name in ("size", "numel", "nelement"):
         return _size(recorder, name, *args, **kwargs)
+    if name == "__len__":  # Python makes a plain number of what it gets
+        recorder.nodes.burn()
     if name in _READERS:
         return _read(recorder, function, args, kwargs)
     if name == "__setitem__":

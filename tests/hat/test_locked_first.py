@@ -170,11 +170,15 @@ def run_both(models, x, name, keep, plan=("drawn", "drawn", "drawn"), seed=0):
 
 # ---------------------------------------------------------------- the same training
 
+# The bias of attention's keys has a gradient of rounding noise, as a softmax does not see it. Adafactor divides by the
+# size of a gradient, however small: it makes whole steps of that noise, others each time the sums have another order.
+STABLE = sorted(OPTIMIZERS.keys() - {"torch Adafactor"})
+
 
 @SLOW_IS_FINE
 @given(
     network=networks,
-    name=st.sampled_from(sorted(OPTIMIZERS)),
+    name=st.sampled_from(STABLE),
     keep=st.booleans(),
     plan=st.lists(st.sampled_from(["drawn", "drawn", "drawn", "none", "all"]), min_size=2, max_size=3),
     seed=st.integers(0, 2**16),

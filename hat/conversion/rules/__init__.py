@@ -6,9 +6,16 @@ from torch import nn
 
 from hat.conversion.analysis import ModuleRule, Rule
 from hat.conversion.known import known_type
-from hat.conversion.rules import channels, elementwise, layers, movement, products, reductions
+from hat.conversion.rules import channels, elementwise, layers, movement, products, quotients, reductions
 
-RULES: dict[str, Rule] = {**elementwise.RULES, **channels.RULES, **movement.RULES, **products.RULES, **reductions.RULES}
+RULES: dict[str, Rule] = {
+    **elementwise.RULES,
+    **channels.RULES,
+    **movement.RULES,
+    **products.RULES,
+    **quotients.RULES,
+    **reductions.RULES,
+}
 """By the name of the operation, see `hat.conversion.names`. A rule that answers None does not know this case."""
 
 _MODULES: dict[type[nn.Module], ModuleRule] = {

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import Analysis, ModuleRule, Rule
-from hat.conversion.errors import ConversionError
-from hat.conversion.names import where
 from hat.conversion.units import constant, narrowed
 from hat.conversion.values import Value
 
@@ -102,36 +100,6 @@ def _mul(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, An
     if isinstance(x, Value) and isinstance(y, Value):
         return multiply(a, x, y, a.concrete[node].shape)
     return unary(a, x if isinstance(x, Value) else y, keeps_zero=True)
-
-
-def _div(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x, y = args[:2]
-    if not isinstance(x, Value):
-        return unary(a, y, keeps_zero=False)
-    if not isinstance(y, Value):
-        return unary(a, x, keeps_zero=True)
-    if y.labels is None or y.is_parameter:
-        return multiply(a, x, y, a.concrete[node].shape)
-    return _divide(a, node, x, y)
-
-
-def _divide(a: Analysis, node: fx.Node, x: Value, y: Value) -> Value:
-    """By units: they stay as they are, and what they divide is gated behind, as 0 / 0 must not pass for 0.
-
-    Raises:
-        ConversionError: they are 0 where they are off already, or cannot be gated together with what they divide.
-    """
-    if not x.is_parameter and x.labels is not None and not y.gated:
-        assert y.labels is not None
-        ones, others, pairs = _counts(a, x.labels, y.labels)
-        if pairs == ones == others:
-            a.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
-            shape = a.concrete[node].shape
-            return Value(shape, _joined(x.labels, y.labels, shape).clamp(min=0))
-    raise ConversionError(
-        f"{where(node)}: divides by units, which are 0 for a task that does not use them; add a small number to what "
-        "divides, or exclude the module by `filter`"
-    )
 
 
 def add(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
@@ -280,7 +248,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_MOVE_ZERO, _unary_rule(keeps_zero=False)),
     **dict.fromkeys(("add", "sub", "rsub", "maximum", "minimum", "__add__", "__radd__", "__sub__"), _add),
     **dict.fromkeys(("mul", "__mul__", "__rmul__"), _mul),
-    **dict.fromkeys(("div", "__truediv__"), _div),
     **dict.fromkeys(_CASTS, _cast),
     "hardtanh": _hardtanh,
     "clamp": _clamp,

@@ -25,7 +25,8 @@ def _reduce(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
         return None
     rest = [dim for dim in range(labels.dim()) if dim not in dims]
     if any(not constant(labels, dim) for dim in dims):
-        a.demand(value)
+        if not value.is_parameter:  # nothing is gated that every task has its own of
+            a.demand(value)
         if value.is_parameter or any(not constant(labels, dim) for dim in rest):
             a.lose(value)
         return Value(found.shape)

@@ -122,6 +122,15 @@ def test_a_number_that_python_makes_of_a_batch_size_follows_it():
         assert len(counted) == 2 * batch - 1
 
 
+def test_the_length_of_a_tensor_follows_the_batch_size():
+    traced = graph(
+        lambda self, x: torch.cat([self.token.expand(len(x), -1), x], 1),
+        torch.randn(3, 4),
+        token=nn.Parameter(torch.ones(1, 1)),
+    )
+    assert traced(torch.randn(7, 4)).shape == (7, 5)
+
+
 @pytest.mark.parametrize(
     "forward",
     [

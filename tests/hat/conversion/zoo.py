@@ -314,6 +314,19 @@ def chosen_by_a_table():
 
 
 @network
+def quotients_of_units():
+    """By what is 0 where a unit is off: of the unit itself, and of another one."""
+
+    def forward(self, x):
+        hidden = self.one(x)
+        hidden = (hidden - hidden.mean(0)) / (hidden.var(0, correction=0) + 0.1).sqrt()
+        return self.last(hidden / (1 + F.relu(self.two(x))) + x[:, :1] / (2 + self.three(x).tanh()))
+
+    parts = {"one": nn.Linear(5, 6), "two": nn.Linear(5, 1), "three": nn.Linear(5, 6)}
+    return Net(forward, **parts, last=nn.Linear(6, 4)), FLAT
+
+
+@network
 def one_unit_by_itself():
     """A value of a sample, and scores of tokens: a dimension of units has neither."""
 
@@ -816,6 +829,16 @@ def relative_positions():
     index = torch.arange(4)[:, None] - torch.arange(4) + 3
     return Net(forward, qkv=nn.Linear(6, 18), last=nn.Linear(24, 4), table=parameter(7, 2), scale=parameter(2, 1, 1),
                constant_index=index), TOKENS  # fmt: skip
+
+
+@network
+def sum_of_a_table():
+    """A parameter that is added to units and summed over its own elements: no gate is of those."""
+
+    def forward(self, x):
+        return self.last(F.relu(self.one(x)) + self.table.mean(0)[:6] + self.table.sum())
+
+    return Net(forward, one=nn.Linear(6, 6), table=parameter(3, 7), last=nn.Linear(6, 4)), TOKENS
 
 
 @network

@@ -1,0 +1,51 @@
+"""Quotients: by units, they are products with what those are the reciprocals of.
+
+A gate makes units 0 that are off, and 0 / 0 is not a number; behind a reciprocal it stands well. What is gated already
+cannot divide.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from hat.conversion.analysis import Analysis, Rule
+from hat.conversion.errors import ConversionError
+from hat.conversion.names import where
+from hat.conversion.rules.elementwise import multiply, unary
+from hat.conversion.values import Value
+
+
+def _div(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x, y = args[:2]
+    if not isinstance(x, Value):
+        return unary(a, y, keeps_zero=False)
+    if not isinstance(y, Value):
+        return unary(a, x, keeps_zero=True)
+    if y.labels is not None and not y.is_parameter:
+        if kwargs.get("rounding_mode") is not None:
+            return None
+        if y.gated:
+            raise ConversionError(
+                f"{where(node)}: divides by units that are 0 for a task that does not use them; add a small number to "
+                "what divides, or exclude the module by `filter`"
+            )
+        y = _inverted(a, node, y)
+    return multiply(a, x, y, a.concrete[node].shape)
+
+
+def _inverted(a: Analysis, node: fx.Node, y: Value) -> Value:
+    """Make the quotient a product in the graph, too, so that there is something to gate."""
+    below: Any = node.args[1]
+    with node.graph.inserting_before(node):
+        inverse = node.graph.call_function(torch.reciprocal, (below,))
+    node.op, node.target, node.args, node.kwargs = "call_function", operator.mul, (node.args[0], inverse), {}
+    value = unary(a, y, keeps_zero=False)
+    a.add(inverse, value, torch.reciprocal(a.concrete[below]))
+    return value
+
+
+RULES: dict[str, Rule] = dict.fromkeys(("div", "__truediv__"), _div)
