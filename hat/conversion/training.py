@@ -61,7 +61,8 @@ def _batch_norm(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs
     norm = _NORMS[input.dim()](mean.shape[0], given["eps"], given["momentum"])
     if isinstance(owner, nn.modules.batchnorm._BatchNorm):
         norm.__dict__.update({**vars(owner), "_modules": {}})
-        return recorder.replace(path, norm, (input,), {})
+        beside = any(True for _ in owner.children())  # what else it has is called by itself
+        return recorder.replace(f"{path}.batch_norm" if beside else path, norm, (input,), {})
     norm.affine = parts[0] is not None
     norm.weight, norm.bias = parts  # type: ignore[assignment]
     norm.running_mean, norm.running_var = mean, given["running_var"]

@@ -36,6 +36,7 @@ def main(names: list[str]) -> int:
             gc.collect()
     if not names:
         versions = {name: importlib.metadata.version(name) for name in ("torch", "timm", "transformers")}
+        TABLE.parent.mkdir(exist_ok=True)
         record.write(RESULTS, {"versions": versions, "rows": rows})
         record.write_text(TABLE, document(record.read(RESULTS)))
     return int(any(row["outcome"] == "error" for row in rows))

@@ -78,11 +78,15 @@ _TIMM = {
     "volo": "volo_d1_224=",
 }
 
-# The members of these families are large: they are made narrower.
-_SMALLER: dict[str, dict[str, Any]] = {
+# The members of some families are large: they are made narrower. Others have two heads: they are made with one.
+_OPTIONS: dict[str, dict[str, Any]] = {
     "vgg11": {"mlp_ratio": 0.05},
     "vgg11_bn": {"mlp_ratio": 0.05},
     "beit_base_patch16_224": {"embed_dim": 192, "num_heads": 3, "depth": 4},
+    "repvit_m0_9": {"distillation": False},
+    "levit_128s": {"distilled": False},
+    "efficientformerv2_s0": {"distillation": False},
+    "volo_d1_224": {"use_aux_head": False},
 }
 
 
@@ -95,7 +99,7 @@ def architectures() -> list[Architecture]:
 def _timm(entry: str, family: str) -> Architecture:
     name, _, size = entry.rstrip("=").partition(":")
     side = int(size or 32)
-    options = _SMALLER.get(name, {}) | ({"img_size": side} if entry.endswith("=") else {})
+    options = _OPTIONS.get(name, {}) | ({"img_size": side} if entry.endswith("=") else {})
 
     def make() -> nn.Module:
         import timm

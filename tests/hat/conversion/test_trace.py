@@ -255,10 +255,10 @@ class NormAct(nn.BatchNorm2d):
 def test_a_batch_norm_in_disguise_is_one():
     module = nn.Sequential(nn.Conv2d(3, 4, 1), NormAct(4))
     traced = trace(module, (torch.randn(2, 3, 5, 5),)).graph_module
-    norm = traced.get_submodule("1")
+    norm = traced.get_submodule("1.batch_norm")
     assert type(norm) is nn.BatchNorm2d
     assert norm.weight is module[1].weight
-    assert targets(traced, "call_module") == ["0", "1", "1.act"]
+    assert targets(traced, "call_module") == ["0", "1.batch_norm", "1.act"]
     x = torch.randn(4, 3, 5, 5)
     assert torch.equal(traced.train()(x), copy.deepcopy(module).train()(x))
     assert module[1].running_mean.any()  # of the module itself
