@@ -67,11 +67,13 @@ def convert(
     Raises:
         ConversionError: something in the network cannot be converted; the message names the place, the reason and what
             to write instead.
-        TypeError: `module` is not a module, `filter` no function.
+        TypeError: `module` is not a module, `filter` no function, `config` no `GateConfig`.
         ValueError: an option out of range; the network or the example has no values.
     """
     if pretrained not in PRETRAINED:
         raise ValueError(f"pretrained: expected one of {PRETRAINED}, got {pretrained!r}")
+    if config is not None and not isinstance(config, GateConfig):
+        raise TypeError(f"config: expected a hat.GateConfig, got {type(config).__name__}")
     body = convert_body(module, example_input, head=head, filter=filter, per_head=per_head)
     model = HATModel(body, config=config)
     if pretrained == "locked":

@@ -16,17 +16,15 @@ from hat.norms import NORMS
 def hoisted(analysis: Analysis) -> list[fx.Node]:
     """The nodes whose values are gated: as far up as the same elements are in one tensor, and in front of a pool."""
     found = dict(analysis.gates)
-    changed = True
-    while changed:
-        changed = False
-        for node in list(found):
-            above = _above(analysis, node, found)
-            if above is not None:
-                for each in _siblings(node):
-                    found.pop(each, None)
-                found[above] = None
-                changed = True
-                break
+    waiting = list(found)
+    while waiting:
+        node = waiting.pop()
+        above = _above(analysis, node, found) if node in found else None
+        if above is not None:  # of several pieces of one tensor, the last that comes here takes the others along
+            for each in _siblings(node):
+                found.pop(each, None)
+            found[above] = None
+            waiting.append(above)
     return list(found)
 
 
