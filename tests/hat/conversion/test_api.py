@@ -414,6 +414,8 @@ def test_arguments_out_of_range():
         hat.convert(nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 2)), torch.randn(2, 5), pretrained="frozen")
     with pytest.raises(TypeError, match=r"filter: expected a function.*got str"):
         hat.convert(nn.Linear(5, 5), torch.randn(2, 5), filter="1")
+    with pytest.raises(TypeError, match=r"config: expected a hat.GateConfig, got int"):
+        hat.convert(nn.Linear(5, 5), torch.randn(2, 5), config=3)
 
 
 def test_without_values_nothing_can_be_tried_out():
