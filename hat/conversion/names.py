@@ -52,9 +52,7 @@ def _function(node: fx.Node) -> str | None:
 
 
 def where(node: fx.Node) -> str:
-    """The place of a node, for a message: the module that it was called in, and what it calls."""
-    stack = node.meta.get("nn_module_stack") or {}
-    inside = list(stack.values())[-1] if stack else None
-    path = inside[0] if isinstance(inside, tuple) else inside
+    """The place of a node, for a message: the module and the line that it was called in, and what it calls."""
     what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    return f"{path}: {what}" if path and path != what else str(what)
+    place = node.meta.get("place")
+    return f"{place}: {what}" if place else str(what)
