@@ -468,7 +468,7 @@ def test_a_state_loads_into_a_fresh_model(name):
         assert torch.equal(copy.deepcopy(model)(x, task=task), model(x, task=task))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["sgd", "guarded"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_step_in_one_call(name, optimizer):
     results = []

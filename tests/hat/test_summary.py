@@ -90,7 +90,7 @@ def test_a_converted_network():
     assert "stem.0, stage1.0.branch.3 and 1 more" in str(found)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(networks, st.integers(0, 2), st.integers(0, 10_000))
 def test_counts_are_those_of_the_rates(network, tasks, seed):
     body, _, features = network

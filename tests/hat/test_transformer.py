@@ -73,8 +73,7 @@ def learn(model, name, tasks=3, **options):
     return optimizer
 
 
-@pytest.mark.parametrize("norm", [False, True], ids=["", "norm"])
-@pytest.mark.parametrize("complete", [True, False], ids=["moves", "stays"])
+@pytest.mark.parametrize(("complete", "norm"), [(True, True), (False, False)], ids=["moves, norm", "stays"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_no_bit_of_an_old_task_changes(name, complete, norm):
     learn(make(complete=complete, norm=norm), name)

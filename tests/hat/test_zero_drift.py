@@ -17,7 +17,7 @@ BATCH = 6
 # Tasks that use no unit and full networks are part of what is tested here.
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 SLOW_IS_FINE = settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=16, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 
 PRECISIONS = [None, torch.bfloat16, torch.float16]
