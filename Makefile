@@ -28,7 +28,7 @@ $(VENV)/$(OLDEST)/.ready: $(READY)
 
 # Without dependencies: torchvision asks for a build of torch that a machine without a GPU does not have.
 $(VENV)/.zoo: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,zoo]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt huggingface_hub pyyaml safetensors
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchvision timm
 	touch $@
 
@@ -54,6 +54,7 @@ kernels: $(READY) ## compile every kernel for GPUs that are not there, count a s
 	$(BIN)/python -m benchmarks.launches
 
 zoo: $(VENV)/.zoo ## convert the networks of other libraries, teach each two tasks; writes docs/zoo.md and results/zoo.json
+	$(BIN)/python -m pip install --quiet -c constraints.txt transformers
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo
 
 gpu: ## tests and benchmarks on this machine's GPU, with this machine's python: installs nothing; OUT=folder

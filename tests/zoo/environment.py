@@ -16,12 +16,12 @@ _library: list[torch.library.Library] = []
 
 
 def prepare() -> bool:
-    """Make timm importable, and say whether it and transformers are there.
+    """Make timm importable, and say whether it is there.
 
     A torchvision made for another device than torch lacks its compiled operators; the schemas of those that its Python
     code refers to are defined here. One that works is left alone.
     """
-    if any(importlib.util.find_spec(name) is None for name in ("timm", "torchvision", "transformers")):
+    if any(importlib.util.find_spec(name) is None for name in ("timm", "torchvision")):
         return False
     try:
         importlib.import_module("torchvision")
