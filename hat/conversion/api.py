@@ -102,7 +102,7 @@ def convert_body(
         module, example, leaves=lambda each, name: name in excluded or (is_leaf(each, name) and not _is_function(each))
     )
     network = traced.graph_module
-    make_modular(network, dict(traced.values))
+    make_modular(network, traced.values)
     name = find_head(network, head)
     taken = None if name is None else take_off(network, name)
     network.recompile()

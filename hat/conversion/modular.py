@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import operator
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,12 +13,12 @@ from hat.conversion.known import known_type
 from hat.conversion.names import operation
 
 
-def make_modular(network: fx.GraphModule, concrete: MutableMapping[fx.Node, Any]) -> None:
+def make_modular(network: fx.GraphModule, concrete: Mapping[fx.Node, Any]) -> None:
     """Put a layer around the parameters of every function that is one; the parameters stay the same objects.
 
     Args:
         network: changed in place.
-        concrete: the value of every node on the example; those of new nodes are added.
+        concrete: the value of every node on the example.
     """
     for node in list(network.graph.nodes):
         make = _LAYERS.get(operation(node) or "")
@@ -30,13 +29,12 @@ def make_modular(network: fx.GraphModule, concrete: MutableMapping[fx.Node, Any]
         network.add_submodule(name, layer.train(network.training))
         with network.graph.inserting_before(node):
             new = network.graph.call_module(name, (arguments["input"],))
-            new.meta, concrete[new] = dict(node.meta), concrete[node]
+            new.meta = dict(node.meta)
             if "computed_bias" in arguments:
                 new = _add_bias(network.graph, new, arguments["computed_bias"], concrete[node].dim())
         node.replace_all_uses_with(new)
         network.graph.erase_node(node)
     network.graph.eliminate_dead_code()
-    _unnest(network)
     _leave_out(network)
 
 
@@ -49,25 +47,6 @@ def _leave_out(network: fx.GraphModule) -> None:
         if known_type(module) is nn.Identity or (isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
-
-
-def _unnest(network: fx.GraphModule) -> None:
-    """A layer inside of which the graph calls modules, as a norm that has its activation, moves in beside them."""
-    called = _called(network)
-    for name in sorted(called):
-        layer = network.get_submodule(name)
-        if not any(other.startswith(f"{name}.") for other in called):
-            continue
-        alone, shell = copy.copy(layer), nn.Module()
-        alone.__dict__["_modules"] = {}
-        for child, module in layer.named_children():
-            shell.add_module(child, module)
-        network.set_submodule(name, shell)
-        new = _free_name(network, f"{name}.weight")
-        network.add_submodule(new, alone)
-        for node in network.graph.nodes:
-            if node.op == "call_module" and node.target == name:
-                node.target = new
 
 
 def _arguments(network: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None:
