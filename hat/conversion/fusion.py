@@ -31,23 +31,23 @@ class Fusion:
     @classmethod
     def ending_at(cls, network: fx.GraphModule, node: fx.Node, gated: Container[fx.Node]) -> Fusion:
         """The longest one whose last node this is."""
-        chain = cls()
+        fusion = cls()
         here: fx.Node | None = node
         dropout = _dropout(network, node)
         if dropout is not None:
-            chain.dropout = dropout
-            chain.behind.insert(0, node)
+            fusion.dropout = dropout
+            fusion.behind.insert(0, node)
             here = _only_input(node)
         activation = None if here is None else activation_of(network, here)
         if here is not None and activation is not None:
-            chain.activation = activation
-            chain.activated = here if here is node else None
-            chain.behind.insert(0, here)
+            fusion.activation = activation
+            fusion.activated = here if here is node else None
+            fusion.behind.insert(0, here)
             here = _only_input(here)
         is_layer = here is not None and here.op == "call_module"
         if is_layer and (here is node or here not in gated):
-            chain.layer = here
-        return chain
+            fusion.layer = here
+        return fusion
 
 
 def _only_input(node: fx.Node) -> fx.Node | None:

@@ -80,13 +80,13 @@ class Rewriter:
         if gate is None:
             self._gate_behind(node, labels)
             return
-        chain = Fusion.ending_at(self.network, node, self.gated)
-        if chain.layer is not None and self._fuse(chain, gate, unit_dim):
+        fusion = Fusion.ending_at(self.network, node, self.gated)
+        if fusion.layer is not None and self._fuse(fusion, gate, unit_dim):
             return
         self._insert(
-            chain.activated or node,
-            Gated(gate, activation=chain.activation if chain.activated else "identity", unit_dim=unit_dim),
-            replace=chain.activated is not None,
+            fusion.activated or node,
+            Gated(gate, activation=fusion.activation if fusion.activated else "identity", unit_dim=unit_dim),
+            replace=fusion.activated is not None,
         )
 
     def _gate_of(self, labels: Tensor) -> tuple[Any, int]:
@@ -112,32 +112,31 @@ class Rewriter:
             return gates[0]
         return SideBySide(gates, index.clone())
 
-    def _fuse(self, chain: Fusion, gate: Any, unit_dim: int) -> bool:
-        """Make the layer at the beginning of a chain of activation and dropout do all of it."""
-        node = chain.layer
+    def _fuse(self, fusion: Fusion, gate: Any, unit_dim: int) -> bool:
+        """Make the layer do what is behind it, too."""
+        node = fusion.layer
         assert node is not None
         name = str(node.target)
         plain = self.network.get_submodule(name)
+        kind = known_type(plain)
         if len(self.calls[name]) > 1:
             return False
         rank = len(self.analysis.concrete[node].shape)
-        if known_type(plain) in _GATED:
+        if kind in _GATED:
             if unit_dim != (rank - 1 if isinstance(plain, nn.Linear) else 1):
                 return False
-            layer = _GATED[known_type(plain)].around(
-                plain, gate=gate, activation=chain.activation, dropout=chain.dropout
-            )
-        elif known_type(plain) in NORMS and not chain.dropout:
+            layer = _GATED[kind].around(plain, gate=gate, activation=fusion.activation, dropout=fusion.dropout)
+        elif kind in NORMS and not fusion.dropout:
             if unit_dim != (rank - 1 if isinstance(plain, nn.LayerNorm | nn.RMSNorm) else 1):
                 return False
-            layer = NORMS[known_type(plain)].from_plain(plain, activation=chain.activation)
+            layer = NORMS[kind].from_plain(plain, activation=fusion.activation)
             if layer.units != gate.units:
                 return False
             layer.__dict__["gate"] = gate
         else:
             return False
         self.network.set_submodule(name, layer)
-        for behind in reversed(chain.behind):
+        for behind in reversed(fusion.behind):
             behind.replace_all_uses_with(behind.args[0])  # type: ignore[arg-type]
             self.network.graph.erase_node(behind)
         return True
@@ -164,12 +163,13 @@ class Rewriter:
         """Layers that apply no gate still know what is locked of them; norms are every task's own."""
         for name in self.calls:
             plain = self.network.get_submodule(name)
+            kind = known_type(plain)
             if self.analysis.is_excluded(name) or name in self.analysis.frozen:
                 continue
-            if known_type(plain) in _GATED:
-                self.network.set_submodule(name, _GATED[known_type(plain)].around(plain))
-            elif known_type(plain) in NORMS:
-                self.network.set_submodule(name, NORMS[known_type(plain)].from_plain(plain))
+            if kind in _GATED:
+                self.network.set_submodule(name, _GATED[kind].around(plain))
+            elif kind in NORMS:
+                self.network.set_submodule(name, NORMS[kind].from_plain(plain))
 
     def _find_tables(self) -> None:
         a = self.analysis
