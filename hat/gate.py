@@ -214,6 +214,31 @@ class Gate(Float32Module):
         self.reserved.copy_(self.reserved[order])
         self._refresh_used()
 
+    @torch.no_grad()
+    def resize(self, places: Tensor, joined: Tensor) -> None:
+        """Let units go, and others join, in the gate itself; see `hat.resizing`.
+
+        Args:
+            places: [units from now on] int64, which unit comes to each place; for one that joins, the one before it.
+            joined: [units from now on] bool.
+        """
+        old, device = self.units, self.used.device
+        places, joined = places.to(device), joined.to(device)
+        self.units = len(places)
+        drawn = self.embedding.new_empty(self.units)
+        drawn = drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
+        self.embedding.grad = None
+        self.embedding.data = torch.where(joined, drawn, self.embedding.data[places])
+        self.masks = self.masks[:, places].masked_fill(joined, 0)
+        self.reserved = self.reserved[places].masked_fill(joined, 0)
+        # Those that stay keep their order, those that join come after all that were there.
+        ranks = torch.where(joined, old + joined.cumsum(0), self.origin[places])
+        self.origin = ranks.argsort().argsort()
+        if self.segments is not None:
+            self.segments = self.segments[places]
+        self.used, self.free = torch.zeros_like(drawn), torch.ones_like(drawn)
+        self._refresh_used()
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         masks = state_dict.get(prefix + "masks")
         if masks is not None and masks.dim() == 2 and masks.shape[1] == self.units:

@@ -39,6 +39,9 @@ class GatedNorm(PerTask):
     bias: Tensor | None
     gate: Any
     eps: Any
+    count: Tensor
+    count_initial: Tensor
+    count_tasks: Tensor
 
     def __init__(self, *shape: Any, gate: Any = None, activation: str = "identity", **norm: Any) -> None:
         super().__init__()
@@ -125,6 +128,35 @@ class GatedNorm(PerTask):
         if weight is None or self.gate.state.config.fold == "never":
             return False
         return folds_affine(x, weight, self.activation, soft="embedding" in form)
+
+    def keep_count(self, before: int, now: int, tasks: int) -> None:
+        """Units have gone or joined: every finished task goes on as if there were as many as when it was learned.
+
+        Nothing for a norm that normalises every unit by itself.
+
+        Args:
+            before, now: how many units there were, and are.
+            tasks: how many are finished.
+        """
+
+    @property
+    def _counts(self) -> bool:
+        """The present task was learned over another number of units, perhaps; the one that is learned never was."""
+        return "count" in self.kept and not self.is_learning
+
+    def _keep_count(self, before: int, now: int, tasks: int) -> None:
+        if "count" not in self.kept:
+            device = next((values.device for _, values in self.current()), None)
+            self._keep("count", torch.tensor(before, device=device), learned=False)
+            self.count_tasks = self.count.new_full((tasks,), before)
+        if now > before:
+            self.count_initial.fill_(now)
+            self.count.fill_(now)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}count" in state_dict and "count" not in self.kept:
+            self._keep("count", torch.zeros((), dtype=torch.int64), learned=False)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _normalised(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         raise NotImplementedError

@@ -22,9 +22,13 @@ class SideBySide:
     """
 
     def __init__(self, gates: Sequence[Gate], index: Tensor) -> None:
-        self.gates, self.units = list(gates), len(index)
+        self.gates = list(gates)
+        self.set_index(index)
+
+    def set_index(self, index: Tensor) -> None:
+        """As of the class, of gates that may have other lengths than before."""
+        self.units, self.index = len(index), index
         self._runs = _runs(self.gates, index)
-        self._index = index
 
     @property
     def state(self) -> State:
@@ -44,9 +48,9 @@ class SideBySide:
 
     def _lay(self, parts: list[Tensor]) -> Tensor:
         if self._runs is None:
-            if self._index.device != parts[0].device:
-                self._index = self._index.to(parts[0].device)  # once: a graph may not copy from the host
-            return torch.cat(parts, -1)[..., self._index]
+            if self.index.device != parts[0].device:
+                self.index = self.index.to(parts[0].device)  # once: a graph may not copy from the host
+            return torch.cat(parts, -1)[..., self.index]
         pieces = [_repeated(parts[gate][..., first:last], repeat) for gate, first, last, repeat in self._runs]
         return torch.cat(pieces, -1)
 
@@ -109,6 +113,10 @@ class GatedAnywhere(nn.Module):
         super().__init__()
         self.__dict__["gates"] = list(gates)
         self.register_buffer("index", index, persistent=False)
+
+    def set_index(self, index: Tensor) -> None:
+        """As of the class, of gates that may have other lengths than before."""
+        self.index = index.to(self.index.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype; exactly 0 where a unit is off."""

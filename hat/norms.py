@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hat import counted
 from hat.gated_norm import GatedNorm
 
 
@@ -83,7 +84,16 @@ class HATGroupNorm(GatedNorm):
         return self.num_channels
 
     def _normalised(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+        if not self._counts:
+            return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+        count = self.of_task("count")
+        count = count.view(-1, *(1,) * x.dim()) if count.dim() else count
+        y = counted.group_norm(x, self.num_groups, count // self.num_groups, self.eps)
+        return _affine(y, *(None if each is None else self._spread(each[None], x) for each in (weight, bias)))
+
+    def keep_count(self, before: int, now: int, tasks: int) -> None:
+        """See `GatedNorm`."""
+        self._keep_count(before, now, tasks)
 
 
 class _LastDimensions(GatedNorm):
@@ -96,12 +106,24 @@ class _LastDimensions(GatedNorm):
     def units(self) -> int | None:
         return self.normalized_shape[0] if len(self.normalized_shape) == 1 else None
 
+    def keep_count(self, before: int, now: int, tasks: int) -> None:
+        """See `GatedNorm`."""
+        self._keep_count(before, now, tasks)
+
+    def _elements(self, x: Tensor) -> tuple[tuple[int, ...], Tensor]:
+        """The dimensions that are normalised over, and how many elements count there."""
+        dims = tuple(range(x.dim() - len(self.normalized_shape), x.dim()))
+        count = self.of_task("count") * self.normalized_shape[1:].numel()
+        return dims, count.view(-1, *(1,) * (x.dim() - 1)) if count.dim() else count
+
 
 class HATLayerNorm(_LastDimensions):
     __doc__: str | None = GatedNorm.__doc__
     plain = nn.LayerNorm
 
     def _normalised(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if self._counts:
+            return _affine(counted.layer_norm(x, *self._elements(x), self.eps), weight, bias)
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
 
@@ -110,7 +132,14 @@ class HATRMSNorm(_LastDimensions):
     plain = nn.RMSNorm
 
     def _normalised(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if self._counts:
+            return _affine(counted.rms_norm(x, *self._elements(x), self.eps), weight, bias)
         return F.rms_norm(x, self.normalized_shape, weight, self.eps)
+
+
+def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    found = y if weight is None else y * weight
+    return (found if bias is None else found + bias).to(y.dtype)
 
 
 NORMS: dict[type[nn.Module], type[GatedNorm]] = {

@@ -34,3 +34,7 @@ class Wired:
     def complete(self) -> dict[Gate, bool]:
         """Whether every gate meets nothing outside of this body, but for what comes behind its end."""
         raise NotImplementedError
+
+    def seen_by_heads(self) -> set[Gate]:
+        """Gates that are complete but for heads, which see their units at known places among others."""
+        return set()

@@ -20,13 +20,22 @@ if TYPE_CHECKING:
 
 def movable(model: HATModel) -> list[Gate]:
     """The gates whose units may change places with each other."""
+    return [gate for gate in _alone(model, _complete_by_body(model)) if max(map(len, segments(gate))) > 1]
+
+
+def resizable(model: HATModel) -> set[Gate]:
+    """The gates of which units may go, or which others may join: all that meets them is known, and where heads do."""
+    body = model.body
+    seen = body.seen_by_heads() if isinstance(body, Wired) and model.reads_features_alone else set()
+    return set(_alone(model, _complete_by_body(model) | seen))
+
+
+def _alone(model: HATModel, known: set[Gate]) -> list[Gate]:
+    """Those of which all is known and that lie along what they lie along by themselves, in the order of the model."""
     gates = list(model.gates.values())
-    known_by_body = _complete_by_body(model)
-    known = [gate for gate in gates if gate in known_by_body or (gate.complete and model.outputs is not None)]
     used, shared = owners(model), _shared(gates)
-    return [
-        gate for gate in known if gate not in shared and _is_alone(gate, used) and max(map(len, segments(gate))) > 1
-    ]
+    found = [gate for gate in gates if gate in known or (gate.complete and model.outputs is not None)]
+    return [gate for gate in found if gate not in shared and _is_alone(gate, used)]
 
 
 def segments(gate: Gate) -> list[Tensor]:
@@ -34,7 +43,7 @@ def segments(gate: Gate) -> list[Tensor]:
     length = gate.units
     for member in gate.members:
         groups = getattr(member.module, "groups", getattr(member.module, "num_groups", 1))  # a convolution, a norm
-        if groups > 1 and member.places is None and member.name == "weight" and not _depthwise(gate, member.module):
+        if groups > 1 and member.places is None and member.name == "weight" and not is_depthwise(gate, member.module):
             length = math.gcd(length, gate.units // groups) if gate.units % groups == 0 else 1
     places = torch.arange(gate.units)
     if gate.segments is None:
@@ -85,7 +94,7 @@ def _is_alone(gate: Gate, used: Mapping[Tensor, set[Use]]) -> bool:
     return everywhere and all(len(found) == 1 for found in layouts.values())
 
 
-def _depthwise(gate: Gate, module: nn.Module) -> bool:
+def is_depthwise(gate: Gate, module: nn.Module) -> bool:
     """Each unit has a group of its own and is its own input: its filter moves along."""
     dims = {member.dim for member in gate.members if member.module is module and member.name == "weight"}
     return dims == {0, 1} and getattr(module, "groups", 1) == gate.units

@@ -43,6 +43,7 @@ class Analysis:
         own: the names of the parameters that every task has for itself.
         answer: the value that the graph answers with, if it is one tensor.
         frozen: the names of the modules whose parameters nobody knows the units of.
+        needed: ids of units that meet what depends on how many there are, or on what nobody knows: none may go or join.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Analysis:
         self.unknown: set[tuple[str, str, int]] = set()
         self.own: dict[str, None] = {}
         self.frozen: dict[str, None] = {}
+        self.needed: list[Tensor] = []
         self.answer: Value | None = None
         self._ids: dict[tuple[Any, ...], Tensor] = {}
         self._nodes: dict[int, fx.Node] = {}
@@ -129,6 +131,7 @@ class Analysis:
             for lost in (ids, None if before is None else before.ids):
                 if lost is not None:
                     self.units.fix(lost)  # the parameter does not move along
+                    self.need(lost)
             return
         if before is not None:  # used twice: what is unknown once is unknown
             known = (before.ids > 0) & (ids > 0)
@@ -148,6 +151,10 @@ class Analysis:
         for name in value.parameters:
             self.own[name] = None
 
+    def need(self, labels: Tensor) -> None:
+        """These units stay as many as they are."""
+        self.needed.append(labels.unique())
+
     def lose(self, *values: Any) -> None:
         """Units meet what nobody knows: they are gated before, and keep their places."""
         for value in values:
@@ -156,6 +163,7 @@ class Analysis:
                 if not value.is_parameter and value.labels is not None:
                     self.demand(value)
                     self.units.fix(value.labels.clamp(min=0))
+                    self.need(value.labels)
 
     # -- the walk -------------------------------------------------------------------------------------------------
 

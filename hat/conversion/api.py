@@ -119,11 +119,22 @@ def convert_body(
         per_head=per_head,
         is_excluded=lambda name: any(name == e or name.startswith(f"{e}.") for e in excluded),
     ).run()
-    axes = Rewriter(analysis).run()
+    rewriter = Rewriter(analysis)
+    axes = rewriter.run()
     if not axes.gates:
         raise ConversionError("the network: expected at least one layer that can be gated, found none")
     tail, loose = _ending(analysis, axes)
-    body = Converted(network, axes.gates, features=answer.shape[-1], head=name, tail=tail, loose=loose)
+    body = Converted(
+        network,
+        axes.gates,
+        features=answer.shape[-1],
+        head=name,
+        tail=tail,
+        loose=loose,
+        layouts=rewriter.layouts(),
+        needed=_needed(analysis, axes),
+        example=torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, example),
+    )
     _check_same(body, example, answer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnlockedWarning)  # of the model that the user gets
@@ -187,6 +198,15 @@ def _check_same(body: Converted, example: tuple[Any, ...], answer: Tensor) -> No
             f"the network: with open gates the converted one differs by {float(error):g}, more than rounding; does it "
             "answer the same from call to call?"
         )
+
+
+def _needed(analysis: Analysis, axes: Axes) -> Tensor:
+    """See `Converted.needed`."""
+    found = torch.zeros(sum(gate.units for gate in axes.gates.values()), dtype=torch.bool)
+    for labels in analysis.needed:
+        units = axes.index(labels)
+        found[units[units >= 0]] = True
+    return found
 
 
 def _ending(analysis: Analysis, axes: Axes) -> tuple[Reach | None, frozenset[Gate]]:

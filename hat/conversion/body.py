@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from hat.gate import Gate
+from hat.resizing.layout import Layout
 from hat.wired import Reach, Wired
 
 
@@ -19,6 +20,11 @@ class Converted(nn.Module, Wired):
         head: the name that the removed head had, or None.
         loose: gates whose units the heads see in another order, or among others.
         features: the length of the last dimension of what comes out.
+        layouts: where the units lie in the value of every node of the graph that has some, by its name; counted through
+            all gates in order. A tuple for a node that answers with one.
+        answer: where they lie in what comes out, or None.
+        needed: [units] bool, of all gates in order: neither may this unit go, nor may others join it.
+        example: inputs that the network takes.
     """
 
     def __init__(
@@ -30,12 +36,21 @@ class Converted(nn.Module, Wired):
         head: str | None,
         tail: Reach | None,
         loose: frozenset[Gate],
+        layouts: dict[str, Any],
+        needed: Tensor,
+        example: tuple[Any, ...],
     ) -> None:
         super().__init__()
         self.network = network
         self.gates = nn.ModuleDict(gates)
         self.features, self.head, self.tail, self.loose = features, head, tail, loose
+        self.layouts, self.needed, self.example = layouts, needed, example
         self.__dict__["_made"] = tuple(network.modules())
+
+    @property
+    def answer(self) -> Layout | None:
+        (node,) = self.network.graph.output_node().args
+        return self.layouts.get(node.name) if isinstance(node, fx.Node) else None
 
     def forward(self, *inputs: Any) -> Tensor:
         """What the network takes, several inputs also as one tuple, to its features [..., features]."""
@@ -46,6 +61,15 @@ class Converted(nn.Module, Wired):
 
     def complete(self) -> dict[Gate, bool]:
         """Those of which the heads see none or all in order, unless the graph's modules were changed, or have hooks."""
-        modules = tuple(self.network.modules())
-        intact = modules == self._made and not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+        intact = self._is_intact()
         return {gate: intact and gate not in self.loose for gate in self.gates.values() if isinstance(gate, Gate)}
+
+    def seen_by_heads(self) -> set[Gate]:
+        """Those of which the heads see all units, each at places of its own."""
+        answer = self.answer
+        last = answer is not None and answer.varying == (len(answer.shape) - 1,)
+        return set(self.loose) if last and self._is_intact() else set()
+
+    def _is_intact(self) -> bool:
+        modules = tuple(self.network.modules())
+        return modules == self._made and not any(m._forward_hooks or m._forward_pre_hooks for m in modules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,13 +14,14 @@ from hat.conversion.fusion import Fusion
 from hat.conversion.hoisting import hoisted
 from hat.conversion.known import known_type
 from hat.conversion.tables import Table, represent
-from hat.conversion.units import varying
+from hat.conversion.units import narrowed, varying
 from hat.conversion.values import Value
 from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.gate import Gate
 from hat.gating import Gated, GatedAnywhere, SideBySide
 from hat.layers import HATLinear
 from hat.norms import NORMS
+from hat.resizing.layout import Layout
 
 _GATED: dict[type[nn.Module], Any] = {
     nn.Linear: HATLinear,
@@ -37,6 +39,7 @@ class Rewriter:
         gated: the nodes whose values are gated, and their labels.
         calls: the nodes that call a module, by its name.
         tables: what becomes of the parameters that the graph reads by itself.
+        sources: the node that the analysis knows, of one that has come in its place or behind it.
     """
 
     axes: Axes
@@ -46,6 +49,7 @@ class Rewriter:
         self.gated: dict[fx.Node, Tensor] = {}
         self.calls: dict[str, list[fx.Node]] = {}
         self.tables: dict[str, Table] = {}
+        self.sources: dict[fx.Node, fx.Node] = {}
 
     def run(self) -> Axes:
         """Change the graph; the gates are not attached before, as units get their gates all at once."""
@@ -71,6 +75,21 @@ class Rewriter:
         for claim in claims:
             attach(self.axes, claim, self.network.get_submodule(claim.module))
         return self.axes
+
+    def layouts(self) -> dict[str, Any]:
+        """Where units lie in the values of the graph that it has become, see `Converted.layouts`."""
+        values = ((node, self.analysis.values.get(self.sources.get(node, node))) for node in self.network.graph.nodes)
+        found = {node.name: self._layout(value) for node, value in values}
+        return {name: layout for name, layout in found.items() if any(True for _ in _present(layout))}
+
+    def _layout(self, value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return tuple(map(self._layout, value))
+        if not isinstance(value, Value) or value.labels is None:
+            return None
+        (labels,) = narrowed(value.labels)
+        (units,) = narrowed(self.axes.index(labels))  # what was several units may have become one since
+        return None if bool((units < 0).all()) else Layout(value.shape, units)
 
     # -- gates ----------------------------------------------------------------------------------------------------
 
@@ -148,11 +167,13 @@ class Rewriter:
         if replace:
             with self.network.graph.inserting_before(node):
                 new = self.network.graph.call_module(name, (node.args[0],))
+            self.sources[new] = node
             node.replace_all_uses_with(new)
             self.network.graph.erase_node(node)
             return
         with self.network.graph.inserting_after(node):
             new = self.network.graph.call_module(name, (node,))
+        self.sources[new] = node
         for user in real_users(node):
             if user is not new:
                 user.replace_input_with(node, new)
@@ -193,8 +214,17 @@ class Rewriter:
                 self.network.add_submodule(table.module, made[table.module])
             with self.network.graph.inserting_before(node):
                 new = self.network.graph.call_module(table.module)
+            self.sources[new] = node
             node.replace_all_uses_with(new)
             self.network.graph.erase_node(node)
+
+
+def _present(layout: Any) -> Iterator[Layout]:
+    if isinstance(layout, Layout):
+        yield layout
+    elif isinstance(layout, tuple):
+        for each in layout:
+            yield from _present(each)
 
 
 def _forget_unread(network: fx.GraphModule) -> None:

@@ -13,6 +13,8 @@ from hat.conversion.values import Value
 
 _KEEP_ZERO = ("mean", "sum", "amax", "amin", "norm", "std", "var", "prod", "nansum")
 
+_ADDS = ("sum", "nansum")  # what is 0 may be left out
+
 
 def _reduce(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Over what is not a unit, it is one for each; over units, it belongs to none."""
@@ -29,6 +31,8 @@ def _reduce(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
             a.demand(value)
         if value.is_parameter or any(not constant(labels, dim) for dim in rest):
             a.lose(value)
+        if operation(node) not in _ADDS:
+            a.need(labels)
         return Value(found.shape)
     for dim in dims:
         labels = labels.narrow(dim, 0, 1)

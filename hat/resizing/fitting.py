@@ -1,0 +1,142 @@
+"""How many there may be of every unit: as asked for, but evenly where a network takes units apart evenly.
+
+A head of attention has as many dimensions as the next one, a group of a convolution as many channels. Where a task uses
+more of one than of the other, some units that it does not use stay, switched off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hat.conversion.body import Converted
+from hat.gate import Gate
+from hat.model import HATModel
+from hat.resizing.layout import Layout
+from hat.wiring import is_depthwise, resizable
+
+_MOST = 2**16
+"""Rows of places that are evened out one by one; beyond that they stay as they are."""
+
+
+def numbers(gates: Iterable[Gate]) -> dict[Gate, int]:
+    """The number of every gate's first unit, counted through all of them."""
+    found, first = {}, 0
+    for gate in gates:
+        found[gate] = first
+        first += gate.units
+    return found
+
+
+def needed(model: HATModel) -> Tensor:
+    """[units] bool, through all gates: none of these may go, and none may join them."""
+    can = resizable(model)
+    found = torch.cat([torch.full((gate.units,), gate not in can) for gate in model.gates.values()])
+    return found | model.body.needed if isinstance(model.body, Converted) else found
+
+
+def fit(model: HATModel, counts: Tensor, fixed: Tensor) -> Tensor:
+    """The least change of `counts` with which the network can still be computed.
+
+    Args:
+        counts: [units] int64 through all gates: 0 for a unit that is to go, 1 for one that stays, n where n - 1 join.
+        fixed: [units] bool, these stay as they are.
+
+    Returns:
+        As `counts`. Units that were to go stay where others of their head or group do, and one of every gate at least;
+        where none is left to stay, all do.
+    """
+    rules, counts, fixed = list(_even(model)), counts.clone(), fixed.clone()
+    while True:
+        before = counts.clone()
+        counts[fixed] = 1
+        for gate, first in numbers(model.gates.values()).items():
+            own = counts[first : first + gate.units]
+            if not own.any():
+                own[0] = 1
+        for layout, dim in rules:
+            if not _evened(layout, dim, counts, fixed):
+                fixed[layout.numbers] = True
+        counts[fixed] = 1
+        if torch.equal(counts, before):
+            return counts
+
+
+def _even(model: HATModel) -> Iterator[tuple[Layout, int]]:
+    """Layouts, and the dimension along which all their rows must have the same length."""
+    first, segment = numbers(model.gates.values()), _segments(model)
+    if isinstance(model.body, Converted):
+        for layout in _flat(model.body.layouts.values()):
+            if len(layout.varying) > 1:
+                yield layout, _dimension(layout, segment)
+    else:
+        for gate in model.gates.values():
+            if gate.segments is not None:
+                yield from _of_segments(gate, first[gate])
+    for gate, start in first.items():
+        for member in gate.members:
+            groups = _groups(member.module)
+            if groups > 1 and member.places is None and member.name == "weight" and not is_depthwise(gate, member.module):
+                units = torch.arange(start, start + gate.units).repeat_interleave(member.repeat).view(groups, -1)
+                yield Layout(units.shape, units), 1
+
+
+def _flat(layouts: Iterable[object]) -> Iterator[Layout]:
+    for layout in layouts:
+        if isinstance(layout, Layout):
+            yield layout
+        elif isinstance(layout, tuple):
+            yield from _flat(layout)
+
+
+def _segments(model: HATModel) -> Tensor:
+    """[units] a number for each segment of each gate, see `Gate.segments`."""
+    found, used = [], 0
+    for gate in model.gates.values():
+        own = torch.zeros(gate.units, dtype=torch.int64) if gate.segments is None else gate.segments.cpu()
+        found.append(own + used)
+        used += int(own.max()) + 1
+    return torch.cat(found)
+
+
+def _dimension(layout: Layout, segment: Tensor) -> int:
+    """The last one along which units are all of one segment; the last one where there is none such."""
+    marks = torch.where(layout.units < 0, -1, segment[layout.units.clamp(min=0)])
+    alike = [dim for dim in layout.varying if bool((marks == marks.narrow(dim, 0, 1)).all())]
+    return (alike or list(layout.varying))[-1]
+
+
+def _of_segments(gate: Gate, first: int) -> Iterator[tuple[Layout, int]]:
+    assert gate.segments is not None
+    places = gate.segments.cpu().argsort(stable=True)
+    lengths = gate.segments.unique(return_counts=True)[1]
+    if bool((lengths == lengths[0]).all()):
+        units = (places + first).view(len(lengths), -1)
+        yield Layout(units.shape, units), 1
+
+
+def _groups(module: nn.Module) -> int:
+    found: int = getattr(module, "groups", getattr(module, "num_groups", 1))  # a convolution, a norm
+    return found
+
+
+def _evened(layout: Layout, dim: int, counts: Tensor, fixed: Tensor) -> bool:
+    """Let units stay until all rows are as long as the longest; False where there are not enough."""
+    units = layout.units.movedim(dim, -1).reshape(-1, layout.units.shape[dim])
+    if len(units) > _MOST:
+        return False
+    while True:
+        lengths = torch.where(units < 0, 1, counts[units.clamp(min=0)]).sum(1)
+        short = lengths < lengths.max()
+        if not short.any():
+            return True
+        gone = (units >= 0) & (counts[units.clamp(min=0)] == 0)
+        if not gone[short].any(1).all():
+            return False
+        counts[_first_of_each(units[short], gone[short])] = 1
+
+
+def _first_of_each(units: Tensor, which: Tensor) -> Sequence[int]:
+    return units.gather(1, which.int().argmax(1, keepdim=True)).flatten().unique().tolist()

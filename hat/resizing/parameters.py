@@ -1,0 +1,104 @@
+"""What becomes of a parameter whose units go or are joined by others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hat.along import Along, Use
+from hat.gate import Gate
+from hat.resizing.layout import Layout, Unfit
+
+
+class Change(NamedTuple):
+    """New places along one dimension of a tensor; as a `hat.moving.Move`, but not as many as before.
+
+    Attributes:
+        dim: 0 or 1.
+        length: of that dimension before.
+        places: [groups, new length] int64, what comes to each place of every group; see `hat.Along.groups`.
+        joined: bool of the same shape, the places of units that have joined.
+    """
+
+    dim: int
+    length: int
+    places: Tensor
+    joined: Tensor
+
+    def __call__(self, values: Tensor, *, fill: bool = True) -> Tensor:
+        """`values` with these places: 0 for what has joined, or without `fill` what stands in front of it.
+
+        Itself where it does not extend along `dim`, as what some optimizers keep for whole rows.
+        """
+        if values.dim() <= self.dim or values.shape[self.dim] != self.length:
+            return values
+        groups = values.unflatten(0, (len(self.places), -1)) if self.dim else values[None]
+        places = self.places.to(values.device)
+        found = torch.cat([part.index_select(self.dim, index) for part, index in zip(groups, places, strict=True)])
+        return found.masked_fill(self.mask(found), 0) if fill and self.joined.any() else found
+
+    def mask(self, found: Tensor) -> Tensor:
+        """Bool, broadcasts with the changed values: what has joined along this dimension."""
+        joined = self.joined.to(found.device)
+        if self.dim == 0:
+            return joined.view(-1, *(1,) * (found.dim() - 1))
+        rows = joined if len(joined) == 1 else joined.repeat_interleave(found.shape[0] // len(joined), 0)
+        return rows.view(*rows.shape, *(1,) * (found.dim() - 2))
+
+
+Changes = dict[Tensor, list[Change]]
+"""Of every parameter that changes."""
+
+
+def applied(values: Tensor, changes: Iterable[Change], *, fill: bool = True) -> Tensor:
+    """Values after these changes."""
+    for change in changes:
+        values = change(values, fill=fill)
+    return values
+
+
+def change_along(
+    dim: int, uses: Iterable[Use], shape: torch.Size, first: Mapping[Gate, int], counts: Tensor
+) -> Change | None:
+    """The change of one dimension of a parameter; None where it stays as it is.
+
+    Args:
+        dim: 0 or 1.
+        uses: the gates along it, and how it lies along them.
+        shape: of the parameter.
+        first: the number of every gate's first unit.
+        counts: [units], see `hat.resizing.fitting.fit`.
+
+    Raises:
+        Unfit: groups would differ in length.
+    """
+    uses = [use for use in uses if use[1].dim == dim]
+    if not uses:
+        return None
+    groups = uses[0][1].groups if dim else 1
+    units = torch.full((shape[dim] * groups,), -1)
+    for gate, along in uses:
+        units[places_of(along, gate)] = torch.arange(first[gate], first[gate] + gate.units).repeat_interleave(along.repeat)
+    if groups > 1 and shape[1] == 1:  # a group is a unit: how many there are, the layer knows
+        _check_depthwise(units, uses[0][1].module, counts)
+        return None
+    layout = Layout(torch.Size((groups, shape[dim])), units.view(groups, -1))
+    if bool((layout.counted(counts) == 1).all()):
+        return None
+    places, copies = layout.index(1, counts)
+    return Change(dim, shape[dim], places, copies > 0)
+
+
+def places_of(along: Along, gate: Gate) -> Tensor:
+    """[units * repeat] the indices of unit 0, of unit 1, ..."""
+    return torch.arange(gate.units * along.repeat) if along.places is None else along.places.cpu()
+
+
+def _check_depthwise(units: Tensor, module: nn.Module, counts: Tensor) -> None:
+    """A filter a unit can go and come with its unit; several of one unit cannot."""
+    one_each = module.weight.shape[0] == len(units)
+    if not one_each and bool((counts[units.clamp(min=0)] != 1).any()):
+        raise Unfit(units[units >= 0].unique())

@@ -1,0 +1,237 @@
+"""Changing how many units a network has: of every parameter, buffer, head and graph that lies along them at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hat.along import uses_of
+from hat.conversion.body import Converted
+from hat.conversion.resizing import resize_graph
+from hat.conversion.tables import SharedParameter
+from hat.gate import Gate
+from hat.gated_norm import GatedNorm
+from hat.gating import GatedAnywhere, SideBySide
+from hat.model import HATModel
+from hat.norms import HATGroupNorm
+from hat.per_task import PerTask
+from hat.resizing.fitting import numbers
+from hat.resizing.fresh import fill_joined, fresh_head, fresh_stack
+from hat.resizing.layout import Layout
+from hat.resizing.parameters import Change, Changes, applied, change_along
+from hat_kernels.gradient_memory import release
+
+
+@dataclass
+class Resized:
+    """What `resize` has done.
+
+    Attributes:
+        changes: of every parameter that has another shape.
+        before: a tensor of its former shape, for each of them.
+    """
+
+    changes: Changes
+    before: dict[Tensor, Tensor]
+
+
+@torch.no_grad()
+def resize(model: HATModel, counts: Tensor) -> Resized:
+    """Let units go, and others join, everywhere; in place, parameters stay the same objects.
+
+    Args:
+        model: any; what is not in its gates' axes stays as it is.
+        counts: [units] int64 through all gates, as `hat.resizing.fitting.fit` returns it.
+
+    Raises:
+        Unfit: somewhere units lie so that they cannot get these counts; the model is half-changed. Try on a copy.
+    """
+    gates = list(model.gates.values())
+    first = numbers(gates)
+    own = {gate: counts[first[gate] : first[gate] + gate.units] for gate in gates}
+    lengths = {norm: _length(norm) for norm in _norms(model)}
+    columns = _head_columns(model, first, counts)
+    changes, stacks = _changes(model, first, counts)
+    if isinstance(model.body, Converted):
+        resize_graph(model.body, counts)
+    indices = _indices(model.body, own)
+    before = {}
+    for parameter, found in changes.items():
+        before[parameter] = parameter.data
+        _replace(parameter, found)
+    for module, name, found in stacks:
+        _resize_stacks(module, name, found)
+    for module in model.body.modules():
+        _resize_module(module)
+    for gate in gates:
+        before[gate.embedding] = gate.embedding.data
+        changes[gate.embedding] = _resize_gate(gate, own[gate])
+    for owner, index in indices:
+        owner.set_index(index)
+    if columns is not None:
+        _resize_heads(model, columns, changes, before)
+    for norm, length in lengths.items():
+        if isinstance(model.body, Converted):
+            _follow_layout(norm, model.body)
+        if _length(norm) != length:
+            norm.keep_count(length, _length(norm), model.tasks)
+    fill_joined(model.body, changes)
+    for parameter in changes:
+        release(parameter)
+    return Resized(changes, before)
+
+
+def _changes(model: HATModel, first: dict[Gate, int], counts: Tensor) -> tuple[Changes, list[Any]]:
+    """Of every parameter along the gates; and of what every task has of its own: module, name, changes."""
+    changes: Changes = {}
+    stacks = []
+    every = [member for gate in first for member in gate.members]
+    for module, name in dict.fromkeys((member.module, member.name) for member in every):
+        uses = [use for use in uses_of(module, name) if use[0] in first]
+        own = isinstance(module, PerTask)
+        parameter = getattr(module, name) if own else module._parameters.get(name)
+        if parameter is None or parameter in changes:
+            continue
+        found = [change_along(dim, uses, parameter.shape, first, counts) for dim in (0, 1)]
+        wanted = [change for change in found if change is not None]
+        if wanted and own:
+            stacks.append((module, name, wanted))
+        elif wanted:
+            changes[parameter] = wanted
+    return changes, stacks
+
+
+def _replace(parameter: Tensor, changes: list[Change]) -> None:
+    parameter.data = applied(parameter.data, changes, fill=False).contiguous()
+    if parameter.grad is not None:
+        parameter.grad = applied(parameter.grad, changes)
+
+
+def _resize_stacks(module: PerTask, name: str, changes: list[Change]) -> None:
+    for values, tasks in module.moved(name):
+        resized = fresh_stack(module, name, values, tasks, changes)
+        if isinstance(values, nn.Parameter):
+            grad, values.grad = values.grad, None
+            values.data = resized
+            values.grad = None if grad is None else applied(grad, changes)
+        else:
+            values.set_(resized)
+
+
+def _resize_module(module: nn.Module) -> None:
+    """What a layer says of itself; its parameters have their new shapes."""
+    weight = module._parameters.get("weight")
+    if isinstance(module, nn.Linear) and weight is not None:
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.modules.conv._ConvNd) and weight is not None and not module.transposed:
+        if module.groups > 1 and weight.shape[1] == 1 and module.in_channels == module.out_channels:
+            module.groups = weight.shape[0]
+        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+    elif isinstance(module, nn.Embedding) and weight is not None:
+        module.embedding_dim = weight.shape[1]
+    elif isinstance(module, SharedParameter):
+        missing = len(module.shape) - module.weight.dim()
+        module.shape = torch.Size((*module.shape[:missing], *module.weight.shape))
+    elif isinstance(module, GatedNorm):
+        _set_length(module, _own_length(module))
+
+
+def _norms(model: HATModel) -> list[GatedNorm]:
+    return [module for module in model.body.modules() if isinstance(module, GatedNorm)]
+
+
+def _length(norm: GatedNorm) -> int:
+    """How many units, or elements along the first dimension, it says that it normalises."""
+    return int(norm.normalized_shape[0] if hasattr(norm, "normalized_shape") else norm.units)  # type: ignore[index, arg-type]
+
+
+def _own_length(norm: GatedNorm) -> int:
+    """As its tensors have it, or its gate."""
+    for name, values in norm.current():
+        if values.dim() and name != "count":
+            return len(values)
+    return norm.gate.units if norm.gate is not None else _length(norm)
+
+
+def _set_length(norm: GatedNorm, length: int) -> None:
+    if hasattr(norm, "normalized_shape"):
+        norm.normalized_shape = (length, *norm.normalized_shape[1:])
+    else:
+        setattr(norm, "num_channels" if isinstance(norm, HATGroupNorm) else "num_features", length)
+
+
+def _follow_layout(norm: GatedNorm, body: Converted) -> None:
+    """A norm without tensors has the length that the graph gives it."""
+    if any(values.dim() for name, values in norm.current() if name != "count"):
+        return
+    for node in body.network.graph.nodes:
+        if node.op == "call_module" and body.network.get_submodule(str(node.target)) is norm:
+            layout = body.layouts.get(node.name)
+            if isinstance(layout, Layout):
+                dim = 1 if norm.unit_dim == 1 else len(layout.shape) - len(getattr(norm, "normalized_shape", (1,)))
+                _set_length(norm, layout.shape[dim])
+
+
+def _resize_gate(gate: Gate, counts: Tensor) -> list[Change]:
+    """Its buffers and its embedding."""
+    places, copies = Layout(torch.Size((1, gate.units)), torch.arange(gate.units)[None]).index(1, counts)
+    change = Change(0, gate.units, places, copies > 0)
+    gate.resize(change.places.flatten(), change.joined.flatten())
+    return [change]
+
+
+def _indices(body: nn.Module, own: dict[Gate, Tensor]) -> list[tuple[SideBySide | GatedAnywhere, Tensor]]:
+    """What gates side by side, and gates that are applied element by element, will be told."""
+    found: dict[SideBySide | GatedAnywhere, None] = {}
+    for module in body.modules():
+        each = module if isinstance(module, GatedAnywhere) else module.__dict__.get("gate")
+        if isinstance(each, SideBySide | GatedAnywhere):
+            found[each] = None
+    return [(each, _resized_index(each.index, each.gates, own)) for each in found]
+
+
+def _resized_index(index: Tensor, gates: list[Gate], own: dict[Gate, Tensor]) -> Tensor:
+    """The unit of every place, counted through these gates; one more than the last is none."""
+    counts = torch.cat([own[gate] for gate in gates])
+    units = torch.where(index.cpu() == len(counts), -1, index.cpu())
+    found = Layout(units.shape, units).resized(counts).units
+    return torch.where(found < 0, int(counts.sum()), found)
+
+
+def _head_columns(model: HATModel, first: dict[Gate, int], counts: Tensor) -> Change | None:
+    """What becomes of what the heads read; None where it stays as it is."""
+    if isinstance(model.body, Converted) and model.body.answer is not None:
+        units = model.body.answer.units.flatten()
+    elif model.outputs is not None:
+        gate = model.outputs
+        numbers = torch.arange(first[gate], first[gate] + gate.units)
+        units = numbers.repeat_interleave(model.features // gate.units)
+    else:
+        return None
+    layout = Layout(torch.Size((1, model.features)), units[None])
+    if bool((layout.counted(counts) == 1).all()):
+        return None
+    places, copies = layout.index(1, counts)
+    return Change(1, model.features, places, copies > 0)
+
+
+def _resize_heads(model: HATModel, change: Change, changes: Changes, before: dict[Tensor, Tensor]) -> None:
+    """Finished ones read nothing of what has joined; the one that is learned starts to."""
+    model.features = change.places.numel()
+    if isinstance(model.body, Converted):
+        model.body.features = model.features
+    for task, head in enumerate(model.heads):
+        if not isinstance(head, nn.Linear):
+            continue
+        changes[head.weight], before[head.weight] = [change], head.weight.data
+        grad, head.weight.grad = head.weight.grad, None
+        head.weight.data = change(head.weight.data)
+        head.weight.grad = None if grad is None else change(grad)
+        head.in_features = model.features
+        if model.learning and task == model.task:
+            fresh_head(head, change)
+
+

@@ -1,0 +1,107 @@
+"""Trying out a resized network: it must compute, value by value, what the one that it was made of computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from hat.conversion.body import Converted
+from hat.resizing.layout import Layout
+
+_ROUNDINGS = 2**12
+
+
+class _Values(fx.Interpreter):
+    """The values of the nodes of a graph, as far as it runs."""
+
+    def __init__(self, network: fx.GraphModule) -> None:
+        super().__init__(network)
+        self.found: dict[str, Any] = {}
+        self.last: fx.Node | None = None
+
+    def run_node(self, node: fx.Node) -> Any:
+        self.last = node
+        found = self.found[node.name] = super().run_node(node)
+        return found
+
+    def values(self, example: tuple[Any, ...]) -> Exception | None:
+        """Run; what it failed with at `last`."""
+        try:
+            self.run(*example)
+        except Exception as error:  # whatever an operation makes of sizes that do not fit
+            return error
+        return None
+
+
+@torch.no_grad()
+def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str) -> Tensor | None:
+    """The units that meet where the two first differ, or the second fails; None where it computes the same.
+
+    Args:
+        before: in evaluation mode.
+        after: the same with `counts`; in evaluation mode.
+        counts: [units] int64 through all gates.
+        task: see `hat.state.State.task`.
+    """
+    old, new = _Values(before.network), _Values(after.network)
+    for body in (before, after):
+        for gate in body.gates.values():
+            gate.state.task = task  # type: ignore[union-attr, assignment]
+    try:
+        error = old.values(before.example)
+        if error is not None:
+            raise error
+        failed = new.values(before.example)
+    finally:
+        for body in (before, after):
+            for gate in body.gates.values():
+                gate.state.task = None  # type: ignore[union-attr, assignment]
+    for node in before.network.graph.nodes:
+        if node.op == "output":
+            break
+        here = node.name
+        fails = failed is not None and new.last is not None and new.last.name == here
+        if fails or not _same(old.found[here], new.found.get(here), before.layouts.get(here), counts):
+            return _met(node, before)
+    return None
+
+
+def _met(node: fx.Node, body: Converted) -> Tensor:
+    """The units of a node's value and of what it is made of."""
+    layouts = [body.layouts.get(each.name) for each in (node, *node.all_input_nodes)]
+    found = [layout.numbers for layout in _flat(layouts)]
+    return torch.cat(found).unique() if found else torch.empty(0, dtype=torch.int64)
+
+
+def _flat(value: Any) -> list[Layout]:
+    if isinstance(value, Layout):
+        return [value]
+    return [layout for each in value for layout in _flat(each)] if isinstance(value, tuple | list) else []
+
+
+def _same(old: Any, new: Any, layout: Any, counts: Tensor) -> bool:
+    if isinstance(old, tuple | list):
+        layouts = layout if isinstance(layout, tuple) else [layout] * len(old)
+        return len(old) == len(new) and all(map(_same, old, new, layouts, [counts] * len(old)))
+    if not isinstance(old, Tensor):
+        return True  # a size, or what is computed of one: what it does shows in a tensor
+    if not isinstance(new, Tensor):
+        return False
+    if isinstance(layout, Layout) and layout.along(counts) is not None:
+        if new.shape != layout.resized(counts).shape:
+            return False
+        old, new = layout.taken(old, counts.clamp(max=1)), layout.first(new, counts)
+    if old.shape != new.shape:
+        return False
+    if not old.is_floating_point():
+        return bool(torch.equal(old, new))
+    bound = _ROUNDINGS * torch.finfo(old.dtype).eps * max(1e-6, _largest(old))
+    return torch.allclose(new, old, rtol=0.0, atol=bound, equal_nan=True)
+
+
+def _largest(values: Tensor) -> float:
+    """The largest absolute value that is finite."""
+    finite = values[values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
