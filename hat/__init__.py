@@ -11,6 +11,8 @@ from hat.conversion.api import convert
 from hat.conversion.errors import ConversionError
 from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.embedding import HATEmbedding
+from hat.exporting.api import TaskNetwork, TasksNetwork, export
+from hat.exporting.errors import ExportError
 from hat.feed_forward import FeedForward, SwiGLU
 from hat.gate import Along, Gate
 from hat.guard import guard
@@ -37,6 +39,7 @@ __all__ = [
     "CapacityWarning",
     "ClassToken",
     "ConversionError",
+    "ExportError",
     "FeedForward",
     "Gate",
     "GateConfig",
@@ -66,7 +69,9 @@ __all__ = [
     "StochasticDepth",
     "Summary",
     "SwiGLU",
+    "TaskNetwork",
     "TaskParameters",
+    "TasksNetwork",
     "TrainConfig",
     "TrainResult",
     "TrainStep",
@@ -77,6 +82,7 @@ __all__ = [
     "checkpoint",
     "convert",
     "data",
+    "export",
     "guard",
     "metrics",
     "models",

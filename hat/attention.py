@@ -77,6 +77,7 @@ class HATMultiheadAttention(nn.Module):
         if num_heads < 1 or embed_dim % num_heads:
             raise ValueError(f"num_heads: expected a divisor of {embed_dim}, got {num_heads}")
         self.num_heads, self.dropout, self.per_head = num_heads, dropout, per_head
+        self.scale = (embed_dim // num_heads) ** -0.5  # for good, however many dimensions a head has later
         alone = memory is None and kdim is None and vdim is None
         self._expects_memory = memory is not None and memory is not inputs
         self._expects_itself = alone and inputs is not None
@@ -126,7 +127,9 @@ class HATMultiheadAttention(nn.Module):
         self._check_sources(query, key, value)
         q, k, v = (self._split(layer(x)) for layer, x in self._pairs(query, key, value))
         dropout = self.dropout if self.training else 0.0
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal)
+        h = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal, scale=self.scale
+        )
         if self.per_head:
             h = hat_kernels.gated_activation(h, activation="identity", unit_dim=1, **self.value.gate.form())
         y: Tensor = self.out(h.transpose(1, 2).flatten(2))

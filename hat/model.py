@@ -277,6 +277,17 @@ class HATModel(nn.Module):
             raise ValueError(f"features: expected {self.features} from the body, got {features.shape[-1]}")
         return self.heads[task](features)
 
+    def check_finished(self, tasks: Iterable[int]) -> None:
+        """Refuse a task that is not finished.
+
+        Raises:
+            ValueError: names the first.
+        """
+        for task in tasks:
+            if not 0 <= task < self.tasks:
+                known = f"0 to {self.tasks - 1}" if self.tasks else "of which there are none"
+                raise ValueError(f"task: expected finished tasks, {known}, got {task}")
+
     # -- saving ---------------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -113,7 +115,7 @@ class _LastDimensions(GatedNorm):
     def _elements(self, x: Tensor) -> tuple[tuple[int, ...], Tensor]:
         """The dimensions that are normalised over, and how many elements count there."""
         dims = tuple(range(x.dim() - len(self.normalized_shape), x.dim()))
-        count = self.of_task("count") * self.normalized_shape[1:].numel()
+        count = self.of_task("count") * math.prod(self.normalized_shape[1:])
         return dims, count.view(-1, *(1,) * (x.dim() - 1)) if count.dim() else count
 
 

@@ -121,7 +121,11 @@ def _split(sizes: _Sizes, node: fx.Node) -> None:
         return
     _, after, dim = found
     given = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
-    if not isinstance(given, int) or given % len(after.shape) != dim or not all(isinstance(part, Layout) for part in layouts):
+    if (
+        not isinstance(given, int)
+        or given % len(after.shape) != dim
+        or not all(isinstance(part, Layout) for part in layouts)
+    ):
         return
     node.op, node.target = "call_function", torch.split
     node.args, node.kwargs = (node.args[0], [part.shape[dim] for part in layouts], dim), {}

@@ -78,7 +78,12 @@ def _even(model: HATModel) -> Iterator[tuple[Layout, int]]:
     for gate, start in first.items():
         for member in gate.members:
             groups = _groups(member.module)
-            if groups > 1 and member.places is None and member.name == "weight" and not is_depthwise(gate, member.module):
+            if (
+                groups > 1
+                and member.places is None
+                and member.name == "weight"
+                and not is_depthwise(gate, member.module)
+            ):
                 units = torch.arange(start, start + gate.units).repeat_interleave(member.repeat).view(groups, -1)
                 yield Layout(units.shape, units), 1
 

@@ -82,5 +82,3 @@ def _drawn_from(parameter: Tensor, changes: Sequence[Change]) -> Tensor:
     rows = parameter.data.index_select(dim, old).movedim(dim, -1)
     picks = torch.randint(len(old), (*rows.shape[:-1], parameter.shape[dim]), device=parameter.device)
     return rows.gather(-1, picks).movedim(-1, dim)
-
-

@@ -73,7 +73,9 @@ class Layout:
         Raises:
             Unfit: as of `along`.
         """
-        counted, units = (values.movedim(dim, -1).reshape(-1, self.units.shape[dim]) for values in (self.counted(counts), self.units))
+        counted, units = (
+            values.movedim(dim, -1).reshape(-1, self.units.shape[dim]) for values in (self.counted(counts), self.units)
+        )
         lengths = counted.sum(-1)
         fibers, length = len(lengths), int(lengths[0])
         if not bool((lengths == length).all()):

@@ -81,7 +81,9 @@ def change_along(
     groups = uses[0][1].groups if dim else 1
     units = torch.full((shape[dim] * groups,), -1)
     for gate, along in uses:
-        units[places_of(along, gate)] = torch.arange(first[gate], first[gate] + gate.units).repeat_interleave(along.repeat)
+        units[places_of(along, gate)] = torch.arange(first[gate], first[gate] + gate.units).repeat_interleave(
+            along.repeat
+        )
     if groups > 1 and shape[1] == 1:  # a group is a unit: how many there are, the layer knows
         _check_depthwise(units, uses[0][1].module, counts)
         return None

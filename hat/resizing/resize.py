@@ -233,5 +233,3 @@ def _resize_heads(model: HATModel, change: Change, changes: Changes, before: dic
         head.in_features = model.features
         if model.learning and task == model.task:
             fresh_head(head, change)
-
-

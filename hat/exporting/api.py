@@ -1,0 +1,228 @@
+"""`hat.export`: the small network inside the big one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from hat.chain import Chain
+from hat.conversion.body import Converted
+from hat.exporting.errors import ExportError
+from hat.exporting.modules import Exporter
+from hat.model import HATModel
+from hat.resizing.shrink import shrunk
+from hat.verify import largest_change
+from hat.wired import Wired
+
+ROUNDINGS = 2**12
+"""How many roundings of the largest logit an exported network may differ by: its matmuls sum in another order."""
+
+
+class TaskNetwork(nn.Module):
+    """What one task has learned, as a plain network.
+
+    Attributes:
+        body, head: the two parts.
+        task: which one, by its id in the model.
+        classes: the names of its classes.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module, task: int, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+        self.task, self.classes = task, tuple(classes)
+
+    def forward(self, *inputs: Any) -> Tensor:
+        """What the network takes, to the logits [B, classes]."""
+        logits: Tensor = self.head(self.body(*inputs))
+        return logits
+
+
+class TasksNetwork(nn.Module):
+    """What some tasks have learned, as a plain network that is told which of them is meant.
+
+    Attributes:
+        body: of all of them.
+        heads: by the id of the task, as a string.
+        classes: the names of the classes, by the id of the task.
+    """
+
+    def __init__(
+        self, body: nn.Module, heads: dict[int, nn.Module], classes: dict[int, tuple[str, ...]], chosen: Any
+    ) -> None:
+        super().__init__()
+        self.body, self.classes = body, classes
+        self.heads = nn.ModuleDict({str(task): head for task, head in heads.items()})
+        self.__dict__["_chosen"] = chosen
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """The ids of the tasks."""
+        return tuple(self.classes)
+
+    def forward(self, *inputs: Any, task: int) -> Tensor:
+        """What the network takes, to the logits [B, classes] of a task.
+
+        Raises:
+            ValueError: the network was not exported for this task.
+        """
+        if task not in self.classes:
+            raise ValueError(f"task: expected one of {self.tasks}, got {task!r}")
+        self._chosen.row = self.tasks.index(task)
+        logits: Tensor = self.heads[str(task)](self.body(*inputs))
+        return logits
+
+
+def export(
+    model: HATModel, task: int | None = None, *, tasks: Sequence[int] | None = None, example_input: Any = None
+) -> nn.Module:
+    """A plain network that computes what a task has learned, without gates and without the units that it does not use.
+
+    Its logits are those of `model(x, task=task)` to float32 rounding. It is made of `torch.nn` modules or a graph of
+    them: `torch.export`, `torch.compile`, ONNX and safetensors take it, and it can be trained on. Where a network takes
+    units apart evenly, as heads of attention, every part keeps as many as the fullest, those that are not used switched
+    off; where it computes something of how many there are, all stay.
+
+    Args:
+        model: between tasks or while it learns one; it is left as it is.
+        task: a finished one.
+        tasks: instead of `task`, several finished ones: the network has the units of all of them, and is told which
+            task is meant: `network(x, task=3)`.
+        example_input: a tensor or a tuple of them, for a body that is neither a `hat.chain` nor converted: nobody knows
+            but by trying whether it computes the same.
+
+    Returns:
+        A `TaskNetwork`, or with `tasks` a `TasksNetwork`, in evaluation mode, on the device of the model.
+
+    Raises:
+        ExportError: nobody knows what a module computes for one task, or the result computes something else.
+        TypeError: `model` is not a `HATModel`, or a task is not an int.
+        ValueError: neither or both of `task` and `tasks`; there is no such finished task; or no example where one is
+            needed.
+    """
+    wanted = _wanted(model, task, tasks)
+    if example_input is None and not isinstance(model.body, Wired):
+        raise ValueError(
+            f"example_input: expected a tensor or a tuple of them for a {type(model.body).__name__}, got None"
+        )
+    example = _example(model, example_input)
+    small = shrunk(model, wanted)
+    exporter = Exporter(small.state, wanted)
+    body = _body(small.body, exporter)
+    heads = {each: _head(small.heads[each]) for each in wanted}
+    classes = {each: model.classes[each] for each in wanted}
+    network: nn.Module
+    if task is not None:
+        network = TaskNetwork(body, heads[task], task, classes[task])
+    else:
+        network = TasksNetwork(body, heads, classes, exporter.chosen)
+    network.eval()
+    if example is not None:
+        for each in wanted:
+            _check_same(model, network, example, each, {} if task is not None else {"task": each})
+    return network
+
+
+def _wanted(model: Any, task: Any, tasks: Any) -> list[int]:
+    if not isinstance(model, HATModel):
+        raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
+    if (task is None) == (tasks is None):
+        raise ValueError("task: expected either a task or `tasks`, got " + ("neither" if task is None else "both"))
+    found = [task] if task is not None else list(tasks)
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"tasks: expected at least one, each once, got {found}")
+    for each in found:
+        if isinstance(each, bool) or not isinstance(each, int):
+            raise TypeError(f"task: expected an int, got {type(each).__name__}")
+    model.check_finished(found)
+    return found
+
+
+def _example(model: HATModel, example_input: Any) -> tuple[Any, ...] | None:
+    if example_input is not None:
+        return example_input if isinstance(example_input, tuple) else (example_input,)
+    return model.body.example if isinstance(model.body, Converted) else None
+
+
+def _body(body: nn.Module, exporter: Exporter) -> nn.Module:
+    if isinstance(body, Converted):
+        return _graph(body.network, exporter)
+    if isinstance(body, Chain):
+        return nn.Sequential(OrderedDict((name, exporter.plain(module)) for name, module in body.named_children()))
+    return exporter.plain(body)
+
+
+def _graph(network: fx.GraphModule, exporter: Exporter) -> fx.GraphModule:
+    """The same graph, of plain modules; those that do nothing are left out."""
+    made: dict[nn.Module, nn.Module] = {}
+    root = nn.Module()
+    graph = fx.Graph()
+    values: dict[fx.Node, Any] = {}
+    for node in network.graph.nodes:
+        if node.op == "call_module":
+            module = network.get_submodule(str(node.target))
+            if module not in made:
+                made[module] = exporter.plain(module)
+            if isinstance(made[module], nn.Identity):
+                values[node] = values[node.args[0]]
+                continue
+            _put(root, str(node.target), made[module])
+        elif node.op == "get_attr":
+            found: Any = network
+            for part in str(node.target).split("."):
+                found = getattr(found, part)
+            copied = found.detach().clone()
+            _put(root, str(node.target), nn.Parameter(copied) if isinstance(found, nn.Parameter) else copied)
+        values[node] = graph.node_copy(node, lambda each: values[each])
+    made_of = fx.GraphModule(root, graph, class_name="TaskBody")
+    made_of.graph.eliminate_dead_code()
+    made_of.recompile()
+    return made_of
+
+
+def _put(root: nn.Module, path: str, value: nn.Module | Tensor) -> None:
+    """Under the path that it had."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if parent not in root._modules:
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    if isinstance(value, nn.Module):
+        root.add_module(name, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(name, value)
+    else:
+        root.register_buffer(name, value)
+
+
+def _head(head: nn.Module) -> nn.Linear:
+    assert isinstance(head, nn.Linear)
+    plain = nn.Linear(head.in_features, head.out_features, head.bias is not None)
+    for name, values in head.named_parameters():
+        setattr(plain, name, nn.Parameter(values.detach().clone()))
+    return plain
+
+
+@torch.no_grad()
+def _check_same(
+    model: HATModel, network: nn.Module, example: tuple[Any, ...], task: int, options: dict[str, int]
+) -> None:
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        expected = model(example if len(example) > 1 else example[0], task=task)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    try:
+        got = network(*example, **options)
+    except Exception as error:
+        raise ExportError(f"task {task}: the exported network fails on the example: {error}") from error
+    bound = ROUNDINGS * torch.finfo(expected.dtype).eps * expected.abs().max().clamp(min=1e-6)
+    change = float("inf") if got.shape != expected.shape else largest_change(got, expected)
+    if not change <= bound:
+        raise ExportError(f"task {task}: the exported network differs by {change:g} on the example, more than rounding")

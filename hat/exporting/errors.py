@@ -1,0 +1,7 @@
+"""What cannot be exported."""
+
+from __future__ import annotations
+
+
+class ExportError(ValueError):
+    """A network cannot be exported; the message names the place and the reason."""

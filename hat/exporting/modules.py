@@ -1,0 +1,284 @@
+"""What every gated module becomes when the tasks that it is for are known: a plain one, for good."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hat.attention import HATMultiheadAttention
+from hat.conversion.tables import SharedParameter
+from hat.dropout import Dropout
+from hat.embedding import HATEmbedding
+from hat.exporting.errors import ExportError
+from hat.exporting.norms import plain_norm
+from hat.exporting.plain import (
+    Attention,
+    Choice,
+    Chosen,
+    Constant,
+    Excitation,
+    Factor,
+    Patches,
+    Positions,
+    Scale,
+    Switched,
+    Tokens,
+)
+from hat.feed_forward import FeedForward, SwiGLU
+from hat.gate import Gate
+from hat.gated_norm import GatedNorm
+from hat.gating import Gated, GatedAnywhere
+from hat.layers import GatedLayer
+from hat.patches import PatchEmbedding
+from hat.per_task import PerTask, PerTaskParameter
+from hat.squeeze_excitation import SqueezeExcitation
+from hat.state import State
+from hat.stochastic_depth import StochasticDepth
+from hat.tables import ClassToken, PositionalTable
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "identity": nn.Identity,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+_HOMOGENEOUS = ("identity", "relu", "leaky_relu")  # a factor goes through; of the others that keep 0, only 0 and 1 do
+_MOVES_ZERO = ("sigmoid",)
+
+
+class Exporter:
+    """Makes plain modules of gated ones, for some tasks.
+
+    Args:
+        state: of the model.
+        tasks: finished ones, at least one.
+
+    Attributes:
+        chosen: which of the tasks answers, where they differ.
+    """
+
+    def __init__(self, state: State, tasks: Sequence[int]) -> None:
+        self.state, self.tasks, self.chosen = state, list(tasks), Chosen()
+
+    def plain(self, module: nn.Module) -> nn.Module:
+        """A plain one in place of any module, which stays as it is; the inside of a module of a stranger is replaced.
+
+        Raises:
+            ExportError: nobody knows what a module computes for one task.
+        """
+        for kind, make in _MAKES:
+            if isinstance(module, kind):
+                made: nn.Module = make(self, module)
+                return made
+        if isinstance(module, PerTask):
+            raise ExportError(
+                f"{type(module).__name__}: nobody knows what it computes for one task; write it with hat.PerTaskParameter"
+            )
+        found = copy.copy(module)
+        found._parameters = {k: None if p is None else _parameter(p) for k, p in module._parameters.items()}
+        found._buffers = {k: None if b is None else b.detach().clone() for k, b in module._buffers.items()}
+        found._modules = {k: None if m is None else self.plain(m) for k, m in module._modules.items()}
+        return found
+
+    def choice(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """What `make` makes for each task; one module where it is the same for all."""
+        made = []
+        for task in self.tasks:
+            self.state.task = task
+            try:
+                made.append(make())
+            finally:
+                self.state.task = None
+        return made[0] if all(_equal(made[0], other) for other in made[1:]) else Choice(made, self.chosen)
+
+    # -- layers ---------------------------------------------------------------------------------------------------
+
+    def layer(self, layer: Any) -> nn.Module:
+        """A linear layer or convolution, its activation, its pool, and what is left of its gate."""
+        plain = _bare(layer)
+        pool = getattr(layer, "pool", None)
+        parts = [plain]
+        if layer.activation != "identity":
+            parts.append(ACTIVATIONS[layer.activation]())
+        if pool is not None:
+            parts.append(copy.deepcopy(pool))
+        mask = self._only_mask(layer.gate) if layer.gated else None
+        if mask is not None and _goes_in(mask, layer.activation, pool):
+            with torch.no_grad():
+                _scale_rows(plain, mask)
+        elif layer.gated:
+            parts.append(self.scale(layer.gate, -1 if isinstance(layer, nn.Linear) else 1))
+        return _sequence(parts)
+
+    def scale(self, gate: Any, unit_dim: int) -> nn.Module:
+        """A gate by itself."""
+
+        def make() -> nn.Module:
+            mask = gate.form()["mask"].detach()
+            return nn.Identity() if bool((mask == 1).all()) else Scale(mask.clone(), unit_dim)
+
+        return self.choice(make)
+
+    def _only_mask(self, gate: Any) -> Tensor | None:
+        """The mask of all tasks, None where they have several."""
+        found = []
+        for task in self.tasks:
+            self.state.task = task
+            found.append(gate.form()["mask"].detach())
+        self.state.task = None
+        return found[0] if all(torch.equal(found[0], other) for other in found[1:]) else None
+
+    def gated(self, module: Gated) -> nn.Module:
+        return _sequence([ACTIVATIONS[module.activation](), self.scale(module.gate, module.unit_dim)])
+
+    def gate(self, gate: Gate) -> nn.Module:
+        return self.scale(gate, gate.unit_dim)
+
+    def anywhere(self, module: GatedAnywhere) -> nn.Module:
+        def make() -> nn.Module:
+            masks = [gate.form()["mask"].detach() for gate in module.gates]
+            factor = torch.cat([*masks, masks[0].new_ones(1)])[module.index]
+            return nn.Identity() if bool((factor == 1).all()) else Factor(factor)
+
+        return self.choice(make)
+
+    def norm(self, norm: GatedNorm) -> nn.Module:
+        return self.choice(lambda: plain_norm(norm, ACTIVATIONS))
+
+    def own(self, module: PerTaskParameter) -> nn.Module:
+        return self.choice(lambda: Constant(_values(module.of_task("value"))))
+
+    def shared(self, module: SharedParameter) -> nn.Module:
+        return Constant(_values(module()))
+
+    def embedding(self, module: HATEmbedding) -> nn.Module:
+        table = nn.Embedding(*module.weight.shape, padding_idx=module.padding_idx)
+        table.weight = _parameter(module.weight)
+        return _sequence([table, self.scale(module.gate, -1)])
+
+    # -- several layers -------------------------------------------------------------------------------------------
+
+    def attention(self, module: HATMultiheadAttention) -> nn.Module:
+        value = self.plain(module.value)
+        if module.per_head:  # the gate of whole heads, along each dimension of them
+            mask = self.choice(lambda: self._of_heads(module))
+            value = _sequence([value, mask])
+        layers = (self.plain(module.query), self.plain(module.key), value, self.plain(module.out))
+        return Attention(*layers, module.num_heads, module.scale)
+
+    def _of_heads(self, module: HATMultiheadAttention) -> nn.Module:
+        mask = module.value.gate.form()["mask"].detach()
+        width = module.value.weight.shape[0] // module.num_heads
+        return nn.Identity() if bool((mask == 1).all()) else Scale(mask.repeat_interleave(width), -1)
+
+    def feed_forward(self, module: FeedForward) -> nn.Module:
+        return _sequence([self.plain(module.up), self.plain(module.down)])
+
+    def switched(self, module: SwiGLU) -> nn.Module:
+        up, switch, down = (self.plain(each) for each in (module.up, module.switch, module.down))
+        return Switched(up, _sequence([switch, self.scale(module.up.gate, -1)]), down)
+
+    def patches(self, module: PatchEmbedding) -> nn.Module:
+        return Patches(self.plain(module.convolution))
+
+    def positions(self, module: PositionalTable) -> nn.Module:
+        return self.choice(lambda: Positions(_values(module.weight * module.gate.form()["mask"])))
+
+    def tokens(self, module: ClassToken) -> nn.Module:
+        return self.choice(lambda: Tokens(_values(module.weight * module.gate.form()["mask"])))
+
+    def excitation(self, module: SqueezeExcitation) -> nn.Module:
+        return Excitation(self.plain(module.squeeze), self.plain(module.excite))
+
+    def nothing(self, module: nn.Module) -> nn.Module:
+        """What does something in training only."""
+        return nn.Identity()
+
+
+_MAKES: tuple[tuple[type[nn.Module], Callable[[Exporter, Any], nn.Module]], ...] = (
+    (HATMultiheadAttention, Exporter.attention),
+    (FeedForward, Exporter.feed_forward),
+    (SwiGLU, Exporter.switched),
+    (PatchEmbedding, Exporter.patches),
+    (PositionalTable, Exporter.positions),
+    (ClassToken, Exporter.tokens),
+    (SqueezeExcitation, Exporter.excitation),
+    (HATEmbedding, Exporter.embedding),
+    (GatedLayer, Exporter.layer),
+    (GatedNorm, Exporter.norm),
+    (GatedAnywhere, Exporter.anywhere),
+    (Gated, Exporter.gated),
+    (Gate, Exporter.gate),
+    (SharedParameter, Exporter.shared),
+    (PerTaskParameter, Exporter.own),
+    (Dropout, Exporter.nothing),
+    (StochasticDepth, Exporter.nothing),
+)
+
+
+def _bare(layer: Any) -> nn.Module:
+    """The layer of `torch.nn` that a gated one derives from, with a copy of its parameters."""
+    kind = next(cls for cls in type(layer).__mro__ if cls.__module__.startswith("torch.nn.modules"))
+    plain: nn.Module = kind.__new__(kind)
+    nn.Module.__init__(plain)
+    hidden = ("activation", "dropout", "pool", "gate", "gated", "fed_unknown")
+    state = {name: value for name, value in vars(layer).items() if not name.startswith("_") and name not in hidden}
+    plain.__dict__.update({name: copy.copy(value) for name, value in state.items()})
+    if hasattr(layer, "_reversed_padding_repeated_twice"):
+        plain._reversed_padding_repeated_twice = list(layer._reversed_padding_repeated_twice)
+    plain.weight = _parameter(layer.weight)
+    plain.register_parameter("bias", None if layer.bias is None else _parameter(layer.bias))
+    return plain
+
+
+def _goes_in(mask: Tensor, activation: str, pool: nn.Module | None) -> bool:
+    """The mask may as well multiply the weights: 0 stays 0 behind them, and other factors go through."""
+    if bool((mask == 1).all()):
+        return True
+    if activation in _MOVES_ZERO or not (pool is None or _keeps_zero(pool)):
+        return False
+    return activation in _HOMOGENEOUS or bool(((mask == 0) | (mask == 1)).all())
+
+
+def _keeps_zero(pool: nn.Module) -> bool:
+    from hat.folding import POOLS
+
+    return type(pool) in POOLS
+
+
+def _scale_rows(plain: Any, mask: Tensor) -> None:
+    if bool((mask == 1).all()):
+        return
+    plain.weight.mul_(mask.to(plain.weight.dtype).view(-1, *(1,) * (plain.weight.dim() - 1)))
+    if plain.bias is not None:
+        plain.bias.mul_(mask.to(plain.bias.dtype))
+
+
+def _sequence(parts: Sequence[nn.Module]) -> nn.Module:
+    """One after the other; those that do nothing are left out."""
+    found = [part for part in parts if not isinstance(part, nn.Identity)]
+    if len(found) == 1:
+        return found[0]
+    return nn.Sequential(*found) if found else nn.Identity()
+
+
+def _values(values: Tensor) -> Tensor:
+    return values.detach().clone().contiguous()
+
+
+def _parameter(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(_values(values), requires_grad=values.is_floating_point())
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    """They are the same function: of one kind, with equal tensors."""
+    a, b = one.state_dict(), other.state_dict()
+    return repr(one) == repr(other) and a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,201 @@
+"""Modules of plain PyTorch that an exported network is made of, where `torch.nn` has none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hat import counted
+
+
+class Chosen:
+    """Which of its tasks a network answers for.
+
+    Attributes:
+        row: of the tasks that it was exported for.
+    """
+
+    row = 0
+
+
+class Choice(nn.Module):
+    """One module a task."""
+
+    def __init__(self, modules: Sequence[nn.Module], chosen: Chosen) -> None:
+        super().__init__()
+        self.of_task = nn.ModuleList(modules)
+        self.__dict__["chosen"] = chosen
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.of_task[self.chosen.row](*inputs)
+
+
+class Scale(nn.Module):
+    """`x * factor` along one dimension: [N], usually 0 or 1."""
+
+    factor: Tensor
+
+    def __init__(self, factor: Tensor, unit_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+        self.unit_dim = unit_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        behind = x.dim() - 1 - self.unit_dim % x.dim()
+        return x * self.factor.to(x.dtype).view(-1, *(1,) * behind)
+
+
+class Factor(nn.Module):
+    """`x * factor`, which broadcasts with it; exactly 0 where the factor is."""
+
+    factor: Tensor
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(self.factor == 0, 0.0, x * self.factor.to(x.dtype))
+
+
+class Constant(nn.Module):
+    """A parameter by itself."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = nn.Parameter(value)
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+class _Counted(nn.Module):
+    """A norm over units of which only some are there; the others are 0."""
+
+    def __init__(self, count: int, eps: float, weight: Tensor | None, bias: Tensor | None) -> None:
+        super().__init__()
+        self.count, self.eps = count, eps
+        self.weight = None if weight is None else nn.Parameter(weight)
+        self.bias = None if bias is None else nn.Parameter(bias)
+
+    def extra_repr(self) -> str:
+        return f"count={self.count}, eps={self.eps}"
+
+
+class CountedLayerNorm(_Counted):
+    """`torch.nn.LayerNorm` over the last `dims` dimensions as if they held `count` elements."""
+
+    def __init__(self, dims: int, count: int, eps: float, weight: Tensor | None, bias: Tensor | None) -> None:
+        super().__init__(count, eps, weight, bias)
+        self.dims = tuple(range(-dims, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = counted.layer_norm(x, self.dims, self.count, self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+class CountedGroupNorm(_Counted):
+    """`torch.nn.GroupNorm` as if every group had `count` channels."""
+
+    def __init__(self, groups: int, count: int, eps: float, weight: Tensor | None, bias: Tensor | None) -> None:
+        super().__init__(count, eps, weight, bias)
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = counted.group_norm(x, self.groups, self.count, self.eps)
+        ones = (1,) * (x.dim() - 2)
+        y = y if self.weight is None else y * self.weight.view(-1, *ones)
+        return y if self.bias is None else y + self.bias.view(-1, *ones)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of four linear layers; for arguments see `hat.HATMultiheadAttention`."""
+
+    def __init__(
+        self, query: nn.Module, key: nn.Module, value: nn.Module, out: nn.Module, heads: int, scale: float
+    ) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = query, key, value, out
+        self.heads, self.scale = heads, scale
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        key = query if key is None else key
+        value = key if value is None else value
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, x in ((self.query, query), (self.key, key), (self.value, value))
+        )
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=self.scale)
+        y: Tensor = self.out(h.transpose(1, 2).flatten(2))
+        return y
+
+
+class Switched(nn.Module):
+    """`down(up(x) * switch(x))`."""
+
+    def __init__(self, up: nn.Module, switch: nn.Module, down: nn.Module) -> None:
+        super().__init__()
+        self.up, self.switch, self.down = up, switch, down
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.up(x) * self.switch(x))
+        return y
+
+
+class Patches(nn.Module):
+    """An image as a sequence of patches."""
+
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.convolution(x)
+        return h.flatten(2).transpose(1, 2)
+
+
+class Positions(nn.Module):
+    """`x + table`, of as many rows as x has."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.weight[: x.shape[-2]]
+
+
+class Tokens(nn.Module):
+    """Tokens in front of a sequence."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.weight.expand(x.shape[0], -1, -1), x], 1)
+
+
+class Excitation(nn.Module):
+    """`x * excite(squeeze(mean of x over positions))`."""
+
+    def __init__(self, squeeze: nn.Module, excite: nn.Module) -> None:
+        super().__init__()
+        self.squeeze, self.excite = squeeze, excite
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale: Tensor = self.excite(self.squeeze(x.mean((2, 3))))
+        return x * scale[:, :, None, None]
