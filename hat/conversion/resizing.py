@@ -1,7 +1,7 @@
 """The graph of a converted network when it has other numbers of units: what says in numbers how many there are.
 
-Only sizes do. Where a graph says the size of a dimension of units, as a reshape does, the new size comes there; where it
-asks for one, it goes on with the old one, as a scale by the square root of a width is the same function only so.
+Only sizes do. Where a graph says the size of a dimension of units, as a reshape does, the new one comes there. Where it
+asks for one, it goes on with the old one: a scale by the square root of a width is the same function only so.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,12 +52,12 @@ class TasksNetwork(nn.Module):
     """
 
     def __init__(
-        self, body: nn.Module, heads: dict[int, nn.Module], classes: dict[int, tuple[str, ...]], chosen: Any
+        self, body: nn.Module, heads: Mapping[int, nn.Module], classes: dict[int, tuple[str, ...]], chosen: Any
     ) -> None:
         super().__init__()
         self.body, self.classes = body, classes
         self.heads = nn.ModuleDict({str(task): head for task, head in heads.items()})
-        self.__dict__["_chosen"] = chosen
+        self.__dict__["chosen"] = chosen
 
     @property
     def tasks(self) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class TasksNetwork(nn.Module):
         """
         if task not in self.classes:
             raise ValueError(f"task: expected one of {self.tasks}, got {task!r}")
-        self._chosen.row = self.tasks.index(task)
+        self.__dict__["chosen"].row = self.tasks.index(task)
         logits: Tensor = self.heads[str(task)](self.body(*inputs))
         return logits
 

@@ -80,7 +80,8 @@ class Exporter:
                 return made
         if isinstance(module, PerTask):
             raise ExportError(
-                f"{type(module).__name__}: nobody knows what it computes for one task; write it with hat.PerTaskParameter"
+                f"{type(module).__name__}: nobody knows what it computes for one task; write it with "
+                "hat.PerTaskParameter"
             )
         found = copy.copy(module)
         found._parameters = {k: None if p is None else _parameter(p) for k, p in module._parameters.items()}
@@ -160,7 +161,8 @@ class Exporter:
         return Constant(_values(module()))
 
     def embedding(self, module: HATEmbedding) -> nn.Module:
-        table = nn.Embedding(*module.weight.shape, padding_idx=module.padding_idx)
+        rows, units = module.weight.shape
+        table = nn.Embedding(rows, units, module.padding_idx)
         table.weight = _parameter(module.weight)
         return _sequence([table, self.scale(module.gate, -1)])
 
@@ -226,8 +228,8 @@ _MAKES: tuple[tuple[type[nn.Module], Callable[[Exporter, Any], nn.Module]], ...]
 
 def _bare(layer: Any) -> nn.Module:
     """The layer of `torch.nn` that a gated one derives from, with a copy of its parameters."""
-    kind = next(cls for cls in type(layer).__mro__ if cls.__module__.startswith("torch.nn.modules"))
-    plain: nn.Module = kind.__new__(kind)
+    kind: Any = next(cls for cls in type(layer).__mro__ if cls.__module__.startswith("torch.nn.modules"))
+    plain: Any = kind.__new__(kind)
     nn.Module.__init__(plain)
     hidden = ("activation", "dropout", "pool", "gate", "gated", "fed_unknown")
     state = {name: value for name, value in vars(layer).items() if not name.startswith("_") and name not in hidden}

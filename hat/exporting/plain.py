@@ -31,7 +31,8 @@ class Choice(nn.Module):
         self.__dict__["chosen"] = chosen
 
     def forward(self, *inputs: Tensor) -> Any:
-        return self.of_task[self.chosen.row](*inputs)
+        chosen: Chosen = self.__dict__["chosen"]
+        return self.of_task[chosen.row](*inputs)
 
 
 class Scale(nn.Module):

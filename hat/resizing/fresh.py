@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ def _drawn(module: nn.Module) -> dict[str, Tensor]:
     """New values for the parameters of a layer that knows how to draw them."""
     if not hasattr(module, "reset_parameters"):
         return {}
-    like = copy.copy(module)
+    like: Any = copy.copy(module)
     like.__dict__["_parameters"] = {
         name: None if p is None else nn.Parameter(torch.zeros_like(p), p.requires_grad)
         for name, p in module._parameters.items()

@@ -87,7 +87,8 @@ class Layout:
         runs = torch.cat([units.new_zeros(fibers, 1), (units[:, 1:] != units[:, :-1]).cumsum(1)], 1).gather(1, places)
         order = ((runs * (int(times.max()) + 1) + copies) * counted.shape[1] + places).argsort(1)
         shape = [size for d, size in enumerate(self.units.shape) if d != dim]
-        return tuple(found.gather(1, order).view(*shape, length).movedim(-1, dim) for found in (places, copies))
+        places, copies = (found.gather(1, order).view(*shape, length).movedim(-1, dim) for found in (places, copies))
+        return places, copies
 
     def resized(self, counts: Tensor) -> Layout:
         """Where the units lie from now on, under their new numbers.

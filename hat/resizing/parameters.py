@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hat.along import Along, Use
 from hat.gate import Gate
@@ -99,7 +99,7 @@ def places_of(along: Along, gate: Gate) -> Tensor:
     return torch.arange(gate.units * along.repeat) if along.places is None else along.places.cpu()
 
 
-def _check_depthwise(units: Tensor, module: nn.Module, counts: Tensor) -> None:
+def _check_depthwise(units: Tensor, module: Any, counts: Tensor) -> None:
     """A filter a unit can go and come with its unit; several of one unit cannot."""
     one_each = module.weight.shape[0] == len(units)
     if not one_each and bool((counts[units.clamp(min=0)] != 1).any()):

@@ -118,7 +118,7 @@ def _resize_stacks(module: PerTask, name: str, changes: list[Change]) -> None:
             values.data = resized
             values.grad = None if grad is None else applied(grad, changes)
         else:
-            values.set_(resized)
+            values.data = resized
 
 
 def _resize_module(module: nn.Module) -> None:
@@ -156,7 +156,7 @@ def _own_length(norm: GatedNorm) -> int:
     return norm.gate.units if norm.gate is not None else _length(norm)
 
 
-def _set_length(norm: GatedNorm, length: int) -> None:
+def _set_length(norm: Any, length: int) -> None:
     if hasattr(norm, "normalized_shape"):
         norm.normalized_shape = (length, *norm.normalized_shape[1:])
     else:

@@ -48,7 +48,7 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
     old, new = _Values(before.network), _Values(after.network)
     for body in (before, after):
         for gate in body.gates.values():
-            gate.state.task = task  # type: ignore[union-attr, assignment]
+            gate.state.task = task  # type: ignore[union-attr]
     try:
         error = old.values(before.example)
         if error is not None:
@@ -57,7 +57,7 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
     finally:
         for body in (before, after):
             for gate in body.gates.values():
-                gate.state.task = None  # type: ignore[union-attr, assignment]
+                gate.state.task = None  # type: ignore[union-attr]
     for node in before.network.graph.nodes:
         if node.op == "output":
             break
