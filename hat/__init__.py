@@ -21,6 +21,7 @@ from hat.model import HATModel, TaskParameters
 from hat.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
 from hat.patches import PatchEmbedding
 from hat.per_task import PerTask, PerTaskParameter
+from hat.resizing.grow import grow
 from hat.squeeze_excitation import SqueezeExcitation
 from hat.state import GateConfig
 from hat.step import NonFiniteLossError, StepLoss, TrainStep
@@ -83,6 +84,7 @@ __all__ = [
     "convert",
     "data",
     "export",
+    "grow",
     "guard",
     "metrics",
     "models",

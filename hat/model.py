@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import operator
 import warnings
@@ -306,15 +307,36 @@ class HATModel(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of `torch.nn.Module`, but a state that does not fit leaves the model as it was.
 
+        Of a model that has been grown, it makes this one grow as far, see `hat.grow`.
+
         Raises:
             RuntimeError: names are missing or unexpected (`strict`), or shapes differ.
         """
+        grown = copy.deepcopy(self) if (longer := self._longer_in(state_dict)) else None
+        if grown is not None and self._grows(grown, longer):
+            grown.load_state_dict(state_dict, strict, assign)  # what fails does so here
+            self._grows(self, longer)
         before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except Exception:
             super().load_state_dict(before)
             raise
+
+    def _longer_in(self, state_dict: Mapping[str, Any]) -> dict[str, int]:
+        """The gates that have more units in a state than here, and how many."""
+        found = {}
+        for name, gate in gates(self.body).items():
+            embedding = state_dict.get(f"body.{name}.embedding" if name else "body.embedding")
+            if isinstance(embedding, Tensor) and embedding.dim() == 1 and len(embedding) > gate.units:
+                found[name] = len(embedding)
+        return found
+
+    @staticmethod
+    def _grows(model: HATModel, units: Mapping[str, int]) -> bool:
+        from hat.resizing.grow import grow_to  # which resizes models
+
+        return grow_to(model, units)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Make as many heads as the state has before they are loaded."""

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from hat.model import HATModel
 
 
+class Rearranged(Protocol):
+    """What a dimension of a tensor is after units have changed places, gone or joined."""
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The values as they are from now on; themselves where they do not extend along the dimension."""
+
+
 class Move(NamedTuple):
     """New places along one dimension of a tensor.
 
@@ -48,7 +55,7 @@ class Move(NamedTuple):
         return torch.stack(parts).reshape(values.shape)
 
 
-Moves = dict[Tensor, list[Move]]
+Moves = Mapping[Tensor, Sequence[Rearranged]]
 """Of every parameter that moves."""
 
 Blocks = Mapping[Tensor, Sequence[Block]]
@@ -58,8 +65,14 @@ Blocks = Mapping[Tensor, Sequence[Block]]
 class Follower(Protocol):
     """Keeps something for parts of the parameters, as an optimizer does."""
 
-    def follow(self, moves: Moves, before: Blocks, after: Blocks) -> None:
-        """The parameters have moved, and less of them may move from now on."""
+    def follow(self, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
+        """The parameters have moved, and others of their parts may move from now on.
+
+        Args:
+            moves: what has become of every parameter that changed.
+            before, after: the blocks that may move.
+            like: a tensor of the shape that it had, of every parameter whose shape has changed.
+        """
 
 
 _FOLLOWERS: WeakKeyDictionary[HATModel, WeakSet[Follower]] = WeakKeyDictionary()
@@ -90,17 +103,22 @@ def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
         target.copy_(values)
     for gate, new in orders.items():
         gate.move(new)
+    tell(model, found, before, {})
+
+
+def tell(model: HATModel, moves: Moves, before: Blocks, like: Mapping[Tensor, Tensor]) -> None:
+    """Let all that follows the model know; see `Follower`."""
     errors = []
     for follower in list(_FOLLOWERS.get(model, ())):
         try:
-            follower.follow(found, before, model.blocks())
+            follower.follow(moves, before, model.blocks(), like)
         except Exception as error:  # the others follow all the same
             errors.append(error)
     if errors:
         raise errors[0]
 
 
-def _heads(model: HATModel, outputs: Gate, new: Tensor) -> Moves:
+def _heads(model: HATModel, outputs: Gate, new: Tensor) -> dict[Tensor, list[Move]]:
     """The heads that read a unit that moves."""
     moved = new != torch.arange(len(new), device=new.device)
     reads = (outputs.masks[:, moved] != 0).any(1)
@@ -124,9 +142,9 @@ def order(gate: Gate, stay: Tensor) -> Tensor | None:
     return None if torch.equal(found, places) else found.to(gate.used.device)
 
 
-def moves(orders: dict[Gate, Tensor]) -> Moves:
+def moves(orders: dict[Gate, Tensor]) -> dict[Tensor, list[Move]]:
     """How every parameter along the axes of these gates moves, their embeddings with them."""
-    found: Moves = {}
+    found: dict[Tensor, list[Move]] = {}
     seen = set()
     for gate, new in orders.items():
         found[gate.embedding] = [Move(0, new[None])]
@@ -166,7 +184,7 @@ def expanded(new: Tensor, repeat: int) -> Tensor:
     return (new[:, None] * repeat + torch.arange(repeat, device=new.device)).flatten()
 
 
-def apply(values: Tensor, found: Sequence[Move]) -> Tensor:
+def apply(values: Tensor, found: Sequence[Rearranged]) -> Tensor:
     """`values` after these moves."""
     for move in found:
         values = move(values)
