@@ -12,6 +12,7 @@ from hat.conversion.errors import ConversionError
 from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.embedding import HATEmbedding
 from hat.feed_forward import FeedForward, SwiGLU
+from hat.forgetting import forget
 from hat.gate import Along, Gate
 from hat.guard import guard
 from hat.layers import HATLinear
@@ -77,6 +78,7 @@ __all__ = [
     "checkpoint",
     "convert",
     "data",
+    "forget",
     "guard",
     "metrics",
     "models",
