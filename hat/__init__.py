@@ -27,7 +27,7 @@ from hat.stochastic_depth import StochasticDepth
 from hat.summary import AxisSummary, Summary, summary
 from hat.tables import ClassToken, PositionalTable
 from hat.training import TrainConfig, Trainer, TrainResult
-from hat.verify import Probes, Verification, verify
+from hat.verify import ForgettingError, Probes, Verification, verify
 from hat.warnings import CapacityWarning, GraphWarning, NonFiniteWarning, UnlockedWarning
 
 __version__ = "0.1.0"
@@ -39,6 +39,7 @@ __all__ = [
     "ClassToken",
     "ConversionError",
     "FeedForward",
+    "ForgettingError",
     "Gate",
     "GateConfig",
     "GraphWarning",

@@ -51,7 +51,7 @@ def stacks(model: HATModel) -> Iterator[Stack]:
 def read_by_head(model: HATModel, task: int) -> Tensor:
     """[features] bool, the columns of the weight of a finished task's head that it reads: all, where nobody knows."""
     head, outputs = model.heads[task], model.outputs
-    if outputs is None:
+    if outputs is None or outputs.tasks <= task:
         assert isinstance(head, nn.Linear)
         return torch.ones(head.in_features, dtype=torch.bool, device=head.weight.device)
     return (outputs.masks[task] != 0).repeat_interleave(model.features // outputs.units)
