@@ -276,7 +276,7 @@ class HATModel(nn.Module):
         Raises:
             RuntimeError: no task is being learned and `task` is None.
             TypeError: `task` is not an int.
-            ValueError: there is no such task, it is forgotten, or the body's features are not as many as `features` says.
+            ValueError: there is no such task or it is forgotten, or the body's features are not as many as `features`.
         """
         task = self._resolve(task)
         self.state.task = self._gate_task(task)
