@@ -214,7 +214,8 @@ def test_what_no_other_task_uses_tells_nothing_of_a_task_in_the_middle(kind, mov
         assert torch.equal(now.read, then.read), now.name
         assert torch.equal(now.values[~now.read], then.values[~now.read]), now.name
     for (name, gate), there in zip(one.gates.items(), other.gates.values(), strict=True):
-        assert torch.equal(gate.masks, there.masks) and torch.equal(gate.origin, there.origin), name
+        assert torch.equal(gate.masks, there.masks), name
+        assert torch.equal(gate.origin, there.origin), name
         assert torch.equal(gate.embedding, there.embedding), name
     if one.outputs is not None:
         off = (one.outputs.masks[2] == 0).repeat_interleave(one.features // one.outputs.units)
