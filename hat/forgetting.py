@@ -19,7 +19,7 @@ from hat.heads import ForgottenHead
 from hat.interrupt import interrupt_waits
 from hat.locks import unlocked
 from hat.model import HATModel
-from hat.per_task import PerTask
+from hat.per_task import PerTask, per_task
 from hat.reading import read_by_head, stacks
 from hat.renewal import drawn
 from hat_kernels.lock import rate
@@ -61,7 +61,7 @@ def forget(model: HATModel, task: int) -> None:
         _reset_unread(model)
         _renew(model, values)
         model.state.anneal(1.0)
-        for part in _parts(model):
+        for part in (*model.gates.values(), *per_task(model.body).values()):
             part.begin_task()
         moving.renew(model, gone)
 
@@ -82,10 +82,6 @@ def _check(model: HATModel, task: int) -> None:
         raise ValueError(f"task: expected one of {model.tasks} with masks, got {committed} masks at some gate")
 
 
-def _parts(model: HATModel) -> list[Gate | PerTask]:
-    return [*model.gates.values(), *(part for part in model.body.modules() if isinstance(part, PerTask))]
-
-
 def _modules(model: HATModel) -> list[nn.Module]:
     """All that may have shared parameters, those outside of the body that a gate knows included."""
     known = [member.module for gate in model.gates.values() for member in gate.members]
@@ -94,8 +90,8 @@ def _modules(model: HATModel) -> list[nn.Module]:
 
 def _remove(model: HATModel, task: int) -> list[Tensor]:
     """What is the task's own; the parameters of its head are returned, zeros by now."""
-    for part in _parts(model):
-        part.forget(task)
+    for gate in model.gates.values():
+        gate.forget(task)
     gone: list[Tensor] = list(model.heads[task].parameters())
     for parameter in gone:
         parameter.zero_()  # somebody may hold them
@@ -106,7 +102,7 @@ def _remove(model: HATModel, task: int) -> list[Tensor]:
 
 
 def _reset_unread(model: HATModel) -> None:
-    """What other tasks keep for units that they do not use, they may have seen in weights of the forgotten one."""
+    """All that the forgotten task keeps; the others, for units that they do not use, may have it from its weights."""
     for stack in stacks(model):
         stack.values.copy_(torch.where(stack.read, stack.values, stack.initial))
     for task in model.remembered:

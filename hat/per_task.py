@@ -86,12 +86,6 @@ class PerTask(nn.Module):
             stack = f"{name}_tasks"
             setattr(self, stack, torch.cat([getattr(self, stack), getattr(self, name).detach()[None]]))
 
-    @torch.no_grad()
-    def forget(self, task: int) -> None:
-        """Let the initial values take the place of what a finished task has kept."""
-        for name in self.kept:
-            getattr(self, f"{name}_tasks")[task] = getattr(self, f"{name}_initial")
-
     def moved(self, name: str) -> list[tuple[Tensor, int]]:
         """(tensor, leading task dimensions) of all that holds values of this name, for who moves units in place.
 

@@ -107,6 +107,7 @@ def learn(model, x, *, data=0, units=None, share=0.4, classes=3, make_optimizer=
         else:
             closure()
             optimizer.step()
+    model.anneal(0.2 * data)  # where an early stop leaves it
     if units is not None:
         checks.draw_units(model, units, share)
     with warnings.catch_warnings():
