@@ -61,8 +61,10 @@ def forget(model: HATModel, task: int) -> None:
         _reset_unread(model)
         _renew(model, values)
         model.state.anneal(1.0)
-        for part in (*model.gates.values(), *per_task(model.body).values()):
-            part.begin_task()
+        for gate in model.gates.values():
+            gate.begin_task()
+        for own in per_task(model.body).values():
+            own.begin_task()
         moving.renew(model, gone)
 
 

@@ -55,7 +55,7 @@ def _reset(module: nn.Module) -> dict[Tensor, Tensor]:
         module._parameters.update(parameters)
         module._buffers.update(buffers)
         for tensor, before, version in kept:
-            if tensor._version != version:
+            if tensor._version != version or not torch.equal(tensor, before):  # `.data` counts no versions
                 tensor.copy_(before)
 
 
