@@ -118,8 +118,9 @@ def test_a_run_goes_on_after_a_task_was_forgotten(stream: hat.data.Stream, tmp_p
     assert hat.metrics.average_accuracy(matrix) == pytest.approx(sum(history.accuracy[2][1:]) / 2)
 
 
-def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
+    monkeypatch.setattr("hat.cli.train.plots_available", lambda: False)  # `report` draws
     assert main(["train", *QUICK, "--verify", "--reference", "joint", "--run-dir", str(folder)]) == 0
     assert [row["verified_moved"] for row in rows(folder)] == [None] * 3
     config = json.loads((folder / "config.json").read_text())
