@@ -185,6 +185,12 @@ class Gate(Float32Module):
         self.masks = torch.cat([self.masks, self.hardened()[None]])
         self._refresh_used()
 
+    @torch.no_grad()
+    def forget(self, task: int) -> None:
+        """Count none of its units as used by this task."""
+        self.masks[task] = 0
+        self._refresh_used()
+
     @property
     def reserves(self) -> bool:
         """Units are used before the first task."""

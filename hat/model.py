@@ -18,6 +18,7 @@ from hat import buffers, moving
 from hat.blocks import Block
 from hat.copying import copied
 from hat.gate import Gate
+from hat.heads import facts, fitting
 from hat.interrupt import interrupt_waits
 from hat.locks import frozen_lock, gates, locks, sides, unlocked
 from hat.per_task import PerTask, per_task
@@ -49,8 +50,8 @@ class HATModel(nn.Module):
         config: how gates are learned and committed; by default `GateConfig()`.
 
     Attributes:
-        heads: one linear layer a task.
-        classes: the names of every task's classes.
+        heads: one linear layer a task; of a forgotten one a module without tensors.
+        classes: the names of every task's classes; none of a forgotten one.
         learning: a task has begun and not ended.
 
     Raises:
@@ -74,6 +75,7 @@ class HATModel(nn.Module):
         self.heads = nn.ModuleList()
         self.classes: list[tuple[str, ...]] = []
         self.learning = False
+        self._forgotten: set[int] = set()
         self._gates, self._per_task = gates(body), per_task(body)
         self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
         self._check_body()
@@ -96,8 +98,18 @@ class HATModel(nn.Module):
 
     @property
     def tasks(self) -> int:
-        """How many tasks are finished."""
+        """How many tasks are finished, those that were forgotten since among them: their ids are not given again."""
         return len(self.heads) - self.learning
+
+    @property
+    def forgotten(self) -> tuple[int, ...]:
+        """The ids of the tasks that `hat.forget` has removed, in order."""
+        return tuple(sorted(self._forgotten))
+
+    @property
+    def remembered(self) -> tuple[int, ...]:
+        """The ids of the finished tasks that are not forgotten, in order."""
+        return tuple(task for task in range(self.tasks) if task not in self._forgotten)
 
     @property
     def task(self) -> int:
@@ -265,7 +277,7 @@ class HATModel(nn.Module):
         Raises:
             RuntimeError: no task is being learned and `task` is None.
             TypeError: `task` is not an int.
-            ValueError: there is no such task, or the body's features are not as many as `features` says.
+            ValueError: there is no such task or it is forgotten, or the body's features are not as many as `features`.
         """
         task = self._resolve(task)
         self.state.task = self._gate_task(task)
@@ -293,13 +305,14 @@ class HATModel(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """What is not a tensor, as JSON in a uint8 tensor, so that a state_dict holds tensors only."""
-        facts = {"learning": self.learning, "classes": self.classes}
-        return torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8).clone()
+        known = {"learning": self.learning, "classes": self.classes, "forgotten": self.forgotten}
+        return torch.frombuffer(bytearray(json.dumps(known).encode()), dtype=torch.uint8).clone()
 
     def set_extra_state(self, state: Tensor) -> None:
-        facts = json.loads(bytes(state.cpu().tolist()))
-        self.learning = bool(facts["learning"])
-        self.classes = [tuple(names) for names in facts["classes"]]
+        known = facts(state)
+        self.learning = bool(known["learning"])
+        self.classes = [tuple(names) for names in known["classes"]]
+        self._forgotten = set(known.get("forgotten", ()))  # not in a state of a version that forgot none
         for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
             parameter.requires_grad_(True)  # what was frozen before the load may be learning after it
         self._freeze()
@@ -340,21 +353,18 @@ class HATModel(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Make as many heads as the state has before they are loaded."""
-        heads = f"{prefix}heads."
-        widths = {
-            int(key.removeprefix(heads).split(".")[0]): value.shape[0]
-            for key, value in state_dict.items()
-            if key.startswith(heads) and key.endswith(".weight")
-        }
-        have = {task: head.out_features for task, head in enumerate(self.heads)}
-        if widths != have and sorted(widths) == list(range(len(widths))):
-            self.heads = nn.ModuleList(self._make_head(widths[task]) for task in range(len(widths)))
+        self.heads = fitting(self.heads, state_dict, prefix, self._make_head)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def _remembers(self) -> bool:
+        """A finished task is not forgotten."""
+        return self.tasks > len(self._forgotten)  # a step asks: it does not go through the tasks
 
     @property
     def _holds(self) -> bool:
         """Something is locked: by a finished task, or by what the network was trained for before it came here."""
-        return self.tasks > 0 or any(gate.reserves for gate in self.gates.values())
+        return self._remembers or any(gate.reserves for gate in self.gates.values())
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
@@ -377,7 +387,7 @@ class HATModel(nn.Module):
 
     def _keeps_buffers(self) -> bool:
         """What a module counts or averages while it trains would change the finished tasks."""
-        return self.training and self.tasks > 0
+        return self.training and self._remembers
 
     def _gate_task(self, task: int) -> int | str | None:
         """What `State.task` must be for the gates to answer for a task."""
@@ -454,6 +464,8 @@ class HATModel(nn.Module):
             raise TypeError(f"task: expected an int, got {type(task).__name__}")
         if not 0 <= task < len(self.heads):
             raise ValueError(f"task: expected 0 to {len(self.heads) - 1}, got {task}")
+        if task in self._forgotten:
+            raise ValueError(f"task: expected a task that is not forgotten, got {task}")
         return task
 
     def _require_learning(self, what: str) -> None:

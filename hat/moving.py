@@ -8,7 +8,7 @@ activations with an exact 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -74,6 +74,9 @@ class Follower(Protocol):
             like: a tensor of the shape that it had, of every parameter whose shape has changed.
         """
 
+    def forget(self, gone: Sequence[Tensor]) -> None:
+        """A task is forgotten: what is kept for any parameter may tell of it, and these parameters are no more."""
+
 
 _FOLLOWERS: WeakKeyDictionary[HATModel, WeakSet[Follower]] = WeakKeyDictionary()
 
@@ -96,6 +99,32 @@ def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
     found = moves(orders)
     if model.outputs is not None and model.outputs in orders:
         found |= _heads(model, model.outputs, orders[model.outputs])
+    _rearrange(orders, found)
+    tell(model, found, before, {})
+
+
+@torch.no_grad()
+def settle(model: HATModel) -> None:
+    """Let the free units lie as they lay at first, so that nothing tells which of them a forgotten task has used."""
+    orders = {}
+    for gate in movable(model):
+        places = torch.arange(gate.units)
+        free, origin = (gate.free == 1).cpu(), gate.origin.cpu()
+        for here in segments(gate):
+            left = here[free[here]]
+            places[left] = left[origin[left].argsort()]
+        if not torch.equal(places, torch.arange(gate.units)):
+            orders[gate] = places.to(gate.origin.device)
+    _rearrange(orders, moves(orders))
+
+
+def renew(model: HATModel, gone: Sequence[Tensor]) -> None:
+    """Tell the followers of a model that what is free has new values, and that these parameters are gone."""
+    _tell(model, lambda follower: follower.forget(gone))
+
+
+def _rearrange(orders: Mapping[Gate, Tensor], found: Moves) -> None:
+    """Move parameters, gradients and what is the gates' own."""
     # All new values before the first copy: what fails until then leaves a network that computes the same.
     whole = [(p, p.grad, moved) for p, moved in found.items()]
     copies = [(t, apply(t, moved)) for p, grad, moved in whole for t in (p, grad) if t is not None]
@@ -103,15 +132,18 @@ def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
         target.copy_(values)
     for gate, new in orders.items():
         gate.move(new)
-    tell(model, found, before, {})
 
 
 def tell(model: HATModel, moves: Moves, before: Blocks, like: Mapping[Tensor, Tensor]) -> None:
-    """Let all that follows the model know; see `Follower`."""
+    """Let all that follows the model know; see `Follower.follow`."""
+    _tell(model, lambda follower: follower.follow(moves, before, model.blocks(), like))
+
+
+def _tell(model: HATModel, what: Callable[[Follower], None]) -> None:
     errors = []
     for follower in list(_FOLLOWERS.get(model, ())):
         try:
-            follower.follow(moves, before, model.blocks(), like)
+            what(follower)
         except Exception as error:  # the others follow all the same
             errors.append(error)
     if errors:
@@ -142,7 +174,7 @@ def order(gate: Gate, stay: Tensor) -> Tensor | None:
     return None if torch.equal(found, places) else found.to(gate.used.device)
 
 
-def moves(orders: dict[Gate, Tensor]) -> dict[Tensor, list[Move]]:
+def moves(orders: Mapping[Gate, Tensor]) -> dict[Tensor, list[Move]]:
     """How every parameter along the axes of these gates moves, their embeddings with them."""
     found: dict[Tensor, list[Move]] = {}
     seen = set()

@@ -29,6 +29,15 @@ class SharedParameter(nn.Module):
         same = parameter.shape == shape
         self.weight = parameter if same else nn.Parameter(parameter.data.view(shape), parameter.requires_grad)
         self.shape = parameter.shape
+        self._start = 0.0, 0.0
+        if parameter.is_floating_point():
+            spread, mean = torch.std_mean(parameter.detach().double(), correction=0)
+            self._start = mean.item(), spread.item()
+
+    def reset_parameters(self) -> None:
+        """Draw new values, normal with the mean and the spread that the parameter came with: of a constant, that."""
+        mean, spread = self._start
+        nn.init.normal_(self.weight, mean, spread)
 
     def forward(self) -> Tensor:
         """The parameter in its own shape."""

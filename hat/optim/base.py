@@ -192,6 +192,12 @@ class LockedOptimizer(torch.optim.Optimizer):
                     continue
                 state[name] = pack([part.clone() for part in cut(apply(whole, moves.get(parameter, ())), new)])
 
+    def forget(self, gone: Sequence[Tensor]) -> None:
+        """See `hat.moving.Follower`: the next step starts anew."""
+        self._bounds.forget()
+        drop_finished(self, gone)
+        self.state.clear()
+
     def __getstate__(self) -> dict[str, Any]:
         """With the model, so that a deepcopy of both together is a copy that locks its own model."""
         return {**super().__getstate__(), "_model": self._model, "_max_norm": self._max_norm}

@@ -16,7 +16,7 @@ from hat.conversion.body import Converted
 from hat.gate import Gate
 from hat.interrupt import interrupt_waits
 from hat.model import HATModel
-from hat.per_task import per_task
+from hat.per_task import PerTask, per_task
 from hat.resizing.fitting import fit, fix, needed, numbers
 from hat.resizing.layout import Unfit
 from hat.resizing.resize import resize
@@ -136,7 +136,8 @@ def _join(gate: Gate, counts: Tensor, number: int) -> None:
 def _tried(model: HATModel, counts: Tensor) -> Tensor | None:
     """On copies with one more task: the units that cannot grow, None if all can."""
     before = copy.deepcopy(model)
-    for part in (*before.gates.values(), *per_task(before.body).values()):
+    parts: list[Gate | PerTask] = [*before.gates.values(), *per_task(before.body).values()]
+    for part in parts:
         part.commit()
     after = copy.deepcopy(before.eval())
     after.heads.append(torch.nn.Identity())  # of the task, as norms count them
