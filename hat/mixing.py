@@ -73,7 +73,7 @@ def in_parts(x: Any, rows: Rows, answer: Callable[[Any, int], Tensor]) -> Tensor
 
     def part(value: Any, own: list[int]) -> Any:
         along = isinstance(value, Tensor) and value.dim() and len(value) == batch
-        return value[_index(own, value)] if along else value
+        return value.index_select(0, _index(own, value)) if along else value
 
     return _united([answer(replaced(x, lambda v, own=own: part(v, own)), task) for task, own in rows.items()], rows)
 
@@ -87,7 +87,7 @@ def logits(features: Tensor, rows: Rows, heads: Sequence[Any]) -> Tensor:
     most = max(map(len, rows.values()))
     if free_to_read(features) or len(rows) * most > _MOST_PADDING * len(features):
         order = _index([row for own in rows.values() for row in own], features)
-        pieces = features[order].split([len(own) for own in rows.values()])
+        pieces = features.index_select(0, order).split([len(own) for own in rows.values()])
         return _united([heads[task](piece) for task, piece in zip(rows, pieces, strict=True)], rows)
     return batched(features, rows, [heads[task] for task in rows])
 
@@ -102,9 +102,9 @@ def batched(features: Tensor, rows: Rows, heads: Sequence[Any]) -> Tensor:
     taken = [row for own in rows.values() for row in [*own, *own[:1] * (most - len(own))]]
     index = _index([*taken, *places], features)  # one copy from the host for both
     weight, bias = _stacked(heads, widths)
-    x = features[index[: len(taken)]].view(len(heads), -1, features.shape[-1])
+    x = features.index_select(0, index[: len(taken)]).view(len(heads), -1, features.shape[-1])
     y = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
-    return y.view(len(taken), *features.shape[1:-1], max(widths))[index[len(taken) :]]
+    return y.view(len(taken), *features.shape[1:-1], max(widths)).index_select(0, index[len(taken) :])
 
 
 def _stacked(heads: Sequence[Any], widths: list[int]) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ def _united(parts: list[Tensor], rows: Rows) -> Tensor:
     places = [0] * sum(map(len, rows.values()))
     for place, row in enumerate(row for own in rows.values() for row in own):
         places[row] = place
-    return torch.cat(wide)[_index(places, wide[0])]
+    return torch.cat(wide).index_select(0, _index(places, wide[0]))
 
 
 def _index(places: list[int], like: Tensor) -> Tensor:
