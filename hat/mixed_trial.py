@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hat import buffers
 
@@ -73,7 +73,9 @@ def _made_up(model: HATModel) -> Iterator[None]:
     def drawn(values: Tensor) -> Tensor:
         return torch.rand(_TASKS, *values.shape, generator=generator).to(values.device)
 
-    stacks = [(gate, "masks", gate.masks, (1 + drawn(gate.used)) / 2) for gate in model.gates.values()]  # none is off
+    stacks: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+    for gate in model.gates.values():
+        stacks.append((gate, "masks", gate.masks, (1 + drawn(gate.used)) / 2))  # no unit is off
     for module in model.per_task.values():
         for name, stack in module.stacks():
             values = getattr(module, f"{name}_initial")
@@ -82,7 +84,7 @@ def _made_up(model: HATModel) -> Iterator[None]:
             else:
                 values = torch.stack([values] * _TASKS)
             stacks.append((module, f"{name}_tasks", stack, values.to(stack.dtype)))
-    modes = [(module, module.training) for module in model.body.modules()]
+    modes = [(part, part.training) for part in model.body.modules()]
     model.body.eval()
     try:
         with buffers.frozen(model.body):
@@ -92,5 +94,5 @@ def _made_up(model: HATModel) -> Iterator[None]:
     finally:
         for owner, name, before, _ in stacks:
             setattr(owner, name, before)
-        for module, training in modes:
-            module.training = training
+        for part, training in modes:
+            part.training = training

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hat.conversion.trees import replaced, tensors
 from hat.mixed_trial import in_one_pass
@@ -71,14 +71,17 @@ def in_parts(x: Any, rows: Rows, answer: Callable[[Any, int], Tensor]) -> Tensor
     """
     batch = sum(map(len, rows.values()))
 
-    def part(value: Any, own: list[int]) -> Any:
-        along = isinstance(value, Tensor) and value.dim() and len(value) == batch
-        return value.index_select(0, _index(own, value)) if along else value
+    def part(own: list[int]) -> Any:
+        def taken(value: Any) -> Any:
+            along = isinstance(value, Tensor) and value.dim() and len(value) == batch
+            return value.index_select(0, _index(own, value)) if along else value
 
-    return _united([answer(replaced(x, lambda v, own=own: part(v, own)), task) for task, own in rows.items()], rows)
+        return replaced(x, taken)
+
+    return _united([answer(part(own), task) for task, own in rows.items()], rows)
 
 
-def logits(features: Tensor, rows: Rows, heads: Sequence[Any]) -> Tensor:
+def logits(features: Tensor, rows: Rows, heads: Sequence[Any] | nn.ModuleList) -> Tensor:
     """What the heads make of features [B, ..., F] that are already those of the tasks: [B, ..., C].
 
     On a CPU a product a task, which reads each head once; elsewhere one batched product for all of them, a handful of
@@ -112,7 +115,8 @@ def _stacked(heads: Sequence[Any], widths: list[int]) -> tuple[Tensor, Tensor]:
     weights, biases, widest = [head.weight for head in heads], [head.bias for head in heads], max(widths)
     if min(widths) == widest:
         return torch.stack(weights), torch.stack(biases)
-    weight, bias = torch.cat([*weights, torch.zeros_like(weights[0][:1])]), torch.cat([*biases, biases[0].new_full((1,), ABSENT)])
+    weight = torch.cat([*weights, torch.zeros_like(weights[0][:1])])
+    bias = torch.cat([*biases, torch.full_like(biases[0][:1], ABSENT)])
     chosen, first = [], 0
     for width in widths:
         chosen += [*range(first, first + width), *[sum(widths)] * (widest - width)]
@@ -122,13 +126,17 @@ def _stacked(heads: Sequence[Any], widths: list[int]) -> tuple[Tensor, Tensor]:
 
 
 def _united(parts: list[Tensor], rows: Rows) -> Tensor:
-    """Rows task by task, back in the order of the batch; as wide as the widest."""
+    """Rows task by task, back in the order of the batch, as wide as the widest."""
     widest = max(part.shape[-1] for part in parts)
-    wide = [F.pad(part, (0, widest - part.shape[-1]), value=ABSENT) if part.shape[-1] < widest else part for part in parts]
+    wide = [part if part.shape[-1] == widest else _widened(part, widest) for part in parts]
     places = [0] * sum(map(len, rows.values()))
     for place, row in enumerate(row for own in rows.values() for row in own):
         places[row] = place
     return torch.cat(wide).index_select(0, _index(places, wide[0]))
+
+
+def _widened(part: Tensor, widest: int) -> Tensor:
+    return F.pad(part, (0, widest - part.shape[-1]), value=ABSENT)
 
 
 def _index(places: list[int], like: Tensor) -> Tensor:

@@ -290,7 +290,8 @@ class HATModel(nn.Module):
 
     def answer(self, x: Any, task: int) -> Tensor:
         """`forward` for a task that is known to exist."""
-        return self.heads[task](self.features_of(x, self._gate_task(task)))  # type: ignore[no-any-return]
+        found: Tensor = self.heads[task](self.features_of(x, self._gate_task(task)))
+        return found
 
     def features_of(self, x: Any, task: int | Tensor | str | None) -> Tensor:
         """What the body answers, [B, ..., features], with gates for `task`; see `State.task`.
