@@ -21,6 +21,7 @@ from hat.gate import Gate
 from hat.heads import facts, fitting
 from hat.interrupt import interrupt_waits
 from hat.locks import frozen_lock, gates, locks, sides, unlocked
+from hat.mixing import mixed
 from hat.per_task import PerTask, per_task
 from hat.state import GateConfig, State
 from hat.warnings import CapacityWarning, UnlockedWarning
@@ -53,6 +54,8 @@ class HATModel(nn.Module):
         heads: one linear layer a task; of a forgotten one a module without tensors.
         classes: the names of every task's classes; none of a forgotten one.
         learning: a task has begun and not ended.
+        mixes: the body takes a batch of several tasks in one pass; otherwise each task passes through it by itself.
+            None: not known, as no such batch has come since the last task began or ended.
 
     Raises:
         ValueError: the body has no gate, or normalises by running statistics, which no task could keep for itself, see
@@ -78,6 +81,7 @@ class HATModel(nn.Module):
         self._forgotten: set[int] = set()
         self._gates, self._per_task = gates(body), per_task(body)
         self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
+        self.mixes: bool | None = None
         self._check_body()
         own = body.features if isinstance(body, Wired) else None
         self.features = next(n for n in (features, own, self._last_gate().units) if n is not None)
@@ -95,6 +99,11 @@ class HATModel(nn.Module):
     def gates(self) -> dict[str, Gate]:
         """The gates by name, in the order of the body's modules, as of the last `begin_task`."""
         return self._gates
+
+    @property
+    def per_task(self) -> dict[str, PerTask]:
+        """The modules with tensors of each task's own, by name, as of the last `begin_task`."""
+        return self._per_task
 
     @property
     def tasks(self) -> int:
@@ -190,7 +199,7 @@ class HATModel(nn.Module):
         self._warn_if_full()
         self.heads.append(self._draw_head(len(names)))
         self.classes.append(names)
-        self.learning = True
+        self.learning, self.mixes = True, None
         self._freeze()  # before the first task, too, where something is reserved
         for part in self._parts():
             part.begin_task()
@@ -258,7 +267,7 @@ class HATModel(nn.Module):
         with interrupt_waits():  # half moved, the network would be another function
             for part in self._parts():
                 part.commit()
-            self.learning = False
+            self.learning, self.mixes = False, None
             self._freeze()
             self.eval()
             moving.move(self, stay if self.config.locked_first else {}, before)
@@ -267,31 +276,54 @@ class HATModel(nn.Module):
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
         return task
 
-    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
-        """The logits [B, classes] of one task.
+    def forward(self, x: Tensor, task: int | Tensor | None = None) -> Tensor:
+        """The logits [B, classes] of one task, or of a task a sample.
+
+        With a task a sample, row b is what its task answers, to rounding, as wide as the widest head among the tasks
+        present: `-inf` where a task has fewer classes. The batch takes one pass through the body if it can, which the
+        first such batch tries (`mixes`): the features have the same bits then as where all of the batch is of one task,
+        unless a norm comes in between. If it cannot, as where windows of an image become samples, each task passes by
+        itself, with the bits of `model(x[task == t], task=t)`. A batch of one task has the bits of `model(x, task=t)`.
 
         Args:
-            x: [B, ...], what the body takes.
-            task: a finished task or the current one; by default the one that is being learned.
+            x: [B, ...], what the body takes; or a tuple of tensors, if it does.
+            task: a finished task or the one that is being learned, by default that; or [B] int64, a finished task a
+                sample, in training mode too, on any device: the host reads it, so on a GPU it waits, if the ids are
+                there.
 
         Raises:
             RuntimeError: no task is being learned and `task` is None.
-            TypeError: `task` is not an int.
-            ValueError: there is no such task or it is forgotten, or the body's features are not as many as `features`.
+            TypeError: `task` is neither an int nor a tensor of integers.
+            ValueError: there is no such task, it is forgotten, or one of a batch is not finished; there is not one a
+                sample; or the body's features are not as many as `features` says.
         """
-        task = self._resolve(task)
-        self.state.task = self._gate_task(task)
+        if isinstance(task, Tensor):
+            return mixed(self, x, task)
+        return self.answer(x, self._resolve(task))
+
+    def answer(self, x: Any, task: int) -> Tensor:
+        """`forward` for a task that is known to exist."""
+        found: Tensor = self.heads[task](self.features_of(x, self._gate_task(task)))
+        return found
+
+    def features_of(self, x: Any, task: int | Tensor | str | None) -> Tensor:
+        """What the body answers, [B, ..., features], with gates for `task`; see `State.task`.
+
+        Raises:
+            ValueError: the features are not as many as `features` says.
+        """
+        self.state.task = task
         try:
             with buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
-                features = self.body(x)
+                features: Tensor = self.body(x)
         finally:
             self.state.task = None
         if features.shape[-1] != self.features:
             raise ValueError(f"features: expected {self.features} from the body, got {features.shape[-1]}")
-        return self.heads[task](features)
+        return features
 
     def check_finished(self, tasks: Iterable[int]) -> None:
-        """Refuse a task that is not finished.
+        """Refuse a task that is not finished, or forgotten.
 
         Raises:
             ValueError: names the first.
@@ -300,6 +332,8 @@ class HATModel(nn.Module):
             if not 0 <= task < self.tasks:
                 known = f"0 to {self.tasks - 1}" if self.tasks else "of which there are none"
                 raise ValueError(f"task: expected finished tasks, {known}, got {task}")
+            if task in self._forgotten:
+                raise ValueError(f"task: expected a task that is not forgotten, got {task}")
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
@@ -354,6 +388,7 @@ class HATModel(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Make as many heads as the state has before they are loaded."""
         self.heads = fitting(self.heads, state_dict, prefix, self._make_head)
+        self.mixes = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
@@ -461,7 +496,7 @@ class HATModel(nn.Module):
                 raise RuntimeError("task: expected one, as no task is being learned, got None")
             return self.task
         if isinstance(task, bool) or not isinstance(task, int):
-            raise TypeError(f"task: expected an int, got {type(task).__name__}")
+            raise TypeError(f"task: expected an int or a tensor of ids, got {type(task).__name__}")
         if not 0 <= task < len(self.heads):
             raise ValueError(f"task: expected 0 to {len(self.heads) - 1}, got {task}")
         if task in self._forgotten:
