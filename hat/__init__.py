@@ -14,6 +14,7 @@ from hat.embedding import HATEmbedding
 from hat.feed_forward import FeedForward, SwiGLU
 from hat.gate import Along, Gate
 from hat.guard import guard
+from hat.kept import WeightsKept, weights_kept
 from hat.layers import HATLinear
 from hat.model import HATModel, TaskParameters
 from hat.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
@@ -73,6 +74,7 @@ __all__ = [
     "Trainer",
     "UnlockedWarning",
     "Verification",
+    "WeightsKept",
     "chain",
     "checkpoint",
     "convert",
@@ -83,4 +85,5 @@ __all__ = [
     "optim",
     "summary",
     "verify",
+    "weights_kept",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
@@ -50,6 +50,8 @@ class Trainer:
         run_dir: where to keep metrics, checkpoints and logits, or None.
         description: what the run directory's config.json says; None for no such file.
         progress: show progress bars on a terminal, a line a task elsewhere.
+        after_epoch: gets the model and the row of plain numbers that is kept of every epoch, before it is saved; the
+            numbers that it returns are kept beside them.
 
     Attributes:
         saved: the run directory holds a checkpoint of this run.
@@ -67,6 +69,7 @@ class Trainer:
         run_dir: str | PathLike[str] | None = None,
         description: dict[str, Any] | None = None,
         progress: bool = True,
+        after_epoch: Callable[[HATModel, dict[str, Any]], Mapping[str, float]] = lambda model, row: {},
     ) -> None:
         check_stream(stream)
         if len(model.heads):
@@ -76,6 +79,7 @@ class Trainer:
         self.stream = stream
         self.run_dir = RunDir(run_dir) if run_dir is not None else None
         self.description, self.saved = description, False
+        self.after_epoch = after_epoch
         self._identity = identity(model, stream, self.config) if self.run_dir else {}
         self.progress = Progress(progress)
         self.history = History()
@@ -142,7 +146,7 @@ class Trainer:
         return Fit(self.model, TaskLesson(task, index, self.config), self.config, self.progress)
 
     def _after_epoch(self, row: dict[str, Any]) -> None:
-        self.history.epochs.append({"task": self.model.task, **row})
+        self.history.epochs.append({"task": self.model.task, **row, **self.after_epoch(self.model, row)})
         self._save()
 
     def _evaluate(self, last: int) -> None:
