@@ -12,6 +12,7 @@ from hat.conversion.errors import ConversionError
 from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.embedding import HATEmbedding
 from hat.feed_forward import FeedForward, SwiGLU
+from hat.forecast import AxisForecast, Forecast, forecast
 from hat.gate import Along, Gate
 from hat.guard import guard
 from hat.kept import WeightsKept, weights_kept
@@ -20,6 +21,7 @@ from hat.model import HATModel, TaskParameters
 from hat.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
 from hat.patches import PatchEmbedding
 from hat.per_task import PerTask, PerTaskParameter
+from hat.report import Report, TaskUnits, report
 from hat.squeeze_excitation import SqueezeExcitation
 from hat.state import GateConfig
 from hat.step import NonFiniteLossError, StepLoss, TrainStep
@@ -34,11 +36,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Along",
+    "AxisForecast",
     "AxisSummary",
     "CapacityWarning",
     "ClassToken",
     "ConversionError",
     "FeedForward",
+    "Forecast",
     "Gate",
     "GateConfig",
     "GraphWarning",
@@ -62,12 +66,14 @@ __all__ = [
     "PerTaskParameter",
     "PositionalTable",
     "Probes",
+    "Report",
     "SqueezeExcitation",
     "StepLoss",
     "StochasticDepth",
     "Summary",
     "SwiGLU",
     "TaskParameters",
+    "TaskUnits",
     "TrainConfig",
     "TrainResult",
     "TrainStep",
@@ -79,10 +85,12 @@ __all__ = [
     "checkpoint",
     "convert",
     "data",
+    "forecast",
     "guard",
     "metrics",
     "models",
     "optim",
+    "report",
     "summary",
     "verify",
     "weights_kept",

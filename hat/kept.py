@@ -50,7 +50,7 @@ def weights_kept(model: HATModel, task: int | None = None) -> WeightsKept:
     Raises:
         TypeError: `model` is not a `HATModel`, or `task` is not an int.
         RuntimeError: no task is being learned and `task` is None.
-        ValueError: there is no such task.
+        ValueError: there is no such task, or it is forgotten.
     """
     if not isinstance(model, HATModel):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
@@ -98,4 +98,6 @@ def _checked(model: HATModel, task: int) -> int:
         raise TypeError(f"task: expected an int, got {type(task).__name__}")
     if not 0 <= task < len(model.heads):
         raise ValueError(f"task: expected 0 to {len(model.heads) - 1}, got {task}")
+    if task in getattr(model, "forgotten", ()):
+        raise ValueError(f"task: expected a task that is not forgotten, got {task}")
     return task

@@ -10,6 +10,11 @@ def short_name(name: str) -> str:
     return name.removeprefix("network.").removeprefix("gates.")
 
 
+def axis_name(name: str) -> str:
+    """Of a layer's own gate, the layer."""
+    return short_name(name).removesuffix(".gate")
+
+
 def aligned(rows: Sequence[Sequence[str]], numbers: Iterable[int]) -> list[str]:
     """Columns of equal width; those of numbers end in one line."""
     widths, right = [max(map(len, column)) for column in zip(*rows, strict=True)], set(numbers)

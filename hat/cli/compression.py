@@ -25,9 +25,9 @@ FIGURES = "compression.json"
 _WITHOUT_FORM = {"accuracy": (float, int), "epochs": [(float, int)]}
 
 Figures = dict[str, dict[str, Any]]
-"""Of every dataset by name: `accuracy` on its test part; `weights`, how many there are, `kept`, how many of them the task
-computes with; `epochs`, a list of `val_accuracy` and of `kept`, the share; `seconds`; and `without`, the `accuracy` of the
-same network without attention and a list of its validation accuracies in `epochs`, None before it was trained."""
+"""Of every dataset by name: `accuracy` on its test part; `weights`, how many there are; `kept`, how many of them the
+task computes with; `epochs`, a list of `val_accuracy` and one of `kept`, the share; `seconds`; and `without`, the
+`accuracy` and validation accuracies in `epochs` without attention, None before that was trained."""
 
 
 @dataclass(frozen=True)

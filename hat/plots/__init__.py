@@ -7,5 +7,16 @@ so it draws without a display and in any thread. matplotlib is imported when the
 from hat.plots.canvas import save
 from hat.plots.heat_maps import accuracy_matrix, overlap, overlap_matrix
 from hat.plots.lines import accuracy_over_time, capacity, compression
+from hat.plots.units import channels, units
 
-__all__ = ["accuracy_matrix", "accuracy_over_time", "capacity", "compression", "overlap", "overlap_matrix", "save"]
+__all__ = [
+    "accuracy_matrix",
+    "accuracy_over_time",
+    "capacity",
+    "channels",
+    "compression",
+    "overlap",
+    "overlap_matrix",
+    "save",
+    "units",
+]

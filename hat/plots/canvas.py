@@ -70,9 +70,9 @@ def check_names(names: Sequence[str], count: int, argument: str = "names") -> No
         raise ValueError(f"names: expected {count}, got {len(names)}")
 
 
-def ticks_of(count: int) -> list[int]:
-    """At most `_TICKS` evenly spaced indices below `count`, starting with 0."""
-    return list(range(0, count, math.ceil(count / _TICKS)))
+def ticks_of(count: int, most: int = _TICKS) -> list[int]:
+    """At most so many evenly spaced indices below `count`, starting with 0."""
+    return list(range(0, count, max(1, math.ceil(count / most))))
 
 
 def label(name: str) -> str:
