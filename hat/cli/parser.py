@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", metavar="FOLDER", help="where the data is now; default: as in the run")
     evaluate.add_argument("--device", help="default: as in the run")
     evaluate.set_defaults(run=run_evaluate)
-    report = commands.add_parser("report", help="draw the accuracy, capacity and overlap of a run")
+    report = commands.add_parser("report", help="show a run: accuracy, which task uses which units, what is free")
     report.add_argument("run_dir", type=Path, help="the folder of the run; pictures go to its folder plots")
     report.set_defaults(run=run_report)
     data = commands.add_parser("data", help="list the datasets that have a name, and where they were found")

@@ -36,8 +36,8 @@ def units(
     before = reserved or [None] * len(masks)
     used = [_used(mask, names, first) for mask, first in zip(masks, before, strict=True)]
     shown = range(0, len(layers), math.ceil(len(layers) / _PANELS))
-    columns = min(_COLUMNS, len(shown))
-    rows = math.ceil(len(shown) / columns)
+    rows = math.ceil(len(shown) / _COLUMNS)
+    columns = math.ceil(len(shown) / rows)
     figure = blank(max(6.5, 0.8 + 2.7 * columns), 1.5 + 1.8 * rows)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for axes in panels[len(shown) :]:
@@ -47,8 +47,11 @@ def units(
         axes.set_title(f"{label(layers[index])} ({used[index][0].shape[1]:,})", fontsize=10, color=INK)
     some = f" of {len(shown)} of {len(layers)} layers" if len(shown) < len(layers) else ""
     figure.suptitle(f"Units in use by each task{some}", fontsize=13, color=INK)
-    figure.supxlabel("task, in the order learned", fontsize=10, color=INK)
-    figure.supylabel("units (%)", fontsize=10, color=INK)
+    for axes in panels[max(0, len(shown) - columns) : len(shown)]:  # with no panel below them
+        axes.set_xlabel("task, in the order learned", fontsize=10, color=INK)
+        axes.tick_params(labelbottom=True)
+    for axes in panels[::columns]:
+        axes.set_ylabel("units (%)", fontsize=10, color=INK)
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9
     )
@@ -70,12 +73,12 @@ def channels(mask: Any, layer: str, names: Sequence[str], *, reserved: Any = Non
     height = min(0.34, max(0.085, 2.6 / len(names)))  # of a row, in inches
     figure = blank(11, 1.6 + len(strips) * (0.45 + height * len(names)))
     figure.suptitle(f"Channels of {label(layer)} that each task uses", fontsize=13, color=INK)
-    colours = _channel_colours(len(names))
+    colours = _channel_colours(max(1, int(used.sum(0).max())))
     panels = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
     for index, (axes, strip) in enumerate(zip(panels, strips, strict=True)):
         _image(axes, strip, index * _STRIP, names, colours, room=height * len(names))
-    figure.supxlabel("channel, locked ones first", fontsize=10, color=INK)
-    _legend(figure, colours, len(names))
+    panels[-1].set_xlabel("channel", fontsize=10, color=INK)
+    _legend(figure, colours)
     return figure
 
 
@@ -103,16 +106,16 @@ def _bars(axes: Axes, used: Tensor, before: Tensor) -> None:
         axes.bar(tasks, share.numpy(), 0.8, bottom=bottom.numpy(), color=colour, label=name)
         bottom = bottom + share
     style(axes)
-    axes.set(ylim=(0, 100), xlim=(0.4, len(used) + 0.6))
+    axes.set(ylim=(0, 100), xlim=(0.4, max(4, len(used)) + 0.6))
     axes.set_xticks([tick + 1 for tick in ticks_of(len(used), 10)])
 
 
-def _channel_colours(tasks: int) -> list[Any]:
-    """Of a channel that is free, one of other tasks, and one of 1 to T tasks."""
+def _channel_colours(most: int) -> list[Any]:
+    """Of a channel that is free, of one that others use, and of one that 1, 2, ... tasks use."""
     from matplotlib import colormaps
 
     scale = colormaps["viridis_r"]
-    return [_FREE, _OTHERS, *(scale(0.15 + 0.85 * index / max(1, tasks - 1)) for index in range(tasks))]
+    return [_FREE, _OTHERS, *(scale(0.15 + 0.85 * index / max(1, most - 1)) for index in range(most))]
 
 
 def _image(axes: Axes, codes: Tensor, first: int, names: Sequence[str], colours: list[Any], *, room: float) -> None:
@@ -123,19 +126,18 @@ def _image(axes: Axes, codes: Tensor, first: int, names: Sequence[str], colours:
     edges = [first + index - 0.5 for index in range(count + 1)], [index - 0.5 for index in range(tasks + 1)]
     kinds = ListedColormap(colours)
     axes.pcolormesh(*edges, codes.numpy(), cmap=kinds, vmin=-0.5, vmax=len(colours) - 0.5, edgecolor="white", lw=0.3)
-    axes.set(xlim=(first - 0.5, first + max(count, min(_STRIP, first)) - 0.5), ylim=(tasks - 0.5, -0.5))
+    axes.set(xlim=(first - 0.5, first + (_STRIP if first else count) - 0.5), ylim=(tasks - 0.5, -0.5))
     ticks = ticks_of(tasks, max(1, int(room / 0.17)))
     axes.set_yticks(ticks, [label(names[tick]) for tick in ticks])
-    axes.set_xticks(range(first, first + count, 16))
+    axes.set_xticks(range(first, first + count, max(1, min(_STRIP, first + count) // 8)))
     style(axes)
     axes.spines[:].set_visible(False)
 
 
-def _legend(figure: Figure, colours: list[Any], tasks: int) -> None:
+def _legend(figure: Figure, colours: list[Any]) -> None:
     from matplotlib.patches import Patch
 
-    shares = [1, *(tick + 2 for tick in ticks_of(tasks - 1, 5))] if tasks > 1 else [1]
-    kinds = {0: "free", 1: "of other tasks only"}
-    kinds |= {1 + share: "of this task alone" if share == 1 else f"of {share} tasks" for share in shares}
+    kinds = {0: "free", 1: "of other tasks only", 2: "of this task alone"}
+    kinds |= {3 + tick: f"of {2 + tick} tasks" for tick in ticks_of(len(colours) - 3, 5)}
     handles = [Patch(facecolor=colours[code], edgecolor="#999999", linewidth=0.5, label=kinds[code]) for code in kinds]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
