@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
@@ -55,6 +55,8 @@ class Trainer:
         verify: after every task, compare all learned tasks with what they were by `hat.verify`, on the first images of
             their test parts; what it found is in the last epoch's row of the task. A resumed run compares with what it
             has loaded.
+        after_epoch: gets the model and the row of plain numbers that is kept of every epoch, before it is saved; the
+            numbers that it returns are kept beside them.
 
     Attributes:
         saved: the run directory holds a checkpoint of this run.
@@ -74,6 +76,7 @@ class Trainer:
         description: dict[str, Any] | None = None,
         progress: bool = True,
         verify: bool = False,
+        after_epoch: Callable[[HATModel, dict[str, Any]], Mapping[str, float]] = lambda model, row: {},
     ) -> None:
         check_stream(stream)
         if len(model.heads):
@@ -84,6 +87,7 @@ class Trainer:
         self._checks = Checks(model, stream, self.config) if verify else None
         self.run_dir = RunDir(run_dir) if run_dir is not None else None
         self.description, self.saved = description, False
+        self.after_epoch = after_epoch
         self._identity = identity(model, stream, self.config) if self.run_dir else {}
         self.progress = Progress(progress)
         self.history = History()
@@ -157,7 +161,7 @@ class Trainer:
         return Fit(self.model, TaskLesson(task, index, self.config), self.config, self.progress)
 
     def _after_epoch(self, row: dict[str, Any]) -> None:
-        self.history.epochs.append({"task": self.model.task, **row})
+        self.history.epochs.append({"task": self.model.task, **row, **self.after_epoch(self.model, row)})
         self._save()
 
     def _evaluate(self, last: int) -> None:
