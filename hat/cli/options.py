@@ -75,6 +75,7 @@ def make_spec(arguments: argparse.Namespace) -> RunSpec:
         training=_part(TrainConfig, arguments),
         references=tuple(getattr(arguments, "references", ())),
         verify=getattr(arguments, "verify", False),
+        grow=getattr(arguments, "grow", None),
     )
 
 

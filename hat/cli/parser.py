@@ -19,6 +19,7 @@ from hat.models.resnet import STEMS
 from hat.state import COMPENSATIONS, INITS, MASK_MODES, GateConfig
 from hat.training import REFERENCES, TrainConfig
 from hat.training.config import DTYPES, OPTIMIZERS
+from hat.training.growth import GROWTHS
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -68,6 +69,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     output = _add_output(parser, "runs/STREAM-DATASET")
     add_field(output, RunSpec, "references", nargs="+", choices=REFERENCES)
     add_field(output, RunSpec, "verify")
+    add_field(attention, RunSpec, "grow", choices=GROWTHS)
 
 
 def _add_compress(parser: argparse.ArgumentParser) -> None:

@@ -43,6 +43,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         description=spec.to_dict(),
         progress=shown,
         verify=spec.verify,
+        grow=spec.grow,
     )
     if resume is None:
         arguments.hint = lambda: resume_hint(arguments, folder.path) if trainer.saved else NOTHING_SAVED
