@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hat.along import uses_of
+from hat.attention import HATMultiheadAttention
 from hat.conversion.body import Converted
 from hat.conversion.resizing import resize_graph
 from hat.conversion.tables import SharedParameter
@@ -69,6 +70,9 @@ def resize(model: HATModel, counts: Tensor) -> Resized:
     for gate in gates:
         before[gate.embedding] = gate.embedding.data
         changes[gate.embedding] = _resize_gate(gate, own[gate])
+    for module in model.body.modules():
+        if isinstance(module, HATMultiheadAttention) and module.per_head:
+            module.num_heads = module.value.gate.units
     for owner, index in indices:
         owner.set_index(index)
     if columns is not None:
@@ -126,10 +130,16 @@ def _resize_module(module: nn.Module) -> None:
     weight = module._parameters.get("weight")
     if isinstance(module, nn.Linear) and weight is not None:
         module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.modules.conv._ConvNd) and weight is not None and not module.transposed:
-        if module.groups > 1 and weight.shape[1] == 1 and module.in_channels == module.out_channels:
+    elif isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
+        if (
+            not module.transposed
+            and module.groups > 1
+            and weight.shape[1] == 1
+            and module.in_channels == module.out_channels
+        ):
             module.groups = weight.shape[0]
-        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+        channels = weight.shape[0], weight.shape[1] * module.groups
+        module.out_channels, module.in_channels = reversed(channels) if module.transposed else channels
     elif isinstance(module, nn.Embedding) and weight is not None:
         module.embedding_dim = weight.shape[1]
     elif isinstance(module, SharedParameter):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hat.conversion.body import Converted
+from hat.exporting.errors import ExportError
 from hat.model import HATModel
 from hat.resizing.fitting import fit, needed, numbers
 from hat.resizing.layout import Unfit
@@ -26,6 +27,9 @@ def shrunk(model: HATModel, tasks: Sequence[int]) -> HATModel:
     Args:
         model: it is left as it is.
         tasks: finished ones, at least one.
+
+    Raises:
+        ExportError: it computes something else, and no unit can be blamed.
     """
     on = torch.cat([(gate.masks[list(tasks)] != 0).any(0).cpu() for gate in model.gates.values()])
     fixed = needed(model)
@@ -61,7 +65,7 @@ def _tried(model: HATModel, small: HATModel, counts: Tensor, tasks: Sequence[int
 def _fix(model: HATModel, units: Tensor, fixed: Tensor) -> None:
     """Keep all units of their gates."""
     if not len(units):
-        raise RuntimeError("the network computes something else without units that it does not use, nobody knows why")
+        raise ExportError("the network computes something else without units that it does not use, nobody knows why")
     for gate, first in numbers(model.gates.values()).items():
         if bool(((units >= first) & (units < first + gate.units)).any()):
             fixed[first : first + gate.units] = True
