@@ -77,6 +77,8 @@ class Constant(nn.Module):
 class _Counted(nn.Module):
     """A norm over units of which only some are there; the others are 0."""
 
+    eps: Any
+
     def __init__(self, count: int, eps: float | None, weight: Tensor | None, bias: Tensor | None) -> None:
         super().__init__()
         self.count, self.eps = count, eps

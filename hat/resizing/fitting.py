@@ -6,7 +6,7 @@ more of one than of the other, some units that it does not use stay, switched of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ def fit(model: HATModel, counts: Tensor, fixed: Tensor) -> Tensor:
         As `counts`. Units that were to go stay where others of their head or group do, and one of every gate at least;
         where none is left to stay, all do.
     """
-    rules, counts, fixed = list(_even(model)), counts.clone(), fixed.clone()
+    rules, segment, counts, fixed = list(_even(model)), _segments(model), counts.clone(), fixed.clone()
     while True:
         before = counts.clone()
         counts[fixed] = 1
@@ -57,7 +57,7 @@ def fit(model: HATModel, counts: Tensor, fixed: Tensor) -> Tensor:
             if not own.any():
                 own[0] = 1
         for layout, dim in rules:
-            if not _evened(layout, dim, counts, fixed):
+            if not _evened(layout, dim, counts, segment):
                 fixed[layout.numbers] = True
         counts[fixed] = 1
         if torch.equal(counts, before):
@@ -127,8 +127,11 @@ def _groups(module: nn.Module) -> int:
     return found
 
 
-def _evened(layout: Layout, dim: int, counts: Tensor, fixed: Tensor) -> bool:
-    """Let units stay until all rows are as long as the longest; False where there are not enough."""
+def _evened(layout: Layout, dim: int, counts: Tensor, segment: Tensor) -> bool:
+    """Let units stay until all rows are as long as the longest; False where there are not enough.
+
+    Those of segments of which the fewest stay: what is even along one dimension would else be uneven along another.
+    """
     units = layout.units.movedim(dim, -1).reshape(-1, layout.units.shape[dim])
     if len(units) > _MOST:
         return False
@@ -140,8 +143,6 @@ def _evened(layout: Layout, dim: int, counts: Tensor, fixed: Tensor) -> bool:
         gone = (units >= 0) & (counts[units.clamp(min=0)] == 0)
         if not gone[short].any(1).all():
             return False
-        counts[_first_of_each(units[short], gone[short])] = 1
-
-
-def _first_of_each(units: Tensor, which: Tensor) -> Sequence[int]:
-    return units.gather(1, which.int().argmax(1, keepdim=True)).flatten().unique().tolist()
+        stay = torch.zeros(int(segment.max()) + 1, dtype=torch.int64).index_add(0, segment, counts)
+        rank = torch.where(gone, stay[segment[units.clamp(min=0)]], len(counts) * int(counts.max()) + 1)[short]
+        counts[units[short].gather(1, rank.argmin(1, keepdim=True)).flatten()] = 1

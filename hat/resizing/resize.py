@@ -131,12 +131,7 @@ def _resize_module(module: nn.Module) -> None:
     if isinstance(module, nn.Linear) and weight is not None:
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
-        if (
-            not module.transposed
-            and module.groups > 1
-            and weight.shape[1] == 1
-            and module.in_channels == module.out_channels
-        ):
+        if module.groups > 1 and module.in_channels == module.out_channels == module.groups:  # depthwise
             module.groups = weight.shape[0]
         channels = weight.shape[0], weight.shape[1] * module.groups
         module.out_channels, module.in_channels = reversed(channels) if module.transposed else channels
