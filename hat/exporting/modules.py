@@ -307,8 +307,8 @@ def _values(values: Tensor) -> Tensor:
 
 
 def _masked(values: Tensor, mask: Tensor) -> Tensor:
-    """The product, of the dtype that the values have."""
-    return _values((values * mask).to(values.dtype))
+    """The product, of the dtype that the values have; exactly 0 where the mask is."""
+    return _values(torch.where(mask == 0, 0.0, values * mask).to(values.dtype))
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:
