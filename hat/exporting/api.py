@@ -33,9 +33,9 @@ class TaskNetwork(nn.Module):
         self.body, self.head = body, head
         self.task, self.classes = task, tuple(classes)
 
-    def forward(self, *inputs: Any) -> Tensor:
+    def forward(self, x: Any, *others: Any) -> Tensor:
         """What the network takes, to the logits [B, classes]."""
-        logits: Tensor = self.head(self.body(*inputs))
+        logits: Tensor = self.head(self.body(x, *others))
         return logits
 
 
@@ -61,17 +61,18 @@ class TasksNetwork(nn.Module):
         """The ids of the tasks."""
         return tuple(self.classes)
 
-    def forward(self, *inputs: Any, task: int) -> Tensor:
+    def forward(self, x: Any, *others: Any, task: int) -> Tensor:
         """What the network takes, to the logits [B, classes] of a task.
 
         Raises:
             ValueError: the network was not exported for this task.
         """
-        if task not in self.classes:
-            raise ValueError(f"task: expected one of {self.tasks}, got {task!r}")
-        self.__dict__["chosen"].row = self.tasks.index(task)
-        logits: Tensor = self.heads[str(task)](self.body(*inputs))
-        return logits
+        for row, known in enumerate(self.classes):  # compared, so that a compiler takes it for a constant
+            if task == known:
+                self.__dict__["chosen"].row = row
+                logits: Tensor = self.heads[str(known)](self.body(x, *others))
+                return logits
+        raise ValueError(f"task: expected one of {self.tasks}, got {task!r}")
 
 
 def export(

@@ -182,7 +182,7 @@ def test_heads_and_dimensions_of_heads_go():
     assert (per_head.heads, per_dimension.heads) == (1, 3)
     assert per_head.query.weight.shape == (4, 4)
     assert per_dimension.query.weight.shape == (6, 4)  # every head as many as the fullest
-    assert per_dimension.value.get_submodule("" if isinstance(per_dimension.value, nn.Linear) else "0").out_features == 3
+    assert per_dimension.value.weight.shape == (3, 4)
     assert network.body.blocks[1][1][1].weight.shape == (4, 2)
     assert network.body.blocks[3][1].down.weight.shape == (4, 3)
     assert network.body.tokens.weight.shape == (11, 4)

@@ -14,7 +14,15 @@ from tests.hat.conversion.checks import convert, draw_own, draw_units, others
 from tests.hat.conversion.zoo import NETWORKS
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
-WELL_KNOWN = ("mlp", "resnet", "transformer_fused", "swiglu", "squeeze_and_excite", "flattened_by_view", "qkv_by_reshape")
+WELL_KNOWN = (
+    "mlp",
+    "resnet",
+    "transformer_fused",
+    "swiglu",
+    "squeeze_and_excite",
+    "flattened_by_view",
+    "qkv_by_reshape",
+)
 GATED = (hat.Gate, hat.PerTask, GatedLayer, GatedAnywhere)
 ONE = {
     "called_twice_on_others": [5, 1],  # of 2, 1: inputs are units too
