@@ -39,4 +39,9 @@ TASKS = (
     " the annealed epoch; `kept` and `of a step` as above. A task adds its masks and its head to what is kept."
 )
 
+MIXED = (
+    "ms to answer for a batch behind 32 finished tasks, each with 40 % of the units of every gate: all samples of one"
+    " task, a task a sample (`model(x, task=ids)`), and every task by itself on its samples."
+)
+
 WIDTH = "MLP with two hidden layers of this width, batch 64; mean step over an annealed epoch."

@@ -1,4 +1,4 @@
-"""Tables of memory, of many tasks, of widths and of single operations."""
+"""Tables of memory, of many tasks, of widths, of mixed batches and of single operations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.markdown import mebibytes, ms, percent, spread, table
+from benchmarks.serving import APART, KINDS, MIXED, ONE
 from benchmarks.step_tables import RATIOS, heading
 from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK
 
@@ -60,6 +61,20 @@ def width_table(rows: Iterable[Row]) -> str:
         lines.append([*line, ms(by[OURS]["floor_ms"])])
     header = ["width", "locked", *map(heading, columns), *(f"{heading(a)} / {heading(b)}" for a, b in ratios), "floor"]
     return table(header, lines)
+
+
+def mixed_table(rows: Iterable[Row]) -> str:
+    """One line a network and batch."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["part"] == "mixed":
+            found.setdefault(row["operation"], {})[row["variant"]] = row
+    ratios = ((MIXED, ONE), (APART, MIXED))
+    lines = [
+        [name, *(ms(by[kind]["ms"]["p50"]) for kind in KINDS), *(spread(by[a]["ratio_to"][b]) for a, b in ratios)]
+        for name, by in found.items()
+    ]
+    return table(["answers for", *KINDS, *(f"{a} / {b}" for a, b in ratios)], lines)
 
 
 def operation_table(rows: Iterable[Row]) -> str:

@@ -1,5 +1,7 @@
 """`python -m benchmarks.launches`: how many kernels a step launches on a GPU and the bytes they move, without a GPU.
 
+Answers for a batch of many tasks are counted too.
+
 Writes `launches.json` and `launches.md`. Every operation counts the tensors that it takes and gives, as if no cache
 held any of them; kernels of this library are counted, not run. So it says what a step that is bound by memory or by
 launches can cost beside the plain one, and nothing of how fast either runs.
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     networks = (MLP, ALEXNET, SMALL_RESNET18, SMALL_VIT)
     rows = [row for network in networks for locked in LOCKED for row in count(network, locked, BATCH)]
+    rows += [row for network in networks[:2] for row in answers(network, BATCH)]
     record.write(options.out / "launches.json", {"environment": {"commit": commit()}, "rows": rows})
     record.write_text(options.out / "launches.md", report(rows, commit()))
     print(f"{options.out / 'launches.md'}: {len(rows)} rows")
@@ -92,12 +95,29 @@ def _counted(name: str, matmuls: bool, network: Any, locked: float, batch: int) 
     return tapes[-1]
 
 
+def answers(network: Any, batch: int, tasks: int = 32) -> list[dict[str, Any]]:
+    """One row a way to answer for a batch behind many tasks."""
+    from benchmarks.serving import MIXED, calls, served
+    from tests.hat.tape import Tape, as_on_a_gpu
+
+    model, rows = served(network, tasks), []
+    ways = calls(model, network, batch)
+    ways[MIXED]()  # tries whether one pass will do
+    for name, call in ways.items():
+        tape = Tape(keep=False, run=False)
+        with as_on_a_gpu("triton", matmuls=False), tape.recording():
+            call()
+        found = {"launches": tape.launches.total(), "waits": len(tape.waits), "bytes": tape.bytes.total()}
+        rows.append({"network": str(network), "batch": batch, "tasks": tasks, "variant": name, **found})
+    return rows
+
+
 def report(rows: Sequence[dict[str, Any]], commit: str) -> str:
     """One line a network, locked share and variant."""
     from benchmarks.markdown import NONE, table
 
     lines = []
-    for row in rows:
+    for row in (row for row in rows if "tasks" not in row):
         lines.append(
             [
                 row["network"],
@@ -119,9 +139,26 @@ def report(rows: Sequence[dict[str, Any]], commit: str) -> str:
             " device. The floor is what cannot be avoided, see `benchmarks/cost.py`; it is known for the paper's."
             " `our matmuls`: the kernels of `hat_kernels.gated_linear`, one a pass.",
             table(header, lines),
+            _answers([row for row in rows if "tasks" in row]),
             "",
         ]
     )
+
+
+def _answers(rows: Sequence[dict[str, Any]]) -> str:
+    from benchmarks.markdown import table
+
+    lines = [
+        [
+            f"{row['network']}, batch {row['batch']}, {row['tasks']} tasks",
+            row["variant"],
+            str(row["launches"]),
+            f"{row['bytes'] / 1e6:.1f}",
+        ]
+        for row in rows
+    ]
+    text = "To answer for a batch: all of one task, a task a sample, or every task by itself."
+    return f"{text}\n\n{table(['answers for', 'variant', 'launches', 'MB moved'], lines)}" if lines else ""
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Ours(TrainingStep):
         self.model = hat.HATModel(body(network), config=config or hat.GateConfig(s_max=S_MAX))
         for _ in range(tasks if finished is not None else 0):
             assert finished is not None
-            self.finish(finished, network.classes)
+            finish(self.model, finished, network.classes)
         self.model.begin_task(classes=network.classes)
         self.optimizer = hat.optim.SGD(
             self.model.task_parameters(),
@@ -62,18 +62,19 @@ class Ours(TrainingStep):
             in_backward=in_backward,
         )
 
-    @torch.no_grad()
-    def finish(self, masks: Sequence[Tensor], classes: int) -> None:
-        """A task that ends with these masks, as if training had driven every embedding to its limit."""
-        self.model.begin_task(classes=classes)
-        limit = self.model.config.limit
-        for gate, mask in zip(self.model.gates.values(), masks, strict=True):
-            gate.embedding.copy_(torch.where(placed(mask, gate) > 0, limit, -limit))
-        self.model.end_task()
-
     def forward(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
         self.model.anneal(progress)
         return F.cross_entropy(self.model(x), y) + LAMB * self.model.penalty()
+
+
+@torch.no_grad()
+def finish(model: hat.HATModel, masks: Sequence[Tensor], classes: int) -> None:
+    """A task that ends with these masks, as if training had driven every embedding to its limit."""
+    model.begin_task(classes=classes)
+    limit = model.config.limit
+    for gate, mask in zip(model.gates.values(), masks, strict=True):
+        gate.embedding.copy_(torch.where(placed(mask, gate) > 0, limit, -limit))
+    model.end_task()
 
 
 def placed(mask: Tensor, gate: hat.Gate) -> Tensor:

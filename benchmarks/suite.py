@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.cost import Machine
-from benchmarks.parts import epoch, memory, operation, scale, tasks, width
+from benchmarks.parts import epoch, memory, mixed, operation, scale, tasks, width
 from benchmarks.plan import Plan, Row, Workers
 from benchmarks.variants import PLAIN
 
@@ -18,6 +18,7 @@ PARTS: dict[str, Part] = {
     "memory": memory.memories,
     "tasks": tasks.many_tasks,
     "width": width.widths,
+    "mixed": mixed.mixed,
 }
 """The first also measures the phases of a step."""
 

@@ -31,6 +31,7 @@ def full(results: dict[str, Any]) -> str:
         ("Memory of a step", explained.MEMORY, [growth_tables.memory_table(rows)]),
         ("Many tasks", explained.TASKS, [growth_tables.tasks_table(rows)]),
         ("Width", explained.WIDTH, [growth_tables.width_table(rows)]),
+        ("Many tasks in one batch", explained.MIXED, [growth_tables.mixed_table(rows)]),
         ("Single operations", "", [growth_tables.operation_table(rows)]),
     )
     parts = ["# CPU benchmarks", where(results)]
@@ -42,7 +43,9 @@ def full(results: dict[str, Any]) -> str:
 
 def short(results: dict[str, Any]) -> str:
     """The part that the README shows."""
-    return "\n\n".join([step_tables.short_epoch_table(results["rows"]), where(results)])
+    rows = results["rows"]
+    tables = (step_tables.short_epoch_table(rows), growth_tables.mixed_table(rows), where(results))
+    return "\n\n".join(text for text in tables if text)
 
 
 def where(results: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from hat.embedding import HATEmbedding
 from hat.exporting.api import TaskNetwork, TasksNetwork, export
 from hat.exporting.errors import ExportError
 from hat.feed_forward import FeedForward, SwiGLU
+from hat.forgetting import forget
 from hat.gate import Along, Gate
 from hat.guard import guard
 from hat.layers import HATLinear
@@ -21,6 +22,7 @@ from hat.model import HATModel, TaskParameters
 from hat.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
 from hat.patches import PatchEmbedding
 from hat.per_task import PerTask, PerTaskParameter
+from hat.resizing.grow import grow
 from hat.squeeze_excitation import SqueezeExcitation
 from hat.state import GateConfig
 from hat.step import NonFiniteLossError, StepLoss, TrainStep
@@ -28,7 +30,7 @@ from hat.stochastic_depth import StochasticDepth
 from hat.summary import AxisSummary, Summary, summary
 from hat.tables import ClassToken, PositionalTable
 from hat.training import TrainConfig, Trainer, TrainResult
-from hat.verify import Probes, Verification, verify
+from hat.verify import ForgettingError, Probes, Verification, verify
 from hat.warnings import CapacityWarning, GraphWarning, NonFiniteWarning, UnlockedWarning
 
 __version__ = "0.1.0"
@@ -41,6 +43,7 @@ __all__ = [
     "ConversionError",
     "ExportError",
     "FeedForward",
+    "ForgettingError",
     "Gate",
     "GateConfig",
     "GraphWarning",
@@ -83,6 +86,8 @@ __all__ = [
     "convert",
     "data",
     "export",
+    "forget",
+    "grow",
     "guard",
     "metrics",
     "models",

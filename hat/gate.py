@@ -111,6 +111,12 @@ class Gate(Float32Module):
         # Not a submodule of the layer that reads it: a plain list, out of reach of `Module.__setattr__`.
         module.__dict__.setdefault("_along", []).append((self, member))
 
+    def replace(self, member: Along, by: Along) -> None:
+        """Declare that a member lies along this axis in another way."""
+        self.members[:] = [by if each is member else each for each in self.members]
+        uses = member.module.__dict__["_along"]
+        uses[:] = [(gate, by if along is member else along) for gate, along in uses]
+
     def reads(self, module: nn.Module) -> bool:
         """Whether the inputs of a module are units of this gate."""
         return any(member.module is module and not member.produces for member in self.members)
@@ -177,6 +183,12 @@ class Gate(Float32Module):
     def commit(self) -> None:
         """Append the current gate to `masks`; from now on its units are used."""
         self.masks = torch.cat([self.masks, self.hardened()[None]])
+        self._refresh_used()
+
+    @torch.no_grad()
+    def forget(self, task: int) -> None:
+        """Count none of its units as used by this task."""
+        self.masks[task] = 0
         self._refresh_used()
 
     @property

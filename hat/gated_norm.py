@@ -107,12 +107,9 @@ class GatedNorm(PerTask):
         """The shape of x, kept."""
         weight, bias = self.of_task("weight"), self.of_task("bias")
         form: dict[str, Any] = {} if self.gate is None else self.gate.form()
-        if isinstance(self.state.task, Tensor):
-            y = self._mixed(x, weight, bias)
-        else:
-            if form and self._folds(x, weight, form):
-                (weight, bias), form = _folded(weight, bias, form), {}
-            y = self._normalised(x, weight, bias)
+        if form and self._folds(x, weight, form):
+            (weight, bias), form = _folded(weight, bias, form), {}
+        y = (self._mixed if isinstance(self.state.task, Tensor) else self._normalised)(x, weight, bias)
         if not form and self.activation == "identity":
             return y
         return hat_kernels.gated_activation(
@@ -164,12 +161,14 @@ class GatedNorm(PerTask):
     def _mixed(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         """With a task a sample: weight and bias are [B, ...]."""
         y = self._normalised(x, None, None)
-        wide = y.to(torch.promote_types(y.dtype, torch.float32))
-        if weight is not None:
-            wide = wide * self._spread(weight, x)
-        if bias is not None:
-            wide = wide + self._spread(bias, x)
-        return wide.to(y.dtype)
+        return y if weight is None else self._scaled(y, weight, bias)
+
+    def _scaled(self, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+        """`x * scale + shift` of each sample, in float32 at least, in one pass."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = self._spread(scale, x).to(wide.dtype)
+        y = wide * scale if shift is None else torch.addcmul(self._spread(shift, x).to(wide.dtype), wide, scale)
+        return y.to(x.dtype)
 
     def _spread(self, values: Tensor, x: Tensor) -> Tensor:
         """View [B, ...] so that it broadcasts along x."""
@@ -186,5 +185,6 @@ def _folded(weight: Tensor, bias: Tensor | None, form: dict[str, Any]) -> tuple[
     """`(a w, a b)`, multiplied in float32 at least."""
     if "embedding" in form:
         return hat_kernels.folded_weight(weight, bias, **form)
-    mask = form["mask"]  # a product with float32 is float32 at least
+    mask = form["mask"][form["task"]] if "task" in form else form["mask"]
+    # A product with float32 is float32 at least.
     return (weight * mask).to(weight.dtype), None if bias is None else (bias * mask).to(bias.dtype)

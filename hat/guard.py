@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -120,14 +120,23 @@ class _Guard:
         for embedding in self.model.embeddings:
             embedding.clamp_(-limit, limit)
 
-    def follow(self, moves: Moves, before: Blocks, after: Blocks) -> None:
+    def follow(self, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
         """See `hat.moving.Follower`."""
         self._leave()
         optimizer = self.optimizer()
         if optimizer is not None:
             if can_stand_in(optimizer):
                 drop_finished(optimizer, self.model.frozen_parameters())
-            moved(optimizer, moves, before, after)
+            moved(optimizer, moves, before, after, like)
+
+    def forget(self, gone: Sequence[Tensor]) -> None:
+        """See `hat.moving.Follower`: the next step starts anew."""
+        self._leave()
+        optimizer = self.optimizer()
+        if optimizer is not None:
+            if can_stand_in(optimizer):
+                drop_finished(optimizer, gone)
+            optimizer.state.clear()
 
     def abandon(self) -> None:
         """Leave a step that a graph has recorded in part and that has not run: there is nothing to bring back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import operator
 import warnings
@@ -17,8 +18,10 @@ from hat import buffers, moving
 from hat.blocks import Block
 from hat.copying import copied
 from hat.gate import Gate
+from hat.heads import facts, fitting
 from hat.interrupt import interrupt_waits
 from hat.locks import frozen_lock, gates, locks, sides, unlocked
+from hat.mixing import mixed
 from hat.per_task import PerTask, per_task
 from hat.state import GateConfig, State
 from hat.warnings import CapacityWarning, UnlockedWarning
@@ -48,9 +51,11 @@ class HATModel(nn.Module):
         config: how gates are learned and committed; by default `GateConfig()`.
 
     Attributes:
-        heads: one linear layer a task.
-        classes: the names of every task's classes.
+        heads: one linear layer a task; of a forgotten one a module without tensors.
+        classes: the names of every task's classes; none of a forgotten one.
         learning: a task has begun and not ended.
+        mixes: the body takes a batch of several tasks in one pass; otherwise each task passes through it by itself.
+            None: not known, as no such batch has come since the last task began or ended.
 
     Raises:
         ValueError: the body has no gate, or normalises by running statistics, which no task could keep for itself, see
@@ -73,8 +78,10 @@ class HATModel(nn.Module):
         self.heads = nn.ModuleList()
         self.classes: list[tuple[str, ...]] = []
         self.learning = False
+        self._forgotten: set[int] = set()
         self._gates, self._per_task = gates(body), per_task(body)
         self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
+        self.mixes: bool | None = None
         self._check_body()
         own = body.features if isinstance(body, Wired) else None
         self.features = next(n for n in (features, own, self._last_gate().units) if n is not None)
@@ -94,9 +101,24 @@ class HATModel(nn.Module):
         return self._gates
 
     @property
+    def per_task(self) -> dict[str, PerTask]:
+        """The modules with tensors of each task's own, by name, as of the last `begin_task`."""
+        return self._per_task
+
+    @property
     def tasks(self) -> int:
-        """How many tasks are finished."""
+        """How many tasks are finished, those that were forgotten since among them: their ids are not given again."""
         return len(self.heads) - self.learning
+
+    @property
+    def forgotten(self) -> tuple[int, ...]:
+        """The ids of the tasks that `hat.forget` has removed, in order."""
+        return tuple(sorted(self._forgotten))
+
+    @property
+    def remembered(self) -> tuple[int, ...]:
+        """The ids of the finished tasks that are not forgotten, in order."""
+        return tuple(task for task in range(self.tasks) if task not in self._forgotten)
 
     @property
     def task(self) -> int:
@@ -177,7 +199,7 @@ class HATModel(nn.Module):
         self._warn_if_full()
         self.heads.append(self._draw_head(len(names)))
         self.classes.append(names)
-        self.learning = True
+        self.learning, self.mixes = True, None
         self._freeze()  # before the first task, too, where something is reserved
         for part in self._parts():
             part.begin_task()
@@ -245,7 +267,7 @@ class HATModel(nn.Module):
         with interrupt_waits():  # half moved, the network would be another function
             for part in self._parts():
                 part.commit()
-            self.learning = False
+            self.learning, self.mixes = False, None
             self._freeze()
             self.eval()
             moving.move(self, stay if self.config.locked_first else {}, before)
@@ -254,31 +276,54 @@ class HATModel(nn.Module):
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
         return task
 
-    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
-        """The logits [B, classes] of one task.
+    def forward(self, x: Tensor, task: int | Tensor | None = None) -> Tensor:
+        """The logits [B, classes] of one task, or of a task a sample.
+
+        With a task a sample, row b is what its task answers, to rounding, as wide as the widest head among the tasks
+        present: `-inf` where a task has fewer classes. The batch takes one pass through the body if it can, which the
+        first such batch tries (`mixes`): the features have the same bits then as where all of the batch is of one task,
+        unless a norm comes in between. If it cannot, as where windows of an image become samples, each task passes by
+        itself, with the bits of `model(x[task == t], task=t)`. A batch of one task has the bits of `model(x, task=t)`.
 
         Args:
-            x: [B, ...], what the body takes.
-            task: a finished task or the current one; by default the one that is being learned.
+            x: [B, ...], what the body takes; or a tuple of tensors, if it does.
+            task: a finished task or the one that is being learned, by default that; or [B] int64, a finished task a
+                sample, in training mode too, on any device: the host reads it, so on a GPU it waits, if the ids are
+                there.
 
         Raises:
             RuntimeError: no task is being learned and `task` is None.
-            TypeError: `task` is not an int.
-            ValueError: there is no such task, or the body's features are not as many as `features` says.
+            TypeError: `task` is neither an int nor a tensor of integers.
+            ValueError: there is no such task, it is forgotten, or one of a batch is not finished; there is not one a
+                sample; or the body's features are not as many as `features` says.
         """
-        task = self._resolve(task)
-        self.state.task = self._gate_task(task)
+        if isinstance(task, Tensor):
+            return mixed(self, x, task)
+        return self.answer(x, self._resolve(task))
+
+    def answer(self, x: Any, task: int) -> Tensor:
+        """`forward` for a task that is known to exist."""
+        found: Tensor = self.heads[task](self.features_of(x, self._gate_task(task)))
+        return found
+
+    def features_of(self, x: Any, task: int | Tensor | str | None) -> Tensor:
+        """What the body answers, [B, ..., features], with gates for `task`; see `State.task`.
+
+        Raises:
+            ValueError: the features are not as many as `features` says.
+        """
+        self.state.task = task
         try:
             with buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
-                features = self.body(x)
+                features: Tensor = self.body(x)
         finally:
             self.state.task = None
         if features.shape[-1] != self.features:
             raise ValueError(f"features: expected {self.features} from the body, got {features.shape[-1]}")
-        return self.heads[task](features)
+        return features
 
     def check_finished(self, tasks: Iterable[int]) -> None:
-        """Refuse a task that is not finished.
+        """Refuse a task that is not finished, or forgotten.
 
         Raises:
             ValueError: names the first.
@@ -287,18 +332,21 @@ class HATModel(nn.Module):
             if not 0 <= task < self.tasks:
                 known = f"0 to {self.tasks - 1}" if self.tasks else "of which there are none"
                 raise ValueError(f"task: expected finished tasks, {known}, got {task}")
+            if task in self._forgotten:
+                raise ValueError(f"task: expected a task that is not forgotten, got {task}")
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> Tensor:
         """What is not a tensor, as JSON in a uint8 tensor, so that a state_dict holds tensors only."""
-        facts = {"learning": self.learning, "classes": self.classes}
-        return torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8).clone()
+        known = {"learning": self.learning, "classes": self.classes, "forgotten": self.forgotten}
+        return torch.frombuffer(bytearray(json.dumps(known).encode()), dtype=torch.uint8).clone()
 
     def set_extra_state(self, state: Tensor) -> None:
-        facts = json.loads(bytes(state.cpu().tolist()))
-        self.learning = bool(facts["learning"])
-        self.classes = [tuple(names) for names in facts["classes"]]
+        known = facts(state)
+        self.learning = bool(known["learning"])
+        self.classes = [tuple(names) for names in known["classes"]]
+        self._forgotten = set(known.get("forgotten", ()))  # not in a state of a version that forgot none
         for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
             parameter.requires_grad_(True)  # what was frozen before the load may be learning after it
         self._freeze()
@@ -306,9 +354,15 @@ class HATModel(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of `torch.nn.Module`, but a state that does not fit leaves the model as it was.
 
+        Of a model that has been grown, it makes this one grow as far, see `hat.grow`.
+
         Raises:
             RuntimeError: names are missing or unexpected (`strict`), or shapes differ.
         """
+        grown = copy.deepcopy(self) if (longer := self._longer_in(state_dict)) else None
+        if grown is not None and self._grows(grown, longer):
+            grown.load_state_dict(state_dict, strict, assign)  # what fails does so here
+            self._grows(self, longer)
         before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
             return super().load_state_dict(state_dict, strict, assign)
@@ -316,23 +370,36 @@ class HATModel(nn.Module):
             super().load_state_dict(before)
             raise
 
+    def _longer_in(self, state_dict: Mapping[str, Any]) -> dict[str, int]:
+        """The gates that have more units in a state than here, and how many."""
+        found = {}
+        for name, gate in gates(self.body).items():
+            embedding = state_dict.get(f"body.{name}.embedding" if name else "body.embedding")
+            if isinstance(embedding, Tensor) and embedding.dim() == 1 and len(embedding) > gate.units:
+                found[name] = len(embedding)
+        return found
+
+    @staticmethod
+    def _grows(model: HATModel, units: Mapping[str, int]) -> bool:
+        from hat.resizing.grow import grow_to  # which resizes models
+
+        return grow_to(model, units)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Make as many heads as the state has before they are loaded."""
-        heads = f"{prefix}heads."
-        widths = {
-            int(key.removeprefix(heads).split(".")[0]): value.shape[0]
-            for key, value in state_dict.items()
-            if key.startswith(heads) and key.endswith(".weight")
-        }
-        have = {task: head.out_features for task, head in enumerate(self.heads)}
-        if widths != have and sorted(widths) == list(range(len(widths))):
-            self.heads = nn.ModuleList(self._make_head(widths[task]) for task in range(len(widths)))
+        self.heads = fitting(self.heads, state_dict, prefix, self._make_head)
+        self.mixes = None
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def _remembers(self) -> bool:
+        """A finished task is not forgotten."""
+        return self.tasks > len(self._forgotten)  # a step asks: it does not go through the tasks
 
     @property
     def _holds(self) -> bool:
         """Something is locked: by a finished task, or by what the network was trained for before it came here."""
-        return self.tasks > 0 or any(gate.reserves for gate in self.gates.values())
+        return self._remembers or any(gate.reserves for gate in self.gates.values())
 
     # -- helpers --------------------------------------------------------------------------------------------------
 
@@ -355,7 +422,7 @@ class HATModel(nn.Module):
 
     def _keeps_buffers(self) -> bool:
         """What a module counts or averages while it trains would change the finished tasks."""
-        return self.training and self.tasks > 0
+        return self.training and self._remembers
 
     def _gate_task(self, task: int) -> int | str | None:
         """What `State.task` must be for the gates to answer for a task."""
@@ -429,9 +496,11 @@ class HATModel(nn.Module):
                 raise RuntimeError("task: expected one, as no task is being learned, got None")
             return self.task
         if isinstance(task, bool) or not isinstance(task, int):
-            raise TypeError(f"task: expected an int, got {type(task).__name__}")
+            raise TypeError(f"task: expected an int or a tensor of ids, got {type(task).__name__}")
         if not 0 <= task < len(self.heads):
             raise ValueError(f"task: expected 0 to {len(self.heads) - 1}, got {task}")
+        if task in self._forgotten:
+            raise ValueError(f"task: expected a task that is not forgotten, got {task}")
         return task
 
     def _require_learning(self, what: str) -> None:

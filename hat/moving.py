@@ -8,7 +8,7 @@ activations with an exact 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -23,6 +23,13 @@ from hat.wiring import movable, segments
 
 if TYPE_CHECKING:
     from hat.model import HATModel
+
+
+class Rearranged(Protocol):
+    """What a dimension of a tensor is after units have changed places, gone or joined."""
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The values as they are from now on; themselves where they do not extend along the dimension."""
 
 
 class Move(NamedTuple):
@@ -48,7 +55,7 @@ class Move(NamedTuple):
         return torch.stack(parts).reshape(values.shape)
 
 
-Moves = dict[Tensor, list[Move]]
+Moves = Mapping[Tensor, Sequence[Rearranged]]
 """Of every parameter that moves."""
 
 Blocks = Mapping[Tensor, Sequence[Block]]
@@ -58,8 +65,17 @@ Blocks = Mapping[Tensor, Sequence[Block]]
 class Follower(Protocol):
     """Keeps something for parts of the parameters, as an optimizer does."""
 
-    def follow(self, moves: Moves, before: Blocks, after: Blocks) -> None:
-        """The parameters have moved, and less of them may move from now on."""
+    def follow(self, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
+        """The parameters have moved, and others of their parts may move from now on.
+
+        Args:
+            moves: what has become of every parameter that changed.
+            before, after: the blocks that may move.
+            like: a tensor of the shape that it had, of every parameter whose shape has changed.
+        """
+
+    def forget(self, gone: Sequence[Tensor]) -> None:
+        """A task is forgotten: what is kept for any parameter may tell of it, and these parameters are no more."""
 
 
 _FOLLOWERS: WeakKeyDictionary[HATModel, WeakSet[Follower]] = WeakKeyDictionary()
@@ -83,6 +99,32 @@ def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
     found = moves(orders)
     if model.outputs is not None and model.outputs in orders:
         found |= _heads(model, model.outputs, orders[model.outputs])
+    _rearrange(orders, found)
+    tell(model, found, before, {})
+
+
+@torch.no_grad()
+def settle(model: HATModel) -> None:
+    """Let the free units lie as they lay at first, so that nothing tells which of them a forgotten task has used."""
+    orders = {}
+    for gate in movable(model):
+        places = torch.arange(gate.units)
+        free, origin = (gate.free == 1).cpu(), gate.origin.cpu()
+        for here in segments(gate):
+            left = here[free[here]]
+            places[left] = left[origin[left].argsort()]
+        if not torch.equal(places, torch.arange(gate.units)):
+            orders[gate] = places.to(gate.origin.device)
+    _rearrange(orders, moves(orders))
+
+
+def renew(model: HATModel, gone: Sequence[Tensor]) -> None:
+    """Tell the followers of a model that what is free has new values, and that these parameters are gone."""
+    _tell(model, lambda follower: follower.forget(gone))
+
+
+def _rearrange(orders: Mapping[Gate, Tensor], found: Moves) -> None:
+    """Move parameters, gradients and what is the gates' own."""
     # All new values before the first copy: what fails until then leaves a network that computes the same.
     whole = [(p, p.grad, moved) for p, moved in found.items()]
     copies = [(t, apply(t, moved)) for p, grad, moved in whole for t in (p, grad) if t is not None]
@@ -90,17 +132,25 @@ def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
         target.copy_(values)
     for gate, new in orders.items():
         gate.move(new)
+
+
+def tell(model: HATModel, moves: Moves, before: Blocks, like: Mapping[Tensor, Tensor]) -> None:
+    """Let all that follows the model know; see `Follower.follow`."""
+    _tell(model, lambda follower: follower.follow(moves, before, model.blocks(), like))
+
+
+def _tell(model: HATModel, what: Callable[[Follower], None]) -> None:
     errors = []
     for follower in list(_FOLLOWERS.get(model, ())):
         try:
-            follower.follow(found, before, model.blocks())
+            what(follower)
         except Exception as error:  # the others follow all the same
             errors.append(error)
     if errors:
         raise errors[0]
 
 
-def _heads(model: HATModel, outputs: Gate, new: Tensor) -> Moves:
+def _heads(model: HATModel, outputs: Gate, new: Tensor) -> dict[Tensor, list[Move]]:
     """The heads that read a unit that moves."""
     moved = new != torch.arange(len(new), device=new.device)
     reads = (outputs.masks[:, moved] != 0).any(1)
@@ -124,9 +174,9 @@ def order(gate: Gate, stay: Tensor) -> Tensor | None:
     return None if torch.equal(found, places) else found.to(gate.used.device)
 
 
-def moves(orders: dict[Gate, Tensor]) -> Moves:
+def moves(orders: Mapping[Gate, Tensor]) -> dict[Tensor, list[Move]]:
     """How every parameter along the axes of these gates moves, their embeddings with them."""
-    found: Moves = {}
+    found: dict[Tensor, list[Move]] = {}
     seen = set()
     for gate, new in orders.items():
         found[gate.embedding] = [Move(0, new[None])]
@@ -166,7 +216,7 @@ def expanded(new: Tensor, repeat: int) -> Tensor:
     return (new[:, None] * repeat + torch.arange(repeat, device=new.device)).flatten()
 
 
-def apply(values: Tensor, found: Sequence[Move]) -> Tensor:
+def apply(values: Tensor, found: Sequence[Rearranged]) -> Tensor:
     """`values` after these moves."""
     for move in found:
         values = move(values)

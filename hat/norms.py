@@ -41,10 +41,17 @@ class _HATBatchNorm(GatedNorm):
             return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
         if self.training and self.is_learning:
             return self._learn(x, mean, var, weight, bias)
-        if mean.dim() == 1:
-            return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return ((wide - self._spread(mean, x)) * (self._spread(var, x) + self.eps).rsqrt()).to(x.dtype)
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
+
+    def _mixed(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        mean, var = self.of_task("running_mean"), self.of_task("running_var")
+        if mean is None:
+            return super()._mixed(x, weight, bias)
+        wide = torch.promote_types(var.dtype, torch.float32)
+        scale = (var.to(wide) + self.eps).rsqrt()
+        scale = scale if weight is None else scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        return self._scaled(x, scale, shift)
 
     def _learn(self, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         self.num_batches_tracked.add_(1)

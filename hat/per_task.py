@@ -118,18 +118,26 @@ class PerTaskParameter(PerTask):
 
     Args:
         values: what every task starts from; shares its memory.
+        rank: how many dimensions that has which it is broadcast with, the batch first: with a task a sample its own
+            are their last ones. None: not known.
     """
 
     value: Tensor
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, *, rank: int | None = None) -> None:
         super().__init__()
+        self.rank = rank
         self._keep("value", values, learned=True)
 
     def forward(self) -> Tensor:
-        """The tensor of the present task, [...] or [B, ...]; see `PerTask.of_task`."""
+        """The tensor of the present task, [...]; with a task a sample [B, ...], of `rank` dimensions if it can be."""
         found: Tensor = self.of_task("value")
-        return found
+        if self.rank is None or not isinstance(self.state.task, Tensor):
+            return found
+        own = found.shape[1:]
+        if len(own) == self.rank and own[0] == 1:
+            return found.squeeze(1)
+        return found.view(len(found), *[1] * (self.rank - 1 - len(own)), *own)
 
 
 def per_task(body: nn.Module) -> dict[str, PerTask]:

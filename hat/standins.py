@@ -117,20 +117,27 @@ def united(states: list[State], parts: Sequence[Tensor]) -> State:
     return found
 
 
-def moved(optimizer: torch.optim.Optimizer, moves: Moves, before: Blocks, after: Blocks) -> None:
+def moved(
+    optimizer: torch.optim.Optimizer, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]
+) -> None:
     """Let the states of an optimizer follow their parameters, and shrink to what may move.
 
     A state that does not have its parameter's dimensions, as the history of LBFGS, is of other places now: it is
     dropped, and starts anew. One that does not fit its parameter stays as it is, for the next step to refuse.
+
+    Args:
+        optimizer: of any kind.
+        moves, before, after, like: see `hat.moving.Follower`.
     """
     parts = can_stand_in(optimizer)
     for parameter, state in list(optimizer.state.items()):
         old, new = before.get(parameter, WHOLE), after.get(parameter, WHOLE)
+        was = like.get(parameter, parameter)
         try:
-            whole = {name: _whole(value, old, parameter) for name, value in state.items()} if parts else state
+            whole = {name: _whole(value, old, was) for name, value in state.items()} if parts else state
         except ValueError:  # of other blocks: the next step says so, the task ends all the same
             continue
-        if moves and not all(_follows(value, parameter) for value in whole.values()):
+        if moves and not all(_follows(value, was) for value in whole.values()):
             del optimizer.state[parameter]
             continue
         found = {name: _moved(value, parameter, moves) for name, value in whole.items()}

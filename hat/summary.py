@@ -52,7 +52,7 @@ class Summary:
 
     Attributes:
         rows: one an axis, in the order of `HATModel.gates`.
-        tasks: how many are finished.
+        tasks: how many are finished and not forgotten.
         shared: elements of all parameters that tasks share.
         locked: how many of them no task may move any more.
         own: elements of the parameters of which every task has its own, for one task, without head and masks.
@@ -110,11 +110,11 @@ def summary(model: HATModel) -> Summary:
     own = (p for module in per_task(model.body).values() for p in module.parameters(recurse=False))
     return Summary(
         rows=tuple(_axis(model, name, gate, names) for name, gate in model.gates.items()),
-        tasks=model.tasks,
+        tasks=len(model.remembered),
         shared=_elements(locks),
         locked=sum(_locked(lock, p) for p, lock in locks.items() if lock is not None),
         own=_elements(own),
-        heads=len(model.heads),
+        heads=len(model.heads) - len(model.forgotten),
         head_elements=_elements(model.heads.parameters()),
         frozen=_elements(unlocked(model.body).values()),
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.gate import Gate
 
-_STD = 0.02  # small beside the tokens, as transformers start
+STD = 0.02  # small beside the tokens, as transformers start
 
 
 class _Table(nn.Module):
@@ -19,9 +19,13 @@ class _Table(nn.Module):
     def __init__(self, rows: int, units: int, gate: Gate, factory: dict[str, Any]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, units, **factory))
-        nn.init.normal_(self.weight, std=_STD)
+        self.reset_parameters()
         self.gate = gate.to(self.weight.device)
         gate.attach(self, "weight", 1, table=True)
+
+    def reset_parameters(self) -> None:
+        """Draw new rows, N(0, 0.02^2)."""
+        nn.init.normal_(self.weight, std=STD)
 
     def _gated(self, x: Tensor, rows: int) -> Tensor:
         """The first rows times the gate: [rows, C], or where every sample of `x` has a task of its own [B, rows, C]."""

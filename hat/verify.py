@@ -3,66 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hat.model import HATModel
-from hat.per_task import per_task
-from hat_kernels.lock import rate
+from hat.probes import Probe, Probes, logits_of, rows_of, standing_buffers
+from hat.recording import WHOLE, first_difference, record
+
+__all__ = ["ForgettingError", "Probe", "Probes", "Verification", "largest_change", "verify"]
 
 
-@dataclass
-class Probe:
-    """What one task answered at the time of `Probes.add`."""
-
-    inputs: Tensor
-    logits: Tensor
-
-
-@dataclass
-class Probes:
-    """Inputs and logits of learned tasks, and what they stood on, to be compared later with `hat.verify`.
+class ForgettingError(RuntimeError):
+    """A finished task answers otherwise, or what it stands on has moved.
 
     Attributes:
-        tasks: the probe of every task by id.
-        parameters: by name, every element as it was when it was first found locked; of what every task has of its own,
-            what the finished tasks keep of it.
-        locked: by name, which elements have been found locked, bool.
+        verification: what `hat.verify` found.
     """
 
-    tasks: dict[int, Probe] = field(default_factory=dict)
-    parameters: dict[str, Tensor] = field(default_factory=dict)
-    locked: dict[str, Tensor] = field(default_factory=dict)
-
-    @torch.no_grad()
-    def add(self, model: HATModel, task: int, inputs: Tensor) -> None:
-        """Remember the logits of a finished task on `inputs` [B, ...], in evaluation mode, and what is locked.
-
-        Raises:
-            ValueError: the task is not finished.
-        """
-        if not 0 <= task < model.tasks:
-            raise ValueError(f"task: expected a finished one, 0 to {model.tasks - 1}, got {task}")
-        locks = model.active_locks()
-        for name, parameter in model.named_parameters():
-            lock = locks.get(parameter)
-            if lock is None:
-                continue
-            now, locked = parameter.detach().clone(), rate(lock, parameter).expand_as(parameter) == 0
-            if name in self.locked:
-                now = torch.where(self.locked[name], self.parameters[name], now)
-                locked = self.locked[name] | locked
-            self.parameters[name], self.locked[name] = now, locked
-        for name, (stack, read) in _stacks(model).items():
-            now, locked = stack.clone(), read
-            if name in self.locked:
-                known = len(self.locked[name])  # more tasks are finished since
-                now[:known] = torch.where(self.locked[name], self.parameters[name], now[:known])
-                locked[:known] |= self.locked[name]
-            self.parameters[name], self.locked[name] = now, locked
-        self.tasks[task] = Probe(inputs.clone(), _logits(model, task, inputs))
+    def __init__(self, message: str, verification: Verification) -> None:
+        super().__init__(message)
+        self.verification = verification
 
 
 @dataclass(frozen=True)
@@ -71,13 +33,19 @@ class Verification:
 
     Attributes:
         drift: the largest absolute change of any logit, by task; inf where one turned NaN or inf.
-        moved: the first locked parameter that changed, by name, or None.
-        moved_by: the largest absolute change of a locked element of it.
+        moved: the name of what changed first, or None: of locked parameters, in the order of the model; else of
+            buffers; else of modules, in the order in which they answer.
+        moved_by: the largest absolute change of a locked element of it, inf where it is gone; of a module, that of a
+            sample of its outputs.
+        kind: `"parameter"`; `"buffer"`, masks and what a task keeps for itself among them; or `"module"`, the first
+            one that answers otherwise to the same inputs though no tensor has moved, as with a hook, another
+            attribute or another module in its place, `"model"` where it is none of those inside. None: nothing moved.
     """
 
     drift: dict[int, float]
     moved: str | None
     moved_by: float
+    kind: str | None = None
 
     @property
     def largest(self) -> float:
@@ -86,11 +54,14 @@ class Verification:
 
     @property
     def exact(self) -> bool:
-        """Every logit and every locked parameter kept its value."""
+        """Every logit and all that it stands on kept its value."""
         return self.largest == 0 and self.moved is None
 
     def __str__(self) -> str:
-        moved = "no locked parameter moved" if self.moved is None else f"{self.moved} moved by {self.moved_by:g}"
+        moved = "no locked parameter moved"
+        if self.moved is not None:
+            verb = "answers otherwise, by" if self.kind == "module" else "moved by"
+            moved = f"{self.kind} {self.moved} {verb} {self.moved_by:g}"
         return f"largest drift {self.largest:g} over {len(self.drift)} tasks; {moved}"
 
 
@@ -99,53 +70,63 @@ def verify(model: HATModel, probes: Probes) -> Verification:
     """Compare every probed task with what it answered then: bit for bit, on the same device and batch shape.
 
     Args:
-        model: after more training.
+        model: after more training. Tasks that it has forgotten since are left out.
         probes: made by `Probes.add` after each `end_task`.
 
     Returns:
-        The drift of every task, and the first locked parameter that moved.
+        The drift of every task, and the first parameter, buffer or module that moved.
 
     Raises:
-        ValueError: there is no probe.
+        ValueError: there is no probe, or the model was grown since.
     """
     if not probes.tasks:
         raise ValueError("probes: expected at least one, got none")
-    drift = {task: largest_change(_logits(model, task, p.inputs), p.logits) for task, p in probes.tasks.items()}
-    now: dict[str, Tensor] = dict(model.named_parameters())
-    for name, (stack, _) in _stacks(model).items():
-        if name in probes.parameters:
-            now[name] = stack[: len(probes.parameters[name])]
-    for name, before in probes.parameters.items():
-        change = torch.where(probes.locked[name], now[name] - before, 0.0)
-        if change.any():
-            return Verification(drift, name, change.abs().max().item())
+    probes.check_shapes(model)
+    known = {task: probe for task, probe in probes.tasks.items() if task not in model.forgotten}
+    drift = {task: largest_change(logits_of(model, task, p.inputs), p.logits) for task, p in known.items()}
+    locked = probes.still_locked(model)
+    for kind, store, standing in (
+        ("parameter", probes.parameters, model.named_parameters()),
+        ("buffer", probes.buffers, ((name, values) for name, values, _ in standing_buffers(model))),
+    ):
+        now = dict(standing)
+        for name in (name for name in store if name in locked):
+            by = _moved_by(now.get(name), store[name], locked[name])
+            if by:
+                return Verification(drift, name, by, kind)
+    for task, change in drift.items():
+        if change:
+            return Verification(drift, *_module(model, task, known[task], change), "module")
     return Verification(drift, None, 0.0)
 
 
-def _stacks(model: HATModel) -> dict[str, tuple[Tensor, Tensor]]:
-    """What every finished task has of its own, by name: all tasks' [T, ...], and which elements they read, bool."""
-    found = {}
-    for path, module in per_task(model.body).items():
-        for name, stack in module.stacks():
-            read = torch.ones_like(stack, dtype=torch.bool)
-            for gate in model.gates.values():
-                for member in gate.members:
-                    if member.module is module and member.name == name:
-                        on = (gate.masks[: len(stack)] != 0).repeat_interleave(member.repeat, 1)
-                        if member.places is not None:
-                            whole = on.new_ones(len(stack), stack.shape[1 + member.dim])
-                            on = whole.index_copy(1, member.places.to(on.device), on)
-                        read &= on.view(len(stack), *(-1 if d == member.dim else 1 for d in range(stack.dim() - 1)))
-            found[".".join(filter(None, ("body", path, f"{name}_tasks")))] = stack, read
-    return found
+def _module(model: HATModel, task: int, probe: Probe, change: float) -> tuple[str, float]:
+    """The module that answers otherwise, and by how much; a sample may miss it: then as the logits do."""
+    found = first_difference(record(model, task, lambda: logits_of(model, task, probe.inputs)), probe.calls)
+    if found is None:
+        return WHOLE, change
+    now, then = found
+    if now.sample.shape != then.sample.shape:
+        return now.name, math.inf
+    return now.name, largest_change(now.sample, then.sample) or change
 
 
-def _logits(model: HATModel, task: int, inputs: Tensor) -> Tensor:
-    was_training = model.training
-    try:
-        return model.eval()(inputs, task=task)
-    finally:
-        model.train(was_training)
+def _moved_by(now: Tensor | None, then: Tensor, locked: Tensor) -> float:
+    """The largest absolute change of a locked element; inf for a NaN or inf, or where there is nothing any more."""
+    if now is None or now[rows_of(then)].shape != then.shape:
+        return math.inf
+    now = now.detach()[rows_of(then)]
+    moved = (now != then) & ~(now.isnan() & then.isnan()) & locked
+    if not moved.any():
+        return 0.0
+    now, then = now[moved], then[moved]
+    change = _largest(now - then) if now.dtype.is_floating_point or now.dtype.is_complex else 0.0
+    change = change or _largest(now.to(torch.complex128) - then.to(torch.complex128))  # numbers, or below float32
+    return change if math.isfinite(change) else math.inf
+
+
+def _largest(change: Tensor) -> float:
+    return change.abs().max().item()
 
 
 def largest_change(now: Tensor, then: Tensor) -> float:

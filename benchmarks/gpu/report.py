@@ -7,6 +7,8 @@ from typing import Any
 
 from benchmarks.gpu import converted
 from benchmarks.gpu.steps import KINDS, TRAIN_STEP
+from benchmarks.serving import APART, MIXED, ONE
+from benchmarks.serving import KINDS as SERVED
 from benchmarks.tables import table
 from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK
 
@@ -29,6 +31,7 @@ def report(results: dict[str, Any]) -> str:
         "Median ms; ratios are medians over interleaved rounds.",
         _steps([row for row in rows if row["part"] == "step"]),
         _converted([row for row in rows if row["part"] == "converted"]),
+        _mixed([row for row in rows if row["part"] == "mixed"]),
         "## Whole runs",
         "From the first image to the last mask, evaluation of all tasks after each included.",
         _whole([row for row in rows if row["part"] == "whole"]),
@@ -118,6 +121,17 @@ def _converted(rows: list[Row]) -> str:
     titles = ["step", "locked", "mode", *converted.KINDS, f"{OURS} / {PLAIN}"]
     text = "Networks that `hat.convert` made, forward and loss under autocast to bfloat16; median ms."
     return "\n\n".join(["### Bound by arithmetic", text, table(titles, lines)])
+
+
+def _mixed(rows: list[Row]) -> str:
+    lines = []
+    for (operation,), by in _grouped([row for row in rows if "variant" in row], "operation").items():
+        times = [_ms(by.get(kind)) for kind in SERVED]
+        lines.append([operation, *times, _ratio(by.get(MIXED), ONE), _ratio(by.get(APART), MIXED)])
+    if not lines:
+        return ""
+    titles = ["answers for", *SERVED, f"{MIXED} / {ONE}", f"{APART} / {MIXED}"]
+    return "\n\n".join(["### Many tasks in one batch", "Eager; median ms.", table(titles, lines)])
 
 
 def _whole(rows: list[Row]) -> str:

@@ -30,10 +30,12 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _tasks(run: StoredRun, task: int | None) -> list[int]:
-    if not run.model.tasks:
+    if not run.model.remembered:
         raise ValueError(f"{run.folder.path}: expected a run with a finished task, got none yet")
     if task is None:
-        return list(range(run.model.tasks))
+        return list(run.model.remembered)
     if not 0 <= task < run.model.tasks:
         raise ValueError(f"--task: expected 0 to {run.model.tasks - 1}, got {task}")
+    if task in run.model.forgotten:
+        raise ValueError(f"--task: expected a task that is not forgotten, got {task}")
     return [task]

@@ -13,7 +13,7 @@ from hat.training import TrainConfig
 
 _FLAGS = {"datasets": "--dataset", "root": "--data", "references": "--reference"}
 _METAVARS = {int: "N", float: "X", str: "NAME"}
-_BESIDE_RESUME = ("quiet", "root", "device", "references")
+_BESIDE_RESUME = ("quiet", "root", "device", "references", "verify")
 _NO_OPTIONS = ("command", "run", "hint", "resume", "traceback")
 
 
@@ -70,6 +70,7 @@ def make_spec(arguments: argparse.Namespace) -> RunSpec:
         gates=_part(GateConfig, arguments),
         training=_part(TrainConfig, arguments),
         references=tuple(getattr(arguments, "references", ())),
+        verify=getattr(arguments, "verify", False),
     )
 
 

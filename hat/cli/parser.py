@@ -89,6 +89,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
     output = parser.add_argument_group("output")
     add_field(output, RunSpec, "references", nargs="+", choices=REFERENCES)
+    add_field(output, RunSpec, "verify")
     for option, text in (
         ("--run-dir", "where to keep the run (default: runs/STREAM-DATASET)"),
         ("--resume", "continue an interrupted run exactly"),

@@ -50,12 +50,14 @@ def draw(folder: RunDir, history: History, model_state: Mapping[str, Tensor]) ->
     folder.plots.mkdir(exist_ok=True)
     used = torch.tensor([list(row.values()) for row in history.capacity])
     gates = [name.removesuffix(".gate") for name in history.capacity[-1]]
-    masks = [value.float() for name, value in model_state.items() if name.endswith(".masks")]
+    kept, names = history.kept, [history.names[task] for task in history.kept]
+    matrix = history.matrix[kept][:, kept]
+    masks = [value.float()[kept] for name, value in model_state.items() if name.endswith(".masks")]
     figures = {
-        "accuracy_matrix": plots.accuracy_matrix(history.matrix, history.names),
-        "accuracy_over_time": plots.accuracy_over_time(history.matrix, history.names),
+        "accuracy_matrix": plots.accuracy_matrix(matrix, names),
+        "accuracy_over_time": plots.accuracy_over_time(matrix, names),
         "capacity": plots.capacity(used, gates),
-        "overlap": plots.overlap(plots.overlap_matrix(masks), history.names),
+        "overlap": plots.overlap(plots.overlap_matrix(masks), names),
     }
     for name, figure in figures.items():
         plots.save(figure, folder.plots / f"{name}.png")

@@ -15,7 +15,7 @@ from hat.data.loading import is_name
 from hat.model import HATModel
 from hat.state import GateConfig
 from hat.training import REFERENCES, TrainConfig
-from hat.training.ranges import check_choice, check_number, check_whole
+from hat.training.ranges import check_choice, check_number, check_switch, check_whole
 
 __all__ = ["NETWORKS", "STREAMS", "NetworkSpec", "RunSpec", "StreamSpec"]
 
@@ -104,6 +104,8 @@ class RunSpec:
         gates: how it attends.
         training: how it learns.
         references: also train without HAT: each task alone, all jointly, or one after another (which forgets).
+        verify: after every task, compare all learned tasks, and what they stand on, with what they were; stop if
+            anything has moved.
     """
 
     stream: StreamSpec
@@ -111,12 +113,14 @@ class RunSpec:
     gates: GateConfig
     training: TrainConfig
     references: tuple[str, ...] = ()
+    verify: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.references, tuple):
             raise ValueError(f"references: expected a list, got {self.references!r}")
         for kind in self.references:
             check_choice("reference", kind, REFERENCES)
+        check_switch("verify", self.verify)
 
     def model(self, input_shape: tuple[int, ...], kind: type[HATModel] = HATModel) -> HATModel:
         """A fresh model of a kind, the same for the same seed."""

@@ -12,7 +12,7 @@ from hat.training.rundir import RunDir
 
 
 def summarise(history: History, references: dict[str, list[float]], guesses: list[float]) -> dict[str, Any]:
-    """The figures of a run as plain numbers.
+    """The figures of a run as plain numbers; without tasks that were forgotten on purpose, but for the references.
 
     Args:
         history: of the run, at least one task.
@@ -22,27 +22,31 @@ def summarise(history: History, references: dict[str, list[float]], guesses: lis
     Returns:
         What JSON can hold; the entry forgetting_ratio where there is a joint reference, None where no task has one.
     """
-    matrix = history.matrix
+    kept = history.kept
+    matrix = history.matrix[kept][:, kept]
     summary: dict[str, Any] = {
-        "tasks": history.names,
+        "tasks": [history.names[task] for task in kept],
         "learned": matrix.diagonal().tolist(),
         "now": matrix[-1].tolist(),
         "average_accuracy": metrics.average_accuracy(matrix),
         "backward_transfer": metrics.backward_transfer(matrix),
         "largest_drift": history.largest_drift,
         "used_capacity": history.capacity[-1],
+        "kept": kept,
         "references": references,
         "random": guesses,
     }
     if "joint" in references:
-        ratio = float(metrics.forgetting_ratio(matrix, references["joint"], guesses)[-1])
+        joint, random = ([column[task] for task in kept] for column in (references["joint"], guesses))
+        ratio = float(metrics.forgetting_ratio(matrix, joint, random)[-1])
         summary["forgetting_ratio"] = None if math.isnan(ratio) else ratio
     return summary
 
 
 def render(summary: dict[str, Any]) -> str:
     """The table and the lines below it."""
-    table = metrics.table(summary["tasks"], summary["learned"], summary["now"], extra=summary["references"])
+    extra = {kind: [column[task] for task in summary["kept"]] for kind, column in summary["references"].items()}
+    table = metrics.table(summary["tasks"], summary["learned"], summary["now"], extra=extra)
     used = summary["used_capacity"]
     lines = [
         table,

@@ -35,7 +35,15 @@ def run_train(arguments: argparse.Namespace) -> None:
     shown = not arguments.quiet
     if shown:
         print(f"{stream.name}: {len(stream)} tasks of {stream.input_shape} inputs; run directory {folder.path}")
-    trainer = Trainer(model, stream, spec.training, run_dir=folder.path, description=spec.to_dict(), progress=shown)
+    trainer = Trainer(
+        model,
+        stream,
+        spec.training,
+        run_dir=folder.path,
+        description=spec.to_dict(),
+        progress=shown,
+        verify=spec.verify,
+    )
     if resume is None:
         arguments.hint = lambda: _hint(arguments, folder.path) if trainer.saved else NOTHING_SAVED
     result = trainer.run(resume=resume is not None, overwrite=hasattr(arguments, "overwrite"))
@@ -92,6 +100,7 @@ def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir
     if more:
         spec = replace(spec, references=(*spec.references, *dict.fromkeys(more)))
         folder.write_config({**folder.read_config(), "references": spec.references})
+    spec = replace(spec, verify=getattr(arguments, "verify", spec.verify))
     return spec, folder
 
 

@@ -29,6 +29,15 @@ class SharedParameter(nn.Module):
         same = parameter.shape == shape
         self.weight = parameter if same else nn.Parameter(parameter.data.view(shape), parameter.requires_grad)
         self.shape = parameter.shape
+        self._start = 0.0, 0.0
+        if parameter.is_floating_point():
+            spread, mean = torch.std_mean(parameter.detach().double(), correction=0)
+            self._start = mean.item(), spread.item()
+
+    def reset_parameters(self) -> None:
+        """Draw new values, normal with the mean and the spread that the parameter came with: of a constant, that."""
+        mean, spread = self._start
+        nn.init.normal_(self.weight, mean, spread)
 
     def forward(self) -> Tensor:
         """The parameter in its own shape."""
@@ -43,16 +52,18 @@ class Table:
         module: the name of the module that holds it from now on.
         parameter: itself.
         claim: the units that it lies along; None if every task has its own.
+        rank: the dimensions of what is computed with it, if they are always as many.
     """
 
     module: str
     parameter: nn.Parameter
     claim: Claim | None
+    rank: int | None = None
 
     def make(self) -> nn.Module:
         """The module."""
         if self.claim is None:
-            return PerTaskParameter(self.parameter)
+            return PerTaskParameter(self.parameter, rank=self.rank)
         return SharedParameter(self.parameter, _squeezed(self.parameter.shape))
 
 
@@ -63,21 +74,31 @@ def represent(analysis: Analysis, name: str, module: str) -> Table | None:
     """
     parameter = analysis.parameter(name)
     elements = analysis.elements(parameter)
+    own = Table(module, parameter, None, _rank(analysis, name))
     if name in analysis.own or elements is None:
-        return _own(module, parameter, analysis, elements)
+        return _own(own, analysis, elements)
     ids = analysis.units.find(elements).view(_squeezed(parameter.shape))
     dims = varying(ids)
     if len(dims) > 1 or (dims and dims[0] > 1) or (ids.numel() > 1 and not dims and ids.dim() > 1):
-        return _own(module, parameter, analysis, ids)
+        return _own(own, analysis, ids)
     dim = dims[0] if dims else 0
     along = ids.movedim(dim, 0).flatten(1)[:, 0] if ids.dim() > 1 else ids
     return Table(module, parameter, Claim(module, "weight", dim, along.clone()))
 
 
-def _own(module: str, parameter: nn.Parameter, analysis: Analysis, ids: Tensor | None) -> Table | None:
+def _own(table: Table, analysis: Analysis, ids: Tensor | None) -> Table | None:
     if ids is not None:
         analysis.units.fix(ids)  # it does not move along
-    return Table(module, parameter, None) if parameter.numel() <= LARGEST_OWN else None
+    return table if table.parameter.numel() <= LARGEST_OWN else None
+
+
+def _rank(analysis: Analysis, name: str) -> int | None:
+    """How many dimensions everything has that the graph computes of a parameter and something else."""
+    nodes = [n for n in analysis.network.graph.nodes if n.op == "get_attr" and n.target == name]
+    users = [user for node in nodes for user in node.users]
+    found = [analysis.concrete.get(user) if len(user.all_input_nodes) > 1 else None for user in users]
+    ranks = {each.dim() if isinstance(each, Tensor) else None for each in found}
+    return ranks.pop() if len(ranks) == 1 else None
 
 
 def _squeezed(shape: torch.Size) -> torch.Size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -178,7 +178,7 @@ class LockedOptimizer(torch.optim.Optimizer):
     def abandon(self) -> None:
         """Leave a step that a graph has recorded in part and that has not run."""
 
-    def follow(self, moves: Moves, before: Blocks, after: Blocks) -> None:
+    def follow(self, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
         """See `hat.moving.Follower`."""
         self._bounds.forget()
         drop_finished(self, self._model.frozen_parameters())
@@ -186,10 +186,17 @@ class LockedOptimizer(torch.optim.Optimizer):
             old, new = before.get(parameter, _WHOLE), after.get(parameter, _WHOLE)
             for name in state.keys() - {"step"}:
                 try:
-                    whole = join(unpack(state[name], old, parameter), old, parameter)
+                    was = like.get(parameter, parameter)
+                    whole = join(unpack(state[name], old, was), old, was)
                 except ValueError:  # of other blocks: the next step says so, the task ends all the same
                     continue
                 state[name] = pack([part.clone() for part in cut(apply(whole, moves.get(parameter, ())), new)])
+
+    def forget(self, gone: Sequence[Tensor]) -> None:
+        """See `hat.moving.Follower`: the next step starts anew."""
+        self._bounds.forget()
+        drop_finished(self, gone)
+        self.state.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         """With the model, so that a deepcopy of both together is a copy that locks its own model."""

@@ -6,7 +6,7 @@ more of one than of the other, some units that it does not use stay, switched of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +37,13 @@ def needed(model: HATModel) -> Tensor:
     return found | model.body.needed if isinstance(model.body, Converted) else found
 
 
-def fit(model: HATModel, counts: Tensor, fixed: Tensor) -> Tensor:
+def fit(model: HATModel, counts: Tensor, fixed: Tensor, *, joining: bool = False) -> Tensor:
     """The least change of `counts` with which the network can still be computed.
 
     Args:
         counts: [units] int64 through all gates: 0 for a unit that is to go, 1 for one that stays, n where n - 1 join.
         fixed: [units] bool, these stay as they are.
+        joining: units may join where there are not enough.
 
     Returns:
         As `counts`. Units that were to go stay where others of their head or group do, and one of every gate at least;
@@ -57,11 +58,29 @@ def fit(model: HATModel, counts: Tensor, fixed: Tensor) -> Tensor:
             if not own.any():
                 own[0] = 1
         for layout, dim in rules:
-            if not _evened(layout, dim, counts, segment):
+            if not _evened(layout, dim, counts, fixed, segment, joining):
                 fixed[layout.numbers] = True
         counts[fixed] = 1
         if torch.equal(counts, before):
             return counts
+
+
+def fix(model: HATModel, units: Tensor, fixed: Tensor) -> None:
+    """Let all units of the gates of these stay as they are.
+
+    Args:
+        model: whose gates.
+        units: numbers of units without which, or with more of which, the network computes something else.
+        fixed: [units] bool, written to.
+
+    Raises:
+        RuntimeError: there are none, so something else is wrong.
+    """
+    if not len(units):
+        raise RuntimeError("the network computes something else with other numbers of units, and nobody knows why")
+    for gate, first in numbers(model.gates.values()).items():
+        if bool(((units >= first) & (units < first + gate.units)).any()):
+            fixed[first : first + gate.units] = True
 
 
 def _even(model: HATModel) -> Iterator[tuple[Layout, int]]:
@@ -127,22 +146,34 @@ def _groups(module: nn.Module) -> int:
     return found
 
 
-def _evened(layout: Layout, dim: int, counts: Tensor, segment: Tensor) -> bool:
-    """Let units stay until all rows are as long as the longest; False where there are not enough.
+def _evened(layout: Layout, dim: int, counts: Tensor, fixed: Tensor, segment: Tensor, joining: bool) -> bool:
+    """Let units stay, or others join, until all rows are as long as the longest; False where that cannot be.
 
-    Those of segments of which the fewest stay: what is even along one dimension would else be uneven along another.
+    Those stay of whose segments the fewest do: what is even along one dimension would else be uneven along another.
     """
     units = layout.units.movedim(dim, -1).reshape(-1, layout.units.shape[dim])
     if len(units) > _MOST:
         return False
+    longest: int | None = None
     while True:
         lengths = torch.where(units < 0, 1, counts[units.clamp(min=0)]).sum(1)
-        short = lengths < lengths.max()
+        longest = int(lengths.max()) if longest is None else longest
+        if bool((lengths > longest).any()):  # units are in several rows, and one more in one is one more in others
+            return False
+        short = lengths < longest
         if not short.any():
             return True
         gone = (units >= 0) & (counts[units.clamp(min=0)] == 0)
-        if not gone[short].any(1).all():
+        if gone[short].any(1).all():
+            stay = torch.zeros(int(segment.max()) + 1, dtype=torch.int64).index_add(0, segment, counts)
+            rank = torch.where(gone, stay[segment[units.clamp(min=0)]], int(counts.sum()) + 1)[short]
+            counts[units[short].gather(1, rank.argmin(1, keepdim=True)).flatten()] = 1
+            continue
+        grows = (units >= 0) & ~fixed[units.clamp(min=0)]
+        if not joining or not grows[short].any(1).all():
             return False
-        stay = torch.zeros(int(segment.max()) + 1, dtype=torch.int64).index_add(0, segment, counts)
-        rank = torch.where(gone, stay[segment[units.clamp(min=0)]], len(counts) * int(counts.max()) + 1)[short]
-        counts[units[short].gather(1, rank.argmin(1, keepdim=True)).flatten()] = 1
+        counts[_first_of_each(units[short].flip(1), grows[short].flip(1))] += 1
+
+
+def _first_of_each(units: Tensor, which: Tensor) -> Sequence[int]:
+    return units.gather(1, which.int().argmax(1, keepdim=True)).flatten().unique().tolist()

@@ -79,11 +79,7 @@ def change_along(
     if not uses:
         return None
     groups = uses[0][1].groups if dim else 1
-    units = torch.full((shape[dim] * groups,), -1)
-    for gate, along in uses:
-        units[places_of(along, gate)] = torch.arange(first[gate], first[gate] + gate.units).repeat_interleave(
-            along.repeat
-        )
+    units = _units(uses, first, shape[dim] * groups)
     if groups > 1 and shape[1] == 1:  # a group is a unit: how many there are, the layer knows
         _check_depthwise(units, uses[0][1].module, counts)
         return None
@@ -104,3 +100,38 @@ def _check_depthwise(units: Tensor, module: Any, counts: Tensor) -> None:
     one_each = module.weight.shape[0] == len(units)
     if not one_each and bool((counts[units.clamp(min=0)] != 1).any()):
         raise Unfit(units[units >= 0].unique())
+
+
+def relaid(
+    uses: Iterable[Use], first: Mapping[Gate, int], shape: torch.Size, counts: Tensor
+) -> list[tuple[Gate, Along, Along]]:
+    """What lies otherwise from now on: with other places, see `Along.places`, or another number of groups."""
+    found = []
+    if len(shape) > 1 and shape[1] == 1:  # a group is a unit
+        for gate, along in uses:
+            if along.dim and along.groups > 1:
+                groups = int(counts[first[gate] : first[gate] + gate.units].sum()) * along.repeat
+                found.append((gate, along, along._replace(groups=groups)))
+    placed = [use for use in uses if use[1].places is not None]
+    for dim in {along.dim for _, along in placed}:
+        here = [use for use in placed if use[1].dim == dim]
+        length = shape[dim] * (here[0][1].groups if dim else 1)
+        layout = Layout(torch.Size((length,)), _units(here, first, length))
+        units = layout.resized(counts).units
+        starts = counts.cumsum(0) - counts
+        for gate, along in here:
+            begin = int(starts[first[gate]])
+            end = begin + int(counts[first[gate] : first[gate] + gate.units].sum())
+            places = ((units >= begin) & (units < end)).nonzero().flatten()
+            places = places[units[places].argsort(stable=True)]
+            found.append((gate, along, along._replace(places=places)))
+    return found
+
+
+def _units(uses: Iterable[Use], first: Mapping[Gate, int], length: int) -> Tensor:
+    """[length] the number of the unit of every index, -1 for none."""
+    units = torch.full((length,), -1)
+    for gate, along in uses:
+        numbers = torch.arange(first[gate], first[gate] + gate.units)
+        units[places_of(along, gate)] = numbers.repeat_interleave(along.repeat)
+    return units

@@ -22,7 +22,7 @@ from hat.per_task import PerTask
 from hat.resizing.fitting import numbers
 from hat.resizing.fresh import fill_joined, fresh_head, fresh_stack
 from hat.resizing.layout import Layout
-from hat.resizing.parameters import Change, Changes, applied, change_along
+from hat.resizing.parameters import Change, Changes, applied, change_along, relaid
 from hat_kernels.gradient_memory import release
 
 
@@ -55,7 +55,7 @@ def resize(model: HATModel, counts: Tensor) -> Resized:
     own = {gate: counts[first[gate] : first[gate] + gate.units] for gate in gates}
     lengths = {norm: _length(norm) for norm in _norms(model)}
     columns = _head_columns(model, first, counts)
-    changes, stacks = _changes(model, first, counts)
+    changes, stacks, placed = _changes(model, first, counts)
     if isinstance(model.body, Converted):
         resize_graph(model.body, counts)
     indices = _indices(model.body, own)
@@ -64,15 +64,17 @@ def resize(model: HATModel, counts: Tensor) -> Resized:
         before[parameter] = parameter.data
         _replace(parameter, found)
     for module, name, found in stacks:
+        current = getattr(module, name)
+        before[current] = current.data
         _resize_stacks(module, name, found)
-    for module in model.body.modules():
-        _resize_module(module)
+        changes[current] = found
+    for gate, old, new in placed:
+        gate.replace(old, new)
     for gate in gates:
         before[gate.embedding] = gate.embedding.data
         changes[gate.embedding] = _resize_gate(gate, own[gate])
     for module in model.body.modules():
-        if isinstance(module, HATMultiheadAttention) and module.per_head:
-            module.num_heads = module.value.gate.units
+        _resize_module(module)
     for owner, index in indices:
         owner.set_index(index)
     if columns is not None:
@@ -88,16 +90,20 @@ def resize(model: HATModel, counts: Tensor) -> Resized:
     return Resized(changes, before)
 
 
-def _changes(model: HATModel, first: dict[Gate, int], counts: Tensor) -> tuple[Changes, list[Any]]:
-    """Of every parameter along the gates; and of what every task has of its own: module, name, changes."""
+def _changes(model: HATModel, first: dict[Gate, int], counts: Tensor) -> tuple[Changes, list[Any], list[Any]]:
+    """Of every parameter; of what every task has of its own: module, name, changes; and how they lie from now on."""
     changes: Changes = {}
-    stacks = []
+    stacks: list[Any] = []
+    placed: list[Any] = []
     every = [member for gate in first for member in gate.members]
     for module, name in dict.fromkeys((member.module, member.name) for member in every):
         uses = [use for use in uses_of(module, name) if use[0] in first]
         own = isinstance(module, PerTask)
         parameter = getattr(module, name) if own else module._parameters.get(name)
-        if parameter is None or parameter in changes:
+        if parameter is None:
+            continue
+        placed += relaid(uses, first, parameter.shape, counts)
+        if parameter in changes:
             continue
         found = [change_along(dim, uses, parameter.shape, first, counts) for dim in (0, 1)]
         wanted = [change for change in found if change is not None]
@@ -105,7 +111,7 @@ def _changes(model: HATModel, first: dict[Gate, int], counts: Tensor) -> tuple[C
             stacks.append((module, name, wanted))
         elif wanted:
             changes[parameter] = wanted
-    return changes, stacks
+    return changes, stacks, placed
 
 
 def _replace(parameter: Tensor, changes: list[Change]) -> None:
@@ -142,6 +148,8 @@ def _resize_module(module: nn.Module) -> None:
         module.shape = torch.Size((*module.shape[:missing], *module.weight.shape))
     elif isinstance(module, GatedNorm):
         _set_length(module, _own_length(module))
+    elif isinstance(module, HATMultiheadAttention) and module.per_head:
+        module.num_heads = module.value.gate.units
 
 
 def _norms(model: HATModel) -> list[GatedNorm]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from hat.conversion.body import Converted
 from hat.exporting.errors import ExportError
 from hat.model import HATModel
-from hat.resizing.fitting import fit, needed, numbers
+from hat.resizing.fitting import fit, fix, needed
 from hat.resizing.layout import Unfit
 from hat.resizing.resize import resize
 from hat.resizing.trial import misfits
@@ -42,7 +42,12 @@ def shrunk(model: HATModel, tasks: Sequence[int]) -> HATModel:
             bad = _tried(model, small, counts, tasks)
             if bad is None:
                 return small
-            _fix(model, bad[counts[bad] != 1], fixed)
+            blamed = bad[counts[bad] != 1]
+            if not len(blamed):
+                raise ExportError(
+                    "the network computes something else without units that it does not use, nobody knows why"
+                )
+            fix(model, blamed, fixed)
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -60,12 +65,3 @@ def _tried(model: HATModel, small: HATModel, counts: Tensor, tasks: Sequence[int
             if bad is not None:
                 return bad
     return None
-
-
-def _fix(model: HATModel, units: Tensor, fixed: Tensor) -> None:
-    """Keep all units of their gates."""
-    if not len(units):
-        raise ExportError("the network computes something else without units that it does not use, nobody knows why")
-    for gate, first in numbers(model.gates.values()).items():
-        if bool(((units >= first) & (units < first + gate.units)).any()):
-            fixed[first : first + gate.units] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +20,9 @@ class History:
 
     Attributes:
         epochs: one dict an epoch.
-        accuracy: row t holds the test accuracy, in [0, 1], of tasks 0..t after task t.
+        accuracy: row t holds the test accuracy, in [0, 1], of tasks 0..t after task t; NaN for one that is forgotten.
         capacity: row t holds the used share of every gate by name after task t.
-        drift: row t holds the largest change of any logit of tasks 0..t since they were learned.
+        drift: row t holds the largest change of any logit of tasks 0..t since they were learned; NaN as of accuracy.
         names: of the tasks.
     """
 
@@ -55,22 +56,28 @@ class History:
 
     @property
     def matrix(self) -> Tensor:
-        """[T, T] float64 accuracy, NaN for tasks not yet learned."""
+        """[T, T] float64 accuracy, NaN for tasks not yet learned, or forgotten."""
         matrix = torch.full((len(self.accuracy), len(self.accuracy)), torch.nan, dtype=torch.float64)
         for task, row in enumerate(self.accuracy):
             matrix[task, : len(row)] = torch.tensor(row, dtype=torch.float64)
         return matrix
 
     @property
+    def kept(self) -> list[int]:
+        """The tasks that `hat.forget` had not removed when the last one was learned: what `hat.metrics` is of."""
+        return [task for task, value in enumerate(self.accuracy[-1]) if not math.isnan(value)] if self.accuracy else []
+
+    @property
     def largest_drift(self) -> float:
         """Over all tasks and times; 0.0 if nothing was forgotten."""
-        return max((value for row in self.drift for value in row), default=0.0)
+        return max((value for row in self.drift for value in row if not math.isnan(value)), default=0.0)
 
     def last_line(self, total: int, epochs: int) -> str:
         """What became of the last task, of `total` in the run, that took so many epochs."""
         task, row, used = len(self.names), self.accuracy[-1], list(self.capacity[-1].values())
+        shares, drift = [row[task] for task in self.kept], [self.drift[-1][task] for task in self.kept]
         return (
             f"task {task}/{total} {self.names[-1]}: {epochs} epochs, test {row[-1]:.2%}, "
-            f"mean of {task} {sum(row) / task:.2%}, used {sum(used) / len(used):.1%} of the units, "
-            f"drift {max(self.drift[-1]):g}"
+            f"mean of {len(shares)} {sum(shares) / len(shares):.2%}, used {sum(used) / len(used):.1%} of the units, "
+            f"drift {max(drift):g}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from hat.data import Task
 from hat.interrupt import interrupt_waits
 from hat.model import HATModel
+from hat.training.checks import Checks
 from hat.training.config import TrainConfig
 from hat.training.evaluation import evaluate
 from hat.training.fit import Fit
@@ -50,12 +52,16 @@ class Trainer:
         run_dir: where to keep metrics, checkpoints and logits, or None.
         description: what the run directory's config.json says; None for no such file.
         progress: show progress bars on a terminal, a line a task elsewhere.
+        verify: after every task, compare all learned tasks with what they were by `hat.verify`, on the first images of
+            their test parts; what it found is in the last epoch's row of the task. A resumed run compares with what it
+            has loaded.
 
     Attributes:
         saved: the run directory holds a checkpoint of this run.
 
     Raises:
-        ValueError: the stream is empty, a task has an empty part, or the model has already learned something.
+        ValueError: the stream is empty, a task has an empty part, or the model has already learned something; or
+            `verify` is asked for in mode `"published"`, in which all weights move a little.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Trainer:
         run_dir: str | PathLike[str] | None = None,
         description: dict[str, Any] | None = None,
         progress: bool = True,
+        verify: bool = False,
     ) -> None:
         check_stream(stream)
         if len(model.heads):
@@ -74,6 +81,7 @@ class Trainer:
         self.config = config or TrainConfig()
         self.model = model.to(self.config.torch_device())
         self.stream = stream
+        self._checks = Checks(model, stream, self.config) if verify else None
         self.run_dir = RunDir(run_dir) if run_dir is not None else None
         self.description, self.saved = description, False
         self._identity = identity(model, stream, self.config) if self.run_dir else {}
@@ -95,6 +103,7 @@ class Trainer:
             ValueError: `resume` without a fitting checkpoint, or neither option and a run directory that holds a run.
             KeyboardInterrupt: says what is saved.
             NonFiniteLossError: the loss became inf or NaN; the last checkpoint stays.
+            ForgettingError: with `verify`, a task was not what it had been; the run is saved, as it is.
         """
         if resume and overwrite:
             raise ValueError("overwrite: expected False when a run is resumed, got True")
@@ -105,6 +114,8 @@ class Trainer:
         self._since = time.perf_counter()
         try:
             with flushed_subnormals():
+                if self._checks is not None:
+                    self._checks.start()
                 while self.model.tasks < len(self.stream):
                     self._learn_task()
         except KeyboardInterrupt:
@@ -131,8 +142,12 @@ class Trainer:
         self._fit.run(after_epoch=self._after_epoch)
         epochs, self._fit = self._fit.plateau.epoch, None
         self._evaluate(self.model.end_task())
+        check = self._checks.after(self.model.tasks - 1) if self._checks is not None else None
+        self.history.epochs[-1] |= check.row() if check is not None else {}
         self._save()
         self.progress.end_task(self.history.last_line(len(self.stream), epochs))
+        if check is not None:
+            check.require()
 
     def _begin(self, index: int) -> Fit:
         """Start a task, or pick up the one that the model is in the middle of."""
@@ -149,6 +164,10 @@ class Trainer:
         """One more row of accuracy, capacity and drift."""
         accuracy, drift = [], []
         for index in range(last + 1):
+            if index in self.model.forgotten:
+                accuracy.append(math.nan)
+                drift.append(math.nan)
+                continue
             result = evaluate(self.model, self.stream[index].test, index, self.config)
             if index == last:
                 self.learned.append(result.logits)
@@ -189,6 +208,8 @@ class Trainer:
         self.history, self._seconds = History(**saved["history"]), saved["seconds"]
         self.learned = [
             self.run_dir.load_logits(index, images=len(task.test), classes=len(task.classes))
+            if index not in self.model.forgotten
+            else torch.empty(0)
             for index, task in enumerate(self.stream[: self.model.tasks])
         ]
         self._fit = self._begin(self.model.task) if self.model.learning else None

@@ -89,6 +89,16 @@ def gated_activation(
         learned = gate(embedding, scale, s_max=s_max, compensation=compensation)
     elif mask is None and cpu.takes_plain(x, bias, activation) and not use_specification():
         return cpu.plain_relu(x, dropout, overwrite)
+    elif mask is not None and cpu.takes_mask(x, bias) and not use_specification():
+        return cpu.masked(
+            x,
+            activation=activation,
+            dropout=dropout,
+            mask=mask,
+            task=task,
+            unit_dim=unit_dim,
+            overwrite=overwrite,
+        )
     return reference.gated_activation(
         x, bias, activation=activation, dropout=dropout, gate=learned, mask=mask, task=task, unit_dim=unit_dim
     )

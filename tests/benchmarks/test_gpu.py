@@ -14,10 +14,11 @@ from benchmarks import kernels
 from benchmarks.bench import Case
 from benchmarks.converted import TINY_VIT
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import converted, folding, linear, operations, report, run, steps, tests, updates, whole
+from benchmarks.gpu import converted, folding, linear, mixed, operations, report, run, steps, tests, updates, whole
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.device import Device, file_name
 from benchmarks.gpu.timing import Timed, measure, summary
+from benchmarks.serving import KINDS
 from benchmarks.workload import batches
 from hat_kernels.gated_linear import choice
 
@@ -71,6 +72,15 @@ def test_a_step_of_each_kind_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         (kind, None) for kind in (*steps.KINDS, steps.TRAIN_STEP)
     ]
     assert rows[2]["ratio_to"]["plain"] > 0
+
+
+def test_answers_for_many_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixed, "TINY", steps.TINY[:1])
+    rows = list(mixed.rows(CPU, None, 1))
+    assert [(row["variant"], row.get("error")) for row in rows] == [(kind, None) for kind in KINDS]
+    text = report.report({"environment": CPU.facts(), "ceilings": {"copy": 1.0, "matmul": {}}, "rows": rows})
+    assert "### Many tasks in one batch" in text
+    assert {row["error"] for row in mixed.rows(CPU, None, 1, time.monotonic() - 1)} == {"out of time"}
 
 
 @pytest.mark.filterwarnings("ignore:a gradient holds inf")  # interpreted matmuls of bfloat16 compute garbage
@@ -148,6 +158,7 @@ def test_the_command_writes_all_its_files(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(run, "updates", updates.embeddings)
     monkeypatch.setattr(steps, "TINY", ())
     monkeypatch.setattr(converted, "TINY", ())
+    monkeypatch.setattr(mixed, "TINY", ())
     monkeypatch.setattr(linear, "TINY", {})
     assert command.main(["--dry-run", "--no-tests", "--rounds", "1", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "dry-run-on-a-cpu.json").read_text())

@@ -50,6 +50,15 @@ def test_dropping_nothing_launches_nothing():
     assert not torch.equal(native_dropout(torch.ones(64), 0.5), torch.ones(64))
 
 
+def test_answers_for_many_tasks_take_as_many_launches_as_for_two():
+    found = {tasks: launches.answers(TINY, 8, tasks) for tasks in (2, 8)}
+    one, mixed, apart = ([rows[index]["launches"] for rows in found.values()] for index in range(3))
+    assert one[0] == one[1] < mixed[0] == mixed[1] <= one[0] + 4
+    assert mixed[1] < apart[0] < apart[1]
+    assert all(row["waits"] == 0 for rows in found.values() for row in rows)
+    assert "To answer for a batch" in launches.report(found[8], "0" * 40)
+
+
 @pytest.mark.parametrize("network", [TINY_RESNET18, TINY_VIT], ids=str)
 def test_converted_networks_have_no_floor(network):
     rows = launches.count(network, 0.5, batch=2)

@@ -12,10 +12,12 @@ from benchmarks import __main__ as command
 from benchmarks import record, suite, tables
 from benchmarks.bench import Case
 from benchmarks.cost import Machine
-from benchmarks.parts import epoch, memory, scale, tasks, width
+from benchmarks.parts import epoch, memory, mixed, scale, tasks, width
 from benchmarks.plan import Plan
+from benchmarks.serving import APART, KINDS, MIXED
 from benchmarks.step import PHASES
 from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK, VARIANTS
+from benchmarks.workload import Network
 
 MACHINE, PLAN = Machine(1e11, 1e10), Plan(seconds=0.0, least=2)
 FACTS = {"cpu": "c", "threads": 1, "torch": "t", "commit": "unknown", "load": 0.0}
@@ -107,6 +109,16 @@ def test_widths(running: Any) -> None:
     assert [case.network.hidden for case in running[IN_MATMUL].built[::2]] == [(size, size) for size in width.WIDTHS]
     assert next(row for row in rows if row["variant"] == OURS)["ratio_to"][PLAIN]["p50"] == 0.5
     assert "## Width" in report(rows)
+
+
+def test_mixed(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = Network(kind="mlp", input_shape=(6,), hidden=(8, 8), classes=2)
+    for name, value in (("MLP", tiny), ("ALEXNET", tiny), ("BATCHES", (4,)), ("REPEATS", 2)):
+        monkeypatch.setattr(mixed, name, value)
+    rows = list(mixed.mixed(MACHINE, PLAN, running))
+    assert [row["variant"] for row in rows] == 2 * list(KINDS)
+    assert rows[1]["ratio_to"][APART]["p50"] > 0
+    assert f"{APART} / {MIXED}" in report(rows)
 
 
 def test_every_part_says_which_processes_it_shares() -> None:

@@ -32,6 +32,7 @@ FREE = {
     "new_empty",
     "new_empty_strided",
     "detach",
+    "detach_",
     "alias",
     "lift_fresh",
     "_unsafe_view",  # a view, though its schema does not say so

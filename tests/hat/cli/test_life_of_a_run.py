@@ -108,7 +108,7 @@ def test_options_that_resume_would_ignore_are_refused(run: Path, capsys: pytest.
         assert main(["train", "--resume", str(run), "--quiet", *words]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
-        assert "--resume: expected only --quiet, --data, --device, --reference beside it" in error
+        assert "--resume: expected only --quiet, --data, --device, --reference, --verify beside it" in error
         assert all(word in error for word in words if word.startswith("--"))
     assert contents(run) == before
 

@@ -201,3 +201,41 @@ def test_compiled_code_runs_the_reference():
     (expected,) = torch.autograd.grad(run_it(x).sum(), x)
     (got,) = torch.autograd.grad(torch.compile(run_it, fullgraph=True, backend="aot_eager")(x).sum(), x)
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "identity", "gelu"])
+@pytest.mark.parametrize(("shape", "unit_dim"), [((13, 31), -1), ((3, 5, 7), 1), ((2, 5, 3, 4), 1), ((0, 5), -1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_finished_tasks_have_the_bits_of_the_reference(dtype, shape, unit_dim, activation, overwrite):
+    units = shape[unit_dim]
+    masks = torch.rand(3, units, generator=torch.Generator().manual_seed(0))
+    masks[:, ::2] = torch.tensor([[0.0], [1.0], [0.0]])
+    x = normal(shape).to(dtype)
+    for value, at in ((torch.inf, 0), (-torch.inf, 3), (torch.nan, 4), (-0.0, 6)):
+        x.view(-1)[at:][::7] = value
+    forms = [{"mask": masks[0]}, {"mask": masks, "task": torch.arange(shape[0]) % 3}]
+    for form in forms:
+        results = []
+        for backend in ("auto", "reference"):
+            torch.manual_seed(5)
+            with hat_kernels.backend(backend), torch.no_grad():
+                given = x.clone()
+                options = {"activation": activation, "dropout": 0.3, "overwrite": overwrite, "unit_dim": unit_dim}
+                results.append(hat_kernels.gated_activation(given, **form, **options))
+            assert overwrite or torch.equal(given.nan_to_num(), x.nan_to_num())
+        one, other = results
+        assert torch.equal(one.isnan(), other.isnan())
+        assert torch.equal(one.nan_to_num(), other.nan_to_num())
+        assert torch.equal(one.signbit() & ~one.isnan(), other.signbit() & ~other.isnan())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_finished_tasks_of_any_layout(layout):
+    x, mask = lay_out(normal((13, 31)), layout), (torch.arange(31) % 3 > 0).float()
+    before = x.clone()
+    for activation in ("identity", "relu"):
+        got = hat_kernels.gated_activation(x, activation=activation, mask=mask)
+        with hat_kernels.backend("reference"):
+            assert torch.equal(got, hat_kernels.gated_activation(x, activation=activation, mask=mask))
+    assert torch.equal(x, before)
