@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
 from hat.gate import Gate
 from hat.resizing.layout import Layout
@@ -24,7 +25,7 @@ class Converted(nn.Module, Wired):
             all gates in order. A tuple for a node that answers with one.
         answer: where they lie in what comes out, or None.
         needed: [units] bool, of all gates in order: neither may this unit go, nor may others join it.
-        example: inputs that the network takes.
+        example: inputs that the network takes, or took before it changed its device or dtype; see `inputs`.
     """
 
     def __init__(
@@ -51,6 +52,16 @@ class Converted(nn.Module, Wired):
     def answer(self) -> Layout | None:
         (node,) = self.network.graph.output_node().args
         return self.layouts.get(node.name) if isinstance(node, fx.Node) else None
+
+    def inputs(self) -> tuple[Any, ...]:
+        """The example as the network takes it now: on its device, in its dtype."""
+        like = next((p for p in self.network.parameters() if p.is_floating_point()), None)
+        if like is None:
+            return self.example
+        found: tuple[Any, ...] = tree_map_only(
+            Tensor, lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype), self.example
+        )
+        return found
 
     def forward(self, *inputs: Any) -> Tensor:
         """What the network takes, several inputs also as one tuple, to its features [..., features]."""

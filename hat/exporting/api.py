@@ -15,11 +15,8 @@ from hat.exporting.errors import ExportError
 from hat.exporting.modules import Exporter
 from hat.model import HATModel
 from hat.resizing.shrink import shrunk
+from hat.resizing.trial import rounding
 from hat.verify import largest_change
-from hat.wired import Wired
-
-ROUNDINGS = 2**12
-"""How many roundings of the largest logit an exported network may differ by: its matmuls sum in another order."""
 
 
 class TaskNetwork(nn.Module):
@@ -36,9 +33,9 @@ class TaskNetwork(nn.Module):
         self.body, self.head = body, head
         self.task, self.classes = task, tuple(classes)
 
-    def forward(self, *inputs: Any) -> Tensor:
+    def forward(self, x: Any, *others: Any) -> Tensor:
         """What the network takes, to the logits [B, classes]."""
-        logits: Tensor = self.head(self.body(*inputs))
+        logits: Tensor = self.head(self.body(x, *others))
         return logits
 
 
@@ -64,17 +61,18 @@ class TasksNetwork(nn.Module):
         """The ids of the tasks."""
         return tuple(self.classes)
 
-    def forward(self, *inputs: Any, task: int) -> Tensor:
+    def forward(self, x: Any, *others: Any, task: int) -> Tensor:
         """What the network takes, to the logits [B, classes] of a task.
 
         Raises:
             ValueError: the network was not exported for this task.
         """
-        if task not in self.classes:
-            raise ValueError(f"task: expected one of {self.tasks}, got {task!r}")
-        self.__dict__["chosen"].row = self.tasks.index(task)
-        logits: Tensor = self.heads[str(task)](self.body(*inputs))
-        return logits
+        for row, known in enumerate(self.classes):  # compared, so that a compiler takes it for a constant
+            if task == known:
+                self.__dict__["chosen"].row = row
+                logits: Tensor = self.heads[str(known)](self.body(x, *others))
+                return logits
+        raise ValueError(f"task: expected one of {self.tasks}, got {task!r}")
 
 
 def export(
@@ -92,38 +90,44 @@ def export(
         task: a finished one.
         tasks: instead of `task`, several finished ones: the network has the units of all of them, and is told which
             task is meant: `network(x, task=3)`.
-        example_input: a tensor or a tuple of them, for a body that is neither a `hat.chain` nor converted: nobody knows
-            but by trying whether it computes the same.
+        example_input: a tensor or a tuple of them, what the body takes: nobody knows but by trying whether the result
+            computes the same. A converted body has one; a `hat.chain` needs none, unless it has hooks or modules that
+            are neither of this package nor of `torch.nn`.
 
     Returns:
         A `TaskNetwork`, or with `tasks` a `TasksNetwork`, in evaluation mode, on the device of the model.
 
     Raises:
         ExportError: nobody knows what a module computes for one task, or the result computes something else.
-        TypeError: `model` is not a `HATModel`, or a task is not an int.
+        TypeError: `model` is not a `HATModel`, `tasks` is no sequence, or a task is not an int.
         ValueError: neither or both of `task` and `tasks`; there is no such finished task; or no example where one is
             needed.
     """
     wanted = _wanted(model, task, tasks)
-    if example_input is None and not isinstance(model.body, Wired):
-        raise ValueError(
-            f"example_input: expected a tensor or a tuple of them for a {type(model.body).__name__}, got None"
-        )
     example = _example(model, example_input)
+    if example is None and not _is_known(model):
+        raise ValueError("example_input: expected a tensor or a tuple of them, as not all modules are known, got None")
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    with torch.random.fork_rng(list(devices)):  # what is drawn on the way shows nowhere
+        return _exported(model, wanted, example, one=task is not None)
+
+
+def _exported(model: HATModel, wanted: list[int], example: tuple[Any, ...] | None, *, one: bool) -> nn.Module:
     small = shrunk(model, wanted)
     exporter = Exporter(small.state, wanted)
     body = _body(small.body, exporter)
-    heads = {each: _head(small.heads[each]) for each in wanted}
+    heads = {each: exporter.head(small.heads[each]) for each in wanted}
     classes = {each: model.classes[each] for each in wanted}
     network: nn.Module
-    if task is not None:
+    if one:
+        (task,) = wanted
         network = TaskNetwork(body, heads[task], task, classes[task])
     else:
         network = TasksNetwork(body, heads, classes, exporter.chosen)
     network.eval()
     if example is not None:
         for each in wanted:
-            _check_same(model, network, example, each, {} if task is not None else {"task": each})
+            _check_same(model, network, example, each, {} if one else {"task": each})
     return network
 
 
@@ -132,12 +136,14 @@ def _wanted(model: Any, task: Any, tasks: Any) -> list[int]:
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
     if (task is None) == (tasks is None):
         raise ValueError("task: expected either a task or `tasks`, got " + ("neither" if task is None else "both"))
+    if task is None and not isinstance(tasks, Sequence):
+        raise TypeError(f"tasks: expected a sequence of ints, got {type(tasks).__name__}")
     found = [task] if task is not None else list(tasks)
-    if not found or len(set(found)) < len(found):
-        raise ValueError(f"tasks: expected at least one, each once, got {found}")
     for each in found:
         if isinstance(each, bool) or not isinstance(each, int):
             raise TypeError(f"task: expected an int, got {type(each).__name__}")
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"tasks: expected at least one, each once, got {found}")
     model.check_finished(found)
     return found
 
@@ -145,38 +151,44 @@ def _wanted(model: Any, task: Any, tasks: Any) -> list[int]:
 def _example(model: HATModel, example_input: Any) -> tuple[Any, ...] | None:
     if example_input is not None:
         return example_input if isinstance(example_input, tuple) else (example_input,)
-    return model.body.example if isinstance(model.body, Converted) else None
+    return model.body.inputs() if isinstance(model.body, Converted) else None
+
+
+def _is_known(model: HATModel) -> bool:
+    """A chain in which every module does what its type says."""
+    modules = list(model.modules())
+    known = all(type(module).__module__.partition(".")[0] in ("hat", "torch") for module in modules)
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return isinstance(model.body, Chain) and known and not hooked
 
 
 def _body(body: nn.Module, exporter: Exporter) -> nn.Module:
     if isinstance(body, Converted):
         return _graph(body.network, exporter)
     if isinstance(body, Chain):
-        return nn.Sequential(OrderedDict((name, exporter.plain(module)) for name, module in body.named_children()))
+        modules = ((name, module) for name, module in body._modules.items() if module is not None)  # one may come twice
+        return nn.Sequential(OrderedDict((name, exporter.plain(module)) for name, module in modules))
     return exporter.plain(body)
 
 
 def _graph(network: fx.GraphModule, exporter: Exporter) -> fx.GraphModule:
     """The same graph, of plain modules; those that do nothing are left out."""
-    made: dict[nn.Module, nn.Module] = {}
     root = nn.Module()
     graph = fx.Graph()
     values: dict[fx.Node, Any] = {}
     for node in network.graph.nodes:
         if node.op == "call_module":
-            module = network.get_submodule(str(node.target))
-            if module not in made:
-                made[module] = exporter.plain(module)
-            if isinstance(made[module], nn.Identity):
-                values[node] = values[node.args[0]]
+            made = exporter.plain(network.get_submodule(str(node.target)))
+            if isinstance(made, nn.Identity):
+                values[node] = values[node.all_input_nodes[0]]
                 continue
-            _put(root, str(node.target), made[module])
+            _put(root, str(node.target), made)
         elif node.op == "get_attr":
             found: Any = network
             for part in str(node.target).split("."):
                 found = getattr(found, part)
-            copied = found.detach().clone()
-            _put(root, str(node.target), nn.Parameter(copied) if isinstance(found, nn.Parameter) else copied)
+            parameter = isinstance(found, nn.Parameter)
+            _put(root, str(node.target), exporter.parameter(found) if parameter else found.detach().clone())
         values[node] = graph.node_copy(node, lambda each: values[each])
     made_of = fx.GraphModule(root, graph, class_name="TaskBody")
     made_of.graph.eliminate_dead_code()
@@ -199,14 +211,6 @@ def _put(root: nn.Module, path: str, value: nn.Module | Tensor) -> None:
         root.register_buffer(name, value)
 
 
-def _head(head: nn.Module) -> nn.Linear:
-    assert isinstance(head, nn.Linear)
-    plain = nn.Linear(head.in_features, head.out_features, head.bias is not None)
-    for name, values in head.named_parameters():
-        setattr(plain, name, nn.Parameter(values.detach().clone()))
-    return plain
-
-
 @torch.no_grad()
 def _check_same(
     model: HATModel, network: nn.Module, example: tuple[Any, ...], task: int, options: dict[str, int]
@@ -222,7 +226,10 @@ def _check_same(
         got = network(*example, **options)
     except Exception as error:
         raise ExportError(f"task {task}: the exported network fails on the example: {error}") from error
-    bound = ROUNDINGS * torch.finfo(expected.dtype).eps * expected.abs().max().clamp(min=1e-6)
+    bound = rounding(expected.dtype) * expected.abs().max().clamp(min=1e-6)
     change = float("inf") if got.shape != expected.shape else largest_change(got, expected)
     if not change <= bound:
-        raise ExportError(f"task {task}: the exported network differs by {change:g} on the example, more than rounding")
+        raise ExportError(
+            f"task {task}: the exported network differs by {change:g} on the example, more than rounding; units stay "
+            "whose gate is not `complete`"
+        )

@@ -67,15 +67,26 @@ class Exporter:
 
     def __init__(self, state: State, tasks: Sequence[int]) -> None:
         self.state, self.tasks, self.chosen = state, list(tasks), Chosen()
+        self._made: dict[nn.Module, nn.Module] = {}
+        self._parameters: dict[Tensor, nn.Parameter] = {}
 
     def plain(self, module: nn.Module) -> nn.Module:
         """A plain one in place of any module, which stays as it is; the inside of a module of a stranger is replaced.
 
+        What is used in several places stays one module.
+
         Raises:
             ExportError: nobody knows what a module computes for one task.
         """
+        if module not in self._made:
+            self._made[module] = self._plain(module)
+        return self._made[module]
+
+    def _plain(self, module: nn.Module) -> nn.Module:
         for kind, make in _MAKES:
             if isinstance(module, kind):
+                if not _is_known(module):
+                    raise ExportError(f"{type(module).__name__}: nobody knows what its own forward computes")
                 made: nn.Module = make(self, module)
                 return made
         if isinstance(module, PerTask):
@@ -84,10 +95,22 @@ class Exporter:
                 "hat.PerTaskParameter"
             )
         found = copy.copy(module)
-        found._parameters = {k: None if p is None else _parameter(p) for k, p in module._parameters.items()}
+        vars(found).update({name: copy.copy(value) for name, value in vars(module).items() if isinstance(value, dict)})
+        vars(found).pop("_along", None)  # the gates of its parameters
+        found._parameters = {k: None if p is None else self.parameter(p) for k, p in module._parameters.items()}
         found._buffers = {k: None if b is None else b.detach().clone() for k, b in module._buffers.items()}
         found._modules = {k: None if m is None else self.plain(m) for k, m in module._modules.items()}
         return found
+
+    def parameter(self, values: Tensor) -> nn.Parameter:
+        """A copy, one for all places where a parameter is used."""
+        if values not in self._parameters:
+            self._parameters[values] = nn.Parameter(_values(values), requires_grad=values.is_floating_point())
+        return self._parameters[values]
+
+    def head(self, head: nn.Module) -> nn.Module:
+        """The head of a task, which trains again."""
+        return self._bare(head)
 
     def choice(self, make: Callable[[], nn.Module]) -> nn.Module:
         """What `make` makes for each task; one module where it is the same for all."""
@@ -104,7 +127,7 @@ class Exporter:
 
     def layer(self, layer: Any) -> nn.Module:
         """A linear layer or convolution, its activation, its pool, and what is left of its gate."""
-        plain = _bare(layer)
+        plain = self._bare(layer)
         pool = getattr(layer, "pool", None)
         parts = [plain]
         if layer.activation != "identity":
@@ -113,8 +136,7 @@ class Exporter:
             parts.append(copy.deepcopy(pool))
         mask = self._only_mask(layer.gate) if layer.gated else None
         if mask is not None and _goes_in(mask, layer.activation, pool):
-            with torch.no_grad():
-                _scale_rows(plain, mask)
+            _scale_rows(plain, mask)
         elif layer.gated:
             parts.append(self.scale(layer.gate, -1 if isinstance(layer, nn.Linear) else 1))
         return _sequence(parts)
@@ -137,6 +159,20 @@ class Exporter:
         self.state.task = None
         return found[0] if all(torch.equal(found[0], other) for other in found[1:]) else None
 
+    def _bare(self, layer: Any) -> nn.Module:
+        """The layer of `torch.nn` that a gated one derives from, with copies of its parameters."""
+        kind: Any = next(cls for cls in type(layer).__mro__ if cls.__module__.startswith("torch.nn.modules"))
+        plain: Any = kind.__new__(kind)
+        nn.Module.__init__(plain)
+        hidden = ("activation", "dropout", "pool", "gate", "gated", "fed_unknown")
+        state = {name: value for name, value in vars(layer).items() if not name.startswith("_") and name not in hidden}
+        plain.__dict__.update({name: copy.copy(value) for name, value in state.items()})
+        if hasattr(layer, "_reversed_padding_repeated_twice"):
+            plain._reversed_padding_repeated_twice = list(layer._reversed_padding_repeated_twice)
+        plain.weight = self.parameter(layer.weight)
+        plain.register_parameter("bias", None if layer.bias is None else self.parameter(layer.bias))
+        return plain
+
     def gated(self, module: Gated) -> nn.Module:
         return _sequence([ACTIVATIONS[module.activation](), self.scale(module.gate, module.unit_dim)])
 
@@ -155,15 +191,16 @@ class Exporter:
         return self.choice(lambda: plain_norm(norm, ACTIVATIONS))
 
     def own(self, module: PerTaskParameter) -> nn.Module:
-        return self.choice(lambda: Constant(_values(module.of_task("value"))))
+        return self.choice(lambda: Constant(nn.Parameter(_values(module.of_task("value")))))
 
     def shared(self, module: SharedParameter) -> nn.Module:
-        return Constant(_values(module()))
+        same = module.weight.shape == module.shape
+        return Constant(self.parameter(module.weight) if same else nn.Parameter(_values(module())))
 
     def embedding(self, module: HATEmbedding) -> nn.Module:
         rows, units = module.weight.shape
         table = nn.Embedding(rows, units, module.padding_idx)
-        table.weight = _parameter(module.weight)
+        table.weight = self.parameter(module.weight)
         return _sequence([table, self.scale(module.gate, -1)])
 
     # -- several layers -------------------------------------------------------------------------------------------
@@ -192,10 +229,10 @@ class Exporter:
         return Patches(self.plain(module.convolution))
 
     def positions(self, module: PositionalTable) -> nn.Module:
-        return self.choice(lambda: Positions(_values(module.weight * module.gate.form()["mask"])))
+        return self.choice(lambda: Positions(_masked(module.weight, module.gate.form()["mask"])))
 
     def tokens(self, module: ClassToken) -> nn.Module:
-        return self.choice(lambda: Tokens(_values(module.weight * module.gate.form()["mask"])))
+        return self.choice(lambda: Tokens(_masked(module.weight, module.gate.form()["mask"])))
 
     def excitation(self, module: SqueezeExcitation) -> nn.Module:
         return Excitation(self.plain(module.squeeze), self.plain(module.excite))
@@ -226,21 +263,6 @@ _MAKES: tuple[tuple[type[nn.Module], Callable[[Exporter, Any], nn.Module]], ...]
 )
 
 
-def _bare(layer: Any) -> nn.Module:
-    """The layer of `torch.nn` that a gated one derives from, with a copy of its parameters."""
-    kind: Any = next(cls for cls in type(layer).__mro__ if cls.__module__.startswith("torch.nn.modules"))
-    plain: Any = kind.__new__(kind)
-    nn.Module.__init__(plain)
-    hidden = ("activation", "dropout", "pool", "gate", "gated", "fed_unknown")
-    state = {name: value for name, value in vars(layer).items() if not name.startswith("_") and name not in hidden}
-    plain.__dict__.update({name: copy.copy(value) for name, value in state.items()})
-    if hasattr(layer, "_reversed_padding_repeated_twice"):
-        plain._reversed_padding_repeated_twice = list(layer._reversed_padding_repeated_twice)
-    plain.weight = _parameter(layer.weight)
-    plain.register_parameter("bias", None if layer.bias is None else _parameter(layer.bias))
-    return plain
-
-
 def _goes_in(mask: Tensor, activation: str, pool: nn.Module | None) -> bool:
     """The mask may as well multiply the weights: 0 stays 0 behind them, and other factors go through."""
     if bool((mask == 1).all()):
@@ -257,11 +279,13 @@ def _keeps_zero(pool: nn.Module) -> bool:
 
 
 def _scale_rows(plain: Any, mask: Tensor) -> None:
+    """Give the layer parameters of its own: others may use the same ones without this mask."""
     if bool((mask == 1).all()):
         return
-    plain.weight.mul_(mask.to(plain.weight.dtype).view(-1, *(1,) * (plain.weight.dim() - 1)))
+    weight = plain.weight.detach()
+    plain.weight = nn.Parameter(_masked(weight, mask.view(-1, *(1,) * (weight.dim() - 1))))
     if plain.bias is not None:
-        plain.bias.mul_(mask.to(plain.bias.dtype))
+        plain.bias = nn.Parameter(_masked(plain.bias.detach(), mask))
 
 
 def _sequence(parts: Sequence[nn.Module]) -> nn.Module:
@@ -272,12 +296,19 @@ def _sequence(parts: Sequence[nn.Module]) -> nn.Module:
     return nn.Sequential(*found) if found else nn.Identity()
 
 
+def _is_known(module: nn.Module) -> bool:
+    """Its forward is that of a class of this package, or of `torch.nn`."""
+    owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
+    return owner.__module__.partition(".")[0] in ("hat", "torch")
+
+
 def _values(values: Tensor) -> Tensor:
     return values.detach().clone().contiguous()
 
 
-def _parameter(values: Tensor) -> nn.Parameter:
-    return nn.Parameter(_values(values), requires_grad=values.is_floating_point())
+def _masked(values: Tensor, mask: Tensor) -> Tensor:
+    """The product, of the dtype that the values have; exactly 0 where the mask is."""
+    return _values(torch.where(mask == 0, 0.0, values * mask).to(values.dtype))
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hat.exporting.plain import CountedGroupNorm, CountedLayerNorm, Scale
+from hat.exporting.plain import CountedGroupNorm, CountedLayerNorm, CountedRMSNorm, Scale
 from hat.gated_norm import GatedNorm
 from hat.norms import HATGroupNorm, HATLayerNorm, HATRMSNorm
 
@@ -69,9 +69,11 @@ def _rms_norm(norm: HATRMSNorm, weight: Tensor | None, bias: Tensor | None) -> n
     share = _count(norm, norm.normalized_shape[0]) / norm.normalized_shape[0]
     if share == 1:
         return _with(nn.RMSNorm(norm.normalized_shape, norm.eps, weight is not None), weight, None)
-    like = weight if weight is not None else next(iter([torch.ones(norm.normalized_shape)]))
-    eps = torch.finfo(like.dtype).eps if norm.eps is None else norm.eps
-    return _with(nn.RMSNorm(norm.normalized_shape, eps * share), like * share**0.5, None)
+    if weight is None:
+        dims = len(norm.normalized_shape)
+        return CountedRMSNorm(dims, _count(norm, 0) * torch.Size(norm.normalized_shape[1:]).numel(), norm.eps)
+    eps = torch.finfo(weight.dtype).eps if norm.eps is None else norm.eps
+    return _with(nn.RMSNorm(norm.normalized_shape, eps * share), weight * share**0.5, None)
 
 
 _MAKES: dict[type[GatedNorm], Callable[..., nn.Module]] = {

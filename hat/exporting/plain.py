@@ -36,7 +36,7 @@ class Choice(nn.Module):
 
 
 class Scale(nn.Module):
-    """`x * factor` along one dimension: [N], usually 0 or 1."""
+    """`x * factor` along one dimension: [N], usually 0 or 1; exactly 0 where the factor is."""
 
     factor: Tensor
 
@@ -46,8 +46,8 @@ class Scale(nn.Module):
         self.unit_dim = unit_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        behind = x.dim() - 1 - self.unit_dim % x.dim()
-        return x * self.factor.to(x.dtype).view(-1, *(1,) * behind)
+        factor = self.factor.view(-1, *(1,) * (x.dim() - 1 - self.unit_dim % x.dim()))
+        return torch.where(factor == 0, 0.0, x * factor.to(x.dtype))
 
 
 class Factor(nn.Module):
@@ -66,9 +66,9 @@ class Factor(nn.Module):
 class Constant(nn.Module):
     """A parameter by itself."""
 
-    def __init__(self, value: Tensor) -> None:
+    def __init__(self, value: nn.Parameter) -> None:
         super().__init__()
-        self.value = nn.Parameter(value)
+        self.value = value
 
     def forward(self) -> Tensor:
         return self.value
@@ -77,7 +77,9 @@ class Constant(nn.Module):
 class _Counted(nn.Module):
     """A norm over units of which only some are there; the others are 0."""
 
-    def __init__(self, count: int, eps: float, weight: Tensor | None, bias: Tensor | None) -> None:
+    eps: Any
+
+    def __init__(self, count: int, eps: float | None, weight: Tensor | None, bias: Tensor | None) -> None:
         super().__init__()
         self.count, self.eps = count, eps
         self.weight = None if weight is None else nn.Parameter(weight)
@@ -98,6 +100,17 @@ class CountedLayerNorm(_Counted):
         y = counted.layer_norm(x, self.dims, self.count, self.eps)
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
+
+
+class CountedRMSNorm(_Counted):
+    """`torch.nn.RMSNorm` without weights, over the last `dims` dimensions as if they held `count` elements."""
+
+    def __init__(self, dims: int, count: int, eps: float | None) -> None:
+        super().__init__(count, eps, None, None)
+        self.dims = tuple(range(-dims, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return counted.rms_norm(x, self.dims, self.count, self.eps)
 
 
 class CountedGroupNorm(_Counted):

@@ -49,7 +49,7 @@ def fit(model: HATModel, counts: Tensor, fixed: Tensor, *, joining: bool = False
         As `counts`. Units that were to go stay where others of their head or group do, and one of every gate at least;
         where none is left to stay, all do.
     """
-    rules, counts, fixed = list(_even(model)), counts.clone(), fixed.clone()
+    rules, segment, counts, fixed = list(_even(model)), _segments(model), counts.clone(), fixed.clone()
     while True:
         before = counts.clone()
         counts[fixed] = 1
@@ -58,7 +58,7 @@ def fit(model: HATModel, counts: Tensor, fixed: Tensor, *, joining: bool = False
             if not own.any():
                 own[0] = 1
         for layout, dim in rules:
-            if not _evened(layout, dim, counts, fixed, joining):
+            if not _evened(layout, dim, counts, fixed, segment, joining):
                 fixed[layout.numbers] = True
         counts[fixed] = 1
         if torch.equal(counts, before):
@@ -146,8 +146,11 @@ def _groups(module: nn.Module) -> int:
     return found
 
 
-def _evened(layout: Layout, dim: int, counts: Tensor, fixed: Tensor, joining: bool) -> bool:
-    """Let units stay, or others join, until all rows are as long as the longest; False where that cannot be."""
+def _evened(layout: Layout, dim: int, counts: Tensor, fixed: Tensor, segment: Tensor, joining: bool) -> bool:
+    """Let units stay, or others join, until all rows are as long as the longest; False where that cannot be.
+
+    Those stay of whose segments the fewest do: what is even along one dimension would else be uneven along another.
+    """
     units = layout.units.movedim(dim, -1).reshape(-1, layout.units.shape[dim])
     if len(units) > _MOST:
         return False
@@ -162,7 +165,9 @@ def _evened(layout: Layout, dim: int, counts: Tensor, fixed: Tensor, joining: bo
             return True
         gone = (units >= 0) & (counts[units.clamp(min=0)] == 0)
         if gone[short].any(1).all():
-            counts[_first_of_each(units[short], gone[short])] = 1
+            stay = torch.zeros(int(segment.max()) + 1, dtype=torch.int64).index_add(0, segment, counts)
+            rank = torch.where(gone, stay[segment[units.clamp(min=0)]], int(counts.sum()) + 1)[short]
+            counts[units[short].gather(1, rank.argmin(1, keepdim=True)).flatten()] = 1
             continue
         grows = (units >= 0) & ~fixed[units.clamp(min=0)]
         if not joining or not grows[short].any(1).all():

@@ -136,10 +136,11 @@ def _resize_module(module: nn.Module) -> None:
     weight = module._parameters.get("weight")
     if isinstance(module, nn.Linear) and weight is not None:
         module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.modules.conv._ConvNd) and weight is not None and not module.transposed:
-        if module.groups > 1 and weight.shape[1] == 1 and module.in_channels == module.out_channels:
+    elif isinstance(module, nn.modules.conv._ConvNd) and weight is not None:
+        if module.groups > 1 and module.in_channels == module.out_channels == module.groups:  # depthwise
             module.groups = weight.shape[0]
-        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
+        channels = weight.shape[0], weight.shape[1] * module.groups
+        module.out_channels, module.in_channels = reversed(channels) if module.transposed else channels
     elif isinstance(module, nn.Embedding) and weight is not None:
         module.embedding_dim = weight.shape[1]
     elif isinstance(module, SharedParameter):

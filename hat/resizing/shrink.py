@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hat.conversion.body import Converted
+from hat.exporting.errors import ExportError
 from hat.model import HATModel
 from hat.resizing.fitting import fit, fix, needed
 from hat.resizing.layout import Unfit
@@ -26,6 +27,9 @@ def shrunk(model: HATModel, tasks: Sequence[int]) -> HATModel:
     Args:
         model: it is left as it is.
         tasks: finished ones, at least one.
+
+    Raises:
+        ExportError: it computes something else, and no unit can be blamed.
     """
     on = torch.cat([(gate.masks[list(tasks)] != 0).any(0).cpu() for gate in model.gates.values()])
     fixed = needed(model)
@@ -38,7 +42,12 @@ def shrunk(model: HATModel, tasks: Sequence[int]) -> HATModel:
             bad = _tried(model, small, counts, tasks)
             if bad is None:
                 return small
-            fix(model, bad[counts[bad] != 1], fixed)
+            blamed = bad[counts[bad] != 1]
+            if not len(blamed):
+                raise ExportError(
+                    "the network computes something else without units that it does not use, nobody knows why"
+                )
+            fix(model, blamed, fixed)
     finally:
         for module, mode in training.items():
             module.training = mode

@@ -11,6 +11,12 @@ from hat.conversion.body import Converted
 from hat.resizing.layout import Layout
 
 _ROUNDINGS = 2**12
+_MOST = 0.25
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """The share of the largest value by which results may differ where sums are taken in another order."""
+    return min(_ROUNDINGS * torch.finfo(dtype).eps, _MOST)
 
 
 class _Values(fx.Interpreter):
@@ -37,7 +43,7 @@ class _Values(fx.Interpreter):
 
 @torch.no_grad()
 def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str) -> Tensor | None:
-    """The units that meet where the two first differ, or the second fails; None where it computes the same.
+    """The units that go or join where the two first differ, or the second fails; None where it computes the same.
 
     Args:
         before: in evaluation mode.
@@ -50,10 +56,11 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
         for gate in body.gates.values():
             gate.state.task = task  # type: ignore[union-attr]
     try:
-        error = old.values(before.example)
+        example = before.inputs()
+        error = old.values(example)
         if error is not None:
             raise error
-        failed = new.values(before.example)
+        failed = new.values(example)
     finally:
         for body in (before, after):
             for gate in body.gates.values():
@@ -64,15 +71,18 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
         here = node.name
         fails = failed is not None and new.last is not None and new.last.name == here
         if fails or not _same(old.found[here], new.found.get(here), before.layouts.get(here), counts):
-            return _met(node, before)
+            return _met(node, before, counts)
     return None
 
 
-def _met(node: fx.Node, body: Converted) -> Tensor:
-    """The units of a node's value and of what it is made of."""
-    layouts = [body.layouts.get(each.name) for each in (node, *node.all_input_nodes)]
-    found = [layout.numbers for layout in _flat(layouts)]
-    return torch.cat(found).unique() if found else torch.empty(0, dtype=torch.int64)
+def _met(node: fx.Node, body: Converted, counts: Tensor) -> Tensor:
+    """Of the units of what a value is made of those that change; where none does, of its own."""
+    for nodes in (node.all_input_nodes, [node]):
+        layouts = _flat([body.layouts.get(each.name) for each in nodes])
+        found = torch.cat([torch.empty(0, dtype=torch.int64), *(layout.numbers for layout in layouts)]).unique()
+        if bool((counts[found] != 1).any()):
+            break
+    return found[counts[found] != 1]
 
 
 def _flat(value: Any) -> list[Layout]:
@@ -97,7 +107,7 @@ def _same(old: Any, new: Any, layout: Any, counts: Tensor) -> bool:
         return False
     if not old.is_floating_point():
         return bool(torch.equal(old, new))
-    bound = _ROUNDINGS * torch.finfo(old.dtype).eps * max(1e-6, _largest(old))
+    bound = rounding(old.dtype) * max(1e-6, _largest(old))
     return torch.allclose(new, old, rtol=0.0, atol=bound, equal_nan=True)
 
 

@@ -1,0 +1,348 @@
+"""`hat.export`: one task, or some, as a plain network that computes the same and has only what it needs."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import hat
+from hat.exporting import plain
+from hat.gating import GatedAnywhere
+from hat.layers import GatedLayer
+from tests.hat.conversion.checks import draw_units
+from tests.hat.exporting.models import (
+    BY_HAND,
+    CHAINS,
+    KNOWN,
+    alexnet,
+    by_hand,
+    converted,
+    example,
+    learned,
+    mlp,
+    normed,
+    transformer,
+)
+from tests.hat.nets import ACTIVATIONS, RootMeanSquare, Transformer
+
+pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
+GATED = (hat.Gate, hat.PerTask, GatedLayer, GatedAnywhere)
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+@torch.no_grad()
+def same(model, network, x, of, dtype=torch.float32, **options):
+    """The same logits, of nothing gated."""
+    expected = model(x, task=of)
+    assert expected.dtype == dtype
+    bound = TOLERANCE[dtype] * max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(network(x, **options), expected, rtol=0, atol=bound)
+    assert not [module for module in network.modules() if isinstance(module, GATED)]
+
+
+def shapes(network):
+    return [tuple(p.shape) for p in network.parameters()]
+
+
+# ---------------------------------------------------------------- what it computes
+
+
+@pytest.mark.parametrize("make", [*KNOWN, *BY_HAND])
+def test_one_task_and_all(make):
+    model, x = make()
+    before = copy.deepcopy(model.state_dict())
+    for task in range(2):
+        same(model, hat.export(model, task, **example(make, x)), x, task)
+    both = hat.export(model, tasks=[1, 0], **example(make, x))
+    assert both.tasks == (1, 0)
+    for task in (0, 1, 0):
+        same(model, both, x, task, task=task)
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [alexnet, normed, converted, transformer])
+def test_other_dtypes(make, dtype):
+    model, x = make(dtype=dtype)
+    x = x.to(dtype) if x.is_floating_point() else x
+    network = hat.export(model, task=1, **example(make, x))
+    same(model, network, x, 1, dtype)
+    assert {p.dtype for p in network.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_behind_units_that_go_and_units_that_stay(activation):
+    model, x = mlp(activation)
+    same(model, hat.export(model, task=1), x, 1)
+    body = hat.chain(hat.HATLinear(5, 8, activation=activation), nn.Softmax(-1), hat.HATLinear(8, 6))
+    model = learned(body)
+    network = hat.export(model, task=1)
+    assert network.body[0].get_submodule("" if activation == "identity" else "0").out_features == 8
+    same(model, network, x, 1)
+
+
+@pytest.mark.parametrize("make", [mlp, normed, converted])
+def test_soft_masks(make):
+    model, x = make(config=hat.GateConfig(mask_mode="published", s_max=3.0))
+    assert all(((gate.masks > 0) & (gate.masks < 1)).any() for gate in model.gates.values())
+    same(model, hat.export(model, task=0), x, 0)
+    both = hat.export(model, tasks=[0, 1])
+    for task in range(2):
+        same(model, both, x, task, task=task)
+
+
+def test_a_task_that_uses_nothing_is_its_bias():
+    model = learned(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)), tasks=1)
+    model.begin_task(2)
+    with torch.no_grad():
+        for gate in model.gates.values():
+            gate.embedding.fill_(-1)
+    model.end_task()
+    network, x = hat.export(model, task=1), torch.randn(3, 5)
+    same(model, network, x, 1)
+    assert torch.equal(network(x), model.heads[1].bias.expand(3, -1))
+    assert shapes(network) == [(1, 5), (1,), (1, 1), (1,), (2, 1), (2,)]
+
+
+@pytest.mark.parametrize("make", [alexnet, converted])
+def test_a_model_that_learns(make):
+    model, x = make()
+    expected = hat.export(model, task=1)(x)
+    model.begin_task(3)
+    optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        model.anneal(0.5)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), torch.tensor([0, 1, 2])).backward()
+        optimizer.step()
+    grads = [p.grad for p in model.parameters()]
+    network = hat.export(model, task=1)
+    assert model.training
+    assert model.learning
+    assert all(p.grad is grad for p, grad in zip(model.parameters(), grads, strict=True))
+    torch.testing.assert_close(network(x), expected)
+    with pytest.raises(ValueError, match="task: expected finished tasks, 0 to 1, got 2"):
+        hat.export(model, task=2)
+
+
+@pytest.mark.parametrize("make", [alexnet, converted, transformer])
+def test_no_random_number_is_drawn(make):
+    model, x = make()
+    before = torch.get_rng_state()
+    hat.export(model, task=0, **example(make, x))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---------------------------------------------------------------- what is left
+
+
+def on(model, *units):
+    """Learn a task that uses these units, by where they lay at first."""
+    model.begin_task(2)
+    with torch.no_grad():
+        for gate, used in zip(model.gates.values(), units, strict=True):
+            mask = torch.tensor([unit in used for unit in gate.origin.tolist()])
+            gate.embedding.copy_(torch.where(mask, 1.0, -1.0))
+    model.end_task()
+    return model.eval()
+
+
+def test_units_are_gone_from_all_that_meets_them():
+    model = on(hat.HATModel(hat.models.alexnet((3, 16, 16), channels=(6, 8, 8), hidden=(12, 10))),
+               {1, 5}, {0, 2, 7}, {4}, {3, 8, 9, 11}, {0, 9})  # fmt: skip
+    network = hat.export(model, task=0)
+    kernel = model.body.conv1.weight.shape[-1]
+    expected = [(2, 3, kernel, kernel), (2,), (3, 2, 1, 1), (3,), (1, 3, 2, 2), (1,), (4, 1), (4,), (2, 4), (2,)]
+    assert shapes(network) == [*expected, (2, 2), (2,)]
+    assert [type(module) for module in network.body[0]] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    assert isinstance(network, hat.TaskNetwork)
+    assert (network.task, network.classes) == (0, ("0", "1"))
+
+
+def test_a_flatten_repeats_units_and_a_norm_follows():
+    layers = [hat.HATConv2d(2, 6, 3, activation="identity"), hat.HATBatchNorm2d(6), nn.ReLU(), nn.Flatten()]
+    model = on(hat.HATModel(hat.chain(*layers, hat.HATLinear(6 * 4, 7))), {0, 4}, {6})
+    network = hat.export(model, task=0)
+    assert shapes(network) == [(2, 2, 3, 3), (2,), (2,), (2,), (1, 8), (1,), (2, 1), (2,)]
+    assert network.body[1].running_mean.shape == (2,)
+    same(model, network, torch.randn(3, 2, 4, 4), 0)
+
+
+def test_heads_and_dimensions_of_heads_go():
+    body = Transformer(hat.HATEmbedding(11, 12), 3, 5, norm=True)
+    model = by_hand(body, body.tokens.gate, features=12, tasks=0)
+    stream, dimensions = {0, 3, 4, 10}, {0, 1, 4, 8}  # of three heads of four: two, one, and one
+    on(model, stream, {2}, {0, 12}, dimensions, {5}, {7, 8, 9})
+    x = torch.randint(11, (3, 5))
+    network = hat.export(model, task=0, example_input=x)
+    same(model, network, x, 0)
+    per_head, per_dimension = (network.body.blocks[index][1] for index in (0, 2))
+    assert (per_head.heads, per_dimension.heads) == (1, 3)
+    assert per_head.query.weight.shape == (4, 4)
+    assert per_dimension.query.weight.shape == (6, 4)  # every head as many as the fullest
+    assert per_dimension.value.weight.shape == (3, 4)
+    assert network.body.blocks[1][1][1].weight.shape == (4, 2)
+    assert network.body.blocks[3][1].down.weight.shape == (4, 3)
+    assert network.body.tokens.weight.shape == (11, 4)
+    assert network.body.positions.weight.shape == (6, 4)
+    assert network.head.in_features == 4
+
+
+def test_tasks_have_the_units_of_all_of_them():
+    model = hat.HATModel(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+    on(model, {0, 1}, {2})
+    on(model, {1, 2, 3}, {2, 3})
+    on(model, {7}, {5})
+    network = hat.export(model, tasks=[0, 1])
+    assert shapes(network)[:4] == [(4, 5), (4,), (2, 4), (2,)]
+    assert shapes(hat.export(model, tasks=[2, 0, 1]))[:4] == [(5, 5), (5,), (3, 5), (3,)]
+    assert network.classes == {0: ("0", "1"), 1: ("0", "1")}
+    for task in range(2):
+        same(model, network, torch.randn(3, 5), task, task=task)
+
+
+def test_what_is_the_same_for_all_tasks_is_there_once():
+    model = hat.HATModel(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+    on(on(model, {0, 1}, {2}), {0, 1}, {3})
+    network = hat.export(model, tasks=[0, 1])
+    assert isinstance(network.body[0], nn.Sequential)
+    assert not [module for module in network.body[0].modules() if isinstance(module, plain.Choice)]
+    assert [type(module) for module in network.body[1]] == [nn.Linear, nn.ReLU, plain.Choice]
+
+
+def test_a_layer_that_is_used_twice_stays_one():
+    first, again = hat.HATLinear(5, 6), hat.HATLinear(6, 6)
+    model = learned(hat.chain(first, again, again))
+    network, x = hat.export(model, task=1), torch.randn(3, 5)
+    same(model, network, x, 1)
+    assert network.body[1] is network.body[2]
+    assert len(shapes(network)) == 6
+
+
+def test_a_unit_that_overflows_stays_off():
+    body = hat.chain(hat.HATLinear(5, 8, activation="gelu"), nn.Softmax(-1), hat.HATLinear(8, 6))
+    model = on(hat.HATModel(body), {0, 1}, set(range(6)))
+    with torch.no_grad():
+        model.body[0].bias[int(model.gates["0.gate"].origin.argmax())] = float("inf")
+    same(model, hat.export(model, task=0), torch.randn(3, 5), 0)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+class Doubled(hat.HATModel):
+    def forward(self, x, task=None):
+        return 2 * super().forward(x, task)
+
+
+class Shifted(hat.HATLinear):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class Own(hat.PerTask):
+    def __init__(self):
+        super().__init__()
+        self._keep("value", torch.ones(6), learned=True)
+
+    def forward(self, x):
+        return x * self.of_task("value")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, ValueError, "task: expected either a task or `tasks`, got neither"),
+        ({"task": 0, "tasks": [0]}, ValueError, "task: expected either a task or `tasks`, got both"),
+        ({"task": 2}, ValueError, "task: expected finished tasks, 0 to 1, got 2"),
+        ({"task": -1}, ValueError, "task: expected finished tasks, 0 to 1, got -1"),
+        ({"tasks": [0, 5]}, ValueError, "task: expected finished tasks, 0 to 1, got 5"),
+        ({"tasks": []}, ValueError, "tasks: expected at least one, each once, got []"),
+        ({"tasks": [1, 1]}, ValueError, "tasks: expected at least one, each once, got [1, 1]"),
+        ({"tasks": 1}, TypeError, "tasks: expected a sequence of ints, got int"),
+        ({"tasks": ["0"]}, TypeError, "task: expected an int, got str"),
+        ({"task": True}, TypeError, "task: expected an int, got bool"),
+        ({"task": 1.0}, TypeError, "task: expected an int, got float"),
+    ],
+)
+def test_wrong_tasks(options, error, message):
+    model, _ = mlp()
+    with pytest.raises(error) as caught:
+        hat.export(model, **options)
+    assert str(caught.value) == message
+
+
+def test_what_is_no_model():
+    with pytest.raises(TypeError, match=r"model: expected a hat\.HATModel, got Linear"):
+        hat.export(nn.Linear(2, 2), task=0)
+
+
+def test_a_task_that_the_network_was_not_exported_for():
+    model, x = mlp()
+    with pytest.raises(ValueError, match=r"task: expected one of \(1,\), got 0"):
+        hat.export(model, tasks=[1])(x, task=0)
+
+
+def test_what_nobody_can_read_needs_an_example():
+    def chain():
+        return hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6))
+
+    class Passed(nn.Module):
+        def forward(self, x):
+            return x
+
+    hooked = learned(chain())
+    hooked.body[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    models = [hooked, learned(hat.chain(hat.HATLinear(5, 8), Passed(), hat.HATLinear(8, 6))), transformer()[0]]
+    for model in models:
+        with pytest.raises(ValueError, match="example_input: expected a tensor or a tuple of them"):
+            hat.export(model, task=0)
+    with pytest.raises(hat.ExportError, match="task 0: the exported network differs by"):
+        hat.export(hooked, task=0, example_input=torch.randn(3, 5))
+    same(models[1], hat.export(models[1], task=0, example_input=torch.randn(3, 5)), torch.randn(3, 5), 0)
+
+
+def test_models_and_layers_with_a_forward_of_their_own():
+    model = Doubled(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+    on(model, {0}, {1, 2})
+    with pytest.raises(hat.ExportError, match="task 0: the exported network differs by"):
+        hat.export(model, task=0, example_input=torch.randn(3, 5))
+    model = learned(hat.chain(Shifted(5, 8), hat.HATLinear(8, 6)))
+    with pytest.raises(hat.ExportError, match="Shifted: nobody knows what its own forward computes"):
+        hat.export(model, task=0, example_input=torch.randn(3, 5))
+    model = learned(hat.chain(hat.HATLinear(5, 6), Own()))
+    with pytest.raises(hat.ExportError, match="Own: nobody knows what it computes for one task"):
+        hat.export(model, task=0, example_input=torch.randn(3, 5))
+
+
+def test_a_number_of_units_that_somebody_computes_with():
+    """A mean over a stream that was said to be complete, though a module counts its units."""
+    body = Transformer(hat.HATEmbedding(11, 12), 3, 5)
+    assert any(isinstance(module, RootMeanSquare) for module in body.modules())
+    model, x = by_hand(body, body.tokens.gate, features=12), torch.randint(11, (3, 5))
+    with pytest.raises(hat.ExportError, match="more than rounding; units stay whose gate is not `complete`"):
+        hat.export(model, task=0, example_input=x)
+    body.tokens.gate.complete = False
+    same(model, hat.export(model, task=0, example_input=x), x, 0)
+
+
+def test_shrinking_that_blames_nobody_is_refused(monkeypatch):
+    model, _ = converted()
+    monkeypatch.setattr("hat.resizing.shrink.misfits", lambda *given: torch.empty(0, dtype=torch.int64))
+    with pytest.raises(hat.ExportError, match="nobody knows why"):
+        hat.export(model, task=0)
+
+
+@pytest.mark.parametrize("make", CHAINS)
+def test_an_exported_network_shares_nothing(make):
+    model, x = make()
+    network = hat.export(model, task=1)
+    memory = {p.data_ptr() for p in (*model.parameters(), *model.buffers())}
+    assert not memory & {p.data_ptr() for p in (*network.parameters(), *network.buffers())}
+    expected = network(x)
+    model.begin_task(2)
+    draw_units(model, 7)
+    model.end_task()
+    assert torch.equal(network(x), expected)

@@ -1,0 +1,134 @@
+"""Every network of the zoo, exported: the same logits, nothing gated, and no unit left that could go.
+
+An exported network that keeps too much computes the right thing all the same, so how much it keeps is written down.
+"""
+
+import pytest
+import torch
+
+import hat
+from hat.exporting import api
+from hat.gating import GatedAnywhere
+from hat.layers import GatedLayer
+from tests.hat.conversion.checks import convert, draw_own, draw_units, others
+from tests.hat.conversion.zoo import NETWORKS
+
+pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
+WELL_KNOWN = (
+    "mlp",
+    "resnet",
+    "transformer_fused",
+    "swiglu",
+    "squeeze_and_excite",
+    "flattened_by_view",
+    "qkv_by_reshape",
+)
+GATED = (hat.Gate, hat.PerTask, GatedLayer, GatedAnywhere)
+ONE = {
+    "called_twice_on_others": [5, 1],  # of 2, 1: inputs are units too
+    "chosen_by_a_parameter": [8, 1],  # of 3, 1: a choice among all
+    "constants": [6, 1],  # of 2, 1: a constant a unit
+    "depthwise_of_inputs": [2, 2],  # of 1, 2: groups of two
+    "grouped": [2, 6, 2, 1],  # of 1, 2, 1, 1: groups of two and of three, shuffled
+    "grouped_queries": [2, 2, 1],  # of 1, 2, 1: heads
+    "language_model": [2, 1, 11],  # of 2, 1, 4: every word is looked up
+    "linear_attention": [10, 1, 1],  # of 3, 1, 1: a softmax over units
+    "mixer": [5, 1, 4, 2, 2],  # of 2, 1, 1, 2, 2: a mean over tokens that are units
+    "moments": [6, 1],  # of 2, 1: a mean over units
+    "one_hot_rows": [5, 1],  # of 2, 1: a mean over units
+    "one_scale_for_units_and_inputs": [5, 1],  # of 2, 1: inputs are units too
+    "pixel_shuffle": [4, 2, 1],  # of 1, 2, 1: units become positions
+    "projected_words": [1, 6, 1],  # of 1, 2, 1: rows of a table that no unit is in
+    "qkv_by_reshape": [3, 1, 2, 3],  # of 3, 1, 1, 3: heads; queries, keys and values alike
+    "standardised_weights": [4, 2, 1],  # of 1, 2, 1: a mean over weights
+    "sum_with_inputs": [5, 1],  # of 2, 1: inputs are units too
+    "switched_off_by_hand": [6, 6, 1],  # of 2, 1, 1: a constant a unit
+    "torch_attention": [3, 6, 6, 1],  # of 3, 1, 3, 1: heads; queries, keys and values alike
+    "transformer_by_hand": [3, 2, 6, 2, 2],  # of 3, 1, 3, 2, 2: heads
+    "transformer_fused": [3, 2, 6, 2, 2],  # of 3, 1, 3, 2, 2: heads
+    "transposed": [1, 4, 2, 1],  # of 1, 2, 1, 1: groups of two
+    "units_beside_inputs_times_a_switch": [4, 5, 1],  # of 1, 2, 1: a switch a unit and an input
+    "windows": [1, 2, 2, 1, 2],  # of 1, 2, 1, 1, 2: heads
+}
+"""Of every gate the units that are there for task 1, where more are than it uses; behind each, how many it uses."""
+
+BOTH = {
+    "bounded": [4, 2, 6, 4],  # of 4, 2, 3, 4: a softmax over units
+    "chosen_by_a_table": [2, 6, 3],  # of 2, 3, 3: a choice among all
+    "cross_attention": [8, 8, 6, 2],  # of 5, 4, 6, 2: weights that are computed
+    "depthwise": [4, 2],  # of 3, 2: two filters a unit
+    "gated_sum_with_inputs": [5, 2],  # of 4, 2: inputs are units too
+    "inputs_among_tokens": [6, 2, 4],  # of 4, 2, 4: inputs are units too
+    "kernel_attention": [5, 2, 3],  # of 4, 2, 3: a quotient of units
+    "layer_norm_over_an_image": [4, 2],  # of 3, 2: a norm of a unit a group
+    "matrix_by_hand": [6, 2],  # of 4, 2: a matrix that is no layer
+    "norms_of_a_square": [5, 3],  # of 4, 1: heads see positions
+    "padded": [4, 4, 2, 3, 3],  # of 3, 2, 2, 3, 3: a border that is not 0
+    "patches": [3, 3, 2],  # of 2, 3, 2: a border
+    "pooled_over_tokens_and_units": [5, 2],  # of 4, 2: neighbours meet
+    "product_with_inputs_beside_units": [6, 2, 5, 2],  # of 4, 2, 4, 2: inputs are units too
+    "qkv_by_reshape": [5, 3, 6, 4],  # of 5, 2, 5, 4: heads; queries, keys and values alike
+    "relative_positions": [12, 6, 4],  # of 6, 3, 4: heads; queries, keys and values alike
+    "scales_of_inputs_beside_units": [6, 2],  # of 4, 2: inputs are units too
+    "sorted_units": [5, 2],  # of 4, 2: a choice among all
+    "sum_of_a_table": [6, 2],  # of 4, 2: a mean over units
+    "sum_with_inputs_beside_units": [6, 2, 5, 2],  # of 4, 2, 4, 2: inputs are units too
+    "switched_off_by_units": [6, 6, 6, 4],  # of 4, 2, 3, 4: masks made of units
+    "talking_heads": [4, 4, 2, 2, 3],  # of 4, 2, 2, 2, 3: heads
+    "torch_encoder": [5, 8, 8, 6, 4],  # of 5, 4, 6, 6, 4: heads
+    "transformer_fused": [5, 6, 8, 5, 3],  # of 5, 4, 6, 5, 3: heads
+    "unknown_function": [6, 3, 2],  # of 4, 3, 2: a sum up to each unit
+    "words_read_and_written": [4, 3, 11],  # of 4, 3, 8: every word is looked up
+}
+"""The same of tasks 0 and 1."""
+
+
+def learned(name):
+    """(model with two tasks, example, other inputs)."""
+    module, example = NETWORKS[name]()
+    model = convert(module, example, head=None)
+    for task in range(2):
+        model.begin_task(3)
+        draw_units(model, task, 0.4)
+        draw_own(model, task)
+        model.end_task()
+    return model, others(example)
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """The units that every gate has left in the network that was exported last."""
+    found, shrunk = [], api.shrunk
+
+    def watched(*given):
+        small = shrunk(*given)
+        found[:] = [gate.units for gate in small.gates.values()]
+        return small
+
+    monkeypatch.setattr(api, "shrunk", watched)
+    return found
+
+
+@torch.no_grad()
+def same_logits(model, network, inputs, task, options):
+    expected = model(inputs if len(inputs) > 1 else inputs[0], task=task)
+    torch.testing.assert_close(network(*inputs, **options), expected, rtol=1e-10, atol=1e-10)
+    assert not [module for module in network.modules() if isinstance(module, GATED)]
+
+
+@pytest.mark.parametrize("name", sorted({*sorted(NETWORKS)[::2], *WELL_KNOWN}))
+def test_one_task(name, left):
+    model, inputs = learned(name)
+    same_logits(model, hat.export(model, task=1), inputs, 1, {})
+    used = [int(gate.masks[1].sum()) for gate in model.gates.values()]
+    assert left == ONE.get(name, used), used
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS)[1::2])
+def test_two_tasks(name, left):
+    model, inputs = learned(name)
+    network = hat.export(model, tasks=[0, 1])
+    for task in range(2):
+        same_logits(model, network, inputs, task, {"task": task})
+    used = [int(gate.used.sum()) for gate in model.gates.values()]
+    assert left == BOTH.get(name, used), used
