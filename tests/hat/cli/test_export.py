@@ -57,7 +57,7 @@ def test_a_task(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert task["accuracy"] == task["accuracy_exported"] == stored.history.accuracy[1][1]
     assert task["images"] == len(stored.stream[1].test)
     printed = capsys.readouterr().out
-    for line in (f"linear1.gate               {one:,} of         24", "permuted digits 1", "written to"):
+    for line in (f"linear1.gate  {one:>10,} of {24:>10,}", "permuted digits 1", "written to"):
         assert line in printed
 
 
