@@ -28,7 +28,7 @@ from hat.cli.spec import NetworkSpec
 RESULTS = Path(__file__).parent / "results"
 FIGURES = RESULTS / "experiments.json"
 PICTURE = RESULTS / "forgetting.png"
-BEGIN, END = "<!-- experiments -->", "<!-- /experiments -->"
+MARKER = "experiments"
 
 # Of all that name no optimizer, unless they say otherwise: fewer epochs than plain SGD.
 RECIPE = "--momentum 0.9 --lr 0.02"
@@ -57,9 +57,9 @@ def run(name: str) -> dict[str, Any]:
     return {
         "command": f"hat train {' '.join(arguments)}",
         **json.loads((folder / "result.json").read_text()),
-        "commit": _commit(),
+        "commit": commit(),
         "torch": torch.__version__,
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
     }
 
@@ -114,17 +114,18 @@ def draw(figures: dict[str, Any]) -> None:
         figure.savefig(file, format="png", dpi=150)
 
 
-def replaced(text: str, figures: dict[str, Any]) -> str:
-    """The text with the table between its markers.
+def replaced(text: str, table: str, marker: str) -> str:
+    """The text with the table between `<!-- marker -->` and `<!-- /marker -->`.
 
     Raises:
-        ValueError: the markers are not there.
+        ValueError: they are not there.
     """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    opening, closing = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    head, begin, rest = text.partition(opening)
+    _, end, tail = rest.partition(closing)
     if not begin or not end:
-        raise ValueError(f"text: expected the markers {BEGIN} and {END}, got a text without")
-    return f"{head}{BEGIN}\n{table(figures)}\n{END}{tail}"
+        raise ValueError(f"text: expected the markers {opening} and {closing}, got a text without")
+    return f"{head}{opening}\n{table}\n{closing}{tail}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,8 +139,8 @@ def main(argv: list[str] | None = None) -> int:
         file = arguments.write or arguments.check
         text = file.read_text()
         if arguments.check:
-            return int(text != replaced(text, figures))
-        file.write_text(replaced(text, figures))
+            return int(text != replaced(text, table(figures), MARKER))
+        file.write_text(replaced(text, table(figures), MARKER))
         return 0
     unknown = set(arguments.names) - set(EXPERIMENTS)
     if unknown:
@@ -162,12 +163,14 @@ def _label(network: NetworkSpec) -> str:
     return ", ".join([network.network, *(f"{name} {size}" for name, size in sizes.items())])
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the working tree."""
     got = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return got.stdout.strip() or "unknown"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What this machine calls its CPU."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -14,14 +14,17 @@ from hat.embedding import HATEmbedding
 from hat.exporting.api import TaskNetwork, TasksNetwork, export
 from hat.exporting.errors import ExportError
 from hat.feed_forward import FeedForward, SwiGLU
+from hat.forecast import AxisForecast, Forecast, forecast
 from hat.forgetting import forget
 from hat.gate import Along, Gate
 from hat.guard import guard
+from hat.kept import WeightsKept, weights_kept
 from hat.layers import HATLinear
 from hat.model import HATModel, TaskParameters
 from hat.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
 from hat.patches import PatchEmbedding
 from hat.per_task import PerTask, PerTaskParameter
+from hat.report import Report, TaskUnits, report
 from hat.resizing.grow import grow
 from hat.squeeze_excitation import SqueezeExcitation
 from hat.state import GateConfig
@@ -37,12 +40,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Along",
+    "AxisForecast",
     "AxisSummary",
     "CapacityWarning",
     "ClassToken",
     "ConversionError",
     "ExportError",
     "FeedForward",
+    "Forecast",
     "ForgettingError",
     "Gate",
     "GateConfig",
@@ -67,6 +72,7 @@ __all__ = [
     "PerTaskParameter",
     "PositionalTable",
     "Probes",
+    "Report",
     "SqueezeExcitation",
     "StepLoss",
     "StochasticDepth",
@@ -74,6 +80,7 @@ __all__ = [
     "SwiGLU",
     "TaskNetwork",
     "TaskParameters",
+    "TaskUnits",
     "TasksNetwork",
     "TrainConfig",
     "TrainResult",
@@ -81,17 +88,21 @@ __all__ = [
     "Trainer",
     "UnlockedWarning",
     "Verification",
+    "WeightsKept",
     "chain",
     "checkpoint",
     "convert",
     "data",
     "export",
+    "forecast",
     "forget",
     "grow",
     "guard",
     "metrics",
     "models",
     "optim",
+    "report",
     "summary",
     "verify",
+    "weights_kept",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ def gates(body: nn.Module) -> dict[str, Gate]:
     return {name: module for name, module in body.named_modules() if isinstance(module, Gate)}
 
 
-def sides(body: nn.Module) -> dict[Tensor, Sides]:
-    """The units along every parameter that lies along a gate's axis, as of now.
+def sides(body: nn.Module, free: Mapping[Gate, Tensor] | None = None) -> dict[Tensor, Sides]:
+    """The units along every parameter that lies along a gate's axis, as of now or of other free units, see `sides_of`.
 
     A parameter of a module outside `body` that a gate of `body` knows is included; a parameter along no gate is not,
     nor one that another module uses along none. Where several modules use it and one of them knows no gate of its
@@ -35,7 +35,7 @@ def sides(body: nn.Module) -> dict[Tensor, Sides]:
     inside = set(gates(body).values())
     for module, name, parameter in _along(body):
         here = [use for use in uses_of(module, name) if use[0] in inside]  # others belong to a layer that was replaced
-        sides = sides_of(here, parameter.shape)
+        sides = sides_of(here, parameter.shape, free)
         found[parameter] = found[parameter].meet(sides) if parameter in found else sides
         uses.setdefault(parameter, {})[module, name] = {along.dim for _, along in here}
     for parameter, elsewhere in owners(body).items():
@@ -89,6 +89,23 @@ def owners(module: nn.Module) -> dict[Tensor, set[Use]]:
 def locks(body: nn.Module) -> dict[Tensor, Lock]:
     """The lock of every parameter that lies along a gate's axis; see `sides`."""
     return {parameter: side.lock for parameter, side in sides(body).items()}
+
+
+def locked_elements(lock: Lock, parameter: Tensor) -> int:
+    """How many elements have rate 0: where a locked row meets a locked column, counted without a tensor of rates."""
+    shape = tuple(parameter.shape) or (1,)
+    rows = _locked(lock.rows, lock.row_repeat, shape[0], lock.groups)
+    if lock.columns is None:
+        return int(rows.sum()) * (parameter.numel() // shape[0])
+    columns = _locked(lock.columns, lock.column_repeat, shape[1] * lock.groups, lock.groups)
+    return int((rows * columns).sum()) * (parameter.numel() // (shape[0] * shape[1]))
+
+
+def _locked(free: Tensor | None, repeat: int, length: int, groups: int) -> Tensor:
+    """[groups] how many of these rows or columns are locked; a side without units loosens nothing."""
+    if free is None:
+        return torch.full((groups,), length // groups)
+    return (free == 0).repeat_interleave(repeat).view(groups, -1).sum(1).cpu()
 
 
 def unlocked(body: nn.Module) -> dict[str, nn.Parameter]:

@@ -13,6 +13,7 @@ from hat.folding import FOLDS
 
 MASK_MODES = ("binary", "published")
 COMPENSATIONS = ("published", "exact")
+INITS = ("normal", "uniform")
 OPEN = "open"
 """The task of no task at all: gates are open, and what every task has of its own has the values it starts from."""
 PLAIN = "plain"
@@ -51,7 +52,7 @@ class GateConfig:
         for name, known in (
             ("mask_mode", MASK_MODES),
             ("compensation", COMPENSATIONS),
-            ("init", ("normal", "uniform")),
+            ("init", INITS),
             ("fold", FOLDS),
         ):
             if getattr(self, name) not in known:

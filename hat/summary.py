@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from hat.conversion.body import Converted
 from hat.gate import Gate
-from hat.locks import unlocked
+from hat.locks import locked_elements, unlocked
 from hat.model import HATModel
 from hat.per_task import PerTask, per_task
-from hat_kernels import Lock
+from hat.text import aligned, short_name
 
 HEADS = "heads"
 """What reads the features, among the names of layers."""
@@ -84,9 +83,9 @@ class Summary:
             ("along no axis", f"{self.frozen:,}", "frozen when the first task ends" if self.frozen else ""),
         ]
         head = ("axis", "units", "used", "locked", "tasks", "own", "made by", "read by")
-        table = _aligned([head, *map(_cells, self.rows)], numbers=range(1, 6))
+        table = aligned([head, *map(_cells, self.rows)], numbers=range(1, 6))
         rule = "-" * max(map(len, table))
-        return "\n".join([table[0], rule, *table[1:], rule, *_aligned(facts, numbers=(1,))])
+        return "\n".join([table[0], rule, *table[1:], rule, *aligned(facts, numbers=(1,))])
 
 
 def summary(model: HATModel) -> Summary:
@@ -112,7 +111,7 @@ def summary(model: HATModel) -> Summary:
         rows=tuple(_axis(model, name, gate, names) for name, gate in model.gates.items()),
         tasks=len(model.remembered),
         shared=_elements(locks),
-        locked=sum(_locked(lock, p) for p, lock in locks.items() if lock is not None),
+        locked=sum(locked_elements(lock, p) for p, lock in locks.items() if lock is not None),
         own=_elements(own),
         heads=len(model.heads) - len(model.forgotten),
         head_elements=_elements(model.heads.parameters()),
@@ -144,45 +143,11 @@ def _elements(parameters: Iterable[Tensor]) -> int:
     return sum(p.numel() for p in parameters)
 
 
-def _locked(lock: Lock, parameter: Tensor) -> int:
-    """How many elements have rate 0: where a locked row meets a locked column, counted without a tensor of rates."""
-    shape = tuple(parameter.shape) or (1,)
-    rows = _side(lock.rows, lock.row_repeat, shape[0], lock.groups)
-    if lock.columns is None:
-        return int(rows.sum()) * (parameter.numel() // shape[0])
-    columns = _side(lock.columns, lock.column_repeat, shape[1] * lock.groups, lock.groups)
-    return int((rows * columns).sum()) * (parameter.numel() // (shape[0] * shape[1]))
-
-
-def _side(free: Tensor | None, repeat: int, length: int, groups: int) -> Tensor:
-    """[groups] how many of these rows or columns are locked; a side without units loosens nothing."""
-    if free is None:
-        return torch.full((groups,), length // groups)
-    return (free == 0).repeat_interleave(repeat).view(groups, -1).sum(1).cpu()
-
-
 def _cells(row: AxisSummary) -> tuple[str, ...]:
     numbers = (f"{row.units:,}", f"{row.used:,}", f"{row.locked:.1%}", str(row.tasks), str(len(row.own)))
-    return (_short(row.name), *numbers, _some(row.made_by), _some(row.read_by))
+    return (short_name(row.name), *numbers, _some(row.made_by), _some(row.read_by))
 
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(_short, names[:_SHOWN])) + more or "-"
-
-
-def _short(name: str) -> str:
-    """Without where a converted body keeps its graph and its gates."""
-    return name.removeprefix("network.").removeprefix("gates.")
-
-
-def _aligned(rows: Sequence[Sequence[str]], numbers: Iterable[int]) -> list[str]:
-    """Columns of equal width; those of numbers end in one line."""
-    widths, right = [max(map(len, column)) for column in zip(*rows, strict=True)], set(numbers)
-    return [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return ", ".join(map(short_name, names[:_SHOWN])) + more or "-"

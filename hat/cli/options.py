@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import shlex
+from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from hat.cli.spec import NetworkSpec, RunSpec, StreamSpec
@@ -13,7 +16,6 @@ from hat.training import TrainConfig
 
 _FLAGS = {"datasets": "--dataset", "root": "--data", "references": "--reference"}
 _METAVARS = {int: "N", float: "X", str: "NAME"}
-_BESIDE_RESUME = ("quiet", "root", "device", "references", "verify")
 _NO_OPTIONS = ("command", "run", "hint", "resume", "traceback")
 
 
@@ -22,7 +24,7 @@ def flag(name: str) -> str:
     return _FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
-def add_field(group: argparse._ArgumentGroup, kind: type, name: str, **how: Any) -> None:
+def add_field(group: argparse._ArgumentGroup, kind: type, name: str, *, default: Any = None, **how: Any) -> None:
     """An option for a field of a dataclass, with the documentation and default of the field.
 
     An option that is not given leaves no attribute, so that `make_spec` and `refuse_beside_resume` know.
@@ -31,9 +33,11 @@ def add_field(group: argparse._ArgumentGroup, kind: type, name: str, **how: Any)
         group: takes it.
         kind: the dataclass.
         name: of the field.
+        default: of the command, where it is another than that of the field.
         how: what `add_argument` cannot know from the default.
     """
-    default = next(field.default for field in fields(kind) if field.name == name)
+    if default is None:
+        default = next(field.default for field in fields(kind) if field.name == name)
     text = documentation(kind)[name]
     if default not in (None, ()) and default is not False:
         text += f" (default: {' '.join(default) if isinstance(default, tuple) else default})"
@@ -71,21 +75,34 @@ def make_spec(arguments: argparse.Namespace) -> RunSpec:
         training=_part(TrainConfig, arguments),
         references=tuple(getattr(arguments, "references", ())),
         verify=getattr(arguments, "verify", False),
+        grow=getattr(arguments, "grow", None),
     )
 
 
-def refuse_beside_resume(arguments: argparse.Namespace) -> None:
+def refuse_beside_resume(arguments: argparse.Namespace, allowed: Sequence[str]) -> None:
     """A run keeps its options, so others beside `--resume` would be ignored.
 
     Raises:
-        ValueError: there are some.
+        ValueError: there are some that are not among those allowed.
     """
-    others = [flag(name) for name in vars(arguments) if name not in (*_BESIDE_RESUME, *_NO_OPTIONS)]
+    others = [flag(name) for name in vars(arguments) if name not in (*allowed, *_NO_OPTIONS)]
     if others:
-        allowed = ", ".join(map(flag, _BESIDE_RESUME))
+        beside = ", ".join(map(flag, allowed))
         raise ValueError(
-            f"--resume: expected only {allowed} beside it, as the run has its options, got {', '.join(others)}"
+            f"--resume: expected only {beside} beside it, as the run has its options, got {', '.join(others)}"
         )
+
+
+def resume_hint(arguments: argparse.Namespace, path: Path) -> str:
+    """The command that continues a run in this folder."""
+    command = ["hat", arguments.command, "--resume", str(path)]
+    if hasattr(arguments, "resume"):  # what a fresh run was given it keeps
+        command += [part for name in ("root", "device") for part in _given(arguments, name)]
+    return f"all finished epochs are saved; continue with: {shlex.join(command)}"
+
+
+def _given(arguments: argparse.Namespace, name: str) -> list[str]:
+    return [flag(name), getattr(arguments, name)] if hasattr(arguments, name) else []
 
 
 def _part(kind: type, arguments: argparse.Namespace) -> Any:

@@ -6,22 +6,29 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hat import plots
+from hat.cli.specfile import read_spec
 from hat.cli.summary import read_references, render, summarise
+from hat.model import HATModel
+from hat.report import report
 from hat.training.history import History
 from hat.training.rundir import RunDir
 from hat.training.saved import reading
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def run_report(arguments: argparse.Namespace) -> None:
-    """Print the table of a run and draw its pictures.
+    """Print the tables of a run and draw its pictures.
 
     Raises:
-        ValueError: no run there, or no finished task.
+        ValueError: no run there, its files are broken, or no finished task.
         ImportError: matplotlib is missing.
     """
     folder = RunDir.existing(arguments.run_dir)
@@ -34,10 +41,29 @@ def run_report(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         print(f"hat report: warning: {error}; shown without references", file=sys.stderr)
         references, guesses = {}, []
+    model = _model(folder, saved) if folder.config.exists() else None  # a Trainer without a description leaves none
     print(render(summarise(history, references, guesses)))
-    with reading(folder.checkpoint):
-        draw(folder, history, saved["model"])
+    if model is None:
+        print("hat report: warning: no config of the network, shown without its units", file=sys.stderr)
+        with reading(folder.checkpoint):
+            draw(folder, history, saved["model"])
+    else:
+        inside = report(model, names=history.names)
+        print(f"\n{inside}\n")
+        _save(folder, {**_of_accuracy(history), **inside.plots()})
     print(f"plots               {folder.plots}")
+
+
+def _model(folder: RunDir, saved: dict[str, Any]) -> HATModel:
+    """The model of a run; its data is not needed."""
+    spec = read_spec(folder, device="cpu")
+    shapes = {tuple(task["input_shape"]) for task in saved["identity"]["tasks"]}
+    if len(shapes) != 1:
+        raise ValueError(f"{folder.checkpoint}: expected inputs of one shape, got {sorted(shapes)}")
+    with reading(folder.checkpoint):
+        model = spec.model(shapes.pop())
+        model.load_state_dict(saved["model"])
+    return model
 
 
 def plots_available() -> bool:
@@ -47,17 +73,27 @@ def plots_available() -> bool:
 
 def draw(folder: RunDir, history: History, model_state: Mapping[str, Tensor]) -> None:
     """Accuracy matrix, accuracy over time, used capacity and mask overlap, as PNG in the run's folder plots."""
-    folder.plots.mkdir(exist_ok=True)
     used = torch.tensor([list(row.values()) for row in history.capacity])
     gates = [name.removesuffix(".gate") for name in history.capacity[-1]]
     kept, names = history.kept, [history.names[task] for task in history.kept]
-    matrix = history.matrix[kept][:, kept]
     masks = [value.float()[kept] for name, value in model_state.items() if name.endswith(".masks")]
     figures = {
-        "accuracy_matrix": plots.accuracy_matrix(matrix, names),
-        "accuracy_over_time": plots.accuracy_over_time(matrix, names),
         "capacity": plots.capacity(used, gates),
         "overlap": plots.overlap(plots.overlap_matrix(masks), names),
     }
+    _save(folder, {**_of_accuracy(history), **figures})
+
+
+def _of_accuracy(history: History) -> dict[str, Figure]:
+    kept, names = history.kept, [history.names[task] for task in history.kept]
+    matrix = history.matrix[kept][:, kept]
+    return {
+        "accuracy_matrix": plots.accuracy_matrix(matrix, names),
+        "accuracy_over_time": plots.accuracy_over_time(matrix, names),
+    }
+
+
+def _save(folder: RunDir, figures: Mapping[str, Figure]) -> None:
+    folder.plots.mkdir(exist_ok=True)
     for name, figure in figures.items():
         plots.save(figure, folder.plots / f"{name}.png")

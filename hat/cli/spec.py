@@ -15,6 +15,7 @@ from hat.data.loading import is_name
 from hat.model import HATModel
 from hat.state import GateConfig
 from hat.training import REFERENCES, TrainConfig
+from hat.training.growth import check_growth
 from hat.training.ranges import check_choice, check_number, check_switch, check_whole
 
 __all__ = ["NETWORKS", "STREAMS", "NetworkSpec", "RunSpec", "StreamSpec"]
@@ -106,6 +107,7 @@ class RunSpec:
         references: also train without HAT: each task alone, all jointly, or one after another (which forgets).
         verify: after every task, compare all learned tasks, and what they stand on, with what they were; stop if
             anything has moved.
+        grow: "auto", add free units to a layer before a task that would no longer fit, as the forecast says.
     """
 
     stream: StreamSpec
@@ -114,6 +116,7 @@ class RunSpec:
     training: TrainConfig
     references: tuple[str, ...] = ()
     verify: bool = False
+    grow: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.references, tuple):
@@ -121,6 +124,7 @@ class RunSpec:
         for kind in self.references:
             check_choice("reference", kind, REFERENCES)
         check_switch("verify", self.verify)
+        check_growth(self.grow)
 
     def model(self, input_shape: tuple[int, ...], kind: type[HATModel] = HATModel) -> HATModel:
         """A fresh model of a kind, the same for the same seed."""

@@ -33,10 +33,10 @@ def read_spec(folder: RunDir, *, data: str | None = None, device: str | None = N
     for part, values in (("gates", OLDER["gates"]), ("network", OLDER["network"]), ("training", OLDER["config"])):
         if isinstance(config.get(part), dict):
             config[part] = {**values, **config[part]}
-    config = {"verify": False, **config}  # of a version that could not
+    config = {"verify": False, "grow": None, **config}  # of a version that could not
     _check_keys(config, RunSpec, where)
     parts: dict[str, Any] = {name: _read(kind, config[name], f"{where}: {name}") for name, kind in _KINDS.items()}
-    return _make(RunSpec, where, references=config["references"], verify=config["verify"], **parts)
+    return _make(RunSpec, where, references=config["references"], verify=config["verify"], grow=config["grow"], **parts)
 
 
 def _read(kind: type[_Part], values: Any, where: str) -> _Part:

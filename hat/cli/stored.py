@@ -43,6 +43,6 @@ def open_run(path: Path, *, data: str | None = None, device: str | None = None) 
     folder.load()  # what is wrong with it is known before the data is loaded
     stream = spec.stream.build()
     model = spec.model(stream.input_shape)
-    saved = restore(folder, model, identity(model, stream, spec.training))
+    saved = restore(folder, model, identity(model, stream, spec.training, grow=spec.grow))
     model.to(spec.training.torch_device())
     return StoredRun(folder, spec, History(**saved["history"]), stream, model)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hat.cli.options import flag, make_spec, refuse_beside_resume
+from hat.cli.options import make_spec, refuse_beside_resume, resume_hint
 from hat.cli.report import draw, plots_available
 from hat.cli.spec import RunSpec
 from hat.cli.specfile import read_spec
@@ -19,6 +18,7 @@ from hat.training import PlainModel, Trainer, TrainResult, reference_accuracy
 from hat.training.rundir import RunDir
 
 NOTHING_SAVED = "nothing of this run was saved yet; the same command starts it again"
+_BESIDE_RESUME = ("quiet", "root", "device", "references", "verify")
 
 
 def run_train(arguments: argparse.Namespace) -> None:
@@ -28,7 +28,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         ValueError: wrong options, missing data, or a run directory that is taken.
     """
     resume = getattr(arguments, "resume", None)
-    arguments.hint = lambda: NOTHING_SAVED if resume is None else _hint(arguments, resume)
+    arguments.hint = lambda: NOTHING_SAVED if resume is None else resume_hint(arguments, resume)
     spec, folder = _fresh(arguments) if resume is None else _resumed(arguments, resume)
     stream = spec.stream.build()
     model = spec.model(stream.input_shape)
@@ -43,9 +43,10 @@ def run_train(arguments: argparse.Namespace) -> None:
         description=spec.to_dict(),
         progress=shown,
         verify=spec.verify,
+        grow=spec.grow,
     )
     if resume is None:
-        arguments.hint = lambda: _hint(arguments, folder.path) if trainer.saved else NOTHING_SAVED
+        arguments.hint = lambda: resume_hint(arguments, folder.path) if trainer.saved else NOTHING_SAVED
     result = trainer.run(resume=resume is not None, overwrite=hasattr(arguments, "overwrite"))
     summary = _compared(spec, stream, folder, result, shown)
     print()
@@ -91,7 +92,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
 
 
 def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir]:
-    refuse_beside_resume(arguments)
+    refuse_beside_resume(arguments, _BESIDE_RESUME)
     folder = RunDir.existing(path, "--resume")
     spec = read_spec(folder, data=getattr(arguments, "root", None), device=getattr(arguments, "device", None))
     if not folder.checkpoint.exists():
@@ -102,14 +103,3 @@ def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir
         folder.write_config({**folder.read_config(), "references": spec.references})
     spec = replace(spec, verify=getattr(arguments, "verify", spec.verify))
     return spec, folder
-
-
-def _hint(arguments: argparse.Namespace, path: Path) -> str:
-    command = ["hat", "train", "--resume", str(path)]
-    if hasattr(arguments, "resume"):  # what a fresh run was given it keeps
-        command += [part for name in ("root", "device") for part in _given(arguments, name)]
-    return f"all finished epochs are saved; continue with: {shlex.join(command)}"
-
-
-def _given(arguments: argparse.Namespace, name: str) -> list[str]:
-    return [flag(name), getattr(arguments, name)] if hasattr(arguments, name) else []

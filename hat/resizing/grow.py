@@ -24,6 +24,8 @@ from hat.resizing.trial import misfits
 from hat.warnings import CapacityWarning
 from hat.wiring import segments
 
+_SHOWN = 3  # names in a warning; of more, their number
+
 By = int | float | Mapping[str, int | float]
 
 
@@ -55,17 +57,36 @@ def grow(model: HATModel, by: By) -> dict[str, int]:
     if not isinstance(model, HATModel):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
     wanted = _wanted(model, by)
+    if not isinstance(by, Mapping):
+        return grow_what_can(model, wanted)
     counts = _counts(model, wanted)
-    names = list(model.gates)
-    joined = {name: more for name, more in zip(names, _joined(model, counts), strict=True) if more}
-    left = [name for name in wanted if name not in joined]
-    if left and isinstance(by, Mapping):
-        raise ValueError(f"{left[0]}: cannot grow, as something depends on how many units it has, or nobody knows what")
+    joined = _joined(model, counts)
+    for name in wanted:
+        if not joined[name]:
+            raise ValueError(
+                f"{name}: cannot grow, as something depends on how many units it has, or nobody knows what"
+            )
+    return _grown(model, counts)
+
+
+def grow_what_can(model: HATModel, wanted: Mapping[str, int]) -> dict[str, int]:
+    """`grow` by numbers of units > 0, by the name of the gate; what cannot grow is left, with a `CapacityWarning`."""
+    if not wanted:
+        return {}
+    counts = _counts(model, wanted)
+    joined = _joined(model, counts)
+    left = [name for name in wanted if not joined[name]]
     if left:
-        some = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        some = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
         warnings.warn(
-            f"cannot grow: {some}; something depends on how many units there are", CapacityWarning, stacklevel=2
+            f"cannot grow: {some}; something depends on how many units there are", CapacityWarning, stacklevel=3
         )
+    return _grown(model, counts)
+
+
+def _grown(model: HATModel, counts: Tensor) -> dict[str, int]:
+    """Grow; how many have joined each gate."""
+    joined = {name: more for name, more in _joined(model, counts).items() if more}
     if joined:
         before = model.blocks()
         with interrupt_waits():  # half grown, the network would compute nothing
@@ -84,7 +105,7 @@ def grow_to(model: HATModel, units: Mapping[str, int]) -> bool:
     more = {name: number - model.gates[name].units for name, number in units.items()}
     more = {name: number for name, number in more.items() if number > 0}
     counts = _counts(model, more)
-    joined = dict(zip(model.gates, _joined(model, counts), strict=True))
+    joined = _joined(model, counts)
     if any(joined[name] != more.get(name, 0) for name in joined):
         return False
     resize(model, counts)
@@ -106,9 +127,10 @@ def _wanted(model: HATModel, by: By) -> dict[str, int]:
     return found
 
 
-def _joined(model: HATModel, counts: Tensor) -> list[int]:
-    """How many join each gate."""
-    return [int(part.sum()) - len(part) for part in counts.split([gate.units for gate in model.gates.values()])]
+def _joined(model: HATModel, counts: Tensor) -> dict[str, int]:
+    """How many join each gate, by its name."""
+    parts = counts.split([gate.units for gate in model.gates.values()])
+    return {name: int(part.sum()) - len(part) for name, part in zip(model.gates, parts, strict=True)}
 
 
 @torch.no_grad()

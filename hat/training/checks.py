@@ -55,6 +55,7 @@ class Checks:
 
     def start(self) -> None:
         """Probe the tasks that a model knows already, as they are now: what they were before is not kept."""
+        self.probes = Probes()
         for task in self.model.remembered:
             self._add(task)
 

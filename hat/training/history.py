@@ -22,8 +22,11 @@ class History:
         epochs: one dict an epoch.
         accuracy: row t holds the test accuracy, in [0, 1], of tasks 0..t after task t; NaN for one that is forgotten.
         capacity: row t holds the used share of every gate by name after task t.
-        drift: row t holds the largest change of any logit of tasks 0..t since they were learned; NaN as of accuracy.
+        drift: row t holds the largest change of any logit of tasks 0..t since they were learned, or the model has last
+            grown; NaN as of accuracy.
         names: of the tasks.
+        growth: one dict every time that the model has grown: the `task` before which, how many `units` have joined by
+            the name of the gate, and the largest `change` of any logit, a rounding. Drift is measured from there on.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -31,6 +34,7 @@ class History:
     capacity: list[dict[str, float]] = field(default_factory=list)
     drift: list[list[float]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    growth: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def read(cls, saved: Any, where: str) -> History:
@@ -44,7 +48,9 @@ class History:
             ValueError: it is not that.
         """
         check_form(saved, _FORM, where)
-        history = cls(**{name: saved[name] for name in _FORM})
+        growth = saved.get("growth", [])  # none in one of a version that could not
+        check_form(growth, [dict], f"{where}: growth")
+        history = cls(**{name: saved[name] for name in _FORM}, growth=growth)
         tasks = len(history.names)
         for name in ("accuracy", "drift"):
             lengths = [len(row) for row in saved[name]]

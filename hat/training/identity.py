@@ -29,13 +29,16 @@ IDENTITY_FORM = {
 }
 
 
-def identity(model: HATModel, stream: Sequence[Task], config: TrainConfig) -> dict[str, Any]:
+def identity(
+    model: HATModel, stream: Sequence[Task], config: TrainConfig, *, grow: str | None = None
+) -> dict[str, Any]:
     """Plain numbers and strings that tell a run from others.
 
     Args:
         model: fresh.
         stream: the tasks, known by names, classes, shapes and `Part.fingerprint`.
         config: the recipe.
+        grow: how the model grows.
     """
     network = re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(model).__name__}: {model.body}")
     return {
@@ -43,6 +46,7 @@ def identity(model: HATModel, stream: Sequence[Task], config: TrainConfig) -> di
         "gates": asdict(model.config),
         "network": network,
         "tasks": [_task(task) for task in stream],
+        "grow": grow,
     }
 
 
@@ -57,6 +61,8 @@ def check_same(saved: dict[str, Any], now: dict[str, Any]) -> None:
             then = saved[part].get(name, OLDER[part].get(name, value))
             if name not in _ELSEWHERE and then != value:
                 raise ValueError(f"{name}: expected {then} as in the checkpoint, got {value}")
+    if saved.get("grow") != now["grow"]:  # none in one of a version that did not grow
+        raise ValueError(f"grow: expected {saved.get('grow')} as in the checkpoint, got {now['grow']}")
     if saved["network"] != now["network"]:
         raise ValueError("model: expected the network of the checkpoint, got one of other layers")
     if len(saved["tasks"]) != len(now["tasks"]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
@@ -19,6 +19,7 @@ from hat.training.checks import Checks
 from hat.training.config import TrainConfig
 from hat.training.evaluation import evaluate
 from hat.training.fit import Fit
+from hat.training.growth import check_growth, make_room
 from hat.training.history import History
 from hat.training.identity import identity
 from hat.training.lesson import TaskLesson, check_stream
@@ -55,13 +56,17 @@ class Trainer:
         verify: after every task, compare all learned tasks with what they were by `hat.verify`, on the first images of
             their test parts; what it found is in the last epoch's row of the task. A resumed run compares with what it
             has loaded.
+        grow: `"auto"`: before a task for which an axis has too few free units, if it takes as many as the last ones
+            did, the axis grows, see `hat.grow` and `hat.forecast`; drift is measured from there on.
+        after_epoch: gets the model and the row of plain numbers that is kept of every epoch, before it is saved; the
+            numbers that it returns are kept beside them.
 
     Attributes:
         saved: the run directory holds a checkpoint of this run.
 
     Raises:
-        ValueError: the stream is empty, a task has an empty part, or the model has already learned something; or
-            `verify` is asked for in mode `"published"`, in which all weights move a little.
+        ValueError: the stream is empty, a task has an empty part, or the model has already learned something; `grow` is
+            neither None nor `"auto"`; or `verify` is asked for in mode `"published"`, where all weights move a little.
     """
 
     def __init__(
@@ -74,8 +79,11 @@ class Trainer:
         description: dict[str, Any] | None = None,
         progress: bool = True,
         verify: bool = False,
+        grow: str | None = None,
+        after_epoch: Callable[[HATModel, dict[str, Any]], Mapping[str, float]] = lambda model, row: {},
     ) -> None:
         check_stream(stream)
+        check_growth(grow)
         if len(model.heads):
             raise ValueError(f"model: expected a fresh one, got one with {len(model.heads)} tasks")
         self.config = config or TrainConfig()
@@ -84,7 +92,8 @@ class Trainer:
         self._checks = Checks(model, stream, self.config) if verify else None
         self.run_dir = RunDir(run_dir) if run_dir is not None else None
         self.description, self.saved = description, False
-        self._identity = identity(model, stream, self.config) if self.run_dir else {}
+        self.after_epoch, self.grow = after_epoch, grow
+        self._identity = identity(model, stream, self.config, grow=grow) if self.run_dir else {}
         self.progress = Progress(progress)
         self.history = History()
         self.learned: list[Tensor] = []
@@ -153,11 +162,34 @@ class Trainer:
         """Start a task, or pick up the one that the model is in the middle of."""
         task = self.stream[index]
         if not self.model.learning:
+            if self.grow is not None:
+                self._make_room(index)
             self.model.begin_task(task.classes)
         return Fit(self.model, TaskLesson(task, index, self.config), self.config, self.progress)
 
+    def _make_room(self, index: int) -> None:
+        """Grow for a task, and measure drift from what the model answers then."""
+        joined = make_room(self.model)
+        if not joined:
+            return
+        change = 0.0
+        for task in self.model.remembered:
+            result = evaluate(self.model, self.stream[task].test, task, self.config)
+            change = max(change, result.drift_from(self.learned[task]))
+            self._keep(task, result.logits)
+        self.history.growth.append({"task": index, "units": joined, "change": change})
+        if self._checks is not None:
+            self._checks.start()
+        self._save()
+
+    def _keep(self, task: int, logits: Tensor) -> None:
+        """What drift is measured from."""
+        self.learned[task:] = [logits, *self.learned[task + 1 :]]
+        if self.run_dir is not None:
+            self.run_dir.save_logits(task, logits)
+
     def _after_epoch(self, row: dict[str, Any]) -> None:
-        self.history.epochs.append({"task": self.model.task, **row})
+        self.history.epochs.append({"task": self.model.task, **row, **self.after_epoch(self.model, row)})
         self._save()
 
     def _evaluate(self, last: int) -> None:
@@ -170,9 +202,7 @@ class Trainer:
                 continue
             result = evaluate(self.model, self.stream[index].test, index, self.config)
             if index == last:
-                self.learned.append(result.logits)
-                if self.run_dir is not None:
-                    self.run_dir.save_logits(index, result.logits)
+                self._keep(index, result.logits)
             accuracy.append(result.accuracy)
             drift.append(result.drift_from(self.learned[index]))
         self.history.names.append(self.stream[last].name)

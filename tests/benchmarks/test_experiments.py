@@ -53,4 +53,4 @@ def test_table_says_what_was_trained_on_what() -> None:
 
 def test_text_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="text: expected the markers"):
-        experiments.replaced("no markers", {})
+        experiments.replaced("no markers", "table", "experiments")

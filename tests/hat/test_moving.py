@@ -471,7 +471,7 @@ def test_a_follower_is_told_as_long_as_it_lives():
     model, told = hat.HATModel(hat.chain(hat.HATLinear(3, 8), hat.HATLinear(8, 5))), []
 
     class Follower:
-        def follow(self, moves, before, after):
+        def follow(self, moves, before, after, like):
             told.append((set(moves), before, after))
 
     follower = Follower()

@@ -146,6 +146,83 @@ def test_time_axis_counts_in_whole_tasks(tasks):
     assert all(place == int(place) and 1 <= place <= tasks for place in shown)
 
 
+# ---------------------------------------------------------------- compression
+
+
+def test_compression_draws_both_over_epochs_and_names_what_is_left():
+    figure = plots.compression([[0.5, 0.75], [0.9]], [[1.0, 0.25], [0.5]], ["a", "b"], without=[[0.6, 0.7, 0.8], [0.9]])
+    left, right = figure.axes
+    drawn = [[list(values) for values in line.get_data()] for line in left.lines if len(line.get_xdata())]
+    assert drawn == [[[1, 2, 3], [60, 70, 80]], [[1, 2], [50, 75]], [[1], [90]], [[1], [90]]]
+    assert [line.get_linestyle() for line in left.lines] == ["--", "-", "--", "-", "--"]
+    assert [list(line.get_ydata()) for line in right.lines] == [[100, 25], [50]]
+    assert labels(right.get_legend().get_texts()) == ["a: 25.0 %", "b: 50.0 %"]
+    assert labels(left.get_legend().get_texts()) == ["without HAT"]
+    assert plots.compression([[0.5]], [[1.0]], ["a"]).axes[0].get_legend() is None
+
+
+# ---------------------------------------------------------------- units
+
+MASKS = [[1, 1, 0, 0], [0, 1, 1, 0]]
+
+
+def stacks(axes):
+    """Heights in percent by label."""
+    handles, names = axes.get_legend_handles_labels()
+    return {name: [bar.get_height() for bar in handle] for handle, name in zip(handles, names, strict=True)}
+
+
+def test_units_are_new_shared_of_others_or_free():
+    figure = plots.units([MASKS, [[1], [0]]], ["one", "two"], ["a", "b"], reserved=[[0, 0, 0, 0], [1]])
+    first, second = figure.axes
+    assert (first.get_title(), second.get_title()) == ("one (4)", "two (1)")
+    assert stacks(first) == {
+        "shared with earlier tasks": [0, 25],
+        "new": [50, 25],
+        "of earlier tasks only": [0, 25],
+        "free": [50, 25],
+    }
+    assert stacks(second)["shared with earlier tasks"] == [100, 0]
+    assert stacks(second)["of earlier tasks only"] == [0, 100]
+
+
+@pytest.mark.parametrize(("layers", "shown"), [(1, 1), (5, 5), (24, 24), (60, 20)])
+def test_units_of_many_layers_are_shown_in_part_and_it_says_so(layers, shown):
+    figure = plots.units([MASKS] * layers, names_of(layers, "layer"), ["a", "b"])
+    visible = [axes for axes in figure.axes if axes.axison]
+    assert len(visible) == shown
+    assert (f"{shown} of {layers} layers" in figure.get_suptitle()) == (shown < layers)
+    assert visible[-1].get_xlabel() == "task, in the order learned"
+    assert visible[0].get_ylabel() == "units (%)"
+
+
+def test_channels_are_coloured_by_how_many_tasks_use_them():
+    figure = plots.channels(MASKS, "conv", ["a", "b"], reserved=[0, 0, 0, 1])
+    (axes,) = figure.axes
+    codes = axes.collections[0].get_array()
+    assert codes.tolist() == [[2, 3, 1, 1], [1, 3, 2, 1]]  # others', its own, of both
+    assert plots.channels(MASKS, "conv", ["a", "b"]).axes[0].collections[0].get_array()[:, 3].tolist() == [0, 0]
+    assert axes.get_ylim() == (1.5, -0.5)
+    assert labels(axes.get_yticklabels()) == ["a", "b"]
+    kinds = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert kinds == ["free", "of other tasks only", "of this task alone", "of 2 tasks"]
+
+
+@pytest.mark.parametrize(("tasks", "count"), [(1, 64), (4, 200), (30, 300)])
+def test_channels_lie_in_strips_inside_the_picture(tasks, count):
+    mask = torch.rand(tasks, count, generator=torch.Generator().manual_seed(0)) < 0.2
+    figure = plots.channels(mask, "conv", names_of(tasks, "a-very-long-name-of-a-data-set"))
+    strips = [axes.collections[0].get_array() for axes in figure.axes]
+    assert [strip.shape[1] for strip in strips] == [min(128, count - first) for first in range(0, count, 128)]
+    assert (torch.cat([torch.from_numpy(strip.data) for strip in strips], 1) > 1).tolist() == mask.tolist()
+    assert all(len(axes.get_yticks()) <= tasks for axes in figure.axes)
+    figure.canvas.draw()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(box.x0, box.y0) >= 0
+    assert box.x1 <= width
+    assert box.y1 <= height
+
+
 # ---------------------------------------------------------------- all four
 
 
@@ -207,6 +284,13 @@ def test_a_legend_hides_no_name():
         (lambda: plots.overlap([[0.5]], ["a", "b"]), r"^masks_overlap: expected shape \(2, 2\), got \(1, 1\)$"),
         (lambda: plots.overlap([[1.5]], ["a"]), "^masks_overlap: expected values from 0 to 1, got 1.5$"),
         (lambda: plots.overlap([], []), "^names: expected at least one, got none$"),
+        (lambda: plots.units([MASKS], ["a"], ["x"]), r"^masks: expected shape \(1, 4\), got \(2, 4\)$"),
+        (lambda: plots.units([MASKS], ["a"], ["x", "y"], reserved=[]), "^reserved: expected 1, got 0$"),
+        (lambda: plots.units([], [], ["x"]), "^layers: expected at least one, got none$"),
+        (lambda: plots.channels([[2.0]], "a", ["x"]), "^masks: expected values from 0 to 1, got 2$"),
+        (lambda: plots.channels(MASKS, "a", []), "^names: expected at least one, got none$"),
+        (lambda: plots.compression([[0.5]], [], ["a"]), "^kept: expected 1 runs, got 0$"),
+        (lambda: plots.compression([[5]], [[0.5]], ["a"]), "^accuracy: expected values from 0 to 1, got 5$"),
     ],
 )
 def test_bad_input(draw, message):
@@ -227,7 +311,7 @@ def test_matplotlib_is_imported_only_for_drawing_and_pyplot_never():
         "p.overlap([[1.0]], ['a']).canvas.draw()\n"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(plots.__file__).parents[1]), "DISPLAY": ""}
+    environment = {**os.environ, "PYTHONPATH": str(Path(plots.__file__).parents[2]), "DISPLAY": ""}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

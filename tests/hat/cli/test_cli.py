@@ -75,8 +75,24 @@ def test_report_draws(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "average accuracy" in printed
     assert "joint" in printed
+    assert "units that every task used" in printed
+    assert "1: permuted digits 1" in printed
     assert all(picture.stat().st_size > 5000 for picture in (run / "plots").iterdir())
-    assert len(list((run / "plots").iterdir())) == 4
+    names = {"accuracy_matrix", "accuracy_over_time", "capacity", "overlap", "units"}
+    assert {picture.stem for picture in (run / "plots").iterdir()} == names
+
+
+def test_report_of_a_run_that_a_trainer_left_knows_no_network(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("config.json", "plots"))
+    assert main(["report", str(copy)]) == 0
+    printed = capsys.readouterr()
+    assert "average accuracy" in printed.out
+    assert "hat report: warning: no config of the network" in printed.err
+    assert len(list((copy / "plots").iterdir())) == 4
 
 
 @pytest.mark.parametrize(
@@ -150,7 +166,7 @@ def test_broken_config(content: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "config" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["evaluate"], ["report"], ["data"]])
+@pytest.mark.parametrize("arguments", [[], ["train"], ["compress"], ["evaluate"], ["report"], ["data"]])
 def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([*arguments, "--help"])

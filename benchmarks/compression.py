@@ -1,0 +1,117 @@
+"""Compression runs of the README: run them, keep their figures, draw them, write the table.
+
+    python -m benchmarks.compression alexnet mlp             # run some (or all, if none is named)
+    python -m benchmarks.compression --write README.md       # put the table of the kept figures between its markers
+    python -m benchmarks.compression --check README.md       # fail if the table there is another one
+
+A run is a command line of `hat compress`; its figures are what its folder holds at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import markdown
+from benchmarks.experiments import RESULTS, commit, processor, replaced
+from hat import checkpoint, plots
+from hat.cli import main as hat_main
+
+FIGURES = RESULTS / "compression.json"
+PICTURE = RESULTS / "compression.png"
+MARKER = "compression"
+PAPER = """The paper keeps 1 to 21 % of the weights on 8 datasets, at the accuracy of the network without attention
+(Serrà et al. 2018), by plain SGD, all training images and up to 200 epochs. These runs are as short as a CPU asks, and
+on few images: accuracies are those of so many, with attention and without."""
+
+RECIPE = "--lr 0.05 --momentum 0.9"  # fewer epochs than plain SGD
+RUNS = {
+    "alexnet": f"--dataset mnist fashion-mnist --network alexnet --limit 300 --batch-size 32 --epochs 20 {RECIPE}",
+    "mlp": f"--dataset mnist fashion-mnist --network mlp --limit 1000 --epochs 24 {RECIPE}",
+}
+
+
+def run(name: str) -> dict[str, Any]:
+    """Run one command in `runs/compress-NAME` and return its figures with all that reproduces them."""
+    folder = Path("runs") / f"compress-{name}"
+    status = hat_main(["compress", *RUNS[name].split(), "--run-dir", str(folder), "--overwrite"])
+    if status:
+        raise SystemExit(status)
+    return {
+        "command": f"hat compress {RUNS[name]}",
+        "datasets": json.loads((folder / "compression.json").read_text())["datasets"],
+        "commit": commit(),
+        "torch": torch.__version__,
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """A markdown table of all kept figures."""
+    header = ("network", "dataset", "epochs", "weights", "kept", "accuracy", "same network without HAT")
+    lines = [
+        (
+            name,
+            dataset,
+            str(len(found["epochs"]["kept"])),
+            f"{found['weights']:,}",
+            f"{found['kept'] / found['weights']:.1%}",
+            f"{found['accuracy']:.2%}",
+            f"{found['without']['accuracy']:.2%}",
+        )
+        for name, row in figures.items()
+        for dataset, found in row["datasets"].items()
+    ]
+    machines = sorted(
+        {f"{row['processor']}, {row['threads']} threads, torch {row['torch']}" for row in figures.values()}
+    )
+    commands = [f"- `{row['command']}`" for row in figures.values()]
+    text = [markdown.table(header, lines), "", PAPER, "", "Commands:", "", *commands]
+    return "\n".join([*text, "", f"Measured on: {'; '.join(machines)}."])
+
+
+def draw(figures: dict[str, Any]) -> None:
+    """Accuracy and weights kept over the epochs of all runs."""
+    found = {f"{name}, {dataset}": part for name, row in figures.items() for dataset, part in row["datasets"].items()}
+    epochs = [part["epochs"] for part in found.values()]
+    accuracy, kept = [part["val_accuracy"] for part in epochs], [part["kept"] for part in epochs]
+    without = [part["without"]["epochs"] for part in found.values()]
+    plots.save(plots.compression(accuracy, kept, list(found), without=without), PICTURE)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compression", description="Compression runs.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(RUNS)}; default: all")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the table into this file")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="only compare the table in this file")
+    arguments = parser.parse_args(argv)
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    if arguments.write or arguments.check:
+        file = arguments.write or arguments.check
+        text = file.read_text()
+        if arguments.check:
+            return int(text != replaced(text, table(figures), MARKER))
+        file.write_text(replaced(text, table(figures), MARKER))
+        return 0
+    unknown = set(arguments.names) - set(RUNS)
+    if unknown:
+        parser.error(f"expected names of {', '.join(RUNS)}, got {', '.join(sorted(unknown))}")
+    torch.set_flush_denormal(True)
+    RESULTS.mkdir(exist_ok=True)
+    for name in arguments.names or RUNS:
+        figures[name] = run(name)
+        kept = {known: figures[known] for known in RUNS if known in figures}
+        with checkpoint.replacing(FIGURES) as out:
+            out.write((json.dumps(kept, indent=1) + "\n").encode())
+        draw(kept)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
