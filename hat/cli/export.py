@@ -78,7 +78,7 @@ def _facts(run: StoredRun, network: nn.Module, tasks: list[int]) -> dict[str, An
     dense = sum(p.numel() for p in (*model.body.parameters(), *heads) if id(p) not in embeddings)
     kept: Any = network.units
     return {
-        "tasks": [_compared(run, network, task) for task in tasks],
+        "tasks": [compared(run, network, task) for task in tasks],
         "input_shape": list(run.stream.input_shape),
         "units": {name: {"kept": kept[name], "of": gate.units} for name, gate in model.gates.items()},
         "parameters": {"kept": sum(p.numel() for p in network.parameters()), "of": dense},
@@ -86,7 +86,7 @@ def _facts(run: StoredRun, network: nn.Module, tasks: list[int]) -> dict[str, An
     }
 
 
-def _compared(run: StoredRun, network: nn.Module, task: int) -> dict[str, Any]:
+def compared(run: StoredRun, network: nn.Module, task: int) -> dict[str, Any]:
     """The accuracy on the test part of a task, of the run's network and of the exported one.
 
     Raises:
