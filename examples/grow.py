@@ -1,0 +1,30 @@
+"""A network that runs out of units, and grows: `python examples/grow.py`, some seconds, no download.
+
+A small network learns pairs of digits one after another. Once the forecast says that the next pair does not fit, free
+units join; the tasks that are finished do not notice, and the new ones find room.
+"""
+
+import torch
+
+import hat
+from hat.training import evaluate
+
+torch.manual_seed(0)
+stream = hat.data.split("digits", classes_per_task=2, limit=60)  # five tasks
+config = hat.TrainConfig(epochs=10, batch_size=32, momentum=0.9, lamb=0.0)  # without a penalty tasks take what they like
+model = hat.HATModel(hat.models.mlp(64, hidden=(10, 10), dropout=0.0, input_dropout=0.0))
+
+trainer = hat.Trainer(model, stream, config, progress=False, grow="auto", verify=True)
+history = trainer.run().history
+for entry in history.growth:
+    joined = ", ".join(f"{number} units join {name.removesuffix('.gate')}" for name, number in entry["units"].items())
+    print(f"before task {entry['task']}: {joined}; logits change by {entry['change']:.1g}")
+for task, accuracy in enumerate(history.accuracy[-1]):
+    print(f"task {task}: {accuracy:.1%} (when it was learned: {history.accuracy[task][task]:.1%})")
+print(f"largest drift of any logit since the last growth: {history.largest_drift:g}")
+
+# The same by hand: how long is there room, and more of it where you want it.
+print(hat.forecast(model))
+before = evaluate(model, stream[0].test, 0, config).logits
+print("joined:", hat.grow(model, {"linear1.gate": 8, "linear2.gate": 0.5}))  # 8 units; half as many again
+print(f"task 0 changes by {evaluate(model, stream[0].test, 0, config).drift_from(before):.1g}, a rounding")
