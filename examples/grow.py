@@ -11,7 +11,9 @@ from hat.training import evaluate
 
 torch.manual_seed(0)
 stream = hat.data.split("digits", classes_per_task=2, limit=60)  # five tasks
-config = hat.TrainConfig(epochs=10, batch_size=32, momentum=0.9, lamb=0.0)  # without a penalty tasks take what they like
+config = hat.TrainConfig(
+    epochs=10, batch_size=32, momentum=0.9, lamb=0.0
+)  # without a penalty tasks take what they like
 model = hat.HATModel(hat.models.mlp(64, hidden=(10, 10), dropout=0.0, input_dropout=0.0))
 
 trainer = hat.Trainer(model, stream, config, progress=False, grow="auto", verify=True)

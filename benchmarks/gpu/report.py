@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.exported import DENSE, EXPORTED
 from benchmarks.gpu import converted
 from benchmarks.gpu.steps import KINDS, TRAIN_STEP
 from benchmarks.serving import APART, MIXED, ONE
@@ -32,6 +33,7 @@ def report(results: dict[str, Any]) -> str:
         _steps([row for row in rows if row["part"] == "step"]),
         _converted([row for row in rows if row["part"] == "converted"]),
         _mixed([row for row in rows if row["part"] == "mixed"]),
+        _exported([row for row in rows if row["part"] == "exported"]),
         "## Whole runs",
         "From the first image to the last mask, evaluation of all tasks after each included.",
         _whole([row for row in rows if row["part"] == "whole"]),
@@ -132,6 +134,20 @@ def _mixed(rows: list[Row]) -> str:
         return ""
     titles = ["answers for", *SERVED, f"{MIXED} / {ONE}", f"{APART} / {MIXED}"]
     return "\n\n".join(["### Many tasks in one batch", "Eager; median ms.", table(titles, lines)])
+
+
+def _exported(rows: list[Row]) -> str:
+    lines = []
+    for (operation, share, mode), by in _grouped(rows, "operation", "share", "mode").items():
+        ratio = (by.get(EXPORTED) or {}).get("ratio_to", {}).get(DENSE)
+        against = "" if ratio is None else f"{ratio / share**2:.2f}"
+        times = [_ms(by.get(kind)) for kind in (DENSE, EXPORTED)]
+        lines.append([operation, f"{100 * share:.0f} %", mode, *times, _ratio(by.get(EXPORTED), DENSE), against])
+    if not lines:
+        return ""
+    titles = ["network", "p", "mode", DENSE, EXPORTED, f"{EXPORTED} / {DENSE}", "/ p²"]
+    text = "A forward pass of a network of which one task uses the share p of every layer; median ms."
+    return "\n\n".join(["### Exported networks", text, table(titles, lines)])
 
 
 def _whole(rows: list[Row]) -> str:

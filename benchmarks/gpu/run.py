@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import converted, linear, mixed, steps, whole
+from benchmarks.gpu import converted, exported, linear, mixed, steps, whole
 from benchmarks.gpu.case import Case
 from benchmarks.gpu.ceilings import DTYPES, Ceilings
 from benchmarks.gpu.device import Device
@@ -25,6 +25,7 @@ Row = dict[str, Any]
 STEPS = 0.35  # of the time: the steps of the paper's networks
 CONVERTED = 0.35  # of the time that they leave: those of networks that are converted
 MIXED = 0.1  # of the time that those leave: answers for batches of many tasks
+EXPORTED = 0.1  # of the time that those leave: exported networks
 WHOLE = 0.35  # of the time that all steps leave: what whole runs may take
 COMPILING = 0.5  # of the time: what torch.compile may have before its variants are left out
 
@@ -33,7 +34,12 @@ def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int)
     """Whole steps, whole runs, then single operations, largest first."""
     deadline = time.monotonic() + seconds
     on = stream(device)
-    parts = (("step", STEPS, steps.rows), ("converted", CONVERTED, converted.rows), ("mixed", MIXED, mixed.rows))
+    parts = (
+        ("step", STEPS, steps.rows),
+        ("converted", CONVERTED, converted.rows),
+        ("mixed", MIXED, mixed.rows),
+        ("exported", EXPORTED, exported.rows),
+    )
     for part, share, measured in parts:
         now = time.monotonic()
         try:

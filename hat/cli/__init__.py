@@ -1,4 +1,4 @@
-"""The command line: `python -m hat train | compress | evaluate | report | data`."""
+"""The command line: `python -m hat train | compress | evaluate | export | report | data`."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from hat.cli.compress import DEFAULTS as COMPRESSION
 from hat.cli.compress import run_compress
 from hat.cli.evaluate import run_evaluate
+from hat.cli.export import DEFAULT, FORMATS, run_export
 from hat.cli.options import add_field
 from hat.cli.report import run_report
 from hat.cli.sources import run_data
@@ -39,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", metavar="FOLDER", help="where the data is now; default: as in the run")
     evaluate.add_argument("--device", help="default: as in the run")
     evaluate.set_defaults(run=run_evaluate)
+    _add_export(commands.add_parser("export", help="write what a task has learned as a small plain network"))
     report = commands.add_parser("report", help="show a run: accuracy, which task uses which units, what is free")
     report.add_argument("run_dir", type=Path, help="the folder of the run; pictures go to its folder plots")
     report.set_defaults(run=run_report)
@@ -48,6 +50,22 @@ def make_parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         command.add_argument("--traceback", action="store_true", help="on an error, show where in the code it arose")
     return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write what tasks have learned as a plain network without the units that they do not use: network.pt2 for "
+        "torch.export.load, weights.safetensors, network.onnx, and export.json: what is left, and how accurate it is."
+    )
+    parser.add_argument("run_dir", type=Path, help="the folder of the run")
+    several = "a task, counted from 0; several times for one network of several tasks, with a graph for each"
+    parser.add_argument("--task", type=int, metavar="T", action="append", required=True, help=several)
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write; default: RUN_DIR/export/task-T")
+    formats = f"default: {' '.join(DEFAULT)}"
+    parser.add_argument("--format", nargs="+", choices=FORMATS, default=DEFAULT, help=formats)
+    parser.add_argument("--data", metavar="FOLDER", help="where the data is now; default: as in the run")
+    parser.add_argument("--device", help="to test the network on; default: as in the run")
+    parser.set_defaults(run=run_export)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

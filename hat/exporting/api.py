@@ -26,12 +26,15 @@ class TaskNetwork(nn.Module):
         body, head: the two parts.
         task: which one, by its id in the model.
         classes: the names of its classes.
+        units: how many are left of every gate of the model, by its name.
     """
 
-    def __init__(self, body: nn.Module, head: nn.Module, task: int, classes: Sequence[str]) -> None:
+    def __init__(
+        self, body: nn.Module, head: nn.Module, *, task: int, classes: Sequence[str], units: dict[str, int]
+    ) -> None:
         super().__init__()
         self.body, self.head = body, head
-        self.task, self.classes = task, tuple(classes)
+        self.task, self.classes, self.units = task, tuple(classes), units
 
     def forward(self, x: Any, *others: Any) -> Tensor:
         """What the network takes, to the logits [B, classes]."""
@@ -46,13 +49,20 @@ class TasksNetwork(nn.Module):
         body: of all of them.
         heads: by the id of the task, as a string.
         classes: the names of the classes, by the id of the task.
+        units: how many are left of every gate of the model, by its name.
     """
 
     def __init__(
-        self, body: nn.Module, heads: Mapping[int, nn.Module], classes: dict[int, tuple[str, ...]], chosen: Any
+        self,
+        body: nn.Module,
+        heads: Mapping[int, nn.Module],
+        *,
+        classes: dict[int, tuple[str, ...]],
+        units: dict[str, int],
+        chosen: Any,
     ) -> None:
         super().__init__()
-        self.body, self.classes = body, classes
+        self.body, self.classes, self.units = body, classes, units
         self.heads = nn.ModuleDict({str(task): head for task, head in heads.items()})
         self.__dict__["chosen"] = chosen
 
@@ -118,12 +128,13 @@ def _exported(model: HATModel, wanted: list[int], example: tuple[Any, ...] | Non
     body = _body(small.body, exporter)
     heads = {each: exporter.head(small.heads[each]) for each in wanted}
     classes = {each: model.classes[each] for each in wanted}
+    units = {name: gate.units for name, gate in small.gates.items()}
     network: nn.Module
     if one:
         (task,) = wanted
-        network = TaskNetwork(body, heads[task], task, classes[task])
+        network = TaskNetwork(body, heads[task], task=task, classes=classes[task], units=units)
     else:
-        network = TasksNetwork(body, heads, classes, exporter.chosen)
+        network = TasksNetwork(body, heads, classes=classes, units=units, chosen=exporter.chosen)
     network.eval()
     if example is not None:
         for each in wanted:

@@ -14,7 +14,20 @@ from benchmarks import kernels
 from benchmarks.bench import Case
 from benchmarks.converted import TINY_VIT
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import converted, folding, linear, mixed, operations, report, run, steps, tests, updates, whole
+from benchmarks.gpu import (
+    converted,
+    exported,
+    folding,
+    linear,
+    mixed,
+    operations,
+    report,
+    run,
+    steps,
+    tests,
+    updates,
+    whole,
+)
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.device import Device, file_name
 from benchmarks.gpu.timing import Timed, measure, summary
@@ -81,6 +94,15 @@ def test_answers_for_many_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     text = report.report({"environment": CPU.facts(), "ceilings": {"copy": 1.0, "matmul": {}}, "rows": rows})
     assert "### Many tasks in one batch" in text
     assert {row["error"] for row in mixed.rows(CPU, None, 1, time.monotonic() - 1)} == {"out of time"}
+
+
+def test_exported_networks() -> None:
+    rows = list(exported.rows(CPU, None, 1))
+    assert [(row["variant"], row.get("error")) for row in rows] == [("dense", None), ("exported", None)] * 2
+    text = report.report({"environment": CPU.facts(), "ceilings": {"copy": 1.0, "matmul": {}}, "rows": rows})
+    assert "### Exported networks" in text
+    assert f"| {4 * rows[1]['ratio_to']['dense']:.2f} " in text
+    assert {row["error"] for row in exported.rows(CPU, None, 1, time.monotonic() - 1)} == {"out of time"}
 
 
 @pytest.mark.filterwarnings("ignore:a gradient holds inf")  # interpreted matmuls of bfloat16 compute garbage
@@ -159,6 +181,7 @@ def test_the_command_writes_all_its_files(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(steps, "TINY", ())
     monkeypatch.setattr(converted, "TINY", ())
     monkeypatch.setattr(mixed, "TINY", ())
+    monkeypatch.setattr(exported, "TINY", ())
     monkeypatch.setattr(linear, "TINY", {})
     assert command.main(["--dry-run", "--no-tests", "--rounds", "1", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "dry-run-on-a-cpu.json").read_text())

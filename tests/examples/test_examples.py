@@ -8,7 +8,12 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHOWN = {
-    "forget.py": ("largest drift 0 over 2 tasks; no locked parameter", "tasks that are left: (0, 2)", "is not forgotten"),
+    "export.py": ("task 1: ", "as the model's: True", "largest difference 0\n"),
+    "forget.py": (
+        "largest drift 0 over 2 tasks; no locked parameter",
+        "tasks that are left: (0, 2)",
+        "is not forgotten",
+    ),
     "grow.py": ("units join linear", "largest drift of any logit since the last growth: 0", "full after"),
 }
 """What every example prints, among other things."""

@@ -346,3 +346,30 @@ def test_an_exported_network_shares_nothing(make):
     draw_units(model, 7)
     model.end_task()
     assert torch.equal(network(x), expected)
+
+
+# ---------------------------------------------------------------- later in the life of a model
+
+
+@pytest.mark.parametrize("make", [alexnet, converted])
+def test_of_a_model_that_has_grown(make):
+    model, x = make()
+    before = [shapes(hat.export(model, task)) for task in range(2)]
+    assert hat.grow(model, 4)
+    model.begin_task(2)
+    draw_units(model, 2)
+    model.end_task()
+    for task in range(3):
+        same(model, hat.export(model, task), x, task)
+    assert [shapes(hat.export(model, task)) for task in range(2)] == before  # nothing of what has joined
+
+
+@pytest.mark.parametrize("make", [alexnet, converted])
+def test_of_a_model_that_has_forgotten(make):
+    model, x = make()
+    hat.forget(model, task=0)
+    same(model, hat.export(model, task=1), x, 1)
+    with pytest.raises(ValueError, match="task: expected"):
+        hat.export(model, task=0)
+    with pytest.raises(ValueError, match="task: expected"):
+        hat.export(model, tasks=[1, 0])

@@ -1,0 +1,168 @@
+"""Exported networks: what is left of a network for one task, how accurate that is, and how fast.
+
+    python -m benchmarks.export                     # train (20 minutes on 2 cores), measure, write results/export.json
+    python -m benchmarks.export --parts shares      # networks of which a given share of each layer is used: no training
+    python -m benchmarks.export --write README.md   # put the tables of the kept figures between their markers
+    python -m benchmarks.export --check README.md   # fail if the tables there are others
+
+What an exported network is measured against is the plain network that it comes from: the same modules, all units there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import hat
+from benchmarks import export_tables, record
+from benchmarks.exported import DENSE, EXPORTED, SHARES, both, of_share
+from benchmarks.facts import environment
+from benchmarks.measure import Runner, interleave, quantiles
+from benchmarks.workload import ALEXNET, MLP, Network, batches
+from hat.cli import main as hat_main
+from hat.cli.export import compared
+from hat.cli.stored import open_run
+
+FIGURES = record.FOLDER / "export.json"
+RUNS = Path("runs/export")
+PARTS = ("trained", "shares")
+TRAINED = {
+    "mlp": "--stream split --dataset mnist --classes-per-task 5 --limit 2000 --epochs 4 --momentum 0.9 --lr 0.02",
+    "alexnet": "--stream split --dataset cifar10 --classes-per-task 2 --tasks 2 --limit 2000 --network alexnet "
+    "--epochs 4 --momentum 0.9 --lr 0.02",
+    "resnet18": "--stream split --dataset cifar10 --classes-per-task 2 --tasks 2 --limit 1000 --network resnet18 "
+    "--width 32 --stem image --epochs 4 --momentum 0.9 --lr 0.05",
+    "vit": "--stream split --dataset fashion-mnist --classes-per-task 3 --tasks 2 --limit 1000 --network vit --patch 7 "
+    "--width 96 --depth 4 --epochs 3 --optimizer adamw --lr 0.001",
+}
+BATCHES = {"trained": (1, 64), "shares": (64, 256)}
+BURST = 4e-3  # seconds of one timing at least: a small network runs several times in it
+
+Row = dict[str, Any]
+
+
+def trained(runs: Path, seconds: float, *, commands: dict[str, str] = TRAINED) -> Iterator[Row]:
+    """A row for each task and batch of networks that `hat train` has trained; those whose folder is there are kept."""
+    for name, command in commands.items():
+        if not (runs / name / "result.json").exists():
+            status = hat_main(["train", *command.split(), "--run-dir", str(runs / name), "--overwrite"])
+            if status:
+                raise SystemExit(status)
+        run = open_run(runs / name)
+        for task in range(run.model.tasks):
+            networks = both(run.model, task)
+            facts = compared(run, networks[EXPORTED], task)
+            row = {"part": "trained", "network": name, "command": f"hat train {command}", **facts}
+            x = run.stream[task].test[: max(BATCHES["trained"])][0]
+            yield from _rows(row, run.model, networks, x, BATCHES["trained"], seconds)
+
+
+def shares(seconds: float, *, networks: Sequence[Network] = (MLP, ALEXNET)) -> Iterator[Row]:
+    """A row for each share and batch of the paper's networks, of which one task uses that very share of each layer."""
+    for network in networks:
+        for share in SHARES:
+            model = of_share(network, share)
+            row = {"part": "shares", "network": str(network), "share": share}
+            x = batches(network, max(BATCHES["shares"]), 1)[0][0]
+            yield from _rows(row, model, both(model, 0), x, BATCHES["shares"], seconds)
+
+
+def _rows(
+    row: Row, model: hat.HATModel, networks: dict[str, nn.Module], x: Tensor, sizes: Sequence[int], seconds: float
+) -> Iterator[Row]:
+    kept: Any = networks[EXPORTED].units
+    for batch in sizes:
+        yield {
+            **row,
+            "units": {name: {"kept": kept[name], "of": gate.units} for name, gate in model.gates.items()},
+            "parameters": {kind: sum(p.numel() for p in each.parameters()) for kind, each in networks.items()},
+            "batch": batch,
+            "flops": {kind: flops(each, x[:batch]) for kind, each in networks.items()},
+            **latencies(networks, x[:batch], seconds),
+        }
+
+
+@torch.inference_mode()
+def flops(network: nn.Module, x: Tensor) -> int:
+    """Of matmuls and convolutions in one forward pass."""
+    with FlopCounterMode(display=False) as counter:
+        network(x)
+    return int(counter.get_total_flops())
+
+
+def latencies(networks: dict[str, nn.Module], x: Tensor, seconds: float) -> Row:
+    """Milliseconds of a forward pass of each, and the ratio of the exported one to the dense one within a round."""
+    calls = {name: partial(_answer, network, x) for name, network in networks.items()}
+    runners = {name: _runner(call) for name, call in calls.items()}
+    timings = interleave(runners, [0.0] * 8, block=2, seconds=seconds, least=5, most=40)
+    return {
+        "rounds": timings.rounds,
+        "ms": {name: quantiles([1e3 * each for each in timings.all(name)]) for name in networks},
+        "ratio": quantiles(timings.ratios(EXPORTED, DENSE)),
+    }
+
+
+@torch.inference_mode()
+def _answer(network: nn.Module, x: Tensor) -> None:
+    network(x)
+
+
+def _runner(call: Callable[[], None]) -> Runner:
+    """Seconds of one call, the mean over as many as take `BURST`."""
+    call()
+    count = max(1, round(BURST / max(_seconds(call, 3), 1e-7)))
+    return lambda points: [_seconds(call, count) for _ in points]
+
+
+def _seconds(call: Callable[[], None], count: int) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - start) / count
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; 1 if `--check` finds other tables than the figures give."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description="Exported networks, measured.")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="measure these; other rows stay")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where the trained networks are (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each row, about (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: its own choice)")
+    parser.add_argument("--out", type=Path, default=FIGURES, help="results file (default: %(default)s)")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the tables into this file")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="only compare the tables in this file")
+    options = parser.parse_args(argv)
+    if options.write or options.check:
+        file = options.write or options.check
+        text, found = file.read_text(), export_tables.inserted(file.read_text(), record.read(options.out))
+        if options.write and text != found:
+            record.write_text(file, found)
+        return int(bool(options.check) and text != found)
+    torch.set_flush_denormal(True)  # before the first tensor operation: later threads inherit it
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    kept = record.read(options.out)["rows"] if options.out.exists() else []
+    rows = [row for row in kept if row["part"] not in options.parts]
+    facts = environment()
+    makes = {"trained": partial(trained, options.runs, options.seconds), "shares": partial(shares, options.seconds)}
+    for part in options.parts:
+        for row in makes[part]():
+            rows.append({**row, **facts})
+            print(export_tables.line(row), file=sys.stderr)
+    rows.sort(key=lambda row: PARTS.index(row["part"]))
+    record.write(options.out, {"environment": facts, "rows": rows})
+    print(export_tables.text({"environment": facts, "rows": rows}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

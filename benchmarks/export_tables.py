@@ -1,0 +1,86 @@
+"""The tables of `benchmarks.export`, made from its results file."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from benchmarks.markdown import percent, spread, table
+
+BEGIN, END = "<!-- export -->", "<!-- /export -->"
+
+Row = dict[str, Any]
+
+
+def text(results: dict[str, Any]) -> str:
+    """Both tables, and where they were measured; a part without rows is left out."""
+    rows = results["rows"]
+    facts = next((row for row in rows if "cpu" in row), results["environment"])
+    where = f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, commit {facts['commit'][:9]}."
+    commands = dict.fromkeys(row["command"] for row in rows if "command" in row)
+    listed = "\n".join(f"- `{command}`" for command in commands)
+    return "\n\n".join(part for part in (_trained(rows), listed, _shares(rows), where) if part)
+
+
+def inserted(document: str, results: dict[str, Any]) -> str:
+    """The document with the tables between the markers.
+
+    Raises:
+        ValueError: the markers are not there.
+    """
+    head, begin, rest = document.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"document: expected the markers {BEGIN} and {END}, got one without")
+    return f"{head}{BEGIN}\n\n{text(results)}\n\n{END}{tail}"
+
+
+def line(row: Row) -> str:
+    """A row in one line, to show that something happens."""
+    what = row.get("name") or f"{row['share']:.2f} of each layer"
+    return f"{row['network']}, {what}, batch {row['batch']}: exported / dense {spread(row['ratio'])}"
+
+
+def _trained(rows: list[Row]) -> str:
+    lines = []
+    for first, *others in _grouped(rows, "trained", "network", "name"):
+        kept = statistics.fmean(units["kept"] / units["of"] for units in first["units"].values())
+        parameters = first["parameters"]
+        accuracy = [f"{100 * first[name]:.2f} %" for name in ("accuracy", "accuracy_exported")]
+        cells = [first["network"], first["name"], percent(kept), percent(parameters["exported"] / parameters["dense"])]
+        lines.append([*cells, *accuracy, *map(_times, (first, *others))])
+    batches = dict.fromkeys(f"batch {row['batch']}, ms" for row in rows if row["part"] == "trained")
+    return table(["network", "task", "units", "parameters", "accuracy", "exported", *batches], lines)
+
+
+def _shares(rows: list[Row]) -> str:
+    lines = []
+    for (row,) in _grouped(rows, "shares", "network", "batch", "share"):
+        share, ratio = row["share"], row["ratio"]["p50"]
+        work = row["flops"]["exported"] / row["flops"]["dense"]
+        cells = [row["network"], str(row["batch"]), percent(share), _times(row), spread(row["ratio"])]
+        lines.append([*cells, f"{work:.3f}", f"{ratio / share**2:.2f}", f"{ratio / work:.2f}"])
+    header = [
+        "network",
+        "batch",
+        "p",
+        "dense to exported, ms",
+        "time / dense",
+        "work / dense",
+        "time / p²",
+        "time / work",
+    ]
+    return table(header, lines)
+
+
+def _times(row: Row) -> str:
+    dense, exported = (row["ms"][name]["p50"] for name in ("dense", "exported"))
+    return f"{dense:.2f} to {exported:.2f}"
+
+
+def _grouped(rows: list[Row], part: str, *keys: str) -> list[list[Row]]:
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        if row["part"] == part:
+            found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return list(found.values())

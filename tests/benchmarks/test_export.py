@@ -1,0 +1,108 @@
+"""The benchmark of exported networks, on tiny ones, and the tables of what it measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import export, export_tables
+from benchmarks.exported import both, of_share
+from benchmarks.gpu.steps import TINY
+
+README = Path(export.__file__).parent.parent / "README.md"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "BURST", 0.0)
+    monkeypatch.setattr(export, "BATCHES", {"trained": (1, 4), "shares": (2,)})
+
+
+@pytest.mark.filterwarnings("ignore::hat.CapacityWarning")  # of two channels a quarter is none
+def test_a_share_of_every_layer() -> None:
+    rows = list(export.shares(0.0, networks=TINY))
+    assert [row["share"] for row in rows] == [0.25, 0.5, 0.75] * 2
+    assert [units["kept"] for units in rows[0]["units"].values()] == [2, 2]
+    assert rows[0]["flops"] == {"dense": 2 * 2 * (6 * 8 + 8 * 8 + 8 * 2), "exported": 2 * 2 * (6 * 2 + 2 * 2 + 2 * 2)}
+    assert rows[1]["parameters"] == {"dense": 7 * 8 + 9 * 8 + 9 * 2, "exported": 7 * 4 + 5 * 4 + 5 * 2}
+    assert all(row["ms"]["dense"]["p50"] > 0 and row["ratio"]["p50"] > 0 for row in rows)
+    table = export_tables.text(
+        {"environment": {"cpu": "abacus", "threads": 1, "torch": "2", "commit": "abc"}, "rows": rows}
+    )
+    work = (6 * 2 + 2 * 2 + 2 * 2) / (6 * 8 + 8 * 8 + 8 * 2)
+    assert f"| {work:.3f} " in table
+    assert f"| {16 * rows[0]['ratio']['p50']:.2f} " in table
+    assert table.endswith("abacus, 1 threads, torch 2, commit abc.")
+
+
+def test_the_dense_network_has_all_units_and_the_exported_one_answers_as_the_model() -> None:
+    model = of_share(TINY[1], 0.5).eval()
+    networks, x = both(model, 0), torch.rand(3, *TINY[1].input_shape)
+    torch.testing.assert_close(networks["exported"](x), model(x, task=0))
+    assert [tuple(p.shape) for p in networks["dense"].body.parameters()] == [
+        tuple(p.shape) for name, p in model.body.named_parameters() if "embedding" not in name
+    ]
+
+
+def test_trained_networks(tmp_path: Path) -> None:
+    command = "--stream permuted --dataset digits --tasks 2 --limit 20 --hidden 12 10 --epochs 1 --quiet"
+    rows = list(export.trained(tmp_path, 0.0, commands={"small": command}))
+    assert [(row["task"], row["batch"]) for row in rows] == [(0, 1), (0, 4), (1, 1), (1, 4)]
+    assert all(row["accuracy"] == row["accuracy_exported"] for row in rows)
+    again = list(export.trained(tmp_path, 0.0, commands={"small": command}))  # from the folder
+    assert [row["accuracy"] for row in again] == [row["accuracy"] for row in rows]
+    table = export_tables.text(
+        {"environment": {"cpu": "abacus", "threads": 1, "torch": "2", "commit": "abc"}, "rows": rows}
+    )
+    assert "| small   | permuted digits 0 |" in table
+    assert f"`hat train {command}`" in table
+
+
+def test_the_command_replaces_the_parts_that_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, readme = tmp_path / "export.json", tmp_path / "README.md"
+    kept = {"part": "trained", "network": "old"}
+    out.write_text(json.dumps({"rows": [kept, {"part": "shares", "network": "old"}]}))
+    monkeypatch.setattr(export, "MLP", TINY[0])
+    monkeypatch.setattr(export, "shares", lambda seconds: iter(list(SHARED)))
+    monkeypatch.setattr(export_tables, "_trained", lambda rows: "")
+    assert export.main(["--parts", "shares", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert rows[0] == kept
+    assert [row["network"] for row in rows[1:]] == ["tiny"]
+    readme.write_text(f"before\n{export_tables.BEGIN}\nold\n{export_tables.END}\nbehind\n")
+    assert export.main(["--check", str(readme), "--out", str(out)]) == 1
+    assert export.main(["--write", str(readme), "--out", str(out)]) == 0
+    assert export.main(["--check", str(readme), "--out", str(out)]) == 0
+    assert readme.read_text().startswith("before\n")
+    assert "| tiny " in readme.read_text()
+    assert readme.read_text().endswith("\nbehind\n")
+    with pytest.raises(ValueError, match="document: expected the markers"):
+        export_tables.inserted("none", {})
+
+
+SHARED = [
+    {
+        "part": "shares",
+        "network": "tiny",
+        "share": 0.5,
+        "batch": 2,
+        "flops": {"dense": 4, "exported": 1},
+        "ms": {kind: {"p50": 1.0} for kind in ("dense", "exported")},
+        "ratio": {"p20": 0.2, "p50": 0.25, "p80": 0.3},
+    }
+]
+
+
+def test_readme_shows_the_kept_figures() -> None:
+    assert export.main(["--check", str(README)]) == 0
+
+
+def test_kept_figures_are_of_all_parts_and_change_no_accuracy() -> None:
+    rows = json.loads(export.FIGURES.read_text())["rows"]
+    trained = [row for row in rows if row["part"] == "trained"]
+    assert {row["network"] for row in trained} == set(export.TRAINED)
+    assert all(row["accuracy"] == row["accuracy_exported"] for row in trained)
+    assert {row["share"] for row in rows if row["part"] == "shares"} == {0.25, 0.5, 0.75}
