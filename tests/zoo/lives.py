@@ -32,8 +32,8 @@ _TEXT = f"""# The zoo, exported and grown
 
 What `hat.export` and `hat.grow` make of the networks of [the zoo](zoo.md), converted with random weights, after two
 tasks that use {SHARE:.0%} of the units of every axis, drawn at random: `python -m tests.zoo.lives`. *kept*: parameters
-of the network exported for the second task, of those of the whole one; {SHARE**2:.0%} where every layer takes in half and
-puts out half. *exported*: the largest change of its logits, of the largest. *grown*: axes to which {MORE} units or a
+of the network exported for the second task, of those of the whole one; {SHARE**2:.0%} where layers take in half and
+put out half. *exported*: the largest change of its logits, of the largest. *grown*: axes to which {MORE} units or a
 little more were added, of all. *grown changes*: the largest change of the second task's logits by that. Both are
 roundings: a sum has other zeros among its terms.
 
