@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,9 @@ from hat.cli import main
 from hat.cli.specfile import read_spec
 from hat.training.rundir import RunDir
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 QUICK = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "2", "--quiet"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "quick"
-    assert main(["train", *QUICK, "--reference", "joint", "--run-dir", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(finished, tmp_path / "run")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

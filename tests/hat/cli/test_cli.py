@@ -38,6 +38,7 @@ def test_train_leaves_a_run(run: Path) -> None:
     assert config["stream"]["datasets"] == ["digits"]
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_train_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *QUICK, "--run-dir", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
@@ -82,6 +83,7 @@ def test_report_draws(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {picture.stem for picture in (run / "plots").iterdir()} == names
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_report_of_a_run_that_a_trainer_left_knows_no_network(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +128,7 @@ def test_wrong_options_give_one_line(
     assert "Traceback" not in error
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_taken_run_directory_is_refused_then_replaced(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,8 @@ from hat.cli.specfile import read_spec
 from hat.training import PlainModel
 from hat.training.rundir import RunDir
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 QUICK = ["--limit", "20", "--hidden", "16", "--epochs", "3", "--momentum", "0.9"]
 
 

@@ -12,19 +12,9 @@ import pytest
 import hat
 from hat.cli import main
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 QUICK = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "2", "--quiet"]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "quick"
-    assert main(["train", *QUICK, "--reference", "joint", "--run-dir", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(finished, tmp_path / "run")
 
 
 def result_of(run: Path) -> dict[str, object]:
