@@ -98,6 +98,8 @@ class CountedLayerNorm(_Counted):
 
     def forward(self, x: Tensor) -> Tensor:
         y = counted.layer_norm(x, self.dims, self.count, self.eps)
+        if self.weight is not None and self.bias is not None:
+            return torch.addcmul(self.bias, y, self.weight)
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
 
