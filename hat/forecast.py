@@ -106,7 +106,7 @@ def forecast(model: HATModel, *, last: int = LAST) -> Forecast:
 
 def finished_tasks(model: HATModel) -> list[int]:
     """The ids of the finished tasks that were not forgotten and have masks."""
-    gone = getattr(model, "forgotten", ())
+    gone = model.forgotten
     masks = min(gate.tasks for gate in model.gates.values())
     return [task for task in range(masks) if task not in gone]
 

@@ -98,6 +98,6 @@ def _checked(model: HATModel, task: int) -> int:
         raise TypeError(f"task: expected an int, got {type(task).__name__}")
     if not 0 <= task < len(model.heads):
         raise ValueError(f"task: expected 0 to {len(model.heads) - 1}, got {task}")
-    if task in getattr(model, "forgotten", ()):
+    if task in model.forgotten:
         raise ValueError(f"task: expected a task that is not forgotten, got {task}")
     return task
