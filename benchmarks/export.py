@@ -91,9 +91,8 @@ def _rows(
         }
 
 
-@torch.inference_mode()
 def flops(network: nn.Module, x: Tensor) -> int:
-    """Of matmuls and convolutions in one forward pass."""
+    """Of matmuls and convolutions in one forward pass; with gradients, as the counter asks for their graph."""
     with FlopCounterMode(display=False) as counter:
         network(x)
     return int(counter.get_total_flops())

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from hat.chain import Chain
 from hat.conversion.body import Converted
 from hat.exporting.errors import ExportError
 from hat.exporting.modules import Exporter
+from hat.exporting.plain import attention
 from hat.model import HATModel
 from hat.resizing.shrink import shrunk
 from hat.resizing.trial import rounding
@@ -201,6 +203,8 @@ def _graph(network: fx.GraphModule, exporter: Exporter) -> fx.GraphModule:
             parameter = isinstance(found, nn.Parameter)
             _put(root, str(node.target), exporter.parameter(found) if parameter else found.detach().clone())
         values[node] = graph.node_copy(node, lambda each: values[each])
+        if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
+            values[node].target = attention
     made_of = fx.GraphModule(root, graph, class_name="TaskBody")
     made_of.graph.eliminate_dead_code()
     made_of.recompile()

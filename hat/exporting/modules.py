@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hat.attention import HATMultiheadAttention
+from hat.conversion.substitutes import DroppedAttention
 from hat.conversion.tables import SharedParameter
 from hat.dropout import Dropout
 from hat.embedding import HATEmbedding
@@ -22,6 +23,7 @@ from hat.exporting.plain import (
     Constant,
     Excitation,
     Factor,
+    FusedAttention,
     Patches,
     Positions,
     Scale,
@@ -234,6 +236,9 @@ class Exporter:
     def tokens(self, module: ClassToken) -> nn.Module:
         return self.choice(lambda: Tokens(_masked(module.weight, module.gate.form()["mask"])))
 
+    def dropped(self, module: DroppedAttention) -> nn.Module:
+        return FusedAttention(module.p)
+
     def excitation(self, module: SqueezeExcitation) -> nn.Module:
         return Excitation(self.plain(module.squeeze), self.plain(module.excite))
 
@@ -250,6 +255,7 @@ _MAKES: tuple[tuple[type[nn.Module], Callable[[Exporter, Any], nn.Module]], ...]
     (PositionalTable, Exporter.positions),
     (ClassToken, Exporter.tokens),
     (SqueezeExcitation, Exporter.excitation),
+    (DroppedAttention, Exporter.dropped),
     (HATEmbedding, Exporter.embedding),
     (GatedLayer, Exporter.layer),
     (GatedNorm, Exporter.norm),

@@ -53,8 +53,7 @@ def _layer_norm(norm: HATLayerNorm, weight: Tensor | None, bias: Tensor | None) 
     count = _count(norm, norm.normalized_shape[0])
     if count == norm.normalized_shape[0]:
         return _with(nn.LayerNorm(norm.normalized_shape, norm.eps, weight is not None, bias is not None), weight, bias)
-    elements = count * torch.Size(norm.normalized_shape[1:]).numel()
-    return CountedLayerNorm(len(norm.normalized_shape), elements, norm.eps, weight, bias)
+    return CountedLayerNorm(len(norm.normalized_shape), count, norm.eps, weight, bias)
 
 
 def _group_norm(norm: HATGroupNorm, weight: Tensor | None, bias: Tensor | None) -> nn.Module:

@@ -90,14 +90,23 @@ class _Counted(nn.Module):
 
 
 class CountedLayerNorm(_Counted):
-    """`torch.nn.LayerNorm` over the last `dims` dimensions as if they held `count` elements."""
+    """`torch.nn.LayerNorm` over the last `dims` dimensions as if there were `count` units along the first of them."""
 
     def __init__(self, dims: int, count: int, eps: float, weight: Tensor | None, bias: Tensor | None) -> None:
         super().__init__(count, eps, weight, bias)
-        self.dims = tuple(range(-dims, 0))
+        self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
-        y = counted.layer_norm(x, self.dims, self.count, self.eps)
+        shape = x.shape[-self.dims :]
+        missing, rest = self.count - shape[0], shape[1:]
+        if missing < 0:
+            dims = tuple(range(-self.dims, 0))
+            y = counted.layer_norm(x, dims, self.count * rest.numel(), self.eps)
+        else:  # in one pass over what is there and the zeros that are not: a small network waits for its launches
+            padded = F.pad(x, (0, 0) * len(rest) + (0, missing))
+            y = F.layer_norm(padded, (self.count, *rest), eps=self.eps).narrow(-self.dims, 0, shape[0])
+        if self.weight is not None and self.bias is not None:
+            return torch.addcmul(self.bias, y, self.weight)
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
 
@@ -127,6 +136,44 @@ class CountedGroupNorm(_Counted):
         return y if self.bias is None else y + self.bias.view(-1, *ones)
 
 
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    **options: Any,
+) -> Tensor:
+    """`torch.nn.functional.scaled_dot_product_attention` of heads that have more or fewer values than queries.
+
+    Fused kernels want as many: zeros fill up what is missing, and change nothing.
+    """
+    width, own = query.shape[-1], value.shape[-1]
+    scale = width**-0.5 if scale is None else scale
+    if own > width:
+        query, key = (F.pad(x, (0, own - width)) for x in (query, key))
+    elif own < width:
+        value = F.pad(value, (0, width - own))
+    h = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
+    return h if own >= width else h[..., :own]
+
+
+class FusedAttention(nn.Module):
+    """`attention` that in training mode drops weights with probability p."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        return attention(query, key, value, attn_mask, self.p if self.training else 0.0, **options)
+
+
 class Attention(nn.Module):
     """Multi-head attention of four linear layers; for arguments see `hat.HATMultiheadAttention`."""
 
@@ -152,7 +199,7 @@ class Attention(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, x in ((self.query, query), (self.key, key), (self.value, value))
         )
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=self.scale)
+        h = attention(q, k, v, attn_mask, is_causal=is_causal, scale=self.scale)
         y: Tensor = self.out(h.transpose(1, 2).flatten(2))
         return y
 

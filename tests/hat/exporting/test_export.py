@@ -229,6 +229,35 @@ def test_a_unit_that_overflows_stays_off():
     same(model, hat.export(model, task=0), torch.randn(3, 5), 0)
 
 
+@pytest.mark.parametrize(("queries", "values"), [(3, 5), (5, 3), (4, 4)])
+def test_attention_of_heads_of_two_widths(queries, values):
+    q, k, v = torch.randn(2, 3, 6, queries), torch.randn(2, 3, 7, queries), torch.randn(2, 3, 7, values)
+    for options in ({}, {"scale": 0.3}, {"is_causal": True}, {"attn_mask": torch.rand(6, 7) < 0.7}):
+        expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), **options)
+        torch.testing.assert_close(plain.attention(q, k, v, **options), expected.float())
+    drops = plain.FusedAttention(0.5)
+    assert not torch.equal(drops(q, k, v), drops(q, k, v))
+    assert torch.equal(drops.eval()(q, k, v), plain.attention(q, k, v))
+
+
+@pytest.mark.parametrize("count", [3, 6, 9])
+@pytest.mark.parametrize("shape", [(6,), (6, 2)])
+def test_a_norm_over_another_number_of_units(shape, count):
+    """More than there are, of which the others are 0; or fewer, as the others were not there in another task."""
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    x[:, count:] = 0
+    weight, bias = torch.rand(shape).double(), torch.rand(shape).double()
+    whole = F.pad(x, (0, 0) * (len(shape) - 1) + (0, max(count - 6, 0)))[:, :count]
+    expected = F.layer_norm(whole, whole.shape[1:])[:, :6]
+
+    def found(*own):
+        return plain.CountedLayerNorm(len(shape), count, 1e-5, *own)(x)[:, :count]
+
+    torch.testing.assert_close(found(None, None), expected)
+    torch.testing.assert_close(found(weight, None), expected * weight[:count])
+    torch.testing.assert_close(found(weight, bias), expected * weight[:count] + bias[:count])
+
+
 # ---------------------------------------------------------------- what is refused
 
 
