@@ -75,7 +75,7 @@ class Forecast:
     def _conclusion(self) -> str:
         over = f"new a task: mean of the last {self.last}" if self.last != 1 else "new a task: that of the last"
         if not self.last:
-            return "no task is finished yet"
+            return "no finished task to go by"
         if self.first_full is None:
             return f"{over}; no axis fills up"
         name, after = axis_name(self.first_full.name), self.full_after

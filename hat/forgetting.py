@@ -34,15 +34,17 @@ def forget(model: HATModel, task: int) -> None:
     keeps its bits. What other tasks keep for units that they do not use goes back to where it started (in the columns
     of a head: 0), free units lie again as they lay at first, embeddings and each task's own tensors start anew,
     gradients are None, and optimizers have no state. With the random number generator set before, what is free has the
-    same bits whatever the task has learned; after the last task is forgotten, so has all of the `state_dict`.
+    same bits whatever the task has learned; after the last task is forgotten, so has all of the `state_dict`, but for
+    buffers that nothing resets, see below.
 
     The ids of the other tasks stay. Units that are freed between locked ones stay where they are, and the next tasks
     take those first; until then only what is locked in front of them saves work. When no task remains and nothing is
     reserved, parameters along no gate are drawn anew and may be trained again, and buffers are reset where a module
     has a method for it.
 
-    Not drawn anew: a parameter along a gate that the user has frozen (`requires_grad` False), which no task trains;
-    and, while another task remains, what all tasks share as the first one left it.
+    Not drawn anew: a parameter along a gate that the user has frozen (`requires_grad` False), which no task trains; a
+    buffer that no method of its module resets, as a hand-written average or the vectors of a spectral norm: write into
+    it what it should start from; and, while another task remains, what all tasks share as the first one left it.
 
     Args:
         model: between two tasks; it is changed in place.

@@ -60,7 +60,7 @@ def test_before_the_first_task_and_while_one_is_learned():
     model = after([])
     found = hat.forecast(model)
     assert (found.last, found.first_full, found.full_after) == (0, None, math.inf)
-    assert str(found).splitlines()[-1] == "no task is finished yet"
+    assert str(found).splitlines()[-1] == "no finished task to go by"
     learned = after(TASKS)
     before = hat.forecast(learned)
     learned.begin_task(2)
