@@ -169,6 +169,17 @@ def test_a_batch_on_which_all_tasks_answer_alike_shows_nothing():
     assert torch.equal(got[ids() == 1, :3], model(x[ids() == 1], task=1))
 
 
+def test_a_bad_sample_shows_nothing():
+    model, x = mlp()
+    finish(model)
+    with torch.no_grad():
+        bad = x.index_fill(0, torch.tensor([0]), torch.nan)
+        assert torch.equal(model(bad, task=ids())[ids() == 1][:, :3], model(bad[ids() == 1], task=1))
+        assert model.mixes is None
+        model(x, task=ids())
+        assert model.mixes is True
+
+
 @pytest.mark.parametrize("make", [normed, words])
 def test_the_trial_leaves_no_trace(make):
     model, x = make()
