@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from benchmarks.markdown import percent, spread, table
+from benchmarks.tables import BUSY
 
 BEGIN, END = "<!-- export -->", "<!-- /export -->"
 
@@ -17,6 +18,7 @@ def text(results: dict[str, Any]) -> str:
     rows = results["rows"]
     facts = next((row for row in rows if "cpu" in row), results["environment"])
     where = f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, commit {facts['commit'][:9]}."
+    where += f" The machine was busy (load {facts['load']:.1f})." if facts["load"] > BUSY else ""
     commands = dict.fromkeys(row["command"] for row in rows if "command" in row)
     listed = "\n".join(f"- `{command}`" for command in commands)
     return "\n\n".join(part for part in (_trained(rows), listed, _shares(rows), where) if part)
@@ -49,7 +51,7 @@ def _trained(rows: list[Row]) -> str:
         accuracy = [f"{100 * first[name]:.2f} %" for name in ("accuracy", "accuracy_exported")]
         cells = [first["network"], first["name"], percent(kept), percent(parameters["exported"] / parameters["dense"])]
         lines.append([*cells, *accuracy, *map(_times, (first, *others))])
-    batches = dict.fromkeys(f"batch {row['batch']}, ms" for row in rows if row["part"] == "trained")
+    batches = dict.fromkeys(f"batch {row['batch']}: dense to exported, ms" for row in rows if row["part"] == "trained")
     return table(["network", "task", "units", "parameters", "accuracy", "exported", *batches], lines)
 
 
