@@ -17,11 +17,11 @@ from hat.gate import Gate
 from hat.gated_norm import GatedNorm
 from hat.gating import GatedAnywhere, SideBySide
 from hat.model import HATModel
-from hat.norms import HATGroupNorm
 from hat.per_task import PerTask
 from hat.resizing.fitting import numbers
 from hat.resizing.fresh import fill_joined, fresh_head, fresh_stack
 from hat.resizing.layout import Layout
+from hat.resizing.lengths import follow_layout, length_of, norms, own_length, set_length
 from hat.resizing.parameters import Change, Changes, applied, change_along, relaid
 from hat_kernels.gradient_memory import release
 
@@ -53,7 +53,7 @@ def resize(model: HATModel, counts: Tensor) -> Resized:
     gates = list(model.gates.values())
     first = numbers(gates)
     own = {gate: counts[first[gate] : first[gate] + gate.units] for gate in gates}
-    lengths = {norm: _length(norm) for norm in _norms(model)}
+    lengths = {norm: length_of(norm) for norm in norms(model)}
     columns = _head_columns(model, first, counts)
     changes, stacks, placed = _changes(model, first, counts)
     if isinstance(model.body, Converted):
@@ -81,9 +81,9 @@ def resize(model: HATModel, counts: Tensor) -> Resized:
         _resize_heads(model, columns, changes, before)
     for norm, length in lengths.items():
         if isinstance(model.body, Converted):
-            _follow_layout(norm, model.body)
-        if _length(norm) != length:
-            norm.keep_count(length, _length(norm), model.tasks)
+            follow_layout(norm, model.body)
+        if length_of(norm) != length:
+            norm.keep_count(length, length_of(norm), model.tasks)
     fill_joined(model.body, changes)
     for parameter in changes:
         release(parameter)
@@ -147,45 +147,9 @@ def _resize_module(module: nn.Module) -> None:
         missing = len(module.shape) - module.weight.dim()
         module.shape = torch.Size((*module.shape[:missing], *module.weight.shape))
     elif isinstance(module, GatedNorm):
-        _set_length(module, _own_length(module))
+        set_length(module, own_length(module))
     elif isinstance(module, HATMultiheadAttention) and module.per_head:
         module.num_heads = module.value.gate.units
-
-
-def _norms(model: HATModel) -> list[GatedNorm]:
-    return [module for module in model.body.modules() if isinstance(module, GatedNorm)]
-
-
-def _length(norm: GatedNorm) -> int:
-    """How many units, or elements along the first dimension, it says that it normalises."""
-    return int(norm.normalized_shape[0] if hasattr(norm, "normalized_shape") else norm.units)  # type: ignore[index, arg-type]
-
-
-def _own_length(norm: GatedNorm) -> int:
-    """As its tensors have it, or its gate."""
-    for name, values in norm.current():
-        if values.dim() and name != "count":
-            return len(values)
-    return norm.gate.units if norm.gate is not None else _length(norm)
-
-
-def _set_length(norm: Any, length: int) -> None:
-    if hasattr(norm, "normalized_shape"):
-        norm.normalized_shape = (length, *norm.normalized_shape[1:])
-    else:
-        setattr(norm, "num_channels" if isinstance(norm, HATGroupNorm) else "num_features", length)
-
-
-def _follow_layout(norm: GatedNorm, body: Converted) -> None:
-    """A norm without tensors has the length that the graph gives it."""
-    if any(values.dim() for name, values in norm.current() if name != "count"):
-        return
-    for node in body.network.graph.nodes:
-        if node.op == "call_module" and body.network.get_submodule(str(node.target)) is norm:
-            layout = body.layouts.get(node.name)
-            if isinstance(layout, Layout):
-                dim = 1 if norm.unit_dim == 1 else len(layout.shape) - len(getattr(norm, "normalized_shape", (1,)))
-                _set_length(norm, layout.shape[dim])
 
 
 def _resize_gate(gate: Gate, counts: Tensor) -> list[Change]:
