@@ -1,11 +1,13 @@
 """The graph of a converted network when it has other numbers of units: what says in numbers how many there are.
 
 Only sizes do. Where a graph says the size of a dimension of units, as a reshape does, the new one comes there. Where it
-asks for one, it goes on with the old one: a scale by the square root of a width is the same function only so.
+asks for one, it goes on with the old one: a scale by the square root of a width is the same function only so. A size
+that may depend on the batch, as that of all heads of all samples, changes in proportion.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,22 +72,39 @@ def _shape(sizes: _Sizes, node: fx.Node) -> None:
     found = sizes.changed(node)
     if found is None:
         return
-    _, after, dim = found
+    before, after, dim = found
+    lengths = before.shape[dim], after.shape[dim]
     if operation(node) == "unflatten":
         at, given = node.args[1], list(node.args[2])  # type: ignore[arg-type]
         first = int(at) if int(at) >= 0 else len(after.shape) - len(given) + int(at) + 1  # type: ignore[arg-type]
-        node.args = (*node.args[:2], tuple(_replaced(given, dim - first, after.shape[dim])))
+        node.args = (*node.args[:2], tuple(_replaced(node, given, dim - first, lengths)))
         return
     listed = len(node.args) == 2 and isinstance(node.args[1], tuple | list)
     given = list(node.args[1] if listed else node.args[1:])  # type: ignore[arg-type]
-    given = _replaced(given, dim, after.shape[dim])
+    given = _replaced(node, given, dim, lengths)
     node.args = (node.args[0], tuple(given)) if listed else (node.args[0], *given)
 
 
-def _replaced(given: list[Any], place: int, size: int) -> list[Any]:
+def _replaced(node: fx.Node, given: list[Any], place: int, lengths: tuple[int, int]) -> list[Any]:
+    """Sizes that a node says, with that at a place no longer the first but the second of two lengths."""
     if 0 <= place < len(given) and given[place] != -1:
-        given[place] = size
+        size, (old, new) = given[place], lengths
+        if isinstance(size, fx.Node) and _depends(size):
+            with node.graph.inserting_before(node):
+                given[place] = _in_proportion(size, new, old)
+        else:
+            given[place] = new
     return given
+
+
+def _depends(size: fx.Node) -> bool:
+    """It is not computed of constants alone."""
+    return not size.all_input_nodes or any(map(_depends, size.all_input_nodes))
+
+
+def _in_proportion(size: fx.Node, factor: int, divisor: int) -> fx.Node:
+    product = size.graph.call_function(operator.mul, (size, factor))
+    return size.graph.call_function(operator.floordiv, (product, divisor))
 
 
 def _asked(sizes: _Sizes, node: fx.Node) -> None:
@@ -93,24 +112,39 @@ def _asked(sizes: _Sizes, node: fx.Node) -> None:
     found = sizes.changed(node.args[0])
     if found is None:
         return
-    before, _, dim = found
+    before, after, dim = found
     place = node.args[1] if operation(node) == "size" and len(node.args) > 1 else node.kwargs.get("dim")
     if isinstance(place, int):
         if place % len(before.shape) == dim:
-            _make_constant(node, before.shape[dim])
+            _keep_size(node, before, after, dim)
         return
     for user in list(node.users):
         if operation(user) == "getitem" and isinstance(user.args[1], int) and user.args[1] % len(before.shape) == dim:
-            _make_constant(user, before.shape[dim])
+            _keep_size(user, before, after, dim)
 
 
-def _make_constant(node: fx.Node, size: int) -> None:
-    def constant(each: fx.Node) -> Any:
-        return size if each is node else each
+def _keep_size(node: fx.Node, before: Layout, after: Layout, dim: int) -> None:
+    """Let who asks for a size go on with the old one."""
+    users, size = list(node.users), before.shape[dim]
+    old: Any = size
+    if _may_depend(before, dim):
+        with node.graph.inserting_after(node):
+            product = node.graph.call_function(operator.mul, (node, size))
+        with node.graph.inserting_after(product):
+            old = node.graph.call_function(operator.floordiv, (product, after.shape[dim]))
 
-    for user in list(node.users):
-        user.args = fx.map_arg(user.args, constant)
-        user.kwargs = fx.map_arg(user.kwargs, constant)
+    def kept(each: fx.Node) -> Any:
+        return old if each is node else each
+
+    for user in users:
+        user.args = fx.map_arg(user.args, kept)
+        user.kwargs = fx.map_arg(user.kwargs, kept)
+
+
+def _may_depend(layout: Layout, dim: int) -> bool:
+    """Units come again along a dimension, as they do where it holds a batch: its length may be another for others."""
+    row = layout.units.movedim(dim, -1).reshape(-1, layout.units.shape[dim])[0]
+    return len(row.unique_consecutive()) > len(row.unique())
 
 
 def _split(sizes: _Sizes, node: fx.Node) -> None:

@@ -13,6 +13,7 @@ from hat.conversion.checks import other
 from hat.gate import Gate
 from hat.model import HATModel
 from hat.moving import apply, expanded, moves
+from hat.per_task import per_task
 from hat.state import OPEN
 from hat.wiring import movable, segments
 
@@ -34,10 +35,7 @@ def keep_places(model: HATModel, example: tuple[Any, ...]) -> None:
     if not movable(model):
         return
     tried = copy.deepcopy(model).eval()
-    generator = torch.Generator().manual_seed(0)
-    for parameter in tried.body.parameters():
-        drawn = torch.randn(2, *parameter.shape, generator=generator).to(parameter)
-        parameter.mul_(1 + _CHANGE * drawn[0]).add_(_OFFSET * drawn[1])
+    vary(tried)
     names = {gate: name for name, gate in tried.gates.items()}
     example = _varied(tried, example)
     can = movable(tried)
@@ -49,6 +47,20 @@ def keep_places(model: HATModel, example: tuple[Any, ...]) -> None:
     for gate in bad:
         own = model.gates[names[gate]]
         own.segments = torch.arange(own.units, device=own.used.device)
+
+
+@torch.no_grad()
+def vary(model: HATModel) -> None:
+    """Change all weights a little, in place, so that none are alike: the shared ones, and every task's own."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.body.parameters():
+        drawn = torch.randn(2, *parameter.shape, generator=generator).to(parameter)
+        parameter.mul_(1 + _CHANGE * drawn[0]).add_(_OFFSET * drawn[1])
+    for module in per_task(model.body).values():
+        for _, values in module.stacks():
+            if values.is_floating_point():  # a variance among them stays one
+                drawn = torch.rand(2, *values.shape, generator=generator).to(values)
+                values.mul_(1 + _CHANGE * drawn[0]).add_(_OFFSET * drawn[1])
 
 
 def _varied(model: HATModel, example: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -50,6 +50,7 @@ def fit(model: HATModel, counts: Tensor, fixed: Tensor, *, joining: bool = False
         where none is left to stay, all do.
     """
     rules, segment, counts, fixed = list(_even(model)), _segments(model), counts.clone(), fixed.clone()
+    most = int(counts.max()) if joining else 0  # else two layouts of the same units could outgrow each other for ever
     while True:
         before = counts.clone()
         counts[fixed] = 1
@@ -57,8 +58,10 @@ def fit(model: HATModel, counts: Tensor, fixed: Tensor, *, joining: bool = False
             own = counts[first : first + gate.units]
             if not own.any():
                 own[0] = 1
-        for layout, dim in rules:
-            if not _evened(layout, dim, counts, fixed, segment, joining):
+        for layout, dims in rules:
+            if joining and any(_is_even(layout, dim, counts) for dim in dims):
+                continue
+            if not _evened(layout, dims[0], counts, fixed, segment, most):
                 fixed[layout.numbers] = True
         counts[fixed] = 1
         if torch.equal(counts, before):
@@ -83,13 +86,14 @@ def fix(model: HATModel, units: Tensor, fixed: Tensor) -> None:
             fixed[first : first + gate.units] = True
 
 
-def _even(model: HATModel) -> Iterator[tuple[Layout, int]]:
-    """Layouts, and the dimension along which all their rows must have the same length."""
+def _even(model: HATModel) -> Iterator[tuple[Layout, tuple[int, ...]]]:
+    """Layouts, and the dimensions along one of which all their rows must have the same length, the best first."""
     first, segment = numbers(model.gates.values()), _segments(model)
     if isinstance(model.body, Converted):
         for layout in _flat(model.body.layouts.values()):
             if len(layout.varying) > 1:
-                yield layout, _dimension(layout, segment)
+                best = _dimension(layout, segment)
+                yield layout, (best, *(dim for dim in layout.varying if dim != best))
     else:
         for gate in model.gates.values():
             if gate.segments is not None:
@@ -104,7 +108,7 @@ def _even(model: HATModel) -> Iterator[tuple[Layout, int]]:
                 and not is_depthwise(gate, member.module)
             ):
                 units = torch.arange(start, start + gate.units).repeat_interleave(member.repeat).view(groups, -1)
-                yield Layout(units.shape, units), 1
+                yield Layout(units.shape, units), (1,)
 
 
 def _flat(layouts: Iterable[object]) -> Iterator[Layout]:
@@ -132,13 +136,13 @@ def _dimension(layout: Layout, segment: Tensor) -> int:
     return (alike or list(layout.varying))[-1]
 
 
-def _of_segments(gate: Gate, first: int) -> Iterator[tuple[Layout, int]]:
+def _of_segments(gate: Gate, first: int) -> Iterator[tuple[Layout, tuple[int, ...]]]:
     assert gate.segments is not None
     places = gate.segments.cpu().argsort(stable=True)
     lengths = gate.segments.unique(return_counts=True)[1]
     if bool((lengths == lengths[0]).all()):
         units = (places + first).view(len(lengths), -1)
-        yield Layout(units.shape, units), 1
+        yield Layout(units.shape, units), (1,)
 
 
 def _groups(module: nn.Module) -> int:
@@ -146,10 +150,16 @@ def _groups(module: nn.Module) -> int:
     return found
 
 
-def _evened(layout: Layout, dim: int, counts: Tensor, fixed: Tensor, segment: Tensor, joining: bool) -> bool:
+def _is_even(layout: Layout, dim: int, counts: Tensor) -> bool:
+    lengths = layout.counted(counts).sum(dim)
+    return bool((lengths == lengths.flatten()[0]).all())
+
+
+def _evened(layout: Layout, dim: int, counts: Tensor, fixed: Tensor, segment: Tensor, most: int) -> bool:
     """Let units stay, or others join, until all rows are as long as the longest; False where that cannot be.
 
     Those stay of whose segments the fewest do: what is even along one dimension would else be uneven along another.
+    Others join until there are `most` of each unit; so many of every one would be even along any dimension.
     """
     units = layout.units.movedim(dim, -1).reshape(-1, layout.units.shape[dim])
     if len(units) > _MOST:
@@ -169,8 +179,9 @@ def _evened(layout: Layout, dim: int, counts: Tensor, fixed: Tensor, segment: Te
             rank = torch.where(gone, stay[segment[units.clamp(min=0)]], int(counts.sum()) + 1)[short]
             counts[units[short].gather(1, rank.argmin(1, keepdim=True)).flatten()] = 1
             continue
-        grows = (units >= 0) & ~fixed[units.clamp(min=0)]
-        if not joining or not grows[short].any(1).all():
+        here = units.clamp(min=0)
+        grows = (units >= 0) & ~fixed[here] & (counts[here] < most)
+        if not grows[short].any(1).all():
             return False
         counts[_first_of_each(units[short].flip(1), grows[short].flip(1))] += 1
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hat import moving
 from hat.conversion.body import Converted
+from hat.conversion.trials import vary
 from hat.gate import Gate
 from hat.interrupt import interrupt_waits
 from hat.model import HATModel
@@ -156,8 +157,11 @@ def _join(gate: Gate, counts: Tensor, number: int) -> None:
 
 
 def _tried(model: HATModel, counts: Tensor) -> Tensor | None:
-    """On copies with one more task: the units that cannot grow, None if all can."""
+    """On copies with one more task, which uses all units: the units that cannot grow, None if all can."""
     before = copy.deepcopy(model)
+    vary(before)
+    for gate in before.gates.values():
+        gate.embedding.fill_(1)
     parts: list[Gate | PerTask] = [*before.gates.values(), *per_task(before.body).values()]
     for part in parts:
         part.commit()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hat.conversion.body import Converted
+from hat.conversion.trials import vary
 from hat.exporting.errors import ExportError
 from hat.model import HATModel
 from hat.resizing.fitting import fit, fix, needed
@@ -21,8 +22,8 @@ from hat.resizing.trial import misfits
 def shrunk(model: HATModel, tasks: Sequence[int]) -> HATModel:
     """A copy with the units alone that one of these tasks uses, and those without which the rest cannot be computed.
 
-    A converted network is tried on what it was converted on, value by value; units whose absence makes a difference
-    stay, switched off.
+    A converted network is tried value by value, with other weights and inputs than its own, which could be all alike;
+    units whose absence makes a difference stay, switched off.
 
     Args:
         model: it is left as it is.
@@ -32,29 +33,27 @@ def shrunk(model: HATModel, tasks: Sequence[int]) -> HATModel:
         ExportError: it computes something else, and no unit can be blamed.
     """
     on = torch.cat([(gate.masks[list(tasks)] != 0).any(0).cpu() for gate in model.gates.values()])
-    fixed = needed(model)
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        while True:
-            counts = fit(model, on.long(), fixed)
-            small = copy.deepcopy(model)
-            bad = _tried(model, small, counts, tasks)
-            if bad is None:
-                return small
-            blamed = bad[counts[bad] != 1]
-            if not len(blamed):
-                raise ExportError(
-                    "the network computes something else without units that it does not use, nobody knows why"
-                )
-            fix(model, blamed, fixed)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    fixed, varied = needed(model), copy.deepcopy(model).eval()
+    vary(varied)
+    while True:
+        counts = fit(model, on.long(), fixed)
+        bad = _tried(varied, counts, tasks)
+        if bad is None:
+            break
+        blamed = bad[counts[bad] != 1]
+        if not len(blamed):
+            raise ExportError(
+                "the network computes something else without units that it does not use, nobody knows why"
+            )
+        fix(model, blamed, fixed)
+    small = copy.deepcopy(model).eval()
+    resize(small, counts)
+    return small
 
 
-def _tried(model: HATModel, small: HATModel, counts: Tensor, tasks: Sequence[int]) -> Tensor | None:
-    """Resize the copy; the units that cannot go, None if all can."""
+def _tried(model: HATModel, counts: Tensor, tasks: Sequence[int]) -> Tensor | None:
+    """Resize a copy; the units that cannot go, None if all can."""
+    small = copy.deepcopy(model)
     try:
         resize(small, counts)
     except Unfit as unfit:

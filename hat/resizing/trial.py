@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from hat.conversion.body import Converted
+from hat.conversion.checks import other
+from hat.resizing.labels import lie_as_said
 from hat.resizing.layout import Layout
 
 _ROUNDINGS = 2**12
@@ -45,8 +47,10 @@ class _Values(fx.Interpreter):
 def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str) -> Tensor | None:
     """The units that go or join where the two first differ, or the second fails; None where it computes the same.
 
+    Tried on other inputs than the example, if the network takes them: of zeros all values are alike.
+
     Args:
-        before: in evaluation mode.
+        before: in evaluation mode, with weights that are all different; see `hat.conversion.trials.vary`.
         after: the same with `counts`; in evaluation mode.
         counts: [units] int64 through all gates.
         task: see `hat.state.State.task`.
@@ -56,15 +60,18 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
         for gate in body.gates.values():
             gate.state.task = task  # type: ignore[union-attr]
     try:
-        example = before.inputs()
-        error = old.values(example)
-        if error is not None:
-            raise error
+        example = other(before.inputs(), 0)
+        if old.values(example) is not None:  # lengths, say, that fit together only as they are
+            example = before.inputs()
+            error = old.values(example)
+            if error is not None:
+                raise error
         failed = new.values(example)
     finally:
         for body in (before, after):
             for gate in body.gates.values():
                 gate.state.task = None  # type: ignore[union-attr]
+    changed, resized = _changed(before, counts), {node.name: node for node in after.network.graph.nodes}
     for node in before.network.graph.nodes:
         if node.op == "output":
             break
@@ -72,7 +79,15 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
         fails = failed is not None and new.last is not None and new.last.name == here
         if fails or not _same(old.found[here], new.found.get(here), before.layouts.get(here), counts):
             return _met(node, before, counts)
+        if here in changed and lie_as_said(before, node, old.found) and not lie_as_said(after, resized[here], new.found):
+            return _met(node, before, counts)
     return None
+
+
+def _changed(body: Converted, counts: Tensor) -> set[str]:
+    """The nodes in whose values units go or join."""
+    layouts = {name: _flat(layout) for name, layout in body.layouts.items()}
+    return {name for name, found in layouts.items() if any(bool((counts[each.numbers] != 1).any()) for each in found)}
 
 
 def _met(node: fx.Node, body: Converted, counts: Tensor) -> Tensor:

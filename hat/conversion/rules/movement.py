@@ -26,6 +26,13 @@ _LIKE = ("view_as", "reshape_as", "expand_as")
 _JOINS = ("cat", "stack", "hstack", "vstack", "dstack")
 
 
+def moves(node: fx.Node, network: nn.Module) -> bool:
+    """It does to integers, whatever they say, what it does to values."""
+    if node.op == "call_module":
+        return isinstance(network.get_submodule(str(node.target)), _SHUFFLES)
+    return operation(node) in (*_MOVES, *_SELECTS, *_LIKE, *_JOINS, "getitem")
+
+
 def _move(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     value = args[0]
     if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
