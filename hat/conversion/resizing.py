@@ -18,7 +18,7 @@ from torch import Tensor, fx
 from hat.conversion.body import Converted
 from hat.conversion.names import operation
 from hat.conversion.substitutes import DroppedAttention
-from hat.resizing.layout import Layout
+from hat.resizing.layout import Layout, Unfit
 
 
 def resize_graph(body: Converted, counts: Tensor) -> None:
@@ -196,6 +196,8 @@ def _picked(index: Any, before: Layout, dim: int, counts: Tensor) -> Any:
             continue
         if here == dim:
             ends = _moved(before, dim, counts)
+            if isinstance(each, slice) and any(isinstance(end, fx.Node) for end in (each.start, each.stop, each.step)):
+                raise Unfit(before.numbers)  # a place that depends on the inputs
             if isinstance(each, slice) and each.step in (None, 1):
                 start, stop, _ = each.indices(before.shape[dim])
                 each = slice(None if each.start is None else ends[start], None if each.stop is None else ends[stop])

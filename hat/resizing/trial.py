@@ -55,6 +55,23 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
         counts: [units] int64 through all gates.
         task: see `hat.state.State.task`.
     """
+    old, new, failed = _tried(before, after, task)
+    changed, resized = _changed(before, counts), {node.name: node for node in after.network.graph.nodes}
+    for node in before.network.graph.nodes:
+        if node.op == "output":
+            break
+        here = node.name
+        fails = failed and new.last is not None and new.last.name == here
+        if fails or not _same(old.found[here], new.found.get(here), before.layouts.get(here), counts):
+            return _met(node, before, counts)
+        said = here in changed and lie_as_said(before, node, old.found)
+        if said and not lie_as_said(after, resized[here], new.found):
+            return _met(node, before, counts)
+    return None
+
+
+def _tried(before: Converted, after: Converted, task: int | str) -> tuple[_Values, _Values, bool]:
+    """The values of both on the same inputs, and whether the second has failed."""
     old, new = _Values(before.network), _Values(after.network)
     for body in (before, after):
         for gate in body.gates.values():
@@ -66,22 +83,11 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
             error = old.values(example)
             if error is not None:
                 raise error
-        failed = new.values(example)
+        return old, new, new.values(example) is not None
     finally:
         for body in (before, after):
             for gate in body.gates.values():
                 gate.state.task = None  # type: ignore[union-attr]
-    changed, resized = _changed(before, counts), {node.name: node for node in after.network.graph.nodes}
-    for node in before.network.graph.nodes:
-        if node.op == "output":
-            break
-        here = node.name
-        fails = failed is not None and new.last is not None and new.last.name == here
-        if fails or not _same(old.found[here], new.found.get(here), before.layouts.get(here), counts):
-            return _met(node, before, counts)
-        if here in changed and lie_as_said(before, node, old.found) and not lie_as_said(after, resized[here], new.found):
-            return _met(node, before, counts)
-    return None
 
 
 def _changed(body: Converted, counts: Tensor) -> set[str]:

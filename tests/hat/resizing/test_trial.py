@@ -7,7 +7,7 @@ from torch import nn
 
 import hat
 from tests.hat.conversion.checks import convert, draw_units, features, poison
-from tests.hat.conversion.zoo import Net
+from tests.hat.conversion.zoo import NETWORKS, Net
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 
@@ -68,6 +68,13 @@ def test_what_has_joined_is_locked_where_it_lies(forward, columns):
     before = [features(model, x, task) for task in range(2)]
     poison(model, 1)
     assert all(torch.equal(features(model, x, task), then) for task, then in enumerate(before))
+
+
+def test_a_table_of_which_the_inputs_say_how_much_is_read_stays():
+    module, example = NETWORKS["projected_words"]()
+    model = convert(module, example, head=None)
+    learn(model, 0)
+    assert hat.grow(model, 3) == {"gates.table": 3, "gates.last": 3}
 
 
 @pytest.mark.parametrize("forward", [shuffled, rolled])
