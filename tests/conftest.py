@@ -20,6 +20,10 @@ settings.register_profile("house", deadline=None)  # no test asserts a duration
 settings.load_profile("house")
 
 
+_LONGEST = ("test_graphs", "test_gpu", "test_on_triton", "test_zoo", "test_compiled")
+"""Files that go first: the last one to begin decides when two processes are done."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", default="auto", help="of hat_kernels in every test (auto, reference or triton)")
     parser.addoption("--sample", type=int, default=1, help="of every test, run its first case and each N-th after it")
@@ -45,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         cases[test] += 1
     if left:
         config.hook.pytest_deselected(items=left)
-        items[:] = chosen
+    items[:] = sorted(chosen, key=lambda item: item.path.stem not in _LONGEST)
 
 
 @pytest.fixture(autouse=True)
