@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from benchmarks import markdown
-from benchmarks.experiments import RESULTS, commit, processor, replaced
-from hat import checkpoint, plots
+from benchmarks.experiments import RESULTS, commit, keep, processor
+from hat import plots
 from hat.cli import main as hat_main
 
 FIGURES = RESULTS / "compression.json"
@@ -88,30 +88,7 @@ def draw(figures: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compression", description="Compression runs.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(RUNS)}; default: all")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the table into this file")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="only compare the table in this file")
-    arguments = parser.parse_args(argv)
-    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    if arguments.write or arguments.check:
-        file = arguments.write or arguments.check
-        text = file.read_text()
-        if arguments.check:
-            return int(text != replaced(text, table(figures), MARKER))
-        file.write_text(replaced(text, table(figures), MARKER))
-        return 0
-    unknown = set(arguments.names) - set(RUNS)
-    if unknown:
-        parser.error(f"expected names of {', '.join(RUNS)}, got {', '.join(sorted(unknown))}")
-    torch.set_flush_denormal(True)
-    RESULTS.mkdir(exist_ok=True)
-    for name in arguments.names or RUNS:
-        figures[name] = run(name)
-        kept = {known: figures[known] for known in RUNS if known in figures}
-        with checkpoint.replacing(FIGURES) as out:
-            out.write((json.dumps(kept, indent=1) + "\n").encode())
-        draw(kept)
-    return 0
+    return keep(argv, parser, RUNS, FIGURES, MARKER, run=run, table=table, draw=draw)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -130,27 +131,46 @@ def replaced(text: str, table: str, marker: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description="Experiments of the README.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(EXPERIMENTS)}; default: all")
+    return keep(argv, parser, EXPERIMENTS, FIGURES, MARKER, run=run, table=table, draw=draw)
+
+
+def keep(
+    argv: list[str] | None,
+    parser: argparse.ArgumentParser,
+    known: Collection[str],
+    file: Path,
+    marker: str,
+    *,
+    run: Callable[[str], Any],
+    table: Callable[[dict[str, Any]], str],
+    draw: Callable[[dict[str, Any]], None],
+) -> int:
+    """Run what the arguments name, and keep its figures with those that are there; or only write or check their table.
+
+    Returns:
+        1 where a table that is checked is another.
+    """
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; default: all")
     parser.add_argument("--write", type=Path, metavar="FILE", help="only write the table into this file")
     parser.add_argument("--check", type=Path, metavar="FILE", help="only compare the table in this file")
     arguments = parser.parse_args(argv)
-    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    figures = json.loads(file.read_text()) if file.exists() else {}
     if arguments.write or arguments.check:
-        file = arguments.write or arguments.check
-        text = file.read_text()
+        page = arguments.write or arguments.check
+        text = page.read_text()
         if arguments.check:
-            return int(text != replaced(text, table(figures), MARKER))
-        file.write_text(replaced(text, table(figures), MARKER))
+            return int(text != replaced(text, table(figures), marker))
+        page.write_text(replaced(text, table(figures), marker))
         return 0
-    unknown = set(arguments.names) - set(EXPERIMENTS)
+    unknown = set(arguments.names) - set(known)
     if unknown:
-        parser.error(f"expected names of {', '.join(EXPERIMENTS)}, got {', '.join(sorted(unknown))}")
+        parser.error(f"expected names of {', '.join(known)}, got {', '.join(sorted(unknown))}")
     torch.set_flush_denormal(True)
-    RESULTS.mkdir(exist_ok=True)
-    for name in arguments.names or EXPERIMENTS:
+    file.parent.mkdir(exist_ok=True)
+    for name in arguments.names or known:
         figures[name] = run(name)
-        kept = {known: figures[known] for known in EXPERIMENTS if known in figures}
-        with checkpoint.replacing(FIGURES) as out:
+        kept = {each: figures[each] for each in known if each in figures}
+        with checkpoint.replacing(file) as out:
             out.write((json.dumps(kept, indent=1) + "\n").encode())
         draw(kept)
     return 0
