@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from hat.along import Along
 from hat.gate import Gate
 from hat.locks import Use, owners
 from hat.per_task import PerTask
@@ -42,8 +43,7 @@ def segments(gate: Gate) -> list[Tensor]:
     """The places of units that may change places with each other: all, or those of a head, or of a group."""
     length = gate.units
     for member in gate.members:
-        groups = getattr(member.module, "groups", getattr(member.module, "num_groups", 1))  # a convolution, a norm
-        if groups > 1 and member.places is None and member.name == "weight" and not is_depthwise(gate, member.module):
+        if (groups := groups_along(gate, member)) > 1:
             length = math.gcd(length, gate.units // groups) if gate.units % groups == 0 else 1
     places = torch.arange(gate.units)
     if gate.segments is None:
@@ -94,7 +94,15 @@ def _is_alone(gate: Gate, used: Mapping[Tensor, set[Use]]) -> bool:
     return everywhere and all(len(found) == 1 for found in layouts.values())
 
 
-def is_depthwise(gate: Gate, module: nn.Module) -> bool:
+def groups_along(gate: Gate, member: Along) -> int:
+    """Into how many groups of units, one behind the other, a convolution or a norm takes a gate apart."""
+    if member.places is not None or member.name != "weight" or _is_depthwise(gate, member.module):
+        return 1
+    found: int = getattr(member.module, "groups", getattr(member.module, "num_groups", 1))
+    return found
+
+
+def _is_depthwise(gate: Gate, module: nn.Module) -> bool:
     """Each unit has a group of its own and is its own input: its filter moves along."""
     dims = {member.dim for member in gate.members if member.module is module and member.name == "weight"}
     return dims == {0, 1} and getattr(module, "groups", 1) == gate.units

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from hat.gate import Gate
 from hat.gating import Gated, GatedAnywhere, SideBySide
 from hat.layers import HATLinear
 from hat.norms import NORMS
-from hat.resizing.layout import Layout
+from hat.resizing.layout import Layout, layouts_in
 
 _GATED: dict[type[nn.Module], Any] = {
     nn.Linear: HATLinear,
@@ -80,7 +79,7 @@ class Rewriter:
         """Where units lie in the values of the graph that it has become, see `Converted.layouts`."""
         values = ((node, self.analysis.values.get(self.sources.get(node, node))) for node in self.network.graph.nodes)
         found = {node.name: self._layout(value) for node, value in values}
-        return {name: layout for name, layout in found.items() if any(True for _ in _present(layout))}
+        return {name: layout for name, layout in found.items() if any(True for _ in layouts_in(layout))}
 
     def _layout(self, value: Any) -> Any:
         if isinstance(value, tuple | list):
@@ -217,14 +216,6 @@ class Rewriter:
             self.sources[new] = node
             node.replace_all_uses_with(new)
             self.network.graph.erase_node(node)
-
-
-def _present(layout: Any) -> Iterator[Layout]:
-    if isinstance(layout, Layout):
-        yield layout
-    elif isinstance(layout, tuple):
-        for each in layout:
-            yield from _present(each)
 
 
 def _forget_unread(network: fx.GraphModule) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hat.conversion.body import Converted
 from hat.gate import Gate
 from hat.model import HATModel
-from hat.resizing.layout import Layout
-from hat.wiring import is_depthwise, resizable
+from hat.resizing.layout import Layout, layouts_in
+from hat.wiring import groups_along, resizable
 
 _MOST = 2**16
 """Rows of places that are evened out one by one; beyond that they stay as they are."""
@@ -49,7 +49,8 @@ def fit(model: HATModel, counts: Tensor, fixed: Tensor, *, joining: bool = False
         As `counts`. Units that were to go stay where others of their head or group do, and one of every gate at least;
         where none is left to stay, all do.
     """
-    rules, segment, counts, fixed = list(_even(model)), _segments(model), counts.clone(), fixed.clone()
+    segment, counts, fixed = _segments(model), counts.clone(), fixed.clone()
+    rules = list(_even(model, segment))
     most = int(counts.max()) if joining else 0  # else two layouts of the same units could outgrow each other for ever
     while True:
         before = counts.clone()
@@ -86,11 +87,11 @@ def fix(model: HATModel, units: Tensor, fixed: Tensor) -> None:
             fixed[first : first + gate.units] = True
 
 
-def _even(model: HATModel) -> Iterator[tuple[Layout, tuple[int, ...]]]:
+def _even(model: HATModel, segment: Tensor) -> Iterator[tuple[Layout, tuple[int, ...]]]:
     """Layouts, and the dimensions along one of which all their rows must have the same length, the best first."""
-    first, segment = numbers(model.gates.values()), _segments(model)
+    first = numbers(model.gates.values())
     if isinstance(model.body, Converted):
-        for layout in _flat(model.body.layouts.values()):
+        for layout in layouts_in(list(model.body.layouts.values())):
             if len(layout.varying) > 1:
                 best = _dimension(layout, segment)
                 yield layout, (best, *(dim for dim in layout.varying if dim != best))
@@ -100,23 +101,9 @@ def _even(model: HATModel) -> Iterator[tuple[Layout, tuple[int, ...]]]:
                 yield from _of_segments(gate, first[gate])
     for gate, start in first.items():
         for member in gate.members:
-            groups = _groups(member.module)
-            if (
-                groups > 1
-                and member.places is None
-                and member.name == "weight"
-                and not is_depthwise(gate, member.module)
-            ):
+            if (groups := groups_along(gate, member)) > 1:
                 units = torch.arange(start, start + gate.units).repeat_interleave(member.repeat).view(groups, -1)
                 yield Layout(units.shape, units), (1,)
-
-
-def _flat(layouts: Iterable[object]) -> Iterator[Layout]:
-    for layout in layouts:
-        if isinstance(layout, Layout):
-            yield layout
-        elif isinstance(layout, tuple):
-            yield from _flat(layout)
 
 
 def _segments(model: HATModel) -> Tensor:
@@ -143,11 +130,6 @@ def _of_segments(gate: Gate, first: int) -> Iterator[tuple[Layout, tuple[int, ..
     if bool((lengths == lengths[0]).all()):
         units = (places + first).view(len(lengths), -1)
         yield Layout(units.shape, units), (1,)
-
-
-def _groups(module: nn.Module) -> int:
-    found: int = getattr(module, "groups", getattr(module, "num_groups", 1))  # a convolution, a norm
-    return found
 
 
 def _is_even(layout: Layout, dim: int, counts: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -129,6 +130,15 @@ class Layout:
     def first(self, values: Tensor, counts: Tensor) -> Tensor:
         """Of a tensor of the layout from now on, what was there before."""
         return Layout(torch.Size(values.shape), self.resized(counts).units).taken(values, _kept(counts))
+
+
+def layouts_in(value: object) -> Iterator[Layout]:
+    """The layouts in nested tuples and lists; None is none."""
+    if isinstance(value, Layout):
+        yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from layouts_in(each)
 
 
 def _kept(counts: Tensor) -> Tensor:

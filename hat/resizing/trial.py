@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from hat.conversion.body import Converted
 from hat.conversion.checks import other
 from hat.resizing.labels import lie_as_said
-from hat.resizing.layout import Layout
+from hat.resizing.layout import Layout, layouts_in
 
 _ROUNDINGS = 2**12
 _MOST = 0.25
@@ -92,24 +92,18 @@ def _tried(before: Converted, after: Converted, task: int | str) -> tuple[_Value
 
 def _changed(body: Converted, counts: Tensor) -> set[str]:
     """The nodes in whose values units go or join."""
-    layouts = {name: _flat(layout) for name, layout in body.layouts.items()}
+    layouts = {name: list(layouts_in(layout)) for name, layout in body.layouts.items()}
     return {name for name, found in layouts.items() if any(bool((counts[each.numbers] != 1).any()) for each in found)}
 
 
 def _met(node: fx.Node, body: Converted, counts: Tensor) -> Tensor:
     """Of the units of what a value is made of those that change; where none does, of its own."""
     for nodes in (node.all_input_nodes, [node]):
-        layouts = _flat([body.layouts.get(each.name) for each in nodes])
+        layouts = layouts_in([body.layouts.get(each.name) for each in nodes])
         found = torch.cat([torch.empty(0, dtype=torch.int64), *(layout.numbers for layout in layouts)]).unique()
         if bool((counts[found] != 1).any()):
             break
     return found[counts[found] != 1]
-
-
-def _flat(value: Any) -> list[Layout]:
-    if isinstance(value, Layout):
-        return [value]
-    return [layout for each in value for layout in _flat(each)] if isinstance(value, tuple | list) else []
 
 
 def _same(old: Any, new: Any, layout: Any, counts: Tensor) -> bool:
