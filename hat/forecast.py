@@ -106,8 +106,9 @@ def forecast(model: HATModel, *, last: int = LAST) -> Forecast:
 
 def finished_tasks(model: HATModel) -> list[int]:
     """The ids of the finished tasks that were not forgotten and have masks."""
+    gone = model.forgotten
     masks = min(gate.tasks for gate in model.gates.values())
-    return [task for task in model.remembered if task < masks]
+    return [task for task in range(masks) if task not in gone]
 
 
 def newly_used(gate: Gate) -> Tensor:

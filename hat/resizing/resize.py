@@ -115,20 +115,20 @@ def _changes(model: HATModel, first: dict[Gate, int], counts: Tensor) -> tuple[C
 
 
 def _replace(parameter: Tensor, changes: list[Change]) -> None:
-    parameter.data = applied(parameter.data, changes, fill=False).contiguous()
-    if parameter.grad is not None:
-        parameter.grad = applied(parameter.grad, changes)
+    _set(parameter, applied(parameter.data, changes, fill=False).contiguous(), changes)
+
+
+def _set(parameter: Tensor, values: Tensor, changes: list[Change]) -> None:
+    """Give a parameter values of another shape, and its gradient that shape."""
+    grad, parameter.grad = parameter.grad, None
+    parameter.data = values
+    parameter.grad = None if grad is None else applied(grad, changes)
 
 
 def _resize_stacks(module: PerTask, name: str, changes: list[Change]) -> None:
     for values, tasks in module.moved(name):
         resized = fresh_stack(module, name, values, tasks, changes)
-        if isinstance(values, nn.Parameter):
-            grad, values.grad = values.grad, None
-            values.data = resized
-            values.grad = None if grad is None else applied(grad, changes)
-        else:
-            values.data = resized
+        _set(values, resized, changes)
 
 
 def _resize_module(module: nn.Module) -> None:
@@ -204,9 +204,7 @@ def _resize_heads(model: HATModel, change: Change, changes: Changes, before: dic
         if not isinstance(head, nn.Linear):
             continue
         changes[head.weight], before[head.weight] = [change], head.weight.data
-        grad, head.weight.grad = head.weight.grad, None
-        head.weight.data = change(head.weight.data)
-        head.weight.grad = None if grad is None else change(grad)
+        _set(head.weight, change(head.weight.data), [change])
         head.in_features = model.features
         if model.learning and task == model.task:
             fresh_head(head, change)
