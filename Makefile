@@ -34,7 +34,7 @@ $(VENV)/.zoo: $(READY)
 
 test: $(READY) $(VENV)/$(OLDEST)/.ready $(VENV)/.zoo ## run the tests, a sample of the kernels' on an older Triton too
 	$(PYTEST)
-	$(PYTEST) --backend triton --sample 10 tests/hat/test_gate.py tests/hat/test_guard.py tests/hat/test_bounds_of_forgetting.py
+	$(PYTEST) --backend triton --sample 10 tests/hat/units/test_gate.py tests/hat/optim/test_guard.py tests/hat/life/test_bounds_of_forgetting.py
 	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) --sample 16 tests/hat_kernels tests/hat/test_on_triton.py -m kernel
 
 lint: $(READY) ## check format, lint and types

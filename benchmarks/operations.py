@@ -11,7 +11,7 @@ from torch import Tensor
 
 import hat_kernels
 from benchmarks.workload import LR, MLP, S_MAX, used_units
-from hat.blocks import Side, Sides, cut
+from hat.units.blocks import Side, Sides, cut
 from hat_kernels import Lock
 from hat_kernels.lock import rate
 

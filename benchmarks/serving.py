@@ -11,7 +11,7 @@ from torch import Tensor
 import hat
 from benchmarks.ours import body, finish
 from benchmarks.workload import Network, batches, used_units
-from hat.mixing import in_parts, rows_of
+from hat.network.mixing import in_parts, rows_of
 
 ONE, MIXED, APART = "one task", "mixed", "task by task"
 KINDS = (ONE, MIXED, APART)

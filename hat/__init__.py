@@ -5,35 +5,35 @@ ICML 2018.
 """
 
 from hat import checkpoint, data, metrics, models, optim
-from hat.attention import HATMultiheadAttention
-from hat.chain import chain
 from hat.conversion.api import convert
-from hat.conversion.errors import ConversionError
-from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
-from hat.embedding import HATEmbedding
 from hat.exporting.api import TaskNetwork, TasksNetwork, export
 from hat.exporting.errors import ExportError
-from hat.feed_forward import FeedForward, SwiGLU
-from hat.forecast import AxisForecast, Forecast, forecast
-from hat.forgetting import forget
-from hat.gate import Along, Gate
-from hat.guard import guard
-from hat.kept import WeightsKept, weights_kept
-from hat.layers import HATLinear
-from hat.model import HATModel, TaskParameters
-from hat.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
-from hat.patches import PatchEmbedding
-from hat.per_task import PerTask, PerTaskParameter
-from hat.report import Report, TaskUnits, report
+from hat.layers.attention import HATMultiheadAttention
+from hat.layers.chain import chain
+from hat.layers.convolutions import HATConv1d, HATConv2d, HATConv3d
+from hat.layers.embedding import HATEmbedding
+from hat.layers.feed_forward import FeedForward, SwiGLU
+from hat.layers.gated import HATLinear
+from hat.layers.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
+from hat.layers.patches import PatchEmbedding
+from hat.layers.squeeze_excitation import SqueezeExcitation
+from hat.layers.stochastic_depth import StochasticDepth
+from hat.layers.tables import ClassToken, PositionalTable
+from hat.life.forgetting import forget
+from hat.life.model import HATModel, TaskParameters
+from hat.optim.guard import guard
+from hat.reports.forecast import AxisForecast, Forecast, forecast
+from hat.reports.kept import WeightsKept, weights_kept
+from hat.reports.report import Report, TaskUnits, report
+from hat.reports.summary import AxisSummary, Summary, summary
 from hat.resizing.grow import grow
-from hat.squeeze_excitation import SqueezeExcitation
-from hat.state import GateConfig
-from hat.step import NonFiniteLossError, StepLoss, TrainStep
-from hat.stochastic_depth import StochasticDepth
-from hat.summary import AxisSummary, Summary, summary
-from hat.tables import ClassToken, PositionalTable
+from hat.steps.step import NonFiniteLossError, StepLoss, TrainStep
+from hat.tracing.errors import ConversionError
 from hat.training import TrainConfig, Trainer, TrainResult
-from hat.verify import ForgettingError, Probes, Verification, verify
+from hat.units.gate import Along, Gate
+from hat.units.per_task import PerTask, PerTaskParameter
+from hat.units.state import GateConfig
+from hat.verification.verify import ForgettingError, Probes, Verification, verify
 from hat.warnings import CapacityWarning, GraphWarning, NonFiniteWarning, UnlockedWarning
 
 __version__ = "0.1.0"

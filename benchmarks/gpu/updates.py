@@ -15,7 +15,7 @@ from benchmarks.gpu.ceilings import DTYPES
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.operations import half_locked, square
 from benchmarks.gpu.timing import Call, Maker
-from hat.blocks import Side, Sides, cut
+from hat.units.blocks import Side, Sides, cut
 from hat_kernels import Lock
 
 LOCKED = (0.0, 0.5, 0.75, 0.9)

@@ -10,9 +10,9 @@ from hat import checkpoint, plots
 from hat.cli.spec import RunSpec
 from hat.cli.specfile import read_spec
 from hat.data import Stream
-from hat.kept import weights_kept
-from hat.model import HATModel
-from hat.text import aligned
+from hat.life.model import HATModel
+from hat.reports.kept import weights_kept
+from hat.reports.text import aligned
 from hat.training import PlainModel, Trainer
 from hat.training.form import check_form
 from hat.training.history import History

@@ -21,7 +21,7 @@ from hat.exporting.api import TasksNetwork, export
 from hat.exporting.errors import ExportError
 from hat.resizing.trial import rounding
 from hat.training import TrainConfig, evaluate
-from hat.verify import largest_change
+from hat.verification.verify import largest_change
 
 _NEEDS = {"pt2": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript")}
 FORMATS = tuple(_NEEDS)

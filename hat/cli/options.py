@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hat.cli.spec import NetworkSpec, RunSpec, StreamSpec
-from hat.state import GateConfig
 from hat.training import TrainConfig
+from hat.units.state import GateConfig
 
 _FLAGS = {"datasets": "--dataset", "root": "--data", "references": "--reference"}
 _METAVARS = {int: "N", float: "X", str: "NAME"}

@@ -17,10 +17,10 @@ from hat.cli.spec import NETWORKS, STREAMS, NetworkSpec, RunSpec, StreamSpec
 from hat.cli.train import run_train
 from hat.data.catalogue import CATALOGUE
 from hat.models.resnet import STEMS
-from hat.state import COMPENSATIONS, INITS, MASK_MODES, GateConfig
 from hat.training import REFERENCES, TrainConfig
 from hat.training.config import DTYPES, OPTIMIZERS
 from hat.training.growth import GROWTHS
+from hat.units.state import COMPENSATIONS, INITS, MASK_MODES, GateConfig
 
 
 def make_parser() -> argparse.ArgumentParser:

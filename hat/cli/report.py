@@ -14,8 +14,8 @@ from torch import Tensor
 from hat import plots
 from hat.cli.specfile import read_spec
 from hat.cli.summary import read_references, render, summarise
-from hat.model import HATModel
-from hat.report import report
+from hat.life.model import HATModel
+from hat.reports.report import report
 from hat.training.history import History
 from hat.training.rundir import RunDir
 from hat.training.saved import reading

@@ -6,10 +6,10 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from hat.cli.spec import NetworkSpec, RunSpec, StreamSpec
-from hat.state import GateConfig
 from hat.training import TrainConfig
 from hat.training.identity import OLDER
 from hat.training.rundir import RunDir
+from hat.units.state import GateConfig
 
 _KINDS = {"stream": StreamSpec, "network": NetworkSpec, "gates": GateConfig, "training": TrainConfig}
 _Part = TypeVar("_Part")

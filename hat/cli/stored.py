@@ -8,7 +8,7 @@ from pathlib import Path
 from hat.cli.spec import RunSpec
 from hat.cli.specfile import read_spec
 from hat.data import Stream
-from hat.model import HATModel
+from hat.life.model import HATModel
 from hat.training.history import History
 from hat.training.identity import identity
 from hat.training.rundir import RunDir

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hat.conversion.names import operation, where
 from hat.conversion.units import Units
 from hat.conversion.values import Claim, Value
+from hat.tracing.names import operation, where
 
 Rule = Callable[["Analysis", fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 ModuleRule = Callable[["Analysis", fx.Node, Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -250,7 +250,7 @@ class Analysis:
         return self._unknown(node, args, kwargs)
 
     def _refuse_unknown(self, node: fx.Node, module: nn.Module) -> None:
-        from hat.conversion.errors import ConversionError
+        from hat.tracing.errors import ConversionError
 
         name = str(node.target)
         if not self.is_excluded(name):

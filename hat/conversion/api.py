@@ -12,20 +12,20 @@ from torch import Tensor, fx, nn
 from hat.conversion.analysis import Analysis
 from hat.conversion.axes import Axes
 from hat.conversion.body import Converted
-from hat.conversion.errors import ConversionError
 from hat.conversion.heads import find_head, run, take_off
-from hat.conversion.leaves import is_leaf
 from hat.conversion.modular import make_modular
 from hat.conversion.rewrite import Rewriter
-from hat.conversion.trace import trace
-from hat.conversion.trees import tensors
 from hat.conversion.trials import keep_places
 from hat.conversion.units import varying
-from hat.gate import Gate
-from hat.model import HATModel
-from hat.state import OPEN, GateConfig
+from hat.life.model import HATModel
+from hat.tracing.errors import ConversionError
+from hat.tracing.leaves import is_leaf
+from hat.tracing.trace import trace
+from hat.tracing.trees import tensors
+from hat.units.gate import Gate
+from hat.units.state import OPEN, GateConfig
+from hat.units.wired import Reach
 from hat.warnings import UnlockedWarning
-from hat.wired import Reach
 
 PRETRAINED = ("free", "locked")
 ROUNDINGS = 2**10

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hat.conversion.units import Units, narrowed
 from hat.conversion.values import Claim
-from hat.gate import Gate
+from hat.units.gate import Gate
 
 
 @dataclass

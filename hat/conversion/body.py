@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
-from hat.gate import Gate
 from hat.resizing.layout import Layout
-from hat.wired import Reach, Wired
+from hat.units.gate import Gate
+from hat.units.wired import Reach, Wired
 
 
 class Converted(nn.Module, Wired):

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from hat.conversion.known import known_type
-from hat.conversion.names import operation
+from hat.tracing.known import known_type
+from hat.tracing.names import operation
 
 
 class Fusion:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from hat.conversion.errors import ConversionError
-from hat.conversion.names import operation, where
+from hat.tracing.errors import ConversionError
+from hat.tracing.names import operation, where
 
 
 def find_head(network: fx.GraphModule, head: str | None) -> str | None:

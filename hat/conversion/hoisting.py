@@ -6,11 +6,11 @@ from torch import fx
 
 from hat.conversion.analysis import Analysis, real_users
 from hat.conversion.fusion import Fusion
-from hat.conversion.known import known_type
-from hat.conversion.names import operation
 from hat.conversion.values import Value
-from hat.folding import POOLS
-from hat.norms import NORMS
+from hat.layers.folding import POOLS
+from hat.layers.norms import NORMS
+from hat.tracing.known import known_type
+from hat.tracing.names import operation
 
 
 def hoisted(analysis: Analysis) -> list[fx.Node]:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hat.conversion.known import known_type
-from hat.conversion.names import operation
+from hat.tracing.known import known_type
+from hat.tracing.names import operation
 
 
 def make_modular(network: fx.GraphModule, concrete: Mapping[fx.Node, Any]) -> None:

@@ -11,16 +11,16 @@ from hat.conversion.analysis import Analysis, real_users
 from hat.conversion.axes import Axes, attach, find_axes
 from hat.conversion.fusion import Fusion
 from hat.conversion.hoisting import hoisted
-from hat.conversion.known import known_type
 from hat.conversion.tables import Table, represent
 from hat.conversion.units import narrowed, varying
 from hat.conversion.values import Value
-from hat.convolutions import HATConv1d, HATConv2d, HATConv3d
-from hat.gate import Gate
-from hat.gating import Gated, GatedAnywhere, SideBySide
-from hat.layers import HATLinear
-from hat.norms import NORMS
+from hat.layers.convolutions import HATConv1d, HATConv2d, HATConv3d
+from hat.layers.gated import HATLinear
+from hat.layers.norms import NORMS
 from hat.resizing.layout import Layout, layouts_in
+from hat.tracing.known import known_type
+from hat.units.composed import Gated, GatedAnywhere, SideBySide
+from hat.units.gate import Gate
 
 _GATED: dict[type[nn.Module], Any] = {
     nn.Linear: HATLinear,

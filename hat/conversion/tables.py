@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hat.conversion.analysis import Analysis
 from hat.conversion.units import varying
 from hat.conversion.values import Claim
-from hat.per_task import PerTaskParameter
+from hat.units.per_task import PerTaskParameter
 
 LARGEST_OWN = 2**20
 """The most elements of a parameter of which every task has its own: tables of positions stay below."""

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat.conversion.checks import other
-from hat.gate import Gate
-from hat.model import HATModel
-from hat.moving import apply, expanded, moves
-from hat.per_task import per_task
-from hat.state import OPEN
-from hat.wiring import movable, segments
+from hat.life.model import HATModel
+from hat.network.movable import movable, segments
+from hat.network.moving import apply, expanded, moves
+from hat.tracing.checks import other
+from hat.units.gate import Gate
+from hat.units.per_task import per_task
+from hat.units.state import OPEN
 
 _ROUNDINGS = 2**12
 _CHANGE, _OFFSET = 0.3, 0.05

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from hat.chain import Chain
 from hat.conversion.body import Converted
 from hat.exporting.errors import ExportError
 from hat.exporting.modules import Exporter
 from hat.exporting.plain import attention
-from hat.model import HATModel
+from hat.layers.chain import Chain
+from hat.life.model import HATModel
 from hat.resizing.shrink import shrunk
 from hat.resizing.trial import rounding
-from hat.verify import largest_change
+from hat.verification.verify import largest_change
 
 
 class TaskNetwork(nn.Module):

@@ -9,11 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hat.attention import HATMultiheadAttention
-from hat.conversion.substitutes import DroppedAttention
 from hat.conversion.tables import SharedParameter
-from hat.dropout import Dropout
-from hat.embedding import HATEmbedding
 from hat.exporting.errors import ExportError
 from hat.exporting.norms import plain_norm
 from hat.exporting.plain import (
@@ -30,17 +26,21 @@ from hat.exporting.plain import (
     Switched,
     Tokens,
 )
-from hat.feed_forward import FeedForward, SwiGLU
-from hat.gate import Gate
-from hat.gated_norm import GatedNorm
-from hat.gating import Gated, GatedAnywhere
-from hat.layers import GatedLayer
-from hat.patches import PatchEmbedding
-from hat.per_task import PerTask, PerTaskParameter
-from hat.squeeze_excitation import SqueezeExcitation
-from hat.state import State
-from hat.stochastic_depth import StochasticDepth
-from hat.tables import ClassToken, PositionalTable
+from hat.layers.attention import HATMultiheadAttention
+from hat.layers.dropout import Dropout
+from hat.layers.embedding import HATEmbedding
+from hat.layers.feed_forward import FeedForward, SwiGLU
+from hat.layers.gated import GatedLayer
+from hat.layers.gated_norm import GatedNorm
+from hat.layers.patches import PatchEmbedding
+from hat.layers.squeeze_excitation import SqueezeExcitation
+from hat.layers.stochastic_depth import StochasticDepth
+from hat.layers.tables import ClassToken, PositionalTable
+from hat.tracing.substitutes import DroppedAttention
+from hat.units.composed import Gated, GatedAnywhere
+from hat.units.gate import Gate
+from hat.units.per_task import PerTask, PerTaskParameter
+from hat.units.state import State
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
@@ -279,7 +279,7 @@ def _goes_in(mask: Tensor, activation: str, pool: nn.Module | None) -> bool:
 
 
 def _keeps_zero(pool: nn.Module) -> bool:
-    from hat.folding import POOLS
+    from hat.layers.folding import POOLS
 
     return type(pool) in POOLS
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hat.exporting.plain import CountedGroupNorm, CountedLayerNorm, CountedRMSNorm, Scale
-from hat.gated_norm import GatedNorm
-from hat.norms import HATGroupNorm, HATLayerNorm, HATRMSNorm
+from hat.layers.gated_norm import GatedNorm
+from hat.layers.norms import HATGroupNorm, HATLayerNorm, HATRMSNorm
 
 _KEEP_ZERO = ("identity", "relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "tanh")
 

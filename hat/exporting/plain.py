@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hat import counted
+from hat.layers import counted
 
 
 class Chosen:

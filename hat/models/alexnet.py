@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from hat.chain import chain
-from hat.convolutions import HATConv2d
-from hat.layers import HATLinear
+from hat.layers.chain import chain
+from hat.layers.convolutions import HATConv2d
+from hat.layers.gated import HATLinear
 
 
 def alexnet(

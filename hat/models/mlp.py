@@ -7,9 +7,9 @@ from itertools import pairwise
 
 from torch import nn
 
-from hat.chain import chain
-from hat.dropout import Dropout
-from hat.layers import HATLinear
+from hat.layers.chain import chain
+from hat.layers.dropout import Dropout
+from hat.layers.gated import HATLinear
 from hat_kernels.dropout.api import check_probability
 
 

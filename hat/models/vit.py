@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hat.conversion.api import convert_body
 from hat.conversion.body import Converted
+from hat.layers.stochastic_depth import StochasticDepth
 from hat.models.shapes import check_image, check_positive, two_images
-from hat.stochastic_depth import StochasticDepth
 from hat_kernels.dropout.api import check_probability
 
 POOLS = ("token", "mean")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import hat_kernels
-from hat.model import HATModel
+from hat.life.model import HATModel
 from hat.optim.base import LockedOptimizer, Piece, Step, check_at_least_0
 
 

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hat.blocks import Block, cut, join, pack, unpack
-from hat.clip import clip
-from hat.model import HATModel
-from hat.moving import Blocks, Moves, apply, follow
+from hat.layers.updaters import claim
+from hat.life.model import HATModel
+from hat.network.moving import Blocks, Moves, apply, follow
 from hat.optim.bounds import Bounds, Grown
-from hat.standins import drop_finished
-from hat.updaters import claim
+from hat.optim.clip import clip
+from hat.optim.standins import drop_finished
+from hat.units.blocks import Block, cut, join, pack, unpack
 from hat_kernels import Lock
 from hat_kernels.dispatch import free_to_read
 from hat_kernels.gradient_memory import norm_bound
@@ -179,7 +179,7 @@ class LockedOptimizer(torch.optim.Optimizer):
         """Leave a step that a graph has recorded in part and that has not run."""
 
     def follow(self, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
-        """See `hat.moving.Follower`."""
+        """See `hat.network.moving.Follower`."""
         self._bounds.forget()
         drop_finished(self, self._model.frozen_parameters())
         for parameter, state in list(self.state.items()):
@@ -193,7 +193,7 @@ class LockedOptimizer(torch.optim.Optimizer):
                 state[name] = pack([part.clone() for part in cut(apply(whole, moves.get(parameter, ())), new)])
 
     def forget(self, gone: Sequence[Tensor]) -> None:
-        """See `hat.moving.Follower`: the next step starts anew."""
+        """See `hat.network.moving.Follower`: the next step starts anew."""
         self._bounds.forget()
         drop_finished(self, gone)
         self.state.clear()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 import hat_kernels
-from hat.clip import keep_finite_
+from hat.optim.clip import keep_finite_
 from hat_kernels import Lock
 from hat_kernels.lock import LARGEST
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import hat_kernels
-from hat.blocks import Block
-from hat.model import HATModel
+from hat.life.model import HATModel
 from hat.optim.bounds import Bounds, Grown
+from hat.units.blocks import Block
 from hat.warnings import NonFiniteWarning
 from hat_kernels import Lock
 from hat_kernels.dispatch import use_triton

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 import hat_kernels
-from hat.model import HATModel
+from hat.layers.updaters import claim
+from hat.life.model import HATModel
 from hat.optim.base import LockedOptimizer, Piece, Step, check_at_least_0
 from hat.optim.in_backward import InBackward
-from hat.updaters import claim
 
 OPTIONS = ("lr", "momentum", "dampening", "nesterov", "maximize")
 

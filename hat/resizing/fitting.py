@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from hat.conversion.body import Converted
-from hat.gate import Gate
-from hat.model import HATModel
+from hat.life.model import HATModel
+from hat.network.movable import groups_along, resizable
 from hat.resizing.layout import Layout, layouts_in
-from hat.wiring import groups_along, resizable
+from hat.units.gate import Gate
 
 _MOST = 2**16
 """Rows of places that are evened out one by one; beyond that they stay as they are."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hat.gate import Gate
-from hat.gated_norm import GatedNorm
-from hat.per_task import PerTask
-from hat.renewal import drawn
+from hat.layers.gated_norm import GatedNorm
 from hat.resizing.parameters import Change, Changes
+from hat.units.gate import Gate
+from hat.units.per_task import PerTask
+from hat.units.redrawn import drawn
 
 _NEUTRAL = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
 """Of a norm."""

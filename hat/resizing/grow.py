@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat import moving
 from hat.conversion.body import Converted
 from hat.conversion.trials import vary
-from hat.gate import Gate
-from hat.interrupt import interrupt_waits
-from hat.model import HATModel
-from hat.per_task import PerTask, per_task
+from hat.life.model import HATModel
+from hat.network import moving
+from hat.network.interrupt import interrupt_waits
+from hat.network.movable import segments
 from hat.resizing.fitting import fit, fix, needed, numbers
 from hat.resizing.layout import Unfit
 from hat.resizing.resize import resize
 from hat.resizing.trial import misfits
+from hat.units.gate import Gate
+from hat.units.per_task import PerTask, per_task
 from hat.warnings import CapacityWarning
-from hat.wiring import segments
 
 _SHOWN = 3  # names in a warning; of more, their number
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hat.conversion.body import Converted
-from hat.gated_norm import GatedNorm
-from hat.model import HATModel
-from hat.norms import HATGroupNorm
+from hat.layers.gated_norm import GatedNorm
+from hat.layers.norms import HATGroupNorm
+from hat.life.model import HATModel
 from hat.resizing.layout import Layout
 
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hat.along import Along, Use
-from hat.gate import Gate
 from hat.resizing.layout import Layout, Unfit
+from hat.units.along import Along, Use
+from hat.units.gate import Gate
 
 
 class Change(NamedTuple):
-    """New places along one dimension of a tensor; as a `hat.moving.Move`, but not as many as before.
+    """New places along one dimension of a tensor; as a `hat.network.moving.Move`, but not as many as before.
 
     Attributes:
         dim: 0 or 1.

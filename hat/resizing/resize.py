@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hat.along import uses_of
-from hat.attention import HATMultiheadAttention
 from hat.conversion.body import Converted
-from hat.conversion.resizing import resize_graph
 from hat.conversion.tables import SharedParameter
-from hat.gate import Gate
-from hat.gated_norm import GatedNorm
-from hat.gating import GatedAnywhere, SideBySide
-from hat.model import HATModel
-from hat.per_task import PerTask
+from hat.layers.attention import HATMultiheadAttention
+from hat.layers.gated_norm import GatedNorm
+from hat.life.model import HATModel
 from hat.resizing.fitting import numbers
 from hat.resizing.fresh import fill_joined, fresh_head, fresh_stack
+from hat.resizing.graph import resize_graph
 from hat.resizing.layout import Layout
 from hat.resizing.lengths import follow_layout, length_of, norms, own_length, set_length
 from hat.resizing.parameters import Change, Changes, applied, change_along, relaid
+from hat.units.along import uses_of
+from hat.units.composed import GatedAnywhere, SideBySide
+from hat.units.gate import Gate
+from hat.units.per_task import PerTask
 from hat_kernels.gradient_memory import release
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from hat.conversion.body import Converted
 from hat.conversion.trials import vary
 from hat.exporting.errors import ExportError
-from hat.model import HATModel
+from hat.life.model import HATModel
 from hat.resizing.fitting import fit, fix, needed
 from hat.resizing.layout import Unfit
 from hat.resizing.resize import resize

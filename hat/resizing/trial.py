@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from hat.conversion.body import Converted
-from hat.conversion.checks import other
 from hat.resizing.labels import lie_as_said
 from hat.resizing.layout import Layout, layouts_in
+from hat.tracing.checks import other
 
 _ROUNDINGS = 2**12
 _MOST = 0.25
@@ -53,7 +53,7 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
         before: in evaluation mode, with weights that are all different; see `hat.conversion.trials.vary`.
         after: the same with `counts`; in evaluation mode.
         counts: [units] int64 through all gates.
-        task: see `hat.state.State.task`.
+        task: see `hat.units.state.State.task`.
     """
     old, new, failed = _tried(before, after, task)
     changed, resized = _changed(before, counts), {node.name: node for node in after.network.graph.nodes}

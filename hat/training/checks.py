@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from hat.data import Task
 from hat.data.part import placed
-from hat.model import HATModel
+from hat.life.model import HATModel
 from hat.training.config import TrainConfig
-from hat.verify import ForgettingError, Probes, Verification, verify
+from hat.verification.verify import ForgettingError, Probes, Verification, verify
 
 _IMAGES = 64  # of every task: what they answer stands on all that the task uses
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat.model import HATModel
-from hat.step import NonFiniteLossError, TrainStep
+from hat.life.model import HATModel
+from hat.steps.step import NonFiniteLossError, TrainStep
 from hat.training.config import TrainConfig
 from hat.training.lesson import Lesson
 from hat.training.loop import train_epoch

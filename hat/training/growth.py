@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from hat.forecast import forecast
-from hat.model import HATModel
+from hat.life.model import HATModel
+from hat.reports.forecast import forecast
 from hat.resizing.grow import grow_what_can
 from hat.training.ranges import check_choice
 

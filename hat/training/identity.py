@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hat.data import Task
-from hat.model import HATModel
+from hat.life.model import HATModel
 from hat.training.config import TrainConfig
 
 PARTS = ("train", "validation", "test")

@@ -12,7 +12,7 @@ from torch import Tensor
 from hat.data import Task
 from hat.data.part import placed
 from hat.data.seeding import shuffled
-from hat.model import HATModel
+from hat.life.model import HATModel
 from hat.training.config import TrainConfig
 from hat.training.evaluation import Answers, evaluate
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hat.step import NonFiniteLossError, TrainStep
+from hat.steps.step import NonFiniteLossError, TrainStep
 from hat.training.lesson import Lesson
 
 

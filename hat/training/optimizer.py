@@ -7,8 +7,8 @@ import math
 import torch
 
 import hat.optim
-from hat.guard import guard
-from hat.model import HATModel
+from hat.life.model import HATModel
+from hat.optim.guard import guard
 from hat.training.config import TrainConfig
 
 

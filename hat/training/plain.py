@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hat.blocks import Block
-from hat.gate import Gate
-from hat.model import HATModel, TaskParameters
-from hat.per_task import PerTask
-from hat.state import PLAIN
+from hat.life.model import HATModel, TaskParameters
+from hat.units.blocks import Block
+from hat.units.gate import Gate
+from hat.units.per_task import PerTask
+from hat.units.state import PLAIN
 from hat_kernels import Lock
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from hat.data import Task
-from hat.model import HATModel
+from hat.life.model import HATModel
 from hat.training.config import TrainConfig
 from hat.training.evaluation import evaluate
 from hat.training.fit import Fit

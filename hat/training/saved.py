@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hat.model import HATModel
+from hat.life.model import HATModel
 from hat.training.identity import check_same
 from hat.training.rundir import RunDir
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hat.data import Task
-from hat.interrupt import interrupt_waits
-from hat.model import HATModel
+from hat.life.model import HATModel
+from hat.network.interrupt import interrupt_waits
 from hat.training.checks import Checks
 from hat.training.config import TrainConfig
 from hat.training.evaluation import evaluate

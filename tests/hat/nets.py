@@ -220,7 +220,7 @@ networks = st.one_of(mlps(), convnets(), shared(), transformers(), squeezed())
 
 
 def answer_for(module: nn.Module, task) -> nn.Module:
-    """Let every gate answer for a task, as a model does for one forward pass; see `hat.state.State`."""
+    """Let every gate answer for a task, as a model does for one forward pass; see `hat.units.state.State`."""
     for gate in module.modules():
         if isinstance(gate, hat.Gate):
             gate.state.task = task

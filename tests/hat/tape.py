@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
-import hat.graphs
+import hat.steps.graphs
 import hat_kernels
 from hat_kernels import dispatch, table
 
@@ -178,7 +178,7 @@ def _again(func, args, kwargs, result) -> None:
 
 
 class TapeRecorder:
-    """Stands in for `hat.graphs.CudaRecorder`."""
+    """Stands in for `hat.steps.graphs.CudaRecorder`."""
 
     def __init__(self) -> None:
         self.tapes: list[Tape] = []

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hat
-from hat.state import OPEN
+from hat.units.state import OPEN
 from hat_kernels.lock import rate
 from tests.zoo.architectures import Architecture
 

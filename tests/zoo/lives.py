@@ -19,7 +19,7 @@ from torch import Tensor
 import hat
 from benchmarks import record
 from benchmarks.markdown import percent, table
-from hat.per_task import per_task
+from hat.units.per_task import per_task
 from tests.zoo.architectures import Architecture, architectures
 from tests.zoo.environment import prepare
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks import record
-from hat.conversion.trace import trace
+from hat.tracing.trace import trace
 from tests.zoo.__main__ import RESULTS, TABLE
 from tests.zoo.architectures import Architecture, architectures
 from tests.zoo.environment import prepare

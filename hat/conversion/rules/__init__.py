@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from hat.conversion.analysis import ModuleRule, Rule
-from hat.conversion.known import known_type
 from hat.conversion.rules import channels, elementwise, layers, movement, products, quotients, reductions
+from hat.tracing.known import known_type
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES,
@@ -16,7 +16,7 @@ RULES: dict[str, Rule] = {
     **quotients.RULES,
     **reductions.RULES,
 }
-"""By the name of the operation, see `hat.conversion.names`. A rule that answers None does not know this case."""
+"""By the name of the operation, see `hat.tracing.names`. A rule that answers None does not know this case."""
 
 _MODULES: dict[type[nn.Module], ModuleRule] = {
     **layers.MODULES,

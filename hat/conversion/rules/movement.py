@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import ZERO, Analysis, ModuleRule, Rule, tensors
-from hat.conversion.names import operation
 from hat.conversion.units import constant
 from hat.conversion.values import Value
+from hat.tracing.names import operation
 
 _MOVES = (
     *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "T", "mT", "movedim", "adjoint"),

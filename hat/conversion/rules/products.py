@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import Analysis, ModuleRule, Rule
-from hat.conversion.substitutes import DroppedAttention
 from hat.conversion.units import constant
 from hat.conversion.values import Value
+from hat.tracing.substitutes import DroppedAttention
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

@@ -13,10 +13,10 @@ import torch
 from torch import fx
 
 from hat.conversion.analysis import Analysis, Rule
-from hat.conversion.errors import ConversionError
-from hat.conversion.names import where
 from hat.conversion.rules.elementwise import multiply, unary
 from hat.conversion.values import Value
+from hat.tracing.errors import ConversionError
+from hat.tracing.names import where
 
 
 def _div(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import Analysis, ModuleRule, Rule
-from hat.conversion.names import operation
 from hat.conversion.units import constant, varying
 from hat.conversion.values import Value
+from hat.tracing.names import operation
 
 _KEEP_ZERO = ("mean", "sum", "amax", "amin", "norm", "std", "var", "prod", "nansum")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import hat
 import hat_kernels
-from hat.per_task import per_task
+from hat.units.per_task import per_task
 from hat_kernels.lock import rate
 
 EPS = torch.finfo(torch.float32).eps

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
-from hat.conversion.errors import ConversionError
+from hat.tracing.errors import ConversionError
 from hat_kernels.lock import rate
 from tests.hat.conversion.checks import (
     OPTIMIZERS,

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
-from hat.conversion.errors import ConversionError
+from hat.tracing.errors import ConversionError
 from tests.hat.conversion.zoo import Net
 
 X = torch.randn(4, 5)

@@ -7,7 +7,7 @@ from torch import nn
 
 import hat
 from hat.conversion.modular import make_modular
-from hat.conversion.trace import trace
+from hat.tracing.trace import trace
 from tests.hat.conversion.zoo import Net, parameter
 
 CASES = {

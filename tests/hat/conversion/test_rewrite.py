@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
-from hat.gating import Gated
+from hat.units.composed import Gated
 from tests.hat.conversion.checks import convert
 from tests.hat.conversion.zoo import NETWORKS, Net
 

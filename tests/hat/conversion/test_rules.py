@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import hat
-from hat.gated_norm import GatedNorm
-from hat.gating import Gated, GatedAnywhere
-from hat.wiring import movable, segments
+from hat.layers.gated_norm import GatedNorm
+from hat.network.movable import movable, segments
+from hat.units.composed import Gated, GatedAnywhere
 from tests.hat.conversion.checks import convert, nothing_forgotten
 from tests.hat.conversion.zoo import NETWORKS
 

@@ -6,7 +6,7 @@ from torch import nn
 
 import hat
 from hat.conversion.tables import SharedParameter
-from hat.per_task import PerTaskParameter
+from hat.units.per_task import PerTaskParameter
 from hat_kernels.lock import rate
 from tests.hat.conversion.checks import convert, draw_units
 from tests.hat.conversion.zoo import NETWORKS

@@ -9,8 +9,8 @@ from torch import nn
 
 import hat
 from hat.exporting import plain
-from hat.gating import GatedAnywhere
-from hat.layers import GatedLayer
+from hat.layers.gated import GatedLayer
+from hat.units.composed import GatedAnywhere
 from tests.hat.conversion.checks import draw_units
 from tests.hat.exporting.models import (
     BY_HAND,

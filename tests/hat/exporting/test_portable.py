@@ -115,7 +115,7 @@ def test_copies(make, way):
     ):
         if way == "pickle":
             data = pickle.dumps(network)
-            assert b"hat.gate" not in data
+            assert b"hat.units.gate" not in data
             other = pickle.loads(data)
         elif way == "torch.save":
             file = io.BytesIO()
@@ -146,7 +146,7 @@ def test_a_converted_one_is_pickled():
     model = learned(hat.convert(Small(), x, head=None).body)
     network = hat.export(model, task=1)
     data = pickle.dumps(network)
-    assert b"hat.gate" not in data
+    assert b"hat.units.gate" not in data
     assert torch.equal(pickle.loads(data)(x), network(x))
 
 

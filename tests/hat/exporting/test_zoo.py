@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import hat
-from hat.gating import GatedAnywhere
-from hat.layers import GatedLayer
+from hat.layers.gated import GatedLayer
+from hat.units.composed import GatedAnywhere
 from tests.hat.conversion.checks import convert, draw_own, draw_units, others
 from tests.hat.conversion.zoo import NETWORKS
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import hat
-from hat.step import NonFiniteLossError
+from hat.steps.step import NonFiniteLossError
 from hat.training import PlainModel, evaluate, reference_accuracy
 from hat.training.schedule import Plateau
 

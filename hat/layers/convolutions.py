@@ -1,0 +1,131 @@
+"""Convolutions whose output channels are gated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import hat_kernels
+from hat.layers.gated import GatedLayer
+from hat.units.gate import Gate
+
+
+class _HATConv(GatedLayer):
+    """`y = a * pool(dropout(activation(conv(x) + b)))` over channels, Serrà et al. 2018, eq. 1.
+
+    The gate comes last: it has fewer elements to multiply there, and a unit that is off cannot hide which element the
+    pool chose. While a task is learned it may go into the weights instead, see `GateConfig.fold`.
+
+    Args:
+        in_channels, out_channels, kernel_size: as of the `torch.nn` layer; out_channels are the units of the gate.
+        activation: a key of `hat_kernels.ACTIVATIONS`.
+        dropout: probability in [0, 1) of dropping an activation in training mode.
+        pool: a module that pools each channel by itself, or None.
+        gate: share this gate of out_channels units instead of making one.
+        inputs: the gate of the channels that come in; see `connect` and `hat.chain`.
+        conv: stride, padding, dilation, groups, bias, padding_mode, device, dtype, as of the `torch.nn` layer.
+    """
+
+    pool: nn.Module | None
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: Any
+    _reversed_padding_repeated_twice: list[int]
+    _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        *,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        pool: nn.Module | None = None,
+        gate: Gate | None = None,
+        inputs: Gate | None = None,
+        **conv: Any,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, **conv)
+        self.pool = pool
+        self._set_up(out_channels, 1, activation, dropout, gate, inputs)
+
+    @classmethod
+    def around(cls, plain: nn.Module, **options: Any) -> Any:
+        """As of `GatedLayer`; without a pool."""
+        layer = super().around(plain, **options)
+        layer.pool = None
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, *spatial] to [B, N, *spatial]; a ValueError for inputs without a batch dimension."""
+        dims = len(self.kernel_size) + 2
+        if x.dim() != dims:
+            raise ValueError(f"x: expected {dims} dimensions (B, C, *spatial), got {tuple(x.shape)}")
+        weight = self.weight  # once, as in HATLinear
+        frozen, form = self._frozen(weight), self._form
+        folded = self._folded(weight, frozen, form, self._rows(x), self.pool)
+        z = self._locked_conv(x, weight, frozen) if folded is None else self._conv_forward(x, *folded)
+        form = form if folded is None else {}
+        h = hat_kernels.gated_activation(
+            z,
+            activation=self.activation,
+            dropout=self._active_dropout,
+            unit_dim=1,
+            overwrite=True,  # a convolution does not need its result again
+            **(form if self.pool is None else {}),
+        )
+        if self.pool is None:
+            return h
+        h = self.pool(h)
+        return hat_kernels.gated_activation(h, activation="identity", unit_dim=1, **form) if form else h
+
+    def _rows(self, x: Tensor) -> int:
+        """How many positions the convolution leaves in all images, give or take their edges."""
+        rows = x.shape[0] * x.shape[2:].numel()
+        for step in self.stride:
+            rows //= step
+        return rows
+
+    def _locked_conv(self, x: Tensor, weight: Tensor, frozen: tuple[int, int] | None) -> Tensor:
+        """The convolution; where something is locked, with the gradient of what may move only."""
+        if frozen is None or 0 in frozen or not torch.is_grad_enabled():  # the library's own gradient, or none
+            return self._conv_forward(x, weight, self.bias)
+        padding: Sequence[int] = [0] * len(self.kernel_size)
+        if self.padding_mode == "zeros" and not isinstance(self.padding, str):
+            padding = self.padding
+        else:
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=mode)
+        return hat_kernels.locked_conv(
+            x,
+            weight,
+            self.bias,
+            stride=self.stride,
+            padding=padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            frozen=frozen,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, activation={self.activation}, dropout={self.dropout}"
+
+
+class HATConv1d(_HATConv, nn.Conv1d):
+    __doc__: str | None = _HATConv.__doc__  # type: ignore[assignment]
+
+
+class HATConv2d(_HATConv, nn.Conv2d):
+    __doc__: str | None = _HATConv.__doc__  # type: ignore[assignment]
+
+
+class HATConv3d(_HATConv, nn.Conv3d):
+    __doc__: str | None = _HATConv.__doc__  # type: ignore[assignment]

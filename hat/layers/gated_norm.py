@@ -1,0 +1,190 @@
+"""What the norms of `hat.layers.norms` have in common: an affine part and statistics of each task's own, and a gate."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import hat_kernels
+from hat.layers.folding import folds_affine
+from hat.units.gate import Gate
+from hat.units.per_task import PerTask
+from hat_kernels.activation import check_activation
+
+
+class GatedNorm(PerTask):
+    """`y = a * activation(norm(x) w + b)`, with w, b and running statistics of each task's own.
+
+    A norm turns a unit that is off on again, so the gate comes behind it; where that is the same function it goes into
+    the affine part, `norm(x) (a w) + a b`, and costs nothing. A norm over units, as that of a layer, wants inputs whose
+    off-units are 0: its statistics are of what finished tasks see only then.
+
+    Args:
+        shape, norm: as of the `torch.nn` layer.
+        gate: of the units of the result; re-applied, if the inputs are gated already. Anything with `units`, `state`
+            and `form` as `hat.Gate` has them; `hat.chain` gives it to a norm that has none.
+        activation: a key of `hat_kernels.ACTIVATIONS`.
+
+    Raises:
+        ValueError: the gate has another number of units, or the norm is over several dimensions and has one.
+    """
+
+    plain: ClassVar[type[nn.Module]]
+    options: ClassVar[tuple[str, ...]]
+    unit_dim: ClassVar[int] = 1
+
+    weight: Tensor | None
+    bias: Tensor | None
+    gate: Any
+    eps: Any
+    count: Tensor
+    count_initial: Tensor
+    count_tasks: Tensor
+
+    def __init__(self, *shape: Any, gate: Any = None, activation: str = "identity", **norm: Any) -> None:
+        super().__init__()
+        self._adopt(self.plain(*shape, **norm), gate, activation)
+
+    @classmethod
+    def from_plain(cls, norm: nn.Module, *, gate: Any = None, activation: str = "identity") -> GatedNorm:
+        """Make one of a layer of `torch.nn`, whose values every task starts from; they stay in its memory.
+
+        Args:
+            norm: of the type that this class is named after; in its mode.
+            gate, activation: as of the class.
+
+        Raises:
+            TypeError: it is of another type, or computes something else than that type.
+        """
+        got, expected = type(norm).__name__, cls.plain.__name__
+        if isinstance(norm, nn.SyncBatchNorm):
+            raise TypeError(f"norm: expected {expected}, got {got}, whose statistics are of all processes together")
+        if not isinstance(norm, cls.plain) or type(norm).forward is not cls.plain.forward:
+            raise TypeError(f"norm: expected {expected}, got {got}")
+        made = cls.__new__(cls)
+        PerTask.__init__(made)
+        made._adopt(norm, gate, activation)
+        return made
+
+    def _adopt(self, plain: nn.Module, gate: Any, activation: str) -> None:
+        check_activation(activation)
+        self.activation, self.gate = activation, None
+        for name in self.options:
+            setattr(self, name, getattr(plain, name))
+        for name in ("weight", "bias"):
+            self._keep(name, getattr(plain, name, None), learned=True)
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self._keep(name, getattr(plain, name, None), learned=False)
+        self.train(plain.training)
+        if gate is not None:
+            self.connect(gate)
+
+    @property
+    def units(self) -> int | None:
+        """How many units it normalises; None where they are not along one dimension."""
+        raise NotImplementedError
+
+    def connect(self, gate: Any) -> None:
+        """Put the gate of these units behind the norm.
+
+        Raises:
+            ValueError: as of the class.
+        """
+        if self.units != gate.units:
+            expected = "none for a norm over several dimensions" if self.units is None else f"one of {self.units} units"
+            raise ValueError(f"gate: expected {expected}, got {gate.units} units")
+        self.gate = gate
+        self.share(gate.state)
+        if isinstance(gate, Gate):
+            for _, own in self.current():
+                gate.to(own.device)
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                gate.attach(self, name, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The shape of x, kept."""
+        weight, bias = self.of_task("weight"), self.of_task("bias")
+        form: dict[str, Any] = {} if self.gate is None else self.gate.form()
+        if form and self._folds(x, weight, form):
+            (weight, bias), form = _folded(weight, bias, form), {}
+        y = (self._mixed if isinstance(self.state.task, Tensor) else self._normalised)(x, weight, bias)
+        if not form and self.activation == "identity":
+            return y
+        return hat_kernels.gated_activation(
+            y,
+            activation=self.activation,
+            unit_dim=self.unit_dim,
+            overwrite=True,  # a norm needs what it was given, not its result
+            **form,
+        )
+
+    def _folds(self, x: Tensor, weight: Tensor | None, form: dict[str, Any]) -> bool:
+        """Whether the gate goes into the affine part."""
+        if weight is None or self.gate.state.config.fold == "never":
+            return False
+        return folds_affine(x, weight, self.activation, soft="embedding" in form)
+
+    def keep_count(self, before: int, now: int, tasks: int) -> None:
+        """Units have gone or joined: every finished task goes on as if there were as many as when it was learned.
+
+        Nothing for a norm that normalises every unit by itself.
+
+        Args:
+            before, now: how many units there were, and are.
+            tasks: how many are finished.
+        """
+
+    @property
+    def _counts(self) -> bool:
+        """The present task was learned over another number of units, perhaps; the one that is learned never was."""
+        return "count" in self.kept and not self.is_learning
+
+    def _keep_count(self, before: int, now: int, tasks: int) -> None:
+        if "count" not in self.kept:
+            device = next((values.device for _, values in self.current()), None)
+            self._keep("count", torch.tensor(before, device=device), learned=False)
+            self.count_tasks = self.count.new_full((tasks,), before)
+        if now > before:
+            self.count_initial.fill_(now)
+            self.count.fill_(now)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}count" in state_dict and "count" not in self.kept:
+            self._keep("count", torch.zeros((), dtype=torch.int64), learned=False)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _normalised(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _mixed(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """With a task a sample: weight and bias are [B, ...]."""
+        y = self._normalised(x, None, None)
+        return y if weight is None else self._scaled(y, weight, bias)
+
+    def _scaled(self, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+        """`x * scale + shift` of each sample, in float32 at least, in one pass."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = self._spread(scale, x).to(wide.dtype)
+        y = wide * scale if shift is None else torch.addcmul(self._spread(shift, x).to(wide.dtype), wide, scale)
+        return y.to(x.dtype)
+
+    def _spread(self, values: Tensor, x: Tensor) -> Tensor:
+        """View [B, ...] so that it broadcasts along x."""
+        ones = [1] * (x.dim() - values.dim())
+        before, after = ([], ones) if self.unit_dim == 1 else (ones, [])
+        return values.view(len(values), *before, *values.shape[1:], *after)
+
+    def extra_repr(self) -> str:
+        options = [f"{name}={getattr(self, name)}" for name in self.options]
+        return ", ".join([*options, f"activation={self.activation}"])
+
+
+def _folded(weight: Tensor, bias: Tensor | None, form: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """`(a w, a b)`, multiplied in float32 at least."""
+    if "embedding" in form:
+        return hat_kernels.folded_weight(weight, bias, **form)
+    mask = form["mask"][form["task"]] if "task" in form else form["mask"]
+    # A product with float32 is float32 at least.
+    return (weight * mask).to(weight.dtype), None if bias is None else (bias * mask).to(bias.dtype)

@@ -1,0 +1,240 @@
+"""The whole training step as one callable, and as one graph of the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hat.life.model import HATModel
+from hat.optim.guard import locker_of
+from hat.steps.graphs import Graphs, kind_of
+from hat.steps.structure import Structure, own_code
+from hat_kernels.dispatch import free_to_read
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became inf or NaN; the weights of the step before it are kept."""
+
+
+class StepLoss(NamedTuple):
+    """What a step has minimised, before its update.
+
+    Attributes:
+        task: 0-d float32, the loss of the batch.
+        penalty: 0-d float32, the capacity penalty R, without its weight.
+    """
+
+    task: Tensor
+    penalty: Tensor
+
+
+class TrainStep:
+    """One step of a task that is being learned: Serrà et al. 2018, section 2, in the order of the published code.
+
+    Anneal, forward, `loss + lamb * penalty`, backward, lock, compensate, clip, update, clamp. As one callable it does
+    what the five lines of a training loop do, with the same bits; as a graph it does so in one launch.
+
+        step = hat.TrainStep(model, optimizer, F.cross_entropy, graph=True)
+        for progress, (x, y) in task.batches(epochs=10, batch_size=64, device="cuda"):
+            losses = step(x, y, progress=progress)
+
+    With `graph`, the first three steps of a batch shape run as they are, then one is recorded, and from then on
+    replayed. The annealed scale, the counters of AdamW and, for optimizers of `hat.optim`, the learning rate are read
+    from tensors and may change at every step. Where something else changes, a task ends, a parameter or a state of the
+    optimizer is another tensor, an option, a mode or the shape of a batch is another, steps are recorded anew; a new
+    value of a tensor that `loss` or a module reads is seen, another decision that they take in Python is not. Batches
+    are copied to where the graph reads them, so they may lie anywhere on the device. Dropout draws on as ever.
+    Gradients live inside of the graph: after a step `.grad` is None, and hooks do not run in a replay. Where recording
+    is not possible (on a CPU, with an optimizer that waits for the device, for a seventeenth shape) steps run as they
+    are, and one `GraphWarning` says why.
+
+    Args:
+        model: a task of it must be learning when a step is taken; it may be any task, one after another.
+        optimizer: of `hat.optim` or guarded by `hat.guard`, over the model's parameters.
+        loss: of (logits [B, classes], y), to a 0-d tensor.
+        lamb: weight of the penalty, >= 0; the paper's is 0.75.
+        autocast: run the forward pass in this dtype, `torch.bfloat16` or `torch.float16`. None: as around the step.
+        scaler: of the loss, for float16.
+        graph: record the step on a GPU.
+        compile: compile the forward pass and its gradient by `torch.compile`, as one graph of operations, anew for
+            every task.
+
+    Raises:
+        TypeError: `model` is no `HATModel`.
+        ValueError: the optimizer is neither of `hat.optim` nor guarded, or of another model; `lamb` is negative, or
+            `autocast` another dtype.
+    """
+
+    def __init__(
+        self,
+        model: HATModel,
+        optimizer: torch.optim.Optimizer,
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        *,
+        lamb: float = 0.75,
+        autocast: torch.dtype | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        graph: bool = False,
+        compile: bool = False,
+    ) -> None:
+        _check(model, optimizer, lamb, autocast)
+        self.model, self.optimizer, self.loss = model, optimizer, loss
+        self.lamb, self.autocast, self.scaler, self.compile = lamb, autocast, scaler, compile
+        self._graphs = Graphs(self._recorded, what="the training step", abandon=self._abandon)
+        self._graph, self._structure = graph, Structure(model, optimizer)
+        self._forward: Callable[..., tuple[Tensor, Tensor]] = _forward
+        self._compiled_for = -1
+        self._task: int | None = None
+        self._rates: dict[int, tuple[Tensor, float]] = {}
+
+    def __call__(self, x: Tensor, y: Tensor, *, progress: float | None = None, task: int | None = None) -> StepLoss:
+        """Learn one batch.
+
+        Args:
+            x: [B, ...], what the model takes, on its device.
+            y: what the loss takes, on the same device.
+            progress: of the batch in its epoch, in [0, 1], see `HATModel.anneal`; None leaves the scale as it is.
+            task: whose head answers; by default that of the task that is being learned.
+
+        Returns:
+            The losses, on the device: to read them waits for it.
+
+        Raises:
+            NonFiniteLossError: before anything moves; on a CPU only, elsewhere to look would be to wait.
+            RuntimeError: no task is being learned.
+            TypeError: `x` or `y` is no tensor.
+            ValueError: `progress` is not in [0, 1], a tensor is on another device, or there is no such task.
+        """
+        self._check_batch(x, y)
+        if progress is not None:
+            self.model.anneal(progress)
+        if self.compile and self._compiled_for != len(self.model.heads):
+            self._compiled_for = len(self.model.heads)
+            self._forward = torch.compile(own_code(_forward), fullgraph=True)
+        if not self._is_recorded(x.device):
+            return StepLoss(*self._step(x, y, task).unbind())
+        rest = (self.lamb, self.loss, self.autocast, self.scaler)
+        if self._structure.has_changed(rest, rates=not self._reads_rates()):
+            self._graphs.clear()
+        self._task = task
+        self._hold_rates()
+        return StepLoss(*self._graphs((task, kind_of(x), kind_of(y)), x, y).unbind())
+
+    def _check_batch(self, x: Tensor, y: Tensor) -> None:
+        device = self.model.state.scale.device
+        for name, tensor in (("x", x), ("y", y)):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+            if tensor.device != device:
+                raise ValueError(f"{name}: expected a tensor on {device} as the model, got {tensor.device}")
+        if not self.model.learning:
+            raise RuntimeError("step: no task is being learned; call begin_task() first")
+
+    def _step(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
+        """[2] the losses."""
+        loss, penalty = self._forward(self.model, self.loss, self.autocast, x, y, task)
+        if free_to_read(loss) and not torch.isfinite(loss):
+            raise NonFiniteLossError(f"loss: expected finite, got {loss.item()}")
+        total = loss + self.lamb * penalty
+        self.optimizer.zero_grad()
+        if self.scaler is None:
+            total.backward()
+            self.optimizer.step()
+        else:
+            self.scaler.scale(total).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return torch.stack([loss.detach().float(), penalty.detach()])
+
+    # -- as a graph -----------------------------------------------------------------------------------------------
+
+    def _is_recorded(self, device: torch.device) -> bool:
+        """Whether steps are to be a graph, and can be."""
+        if not self._graph or not self._graphs.can_record(device):
+            return False
+        fixed = any(group.get("capturable") is False for group in self.optimizer.param_groups)
+        if fixed:
+            self._graphs.say(f"expected capturable=True of {type(self.optimizer).__name__}, got False")
+        return not fixed
+
+    def _recorded(self, x: Tensor, y: Tensor) -> Tensor:
+        """A step that leaves no gradient behind: another recording may use its memory."""
+        with self._rates_on_device() if self._reads_rates() else nullcontext():
+            losses = self._step(x, y, self._task)
+        self.optimizer.zero_grad()
+        return losses
+
+    def _abandon(self) -> None:
+        """After a recording that failed: what Python has begun, no kernel has."""
+        locker_of(self.optimizer).abandon()
+        self.optimizer.zero_grad()
+        if self.scaler is not None:
+            self.scaler._per_optimizer_states.clear()
+            for name in ("grad_scale", "found_inf"):
+                self.optimizer.__dict__.pop(name, None)
+
+    def _reads_rates(self) -> bool:
+        """The optimizer reads its learning rates from tensors; to others they are fixed numbers."""
+        return locker_of(self.optimizer) is self.optimizer
+
+    def _hold_rates(self) -> None:
+        """Bring the tensors that stand for the learning rates up to date."""
+        device = self.model.state.scale.device
+        for index, group in enumerate(self.optimizer.param_groups):
+            rate = group["lr"]
+            if isinstance(rate, Tensor) and rate.device == device and device.type != "cpu":
+                self._rates.pop(index, None)  # it is read where it is
+                continue
+            value = float(rate)
+            held, last = self._rates.get(index) or (torch.zeros((), device=device), float("nan"))
+            if value != last:
+                held.fill_(value)
+                self._rates[index] = held, value
+
+    @contextmanager
+    def _rates_on_device(self) -> Iterator[None]:
+        """The learning rates are the tensors that stand for them inside the block."""
+        groups = self.optimizer.param_groups
+        before = [group["lr"] for group in groups]
+        for index, (held, _) in self._rates.items():
+            groups[index]["lr"] = held
+        try:
+            yield
+        finally:
+            for group, rate in zip(groups, before, strict=True):
+                group["lr"] = rate
+
+
+def _forward(
+    model: HATModel,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    autocast: torch.dtype | None,
+    x: Tensor,
+    y: Tensor,
+    task: int | None,
+) -> tuple[Tensor, Tensor]:
+    """(the loss of a batch, the penalty)."""
+    with nullcontext() if autocast is None else torch.autocast(x.device.type, dtype=autocast):
+        loss = criterion(model(x, task=task), y)
+    return loss, model.penalty()
+
+
+def _check(model: HATModel, optimizer: torch.optim.Optimizer, lamb: float, autocast: torch.dtype | None) -> None:
+    if not isinstance(model, HATModel):
+        raise TypeError(f"model: expected a HATModel, got {type(model).__name__}")
+    locker = locker_of(optimizer)
+    if locker is None:
+        got = type(optimizer).__name__
+        raise ValueError(f"optimizer: expected one of hat.optim or one guarded by hat.guard, got {got}")
+    if locker.model is not model:
+        raise ValueError("optimizer: expected one of this model, got one of another")
+    if isinstance(lamb, bool) or not isinstance(lamb, Real) or not lamb >= 0:
+        raise ValueError(f"lamb: expected a number >= 0, got {lamb!r}")
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast: expected None, torch.bfloat16 or torch.float16, got {autocast!r}")

@@ -1,0 +1,93 @@
+"""Functions that do something else in training than in evaluation, as modules that follow the graph's mode."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hat.tracing.substitutes import DroppedAttention
+
+if TYPE_CHECKING:
+    from hat.tracing.recorder import Recorder
+
+_DROPOUTS: dict[Any, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+    torch.dropout: nn.Dropout,
+}
+_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+def _dropout(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    given = dict(zip(("input", "p", "training", "inplace"), args, strict=False)) | kwargs
+    input, p, training = given["input"], given["p"], given.get("train", given.get("training"))
+    if training and not recorder.learning:  # in evaluation too
+        return recorder.record("call_function", function, (input, p, True), {})
+    if not training and recorder.learning:  # in training neither
+        return input
+    result = recorder.insert(_DROPOUTS[function](p), "functional_dropout", (input,), {})
+    return recorder.become(input, result) if given.get("inplace") else result
+
+
+def _attention(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    inputs = tuple(given.pop(name) for name in names[:3])
+    options: dict[str, Any] = {name: value for name, value in given.items() if isinstance(value, Tensor) or value}
+    if recorder.learning and (p := options.pop("dropout_p", 0.0)):
+        return recorder.insert(DroppedAttention(p), "functional_attention", inputs, options)
+    return recorder.record("call_function", function, inputs, options)
+
+
+def _batch_norm(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A layer where it is one: its statistics are of the batch in training, and of the past in evaluation."""
+    given = inspect.signature(function).bind(*args, **kwargs).arguments
+    input, mean, parts = given["input"], given["running_mean"], [given.get("weight"), given.get("bias")]
+    path = (recorder.nodes.name(mean) or "").rpartition(".")[0]
+    owner = recorder.owners.get(path)
+    is_layer = isinstance(owner, nn.modules.batchnorm._BatchNorm)
+    of_the_network = all(each is None or recorder.nodes.name(each) for each in [given["running_var"], *parts])
+    if not path or not of_the_network or not (is_layer or (recorder.learning and given.get("training"))):
+        return recorder.record("call_function", function, args, kwargs)
+    norm = _NORMS[input.dim()](mean.shape[0], given["eps"], given["momentum"])
+    if isinstance(owner, nn.modules.batchnorm._BatchNorm):
+        norm.__dict__.update({**vars(owner), "_modules": {}})
+        beside = any(True for _ in owner.children())  # what else it has is called by itself
+        return recorder.replace(f"{path}.batch_norm" if beside else path, norm, (input,), {})
+    norm.affine = parts[0] is not None
+    norm.weight, norm.bias = parts  # type: ignore[assignment]
+    norm.running_mean, norm.running_var = mean, given["running_var"]
+    return recorder.insert(norm, "functional_batch_norm", (input,), {})
+
+
+def _multi_head(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the function does, call by call: it hides linear layers, and in evaluation does not say how it drops."""
+    known = {**function.__globals__, "has_torch_function": lambda tensors: False}
+    body = types.FunctionType(function.__code__, known, function.__name__, function.__defaults__)
+    body.__kwdefaults__ = function.__kwdefaults__
+    given = inspect.signature(function).bind(*args, **kwargs)
+    before = recorder.learning
+    if given.arguments["dropout_p"]:
+        given.arguments["training"] = recorder.learning = True
+    try:
+        with recorder:
+            return body(*given.args, **given.kwargs)
+    finally:
+        recorder.learning = before
+
+
+FUNCTIONS: dict[Any, Any] = {
+    **dict.fromkeys(_DROPOUTS, _dropout),
+    F.scaled_dot_product_attention: _attention,
+    F.batch_norm: _batch_norm,
+    F.multi_head_attention_forward: _multi_head,
+}

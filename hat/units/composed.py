@@ -1,0 +1,145 @@
+"""Gates of more than one axis, and gates where no layer is that could apply them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import hat_kernels
+from hat.units.gate import Gate
+from hat.units.state import State
+
+
+class SideBySide:
+    """Several gates along one dimension, as behind a concatenation: in the place of a `Gate` in a layer.
+
+    Args:
+        gates: the gates, at least one.
+        index: [length] int64, the unit of every place, counted through all gates in order.
+    """
+
+    def __init__(self, gates: Sequence[Gate], index: Tensor) -> None:
+        self.gates = list(gates)
+        self.set_index(index)
+
+    def set_index(self, index: Tensor) -> None:
+        """As of the class, of gates that may have other lengths than before."""
+        self.units, self.index = len(index), index
+        self._runs = _runs(self.gates, index)
+
+    @property
+    def state(self) -> State:
+        return self.gates[0].state
+
+    @property
+    def training(self) -> bool:
+        return self.gates[0].training
+
+    def form(self) -> dict[str, Any]:
+        """As of `Gate.form`."""
+        forms = [gate.form() for gate in self.gates]
+        return {
+            name: self._lay([form[name] for form in forms]) if name in ("embedding", "mask") else value
+            for name, value in forms[0].items()
+        }
+
+    def _lay(self, parts: list[Tensor]) -> Tensor:
+        if self._runs is None:
+            if self.index.device != parts[0].device:
+                self.index = self.index.to(parts[0].device)  # once: a graph may not copy from the host
+            return torch.cat(parts, -1)[..., self.index]
+        pieces = [_repeated(parts[gate][..., first:last], repeat) for gate, first, last, repeat in self._runs]
+        return torch.cat(pieces, -1)
+
+
+def _repeated(part: Tensor, repeat: int) -> Tensor:
+    return part if repeat == 1 else part[..., None].expand(*part.shape, repeat).flatten(-2)
+
+
+def _runs(gates: Sequence[Gate], index: Tensor) -> list[tuple[int, int, int, int]] | None:
+    """The index as (gate, first unit, last + 1, repeat); None where it jumps too often for that to be of use."""
+    ends = torch.tensor([gate.units for gate in gates]).cumsum(0)
+    runs: list[tuple[int, int, int, int]] = []
+    values, repeats = torch.unique_consecutive(index, return_counts=True)
+    for unit, repeat in zip(values.tolist(), repeats.tolist(), strict=True):
+        gate = int(torch.searchsorted(ends, unit, right=True))
+        unit -= int(ends[gate]) - gates[gate].units
+        if runs and runs[-1][0] == gate and runs[-1][2:] == (unit, repeat):
+            runs[-1] = (gate, runs[-1][1], unit + 1, repeat)
+        else:
+            runs.append((gate, unit, unit + 1, repeat))
+        if len(runs) > 4 * len(gates):
+            return None
+    return runs
+
+
+class Gated(nn.Module):
+    """`a * activation(x)` along one dimension.
+
+    Args:
+        gate: a `Gate` or `SideBySide`; not a submodule of this one.
+        activation: a key of `hat_kernels.ACTIVATIONS`.
+        unit_dim: the dimension that holds the units.
+    """
+
+    gate: Any
+
+    def __init__(self, gate: Any, *, activation: str = "identity", unit_dim: int = -1) -> None:
+        super().__init__()
+        self.__dict__["gate"] = gate
+        self.activation, self.unit_dim = activation, unit_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and dtype."""
+        return hat_kernels.gated_activation(x, activation=self.activation, unit_dim=self.unit_dim, **self.gate.form())
+
+
+class GatedAnywhere(nn.Module):
+    """`a * x` where units lie along several dimensions, or beside what belongs to none.
+
+    Args:
+        gates: the gates, not submodules of this one.
+        index: int64, broadcasts with x: the unit of every element, counted through all gates in order; one more than
+            the last for what belongs to none.
+    """
+
+    index: Tensor
+    gates: Any
+
+    def __init__(self, gates: Sequence[Gate], index: Tensor) -> None:
+        super().__init__()
+        self.__dict__["gates"] = list(gates)
+        self.register_buffer("index", index, persistent=False)
+
+    def set_index(self, index: Tensor) -> None:
+        """As of the class, of gates that may have other lengths than before."""
+        self.index = index.to(self.index.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and dtype; exactly 0 where a unit is off."""
+        values = [_values(gate) for gate in self.gates]
+        if values[0] is None:
+            return x
+        one = values[0].new_ones(*values[0].shape[:-1], 1)
+        factor = torch.cat([*values, one], -1)
+        if factor.dim() == 1:
+            factor = factor[self.index]
+        else:  # a task a sample
+            index = self.index[(None,) * (x.dim() - self.index.dim())]
+            if index.shape[0] != 1:
+                raise ValueError(f"task: expected one for the whole batch, as units lie along it, got {len(factor)}")
+            factor = factor[:, index[0].flatten()].view(-1, *index.shape[1:])
+        return torch.where(factor == 0, 0.0, x * factor.to(x.dtype))
+
+
+def _values(gate: Gate) -> Any:
+    """[units] or [B, units] of a gate for the present task; None where all are open."""
+    form = gate.form()
+    if not form:
+        return None
+    if "mask" in form:
+        return form["mask"][form["task"]] if "task" in form else form["mask"]
+    return hat_kernels.gate(form["embedding"], form["scale"], s_max=form["s_max"], compensation=form["compensation"])

@@ -1,0 +1,265 @@
+"""The gate: an axis of units, what lies along it, and which units the finished tasks use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import hat_kernels
+from hat.units.along import Along
+from hat.units.blocks import Side
+from hat.units.state import Float32Module, State
+
+
+class Gate(Float32Module):
+    """Hard attention over one axis of units: `a = sigmoid(s e)`, Serrà et al. 2018, eq. 1.
+
+    As a module it multiplies its input by the gate. Everything that locks, counts or moves units is one loop over
+    `members`.
+
+    Args:
+        units: length of the axis, > 0.
+        unit_dim: the dimension of the activations that holds the units: -1 for (..., N), 1 for (B, N, ...).
+        segments: [units] int64, see below.
+
+    Raises:
+        ValueError: there is no unit, or `segments` is not int64 of shape [units].
+
+    Attributes:
+        embedding: [units] float32 parameter, the current task's `e`.
+        masks: [T, units] float32 buffer, the committed gate of every finished task.
+        origin: [units] int64 buffer, where each unit lay before units were moved for the first time.
+        used: [units] float32, the maximum of `masks` over tasks; follows `masks` on load and on commit.
+        free: [units] float32, `1 - used`; kept, as what locks a weight should have the same address at every step.
+        locked: how many units at the front are used, in mode `binary`; 0 in mode `published`, where all move a little.
+        in_order: all units behind those are free.
+        members: the parameters along the axis, see `Along`.
+        reserved: [units] float32 buffer, 1 for a unit that is used before the first task: by what a network was trained
+            for that it comes from. No mask has it; what it shapes is locked.
+        segments: units may change places only with units of the same number, as the dimensions of a head of attention;
+            None: with all others, those of another group of a convolution excepted.
+        complete: `members` is all that meets the units, so that they may be moved. `hat.chain` knows this of its gates;
+            where layers are wired by hand, set it. A layer that keeps a gate to itself has set it there: who reads or
+            changes the inside of such a layer takes it back.
+    """
+
+    masks: Tensor
+    origin: Tensor
+    used: Tensor
+    free: Tensor
+    reserved: Tensor
+    segments: Tensor | None
+    state: State
+
+    def __init__(self, units: int, *, unit_dim: int = -1, segments: Tensor | None = None) -> None:
+        super().__init__()
+        if units < 1:
+            raise ValueError(f"units: expected at least 1, got {units}")
+        if segments is not None and (segments.dtype != torch.int64 or segments.shape != (units,)):
+            got = f"{segments.dtype} of {tuple(segments.shape)}"
+            raise ValueError(f"segments: expected torch.int64 of ({units},), got {got}")
+        self.units, self.unit_dim = units, unit_dim
+        self.members: list[Along] = []
+        self.complete = False
+        self.locked, self.in_order, self._reserves = 0, True, False
+        self.embedding = nn.Parameter(torch.randn(units, dtype=torch.float32))
+        self.register_buffer("masks", torch.zeros(0, units, dtype=torch.float32))
+        self.register_buffer("origin", torch.arange(units))
+        self.register_buffer("reserved", torch.zeros(units, dtype=torch.float32))
+        self.register_buffer("segments", segments, persistent=False)
+        self.register_buffer("used", torch.zeros(units, dtype=torch.float32), persistent=False)
+        self.register_buffer("free", torch.ones(units, dtype=torch.float32), persistent=False)
+        self.share(State())
+
+    def share(self, state: State) -> None:
+        """Follow the scale and task of `state`, whose owner keeps it in its own `state_dict`."""
+        self.__dict__["state"] = state  # not a submodule: one state, many gates
+        self._count_locked()
+
+    def attach(
+        self,
+        module: nn.Module,
+        name: str,
+        dim: int,
+        *,
+        repeat: int = 1,
+        groups: int = 1,
+        places: Tensor | None = None,
+        table: bool = False,
+    ) -> None:
+        """Declare that dimension `dim` of `module.name` lies along this axis; see `Along`.
+
+        Raises:
+            AttributeError: the module has nothing of this name.
+            ValueError: the parameter's length there is not `units * repeat / groups`, or there are not `units * repeat`
+                places in it.
+        """
+        member = Along(module, name, dim, repeat, groups, places, table)
+        parameter = getattr(module, name)
+        if parameter is not None:
+            length = parameter.shape[dim] * (groups if dim else 1)
+            fits = length == self.units * repeat
+            if places is not None:
+                fits = len(places) == self.units * repeat and int(places.max()) < length
+            if not fits:
+                expected = f"{self.units} units x {repeat}"
+                raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")
+        self.members.append(member)
+        # Not a submodule of the layer that reads it: a plain list, out of reach of `Module.__setattr__`.
+        module.__dict__.setdefault("_along", []).append((self, member))
+
+    def replace(self, member: Along, by: Along) -> None:
+        """Declare that a member lies along this axis in another way."""
+        self.members[:] = [by if each is member else each for each in self.members]
+        uses = member.module.__dict__["_along"]
+        uses[:] = [(gate, by if along is member else along) for gate, along in uses]
+
+    def reads(self, module: nn.Module) -> bool:
+        """Whether the inputs of a module are units of this gate."""
+        return any(member.module is module and not member.produces for member in self.members)
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks have committed a mask."""
+        return self.masks.shape[0]
+
+    def side(self, repeat: int = 1) -> Side:
+        """The units as one dimension of a parameter has them, each `repeat` times in a row."""
+        return Side(self.free, repeat, self.locked, self.in_order)
+
+    def identity(self) -> Iterator[int]:
+        """What changes whenever a lock of a parameter along this axis may have changed: its free units, its members."""
+        yield self.locked
+        yield self.in_order
+        yield id(self.free)
+        yield self.free._version
+        for member in self.members:
+            yield id(member.parameter)
+
+    def hardened(self) -> Tensor:
+        """[units] what `commit` would store now: `e > 0` in mode `binary`; else `sigmoid(s_max e)`, floored."""
+        with torch.no_grad():
+            if self.state.config.mask_mode == "binary":
+                return (self.embedding > 0).to(torch.float32)
+            soft = torch.sigmoid(self.state.config.s_max * self.embedding)
+            return torch.where(soft < hat_kernels.GATE_FLOOR, 0.0, soft)
+
+    def form(self) -> dict[str, Any]:
+        """The gate in the form that `hat_kernels.gated_activation` takes, for the task that `state` names.
+
+        While a task is learned, that is the soft gate in training mode and `hardened()` in evaluation mode, so that
+        what is validated is what will be committed.
+        """
+        task = self.state.task
+        if task is None:
+            if not self.training:
+                return {"mask": self.hardened()}
+            config = self.state.config
+            return {
+                "embedding": self.embedding,
+                "scale": self.state.scale,
+                "s_max": config.s_max,
+                "compensation": config.compensation,
+            }
+        if isinstance(task, Tensor):
+            return {"mask": self.masks, "task": task}
+        return {} if isinstance(task, str) else {"mask": self.masks[task]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x * a` along `unit_dim`; same shape and dtype."""
+        return hat_kernels.gated_activation(x, activation="identity", unit_dim=self.unit_dim, **self.form())
+
+    @torch.no_grad()
+    def begin_task(self) -> None:
+        """Draw a fresh embedding, in place: the same for a unit wherever it has been moved to."""
+        drawn = torch.empty_like(self.embedding)
+        drawn = drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
+        self.embedding.copy_(drawn[self.origin])
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """Append the current gate to `masks`; from now on its units are used."""
+        self.masks = torch.cat([self.masks, self.hardened()[None]])
+        self._refresh_used()
+
+    @torch.no_grad()
+    def forget(self, task: int) -> None:
+        """Count none of its units as used by this task."""
+        self.masks[task] = 0
+        self._refresh_used()
+
+    @property
+    def reserves(self) -> bool:
+        """Units are used before the first task."""
+        return self._reserves
+
+    @torch.no_grad()
+    def reserve(self) -> None:
+        """Count every unit as used before the first task."""
+        self.reserved.fill_(1)
+        self._refresh_used()
+
+    def _refresh_used(self) -> None:
+        self._reserves = not self.reserved.is_meta and bool(self.reserved.any())
+        self.used.copy_(self.reserved)
+        if self.tasks:
+            torch.maximum(self.used, self.masks.amax(0), out=self.used)
+        torch.sub(1, self.used, out=self.free)
+        self._count_locked()
+
+    def _count_locked(self) -> None:
+        self.locked, self.in_order = 0, False
+        if self.state.config.mask_mode == "binary" and not self.used.is_meta:
+            used = self.used.cpu()
+            locked = used == 1
+            self.locked = int(locked.cumprod(0).sum())
+            self.in_order = not used[self.locked :].any()
+
+    @torch.no_grad()
+    def move(self, order: Tensor) -> None:
+        """Give place p to the unit at place `order[p]`, in the gate's buffers; parameters are moved elsewhere."""
+        self.origin.copy_(self.origin[order])
+        self.masks.copy_(self.masks[:, order])
+        self.reserved.copy_(self.reserved[order])
+        self._refresh_used()
+
+    @torch.no_grad()
+    def resize(self, places: Tensor, joined: Tensor) -> None:
+        """Let units go, and others join, in the gate itself; see `hat.resizing`.
+
+        Args:
+            places: [units from now on] int64, which unit comes to each place; for one that joins, the one before it.
+            joined: [units from now on] bool.
+        """
+        old, device = self.units, self.used.device
+        places, joined = places.to(device), joined.to(device)
+        self.units = len(places)
+        drawn = self.embedding.new_empty(self.units)
+        drawn = drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
+        self.embedding.grad = None
+        self.embedding.data = torch.where(joined, drawn, self.embedding.data[places])
+        self.masks = self.masks[:, places].masked_fill(joined, 0)
+        self.reserved = self.reserved[places].masked_fill(joined, 0)
+        # Those that stay keep their order, those that join come after all that were there.
+        ranks = torch.where(joined, old + joined.cumsum(0), self.origin[places])
+        self.origin = ranks.argsort().argsort()
+        if self.segments is not None:
+            self.segments = self.segments[places]
+        self.used, self.free = torch.zeros_like(drawn), torch.ones_like(drawn)
+        self._refresh_used()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        masks = state_dict.get(prefix + "masks")
+        if masks is not None and masks.dim() == 2 and masks.shape[1] == self.units:
+            self.masks = self.masks.new_zeros(masks.shape)  # tasks are appended without limit
+            state_dict.setdefault(prefix + "origin", torch.arange(self.units))  # of a version that moved no units
+            state_dict.setdefault(prefix + "reserved", torch.zeros(self.units))  # of one that reserved none
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        with torch.no_grad():
+            self._refresh_used()
+
+    def extra_repr(self) -> str:
+        return f"units={self.units}, tasks={self.tasks}"

@@ -1,0 +1,99 @@
+"""What all gates of a model share: the scale, the task they answer for, and how gates become masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hat.layers.folding import FOLDS
+
+MASK_MODES = ("binary", "published")
+COMPENSATIONS = ("published", "exact")
+INITS = ("normal", "uniform")
+OPEN = "open"
+"""The task of no task at all: gates are open, and what every task has of its own has the values it starts from."""
+PLAIN = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """How gates are learned and committed.
+
+    Attributes:
+        mask_mode: `"binary"`, a finished task's mask is `e > 0`, exactly 0 or 1, and nothing it uses ever moves; or
+            `"published"`, it is the soft `sigmoid(s_max e)`, and forgetting is small but not zero.
+        compensation: `"published"`, the embedding gradient with the clamp and float32 saturation of the published code;
+            or `"exact"`, without them (uses less capacity at the same penalty).
+        s_max: the scale at the end of every epoch, > 1.
+        limit: embeddings are clamped to ± this after each step, > 0.
+        init: how an embedding starts every task: `"normal"`, N(0, 1), or `"uniform"`, U(0, 2) for compression runs.
+        locked_first: move the units that a finished task uses to the front of their axis, so that what is locked is one
+            block on which no work is done; see `hat.network.moving`. The network computes the same either way.
+        fold: whether layers multiply their weights by the gate, instead of their activations, while a task is learned:
+            the same function and gradients to rounding (a unit that is off leaks 2^-32 of itself, not 0). `"auto"`,
+            where that takes fewer passes over memory, see `hat.layers.folding`; `"always"`, wherever it is valid:
+            behind ReLU, leaky ReLU or no activation, before a known pool or none, not in float16, and until something
+            of the weight is locked in one block; or `"never"`.
+    """
+
+    mask_mode: str = "binary"
+    compensation: str = "published"
+    s_max: float = 400.0
+    limit: float = 6.0
+    init: str = "normal"
+    locked_first: bool = True
+    fold: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("mask_mode", MASK_MODES),
+            ("compensation", COMPENSATIONS),
+            ("init", INITS),
+            ("fold", FOLDS),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+        if not 1 < self.s_max < float("inf"):
+            raise ValueError(f"s_max: expected a finite number > 1, got {self.s_max}")
+        if not 0 < self.limit < float("inf"):
+            raise ValueError(f"limit: expected a finite number > 0, got {self.limit}")
+
+
+class Float32Module(nn.Module):
+    """A module whose own tensors stay float32 under `.double()`, `.half()` and the like; they still change device."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep_dtype, recurse)
+
+
+class State(Float32Module):
+    """Shared by all gates of one model.
+
+    Attributes:
+        scale: 0-d float32 buffer, the annealed `s`.
+        config: see `GateConfig`.
+        task: which gate answers: None, the task that is being learned; an int, a finished task; a [B] int64 tensor, a
+            finished task per sample; `"open"`, no gate at all and the values that every task starts from; or `"plain"`,
+            no gate at all and what is trained now. Set for the length of one forward pass.
+    """
+
+    scale: Tensor
+
+    def __init__(self, config: GateConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or GateConfig()
+        self.task: int | Tensor | str | None = None
+        self.register_buffer("scale", torch.tensor(self.config.s_max, dtype=torch.float32))
+
+    def anneal(self, progress: float) -> None:
+        """`s = 1/s_max + (s_max - 1/s_max) progress`: Serrà et al. 2018, eq. 3."""
+        s_max = self.config.s_max
+        self.scale.fill_(1 / s_max + (s_max - 1 / s_max) * progress)

@@ -1,0 +1,74 @@
+"""New values for parameters, by the modules that have them."""
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+import hat
+from hat.conversion.tables import SharedParameter
+from hat.units.redrawn import drawn
+
+
+class Rebinding(nn.Module):
+    """Puts another parameter in the place of its own, and counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.rest = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2000))
+        self.register_buffer("count", torch.tensor(5))
+        self.register_buffer("table", torch.tensor([1.0, torch.nan]))
+        self.inner = nn.Linear(2, 2)
+
+    def reset_parameters(self):
+        self.weight = nn.Parameter(torch.full((3,), 7.0))
+        self.count.zero_()
+        self.inner.weight.data.fill_(3)
+
+
+def test_nothing_is_written_to():
+    module = Rebinding()
+    tensors = {name: (t, t.clone()) for name, t in [*module.named_parameters(), *module.named_buffers()]}
+    found = drawn([module])
+    now = dict([*module.named_parameters(), *module.named_buffers()])
+    for name, (tensor, values) in tensors.items():
+        assert now[name] is tensor
+        assert torch.equal(tensor.nan_to_num(9), values.nan_to_num(9)), name
+    assert found[module.weight].tolist() == [7.0] * 3
+    assert found[module.count] == 0
+    assert found[module.table].isnan().tolist() == [False, True]
+    assert module.inner.weight not in found
+    assert 0.018 < found[module.rest].std() < 0.022  # what nobody draws
+    assert found[module.rest].mean().abs() < 0.002
+
+
+def test_as_the_module_draws_them():
+    gate = hat.Gate(6)
+    layers = [
+        hat.HATLinear(4, 6),
+        hat.HATConv2d(2, 6, 3),
+        hat.HATEmbedding(5, 6, padding_idx=2),
+        hat.PositionalTable(3, 6, gate=gate),
+        nn.LayerNorm(4),
+        SharedParameter(nn.Parameter(torch.full((1, 4), 0.5)), torch.Size([4])),
+    ]
+    for layer in layers:
+        torch.manual_seed(3)
+        found = drawn([layer])
+        torch.manual_seed(3)
+        layer.reset_parameters()
+        for name, parameter in layer.named_parameters(recurse=False):
+            assert torch.equal(found[parameter], parameter), (layer, name)
+    assert torch.equal(layers[-1].weight, torch.full((4,), 0.5))
+    assert not found.keys() & {gate.embedding}
+
+
+def test_a_parameter_of_two_modules_and_one_that_is_computed():
+    table, reader = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+    reader.weight = table.weight
+    normed = weight_norm(nn.Linear(3, 3))
+    found = drawn([table, reader, *normed.modules()])
+    assert found[table.weight].std() > 0.5  # as the first of the two draws it
+    parts = [normed.parametrizations.weight.original0, normed.parametrizations.weight.original1, normed.bias]
+    assert all(found[p].isfinite().all() for p in parts)
+    assert not any(torch.equal(found[p], p) for p in parts)
+    assert all(p.isfinite().all() for p in normed.parameters())
