@@ -58,10 +58,15 @@ class _HATConv(GatedLayer):
         self._set_up(out_channels, 1, activation, dropout, gate, inputs)
 
     @classmethod
-    def around(cls, plain: nn.Module, **options: Any) -> Any:
-        """As of `GatedLayer`; without a pool."""
+    def around(cls, plain: nn.Module, *, pool: nn.Module | None = None, **options: Any) -> Any:
+        """As of `GatedLayer`.
+
+        Args:
+            plain, options: see there.
+            pool: pools each channel by itself, before the gate.
+        """
         layer = super().around(plain, **options)
-        layer.pool = None
+        layer.pool = pool
         return layer
 
     def forward(self, x: Tensor) -> Tensor:

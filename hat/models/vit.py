@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hat.conversion.api import convert_body
 from hat.conversion.body import Converted
 from hat.layers.stochastic_depth import StochasticDepth
-from hat.models.shapes import check_image, check_positive, two_images
+from hat.models.shapes import check_image, check_positive, two_inputs
 from hat_kernels.dropout.api import check_probability
 
 POOLS = ("token", "mean")
@@ -65,7 +65,7 @@ def vit(
         stochastic_depth=stochastic_depth,
         pool=pool,
     )
-    return convert_body(network, two_images(*input_shape), head=None)
+    return convert_body(network, two_inputs(*input_shape), head=None)
 
 
 def plain_vit(
