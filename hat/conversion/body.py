@@ -67,7 +67,7 @@ class Converted(nn.Module, Wired):
         """What the network takes, several inputs also as one tuple, to its features [..., features]."""
         if len(inputs) == 1 and isinstance(inputs[0], tuple):  # as a model passes them on
             (inputs,) = inputs
-        found: Tensor = self.network(*inputs)
+        found: Tensor = nn.Module.__call__(self.network, *inputs)  # that of a graph prints errors, too
         return found
 
     def complete(self) -> dict[Gate, bool]:

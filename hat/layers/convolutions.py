@@ -82,7 +82,7 @@ class _HATConv(GatedLayer):
         h = hat_kernels.gated_activation(
             z,
             activation=self.activation,
-            dropout=self._active_dropout,
+            dropout=self.dropout if self.training else 0.0,
             unit_dim=1,
             overwrite=True,  # a convolution does not need its result again
             **(form if self.pool is None else {}),

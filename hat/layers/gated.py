@@ -142,10 +142,6 @@ class GatedLayer(nn.Module):
     def _form(self) -> dict[str, Any]:
         return self.gate.form() if self.gated else {}
 
-    @property
-    def _active_dropout(self) -> float:
-        return self.dropout if self.training else 0.0
-
 
 class HATLinear(GatedLayer, nn.Linear):
     """`y = a * dropout(activation(x W^T + b))`, Serrà et al. 2018, eq. 1.
@@ -192,7 +188,7 @@ class HATLinear(GatedLayer, nn.Linear):
             frozen=frozen,
             update=None if updater is None else updater.update,
             activation=self.activation,
-            dropout=self._active_dropout,
+            dropout=self.dropout if self.training else 0.0,
             **form,
         )
 
