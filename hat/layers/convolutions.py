@@ -26,7 +26,7 @@ class _HATConv(GatedLayer):
         dropout: probability in [0, 1) of dropping an activation in training mode.
         pool: a module that pools each channel by itself, or None.
         gate: share this gate of out_channels units instead of making one.
-        inputs: the gate of the channels that come in; see `connect` and `hat.chain`.
+        inputs: the gate of the channels that come in; see `connect`.
         conv: stride, padding, dilation, groups, bias, padding_mode, device, dtype, as of the `torch.nn` layer.
     """
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from hat.conversion.body import Converted
 from hat.conversion.tables import SharedParameter
-from hat.layers.attention import HATMultiheadAttention
 from hat.layers.gated_norm import GatedNorm
 from hat.life.model import HATModel
 from hat.resizing.fitting import numbers
@@ -148,8 +147,6 @@ def _resize_module(module: nn.Module) -> None:
         module.shape = torch.Size((*module.shape[:missing], *module.weight.shape))
     elif isinstance(module, GatedNorm):
         set_length(module, own_length(module))
-    elif isinstance(module, HATMultiheadAttention) and module.per_head:
-        module.num_heads = module.value.gate.units
 
 
 def _resize_gate(gate: Gate, counts: Tensor) -> list[Change]:
