@@ -5,13 +5,13 @@ ICML 2018.
 """
 
 from hat import checkpoint, data, metrics, models, optim
-from hat.conversion.api import convert
 from hat.exporting.api import TaskNetwork, TasksNetwork, export
 from hat.exporting.errors import ExportError
 from hat.layers.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.layers.embedding import HATEmbedding
 from hat.layers.gated import HATLinear
 from hat.layers.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
+from hat.life.converting import convert
 from hat.life.forgetting import forget
 from hat.life.model import HATModel, TaskParameters
 from hat.optim.guard import guard

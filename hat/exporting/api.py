@@ -14,6 +14,7 @@ from hat.exporting.errors import ExportError
 from hat.exporting.modules import Exporter
 from hat.exporting.plain import attention
 from hat.life.model import HATModel
+from hat.resizing.fitting import UnexplainedError
 from hat.resizing.shrink import shrunk
 from hat.resizing.trial import rounding
 from hat.verification.verify import largest_change
@@ -120,7 +121,10 @@ def export(
 
 
 def _exported(model: HATModel, wanted: list[int], example: tuple[Any, ...], *, one: bool) -> nn.Module:
-    small = shrunk(model, wanted)
+    try:
+        small = shrunk(model, wanted)
+    except UnexplainedError as error:
+        raise ExportError(str(error)) from None
     exporter = Exporter(small.state, wanted)
     body = _body(small.body, exporter)
     heads = {each: exporter.head(small.heads[each]) for each in wanted}
