@@ -25,7 +25,6 @@ from hat.tracing.trace import trace
 from hat.tracing.trees import tensors
 from hat.units.gate import Gate
 from hat.units.state import OPEN
-from hat.units.wired import Reach
 from hat.warnings import UnlockedWarning
 
 ROUNDINGS = 2**10
@@ -164,7 +163,7 @@ def _needed(analysis: Analysis, axes: Axes) -> Tensor:
     return found
 
 
-def _ending(analysis: Analysis, axes: Axes) -> tuple[Reach | None, frozenset[Gate]]:
+def _ending(analysis: Analysis, axes: Axes) -> tuple[Gate | None, frozenset[Gate]]:
     """The gate of the features, if it is one, in order; and other gates whose units the heads see."""
     answer = analysis.answer
     if answer is None or answer.labels is None:
@@ -175,5 +174,5 @@ def _ending(analysis: Analysis, axes: Axes) -> tuple[Reach | None, frozenset[Gat
         index = index.reshape(-1, index.shape[-1])[0]
         gate = gates[0]
         if torch.equal(index, torch.arange(gate.units).repeat_interleave(len(index) // gate.units)):
-            return Reach(gate, "flat"), frozenset()
+            return gate, frozenset()
     return None, frozenset(gates)

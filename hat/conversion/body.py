@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map_only
 
 from hat.units.gate import Gate
 from hat.units.layout import Layout
-from hat.units.wired import Reach, Wired
+from hat.units.wired import Wired
 
 
 class Converted(nn.Module, Wired):
@@ -35,7 +35,7 @@ class Converted(nn.Module, Wired):
         *,
         features: int,
         head: str | None,
-        tail: Reach | None,
+        tail: Gate | None,
         loose: frozenset[Gate],
         layouts: dict[str, Any],
         needed: Tensor,

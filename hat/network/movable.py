@@ -52,14 +52,14 @@ def segments(gate: Gate) -> list[Tensor]:
 def _complete_by_body(model: Network) -> set[Gate]:
     """The gates of a body that knows them, applied as it was wired, which nothing outside of the body has.
 
-    A chain inside of another module says nothing: that module may take it apart.
+    A body inside of another module says nothing: that module may take it apart.
     """
     body = model.body
     if not isinstance(body, Wired) or not model.reads_features_alone:
         return set()
     found = {gate for gate, complete in body.complete().items() if complete}
-    if body.tail is not None and body.tail.gate is not model.outputs:
-        found.discard(body.tail.gate)
+    if body.tail is not None and body.tail is not model.outputs:
+        found.discard(body.tail)
     return found
 
 
