@@ -28,5 +28,5 @@ print(f"largest drift of any logit since the last growth: {history.largest_drift
 # The same by hand: how long is there room, and more of it where you want it.
 print(hat.forecast(model))
 before = evaluate(model, stream[0].test, 0, config).logits
-print("joined:", hat.grow(model, {"linear1.gate": 8, "linear2.gate": 0.5}))  # 8 units; half as many again
+print("joined:", hat.grow(model, {"gates.linear1": 8, "gates.linear2": 0.5}))  # 8 units; half as many again
 print(f"task 0 changes by {evaluate(model, stream[0].test, 0, config).drift_from(before):.1g}, a rounding")

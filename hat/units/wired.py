@@ -9,7 +9,7 @@ class Wired:
     """A body that knows what meets the units of its gates.
 
     Attributes:
-        tail: the gate whose units the features are, channel-major if each unit is several of them; None if there is none.
+        tail: the gate whose units the features are, each unit one or several in a row; None if no gate is.
         features: the length of its last dimension; None where it is that of the last gate.
     """
 

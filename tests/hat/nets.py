@@ -11,6 +11,9 @@ from torch import nn
 
 import hat
 import hat_kernels
+from hat.layers.gated import GatedLayer
+from hat.layers.gated_norm import GatedNorm
+from hat.units.wired import Wired
 
 ACTIVATIONS = ["relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "identity"]
 CONVS = {1: hat.HATConv1d, 2: hat.HATConv2d, 3: hat.HATConv3d}
@@ -18,6 +21,11 @@ POOLS = {
     "max": {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d},
     "average": {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d},
 }
+
+KEEP_UNITS = (
+    *(nn.Identity, nn.Flatten, nn.Dropout, nn.ReLU, nn.Tanh, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+    *(pool for pools in POOLS.values() for pool in pools.values()),
+)  # and keep zeros zero
 
 activations = st.sampled_from(ACTIVATIONS)
 dropouts = st.sampled_from([0.0, 0.3])
@@ -38,6 +46,38 @@ def dense(weight, groups):
         own = slice(group * rows, (group + 1) * rows)
         whole[own, group * width : (group + 1) * width] = weight[own]
     return whole
+
+
+class Sequence(nn.Sequential, Wired):
+    """What `wired` returns."""
+
+    def __init__(self, *modules: nn.Module, loose: set[hat.Gate], tail: hat.Gate | None) -> None:
+        super().__init__(*modules)
+        self.loose, self.tail = loose, tail
+
+    def complete(self) -> dict[hat.Gate, bool]:
+        return {module.gate: module.gate not in self.loose for module in self if isinstance(module, GatedLayer)}
+
+
+def wired(*modules: nn.Module) -> Sequence:
+    """Layers one behind the other, each told the gate of the units that come in, as a user wires them by hand.
+
+    A flatten puts the positions of a channel in a row. Behind what mixes units or moves zeros comes a first layer.
+    """
+    gate, loose = None, set()
+    for module in modules:
+        if isinstance(module, GatedLayer):
+            if gate is not None:
+                inputs = module.weight.shape[1] * getattr(module, "groups", 1)
+                module.connect(gate, repeat=max(1, inputs // gate.units))
+            gate = module.gate
+        elif isinstance(module, GatedNorm):
+            if module.gate is None:
+                module.connect(gate)
+        elif not isinstance(module, KEEP_UNITS) and gate is not None:
+            loose.add(gate)
+            gate = None
+    return Sequence(*modules, loose=loose, tail=gate)
 
 
 class Residual(nn.Module):
@@ -155,7 +195,7 @@ def mlps(draw):
         layers.append(
             hat.HATLinear(inputs, units, bias=draw(st.booleans()), activation=draw(activations), dropout=draw(dropouts))
         )
-    return hat.chain(*layers), (widths[0],), widths[-1]
+    return wired(*layers), (widths[0],), widths[-1]
 
 
 @st.composite
@@ -191,7 +231,7 @@ def convnets(draw):
         units = draw(st.integers(1, 7))
         layers.append(hat.HATLinear(features, units, activation=draw(activations), bias=draw(st.booleans())))
         features = units
-    return hat.chain(*layers), (first, *[size] * dims), features
+    return wired(*layers), (first, *[size] * dims), features
 
 
 @st.composite

@@ -7,7 +7,7 @@ from torch import nn
 
 import hat
 from tests.hat.conversion.checks import draw_own, draw_units
-from tests.hat.nets import Branches, Residual, Squeezed, Transformer
+from tests.hat.nets import Branches, Residual, Squeezed, Transformer, wired
 
 WORDS, LENGTH, WIDTH = 11, 5, 12
 
@@ -24,7 +24,7 @@ def learned(body, *, tasks=2, share=0.5, dtype=torch.float32, config=None, **opt
 
 
 def mlp(activation="relu", **options):
-    body = hat.chain(hat.HATLinear(5, 8, activation=activation), hat.HATLinear(8, 6, activation=activation))
+    body = wired(hat.HATLinear(5, 8, activation=activation), hat.HATLinear(8, 6, activation=activation))
     return learned(body, **options), torch.randn(3, 5)
 
 
@@ -37,7 +37,7 @@ def normed(**options):
     """Convolution, norm, pool, flatten, and what nobody knows in between."""
     layers = [hat.HATConv2d(2, 6, 3, activation="identity"), hat.HATBatchNorm2d(6, activation="relu"), nn.MaxPool2d(2)]
     layers += [nn.Dropout(0.1), nn.Flatten(), hat.HATLinear(54, 7), nn.Softmax(-1), hat.HATLinear(7, 5)]
-    return learned(hat.chain(*layers), **options), torch.randn(3, 2, 8, 8)
+    return learned(wired(*layers), **options), torch.randn(3, 2, 8, 8)
 
 
 def converted(**options):

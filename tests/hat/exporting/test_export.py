@@ -25,7 +25,7 @@ from tests.hat.exporting.models import (
     normed,
     transformer,
 )
-from tests.hat.nets import ACTIVATIONS, RootMeanSquare, Transformer
+from tests.hat.nets import ACTIVATIONS, RootMeanSquare, Transformer, wired
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 GATED = (hat.Gate, hat.PerTask, GatedLayer, GatedAnywhere)
@@ -76,7 +76,7 @@ def test_other_dtypes(make, dtype):
 def test_every_activation_behind_units_that_go_and_units_that_stay(activation):
     model, x = mlp(activation)
     same(model, hat.export(model, task=1), x, 1)
-    body = hat.chain(hat.HATLinear(5, 8, activation=activation), nn.Softmax(-1), hat.HATLinear(8, 6))
+    body = wired(hat.HATLinear(5, 8, activation=activation), nn.Softmax(-1), hat.HATLinear(8, 6))
     model = learned(body)
     network = hat.export(model, task=1)
     assert network.body[0].get_submodule("" if activation == "identity" else "0").out_features == 8
@@ -94,7 +94,7 @@ def test_soft_masks(make):
 
 
 def test_a_task_that_uses_nothing_is_its_bias():
-    model = learned(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)), tasks=1)
+    model = learned(wired(hat.HATLinear(5, 8), hat.HATLinear(8, 6)), tasks=1)
     model.begin_task(2)
     with torch.no_grad():
         for gate in model.gates.values():
@@ -153,7 +153,7 @@ def test_units_are_gone_from_all_that_meets_them():
     model = on(hat.HATModel(hat.models.alexnet((3, 16, 16), channels=(6, 8, 8), hidden=(12, 10))),
                {1, 5}, {0, 2, 7}, {4}, {3, 8, 9, 11}, {0, 9})  # fmt: skip
     network = hat.export(model, task=0)
-    kernel = model.body.conv1.weight.shape[-1]
+    kernel = model.body.network.conv1.weight.shape[-1]
     expected = [(2, 3, kernel, kernel), (2,), (3, 2, 1, 1), (3,), (1, 3, 2, 2), (1,), (4, 1), (4,), (2, 4), (2,)]
     assert shapes(network) == [*expected, (2, 2), (2,)]
     assert [type(module) for module in network.body[0]] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
@@ -163,7 +163,7 @@ def test_units_are_gone_from_all_that_meets_them():
 
 def test_a_flatten_repeats_units_and_a_norm_follows():
     layers = [hat.HATConv2d(2, 6, 3, activation="identity"), hat.HATBatchNorm2d(6), nn.ReLU(), nn.Flatten()]
-    model = on(hat.HATModel(hat.chain(*layers, hat.HATLinear(6 * 4, 7))), {0, 4}, {6})
+    model = on(hat.HATModel(wired(*layers, hat.HATLinear(6 * 4, 7))), {0, 4}, {6})
     network = hat.export(model, task=0)
     assert shapes(network) == [(2, 2, 3, 3), (2,), (2,), (2,), (1, 8), (1,), (2, 1), (2,)]
     assert network.body[1].running_mean.shape == (2,)
@@ -191,7 +191,7 @@ def test_heads_and_dimensions_of_heads_go():
 
 
 def test_tasks_have_the_units_of_all_of_them():
-    model = hat.HATModel(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+    model = hat.HATModel(wired(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
     on(model, {0, 1}, {2})
     on(model, {1, 2, 3}, {2, 3})
     on(model, {7}, {5})
@@ -204,7 +204,7 @@ def test_tasks_have_the_units_of_all_of_them():
 
 
 def test_what_is_the_same_for_all_tasks_is_there_once():
-    model = hat.HATModel(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+    model = hat.HATModel(wired(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
     on(on(model, {0, 1}, {2}), {0, 1}, {3})
     network = hat.export(model, tasks=[0, 1])
     assert isinstance(network.body[0], nn.Sequential)
@@ -214,7 +214,7 @@ def test_what_is_the_same_for_all_tasks_is_there_once():
 
 def test_a_layer_that_is_used_twice_stays_one():
     first, again = hat.HATLinear(5, 6), hat.HATLinear(6, 6)
-    model = learned(hat.chain(first, again, again))
+    model = learned(wired(first, again, again))
     network, x = hat.export(model, task=1), torch.randn(3, 5)
     same(model, network, x, 1)
     assert network.body[1] is network.body[2]
@@ -222,7 +222,7 @@ def test_a_layer_that_is_used_twice_stays_one():
 
 
 def test_a_unit_that_overflows_stays_off():
-    body = hat.chain(hat.HATLinear(5, 8, activation="gelu"), nn.Softmax(-1), hat.HATLinear(8, 6))
+    body = wired(hat.HATLinear(5, 8, activation="gelu"), nn.Softmax(-1), hat.HATLinear(8, 6))
     model = on(hat.HATModel(body), {0, 1}, set(range(6)))
     with torch.no_grad():
         model.body[0].bias[int(model.gates["0.gate"].origin.argmax())] = float("inf")
@@ -316,7 +316,7 @@ def test_a_task_that_the_network_was_not_exported_for():
 
 def test_what_nobody_can_read_needs_an_example():
     def chain():
-        return hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6))
+        return wired(hat.HATLinear(5, 8), hat.HATLinear(8, 6))
 
     class Passed(nn.Module):
         def forward(self, x):
@@ -324,7 +324,7 @@ def test_what_nobody_can_read_needs_an_example():
 
     hooked = learned(chain())
     hooked.body[0].register_forward_hook(lambda module, inputs, output: output + 1)
-    models = [hooked, learned(hat.chain(hat.HATLinear(5, 8), Passed(), hat.HATLinear(8, 6))), transformer()[0]]
+    models = [hooked, learned(wired(hat.HATLinear(5, 8), Passed(), hat.HATLinear(8, 6))), transformer()[0]]
     for model in models:
         with pytest.raises(ValueError, match="example_input: expected a tensor or a tuple of them"):
             hat.export(model, task=0)
@@ -334,14 +334,14 @@ def test_what_nobody_can_read_needs_an_example():
 
 
 def test_models_and_layers_with_a_forward_of_their_own():
-    model = Doubled(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+    model = Doubled(wired(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
     on(model, {0}, {1, 2})
     with pytest.raises(hat.ExportError, match="task 0: the exported network differs by"):
         hat.export(model, task=0, example_input=torch.randn(3, 5))
-    model = learned(hat.chain(Shifted(5, 8), hat.HATLinear(8, 6)))
+    model = learned(wired(Shifted(5, 8), hat.HATLinear(8, 6)))
     with pytest.raises(hat.ExportError, match="Shifted: nobody knows what its own forward computes"):
         hat.export(model, task=0, example_input=torch.randn(3, 5))
-    model = learned(hat.chain(hat.HATLinear(5, 6), Own()))
+    model = learned(wired(hat.HATLinear(5, 6), Own()))
     with pytest.raises(hat.ExportError, match="Own: nobody knows what it computes for one task"):
         hat.export(model, task=0, example_input=torch.randn(3, 5))
 

@@ -8,7 +8,7 @@ from torch import nn
 import hat
 from hat.units.locks import first_layers, locks, sides, unlocked
 from hat_kernels.lock import rate
-from tests.hat.nets import anneal, answer_for, same_gradients, soft, use
+from tests.hat.nets import anneal, answer_for, same_gradients, soft, use, wired
 
 TOKENS = torch.tensor([[0, 3, 3, 1], [4, 0, 2, 2]])
 
@@ -121,10 +121,10 @@ def test_columns_of_groups_do_not_lock_alone():
 def test_a_chain_whose_gate_a_table_shares_is_not_complete():
     """The units that are looked up come in where the chain knows of nothing."""
     one = hat.HATLinear(6, 6)
-    own = hat.chain(one, hat.HATLinear(6, 2))
+    own = wired(one, hat.HATLinear(6, 2))
     assert own.complete()[one.gate]
     two = hat.HATLinear(6, 6)
-    shared = hat.chain(hat.HATEmbedding(5, 6, gate=two.gate), two, hat.HATLinear(6, 2))
+    shared = wired(hat.HATEmbedding(5, 6, gate=two.gate), two, hat.HATLinear(6, 2))
     assert not shared.complete()[two.gate]
 
 

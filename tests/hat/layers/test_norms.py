@@ -11,7 +11,7 @@ import hat
 import hat_kernels
 from hat.layers.norms import NORMS
 from hat_kernels import ACTIVATIONS
-from tests.hat.nets import use
+from tests.hat.nets import use, wired
 from tests.hat.stepping import end
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.launches import count_launches
@@ -351,7 +351,7 @@ class Folded(nn.Module):
 
 
 def conv_norm(*norms):
-    return hat.chain(
+    return wired(
         hat.HATConv2d(1, 6, 3, activation="identity"),
         norms[0],
         nn.ReLU(),
@@ -364,7 +364,7 @@ def conv_norm(*norms):
 
 
 def linear_norm(*norms):
-    return hat.chain(hat.HATLinear(8, 9), norms[0], hat.HATLinear(9, 6, activation="gelu"), norms[1])
+    return wired(hat.HATLinear(8, 9), norms[0], hat.HATLinear(9, 6, activation="gelu"), norms[1])
 
 
 NETWORKS = {
@@ -511,7 +511,7 @@ def test_in_one_graph_of_operations(name):
 @pytest.mark.parametrize("norm", [hat.HATBatchNorm1d(8), hat.HATLayerNorm(8), hat.HATRMSNorm(8)])
 def test_a_chain_gives_a_norm_the_gate_of_what_arrives(norm):
     first, second = hat.HATLinear(3, 8), hat.HATLinear(8, 5)
-    body = hat.chain(first, nn.ReLU(), norm, nn.Dropout(0.1), second)
+    body = wired(first, nn.ReLU(), norm, nn.Dropout(0.1), second)
     assert norm.gate is first.gate
     assert second.inputs == [first.gate]
     assert first.gate not in body.loose
@@ -521,7 +521,7 @@ def test_a_chain_gives_a_norm_the_gate_of_what_arrives(norm):
 @pytest.mark.parametrize("norm", [hat.HATBatchNorm2d(4), hat.HATGroupNorm(2, 4)])
 def test_of_channels_too(norm):
     first, second = hat.HATConv2d(1, 4, 3), hat.HATLinear(16, 5)
-    hat.chain(first, norm, nn.Flatten(), second)
+    wired(first, norm, nn.Flatten(), second)
     assert norm.gate is first.gate
     assert second.inputs == [first.gate]
 
@@ -536,7 +536,7 @@ def test_of_channels_too(norm):
     ],
 )
 def test_other_norms_end_the_reach(first, norm, second):
-    body = hat.chain(first, norm, second)
+    body = wired(first, norm, second)
     assert norm.gate is None
     assert second.inputs == []
     assert first.gate in body.loose
@@ -544,7 +544,7 @@ def test_other_norms_end_the_reach(first, norm, second):
 
 def test_a_norm_behind_a_linear_layer_is_told_that_units_come_last():
     norm = hat.HATBatchNorm1d(4)
-    body = hat.chain(hat.HATLinear(3, 4), norm)
+    body = wired(hat.HATLinear(3, 4), norm)
     assert body(torch.randn(2, 3)).shape == (2, 4)
     with pytest.raises(ValueError, match=r"x: expected 2 dimensions \(B, N, \.\.\.\), got \(2, 4, 4\)"):
         body(torch.randn(2, 4, 3))
@@ -553,7 +553,7 @@ def test_a_norm_behind_a_linear_layer_is_told_that_units_come_last():
 def test_a_norm_with_another_gate_starts_its_reach():
     gate = hat.Gate(4)
     first, norm, second = hat.HATLinear(3, 4), hat.HATLayerNorm(4, gate=gate), hat.HATLinear(4, 5)
-    body = hat.chain(first, norm, second)
+    body = wired(first, norm, second)
     assert second.inputs == [gate]
     assert body.loose == {first.gate, gate}
     assert not any(body.complete().get(each, False) for each in (first.gate, gate))
@@ -614,7 +614,7 @@ def test_gates_that_do_not_fit():
 
 def test_a_plain_batch_norm_is_told_what_to_use():
     with pytest.raises(ValueError, match=r"body\.1: expected no BatchNorm2d: .*; use hat\.HATBatchNorm2d and the like"):
-        hat.HATModel(hat.chain(hat.HATConv2d(1, 4, 3), nn.BatchNorm2d(4)))
+        hat.HATModel(wired(hat.HATConv2d(1, 4, 3), nn.BatchNorm2d(4)))
 
 
 def test_a_gate_of_another_kind():

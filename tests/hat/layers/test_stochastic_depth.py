@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import hat
+from tests.hat.nets import wired
 
 
 def test_whole_samples_are_dropped_and_the_rest_makes_up_for_them():
@@ -39,7 +40,7 @@ def test_shapes(shape):
 
 def test_a_gate_reaches_through_it():
     first, second = hat.HATLinear(3, 4), hat.HATLinear(4, 2)
-    body = hat.chain(first, hat.StochasticDepth(0.5), second)
+    body = wired(first, hat.StochasticDepth(0.5), second)
     assert second.inputs == [first.gate]
     assert body.complete()[first.gate]
 

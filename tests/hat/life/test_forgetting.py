@@ -15,15 +15,16 @@ from hat.training import PlainModel
 from hat_kernels.lock import rate
 from tests.hat.conversion import checks
 from tests.hat.conversion.zoo import NETWORKS
+from tests.hat.nets import wired
 
 
 def mlp(**config):
-    body = hat.chain(hat.HATLinear(6, 9), hat.HATLinear(9, 8, activation="gelu"), hat.HATLinear(8, 7))
+    body = wired(hat.HATLinear(6, 9), hat.HATLinear(9, 8, activation="gelu"), hat.HATLinear(8, 7))
     return hat.HATModel(body, config=hat.GateConfig(**config)), torch.randn(8, 6)
 
 
 def convnet(**config):
-    body = hat.chain(
+    body = wired(
         hat.HATConv2d(2, 6, 3, activation="identity"),
         hat.HATBatchNorm2d(6, activation="relu"),
         hat.HATConv2d(6, 4, 2),
@@ -407,7 +408,7 @@ def test_errors():
 
 
 def test_a_model_that_locks_nothing_has_nothing_to_forget():
-    model = PlainModel(hat.chain(hat.HATLinear(3, 4)))
+    model = PlainModel(wired(hat.HATLinear(3, 4)))
     model.begin_task(2)
     model.end_task()
     with pytest.raises(ValueError, match=r"^task: expected one of 1 with masks, got 0 masks at some gate$"):

@@ -210,7 +210,7 @@ def test_inside_of_the_backward_pass():
             begin(model, task)
             inside = model is moved
             train(model, hat.optim.SGD(model.task_parameters(), lr=0.1, weight_decay=0.1, in_backward=inside), x)
-            assert inside == (model.body.linear2.weight.grad is None)
+            assert inside == (model.body.network.linear2.weight.grad is None)
         agree(moved, plain)
         for model in models:
             draw_units(model, task)
@@ -354,7 +354,8 @@ def test_the_gradients_of_a_model():
         assert held.any()
         assert not parameter.grad[held].any()
         assert parameter.grad[~held].any()
-    assert norm_bound(model.body.linear1.weight) >= model.body.linear1.weight.grad.norm() * (1 - 8 * EPS)
+    weight = model.body.network.linear1.weight
+    assert norm_bound(weight) >= weight.grad.norm() * (1 - 8 * EPS)
 
 
 def test_accumulation_over_two_batches():
@@ -509,7 +510,7 @@ def test_a_state_from_a_run_that_moved_no_unit(name):
     moved.load_state_dict(plain.state_dict())
     second = OPTIMIZERS[name](moved, list(moved.task_parameters()))
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    weight = plain.body.linear2.weight
+    weight = plain.body.network.linear2.weight
     assert weight.shape in [part.shape for value in first.state[weight].values() for part in tensors(value)]
     for task in (1, 2):
         for model, optimizer in ((moved, second), (plain, first)):
@@ -520,7 +521,7 @@ def test_a_state_from_a_run_that_moved_no_unit(name):
             model.end_task()
             begin(model, task + 1)
             optimizer.add_param_group({"params": list(model.head.parameters())})
-    assert not torch.equal(moved.body.linear2.gate.origin, plain.body.linear2.gate.origin)
+    assert not torch.equal(moved.body.network.linear2.gate.origin, plain.body.network.linear2.gate.origin)
     agree(moved, plain)
 
 
@@ -611,7 +612,7 @@ def test_a_weight_stays_within_float16_when_blocks_change_and_no_unit_moves():
     torch.manual_seed(0)
     model = hat.HATModel(hat.models.mlp(4, (4, 4)))
     model.begin_task(2)
-    weight = model.body.linear2.weight
+    weight = model.body.network.linear2.weight
     optimizer = hat.optim.SGD([weight], lr=1.0, model=model)
     for used in (1, 2):
         if used == 2:
@@ -634,7 +635,7 @@ def test_a_weight_stays_within_float16_when_blocks_change_and_no_unit_moves():
 def test_a_parameter_that_a_user_freezes_for_a_while(name, ends):
     """Only what the model has frozen for good leaves the optimizer."""
     model, optimizer, x = second_task(name)
-    weight = model.body.linear2.weight
+    weight = model.body.network.linear2.weight
     before = weight.detach().clone()
     weight.requires_grad_(False)
     train(model, optimizer, x)
@@ -712,11 +713,11 @@ def test_the_step_of_the_thousandth_task_does_what_that_of_the_third_does():
                 found[name, task] = work(model, OPTIMIZERS[name](model, list(model.task_parameters())), x)
         with torch.no_grad():
             used = torch.arange(8) < (2 if task == 0 else 4)
-            model.embeddings[0].copy_((used.float() - 0.5)[model.body.linear1.gate.origin])
+            model.embeddings[0].copy_((used.float() - 0.5)[model.body.network.linear1.gate.origin])
         assert model.end_task() == task
         first = model(x, task=0) if first is None else first
     for name in ("SGD momentum", "torch AdamW"):
         assert found[name, 2] == found[name, 999]
-    gate = model.gates["linear1.gate"]
+    gate = model.gates["gates.linear1"]
     assert (model.tasks, gate.tasks, gate.locked, gate.in_order) == (1000, 1000, 4, True)
     assert torch.equal(model(x, task=0), first)

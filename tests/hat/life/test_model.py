@@ -12,6 +12,7 @@ from torch import nn
 import hat
 from hat.units.gate import Gate
 from hat_kernels import GATE_FLOOR, Lock
+from tests.hat.nets import wired
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -437,19 +438,19 @@ def test_a_body_without_a_gate():
 )
 def test_running_statistics_are_refused(norm):
     with pytest.raises(ValueError, match=rf"body\.1: expected no {type(norm).__name__}"):
-        hat.HATModel(hat.chain(hat.HATLinear(6, 8), norm))
+        hat.HATModel(wired(hat.HATLinear(6, 8), norm))
 
 
 def test_a_norm_without_running_statistics_is_not_refused():
     """GroupNorm and LayerNorm keep none; their affine part lies along no gate, so it is frozen after the first task."""
     with pytest.warns(hat.UnlockedWarning, match=r"frozen when the first task ends: 1\.weight, 1\.bias"):
-        hat.HATModel(hat.chain(hat.HATConv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    hat.HATModel(hat.chain(hat.HATLinear(6, 8), nn.LayerNorm(8, elementwise_affine=False)))
+        hat.HATModel(wired(hat.HATConv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    hat.HATModel(wired(hat.HATLinear(6, 8), nn.LayerNorm(8, elementwise_affine=False)))
 
 
 def test_loose_parameters_train_in_the_first_task_only():
     with pytest.warns(hat.UnlockedWarning):
-        model = hat.HATModel(hat.chain(hat.HATLinear(6, 8), nn.LayerNorm(8), hat.HATLinear(8, 7)))
+        model = hat.HATModel(wired(hat.HATLinear(6, 8), nn.LayerNorm(8), hat.HATLinear(8, 7)))
     norm = model.body[1]
     model.begin_task(2)
     assert any(p is norm.weight for p in model.task_parameters())
@@ -462,10 +463,10 @@ def test_loose_parameters_train_in_the_first_task_only():
 
 
 def test_features_of_another_width():
-    model = hat.HATModel(hat.chain(hat.HATConv2d(1, 3, 2), nn.Flatten()), features=3 * 4 * 4)
+    model = hat.HATModel(wired(hat.HATConv2d(1, 3, 2), nn.Flatten()), features=3 * 4 * 4)
     model.begin_task(2)
     assert model(torch.randn(2, 1, 5, 5)).shape == (2, 2)
-    model = hat.HATModel(hat.chain(hat.HATLinear(6, 8), Gate(8)))
+    model = hat.HATModel(wired(hat.HATLinear(6, 8), Gate(8)))
     model.begin_task(2)
     assert model(X).shape == (5, 2)
 
@@ -563,7 +564,7 @@ def test_heads_come_back_to_life_on_a_load():
 def test_loose_parameters_come_back_to_life_on_a_load():
     def loose():
         with pytest.warns(hat.UnlockedWarning):
-            return hat.HATModel(hat.chain(hat.HATLinear(6, 8), nn.LayerNorm(8)))
+            return hat.HATModel(wired(hat.HATLinear(6, 8), nn.LayerNorm(8)))
 
     source, target = loose(), learn(loose())
     assert not target.body[1].weight.requires_grad
@@ -638,7 +639,7 @@ def test_deepcopy_is_the_same_and_its_own(stage):
 
 def test_deepcopy_keeps_shared_gates_shared():
     gate_of = hat.HATLinear(6, 8)
-    body = hat.chain(gate_of, hat.HATLinear(8, 8, gate=gate_of.gate))
+    body = wired(gate_of, hat.HATLinear(8, 8, gate=gate_of.gate))
     copied = copy.deepcopy(hat.HATModel(body))
     assert copied.body[0].gate is copied.body[1].gate
     assert len(copied.gates) == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hat
-from tests.hat.nets import networks
+from tests.hat.nets import networks, wired
 
 BATCH = 6
 # Tasks that use no unit and full networks are part of what is tested here.
@@ -433,20 +433,20 @@ def test_an_update_that_overflows_takes_no_old_task_with_it(make):
 
 WIRINGS = {
     "linear over the positions of a convolution": (
-        lambda: hat.chain(hat.HATConv1d(1, 4, 1), hat.HATLinear(4, 5)),
+        lambda: wired(hat.HATConv1d(1, 4, 1), hat.HATLinear(4, 5)),
         (1, 4),
     ),
     "tokens, then a flatten: unit-minor": (
-        lambda: hat.chain(hat.HATLinear(3, 4), nn.Flatten(), hat.HATLinear(4 * 6, 5)),
+        lambda: wired(hat.HATLinear(3, 4), nn.Flatten(), hat.HATLinear(4 * 6, 5)),
         (6, 3),
     ),
     "a pool over the units of a linear layer": (
-        lambda: hat.chain(hat.HATLinear(3, 8), nn.AvgPool1d(3, 1, 1), hat.HATLinear(8, 5)),
+        lambda: wired(hat.HATLinear(3, 8), nn.AvgPool1d(3, 1, 1), hat.HATLinear(8, 5)),
         (3,),
     ),
-    "a convolution over tokens": (lambda: hat.chain(hat.HATLinear(3, 4), hat.HATConv1d(4, 5, 1), nn.Flatten()), (4, 3)),
+    "a convolution over tokens": (lambda: wired(hat.HATLinear(3, 4), hat.HATConv1d(4, 5, 1), nn.Flatten()), (4, 3)),
     "a flatten from the second dimension on": (
-        lambda: hat.chain(hat.HATConv2d(1, 4, 1), nn.Flatten(2), nn.Flatten(), hat.HATLinear(4 * 9, 5)),
+        lambda: wired(hat.HATConv2d(1, 4, 1), nn.Flatten(2), nn.Flatten(), hat.HATLinear(4 * 9, 5)),
         (1, 3, 3),
     ),
 }
@@ -460,7 +460,7 @@ def test_chain_wires_nothing_that_forgets(name, seed):
     torch.manual_seed(seed)
     body = make()
     features = body(torch.randn(2, *shape)).flatten(1).shape[1]
-    model = hat.HATModel(hat.chain(body, nn.Flatten()), features=features)
+    model = hat.HATModel(wired(body, nn.Flatten()), features=features)
     run(model, shape, [TaskPlan(3, 3, "drawn")] * 4, Setup("AdamW"), 1)
 
 
@@ -468,7 +468,7 @@ def test_loose_parameters_are_frozen_after_the_first_task():
     for setup in (Setup("AdamW", keep=True), Setup("hat", (("momentum", 0.9),), keep=True)):
         torch.manual_seed(1)
         with pytest.warns(hat.UnlockedWarning, match=r"1\.weight, 1\.bias"):
-            model = hat.HATModel(hat.chain(hat.HATLinear(6, 8), nn.LayerNorm(8), hat.HATLinear(8, 7)))
+            model = hat.HATModel(wired(hat.HATLinear(6, 8), nn.LayerNorm(8), hat.HATLinear(8, 7)))
         start = model.body[1].weight.detach().clone()
         run(model, (6,), THREE, setup, 1)
         assert not torch.equal(model.body[1].weight, start)  # the first task did train it

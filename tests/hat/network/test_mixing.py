@@ -14,7 +14,7 @@ import hat_kernels
 from hat.network.mixing import batched, in_parts, logits, rows_of
 from tests.hat.conversion.checks import convert, draw_own, draw_units, others
 from tests.hat.conversion.zoo import NETWORKS
-from tests.hat.nets import Transformer
+from tests.hat.nets import Transformer, wired
 from tests.hat_kernels.launches import count_launches
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
@@ -57,7 +57,7 @@ def words():
 
 
 def normed():
-    body = hat.chain(
+    body = wired(
         hat.HATConv2d(2, 4, 3, activation="identity"),
         hat.HATBatchNorm2d(4, activation="relu"),
         nn.Flatten(),

@@ -337,9 +337,9 @@ def test_a_state_of_a_version_that_moved_no_unit():
 
 def test_a_state_without_an_origin_and_without_masks_is_refused():
     model = learned(1)
-    state = {n: v for n, v in model.state_dict().items() if not n.endswith(("conv1.gate.origin", "conv1.gate.masks"))}
+    state = {n: v for n, v in model.state_dict().items() if not n.endswith(("gates.conv1.origin", "gates.conv1.masks"))}
     before = answers(model, inputs((2, 16, 16)))
-    with pytest.raises(RuntimeError, match=r"Missing key.*conv1\.gate\.masks.*conv1\.gate\.origin"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*gates\.conv1\.masks.*gates\.conv1\.origin"):
         model.load_state_dict(state)
     assert torch.equal(answers(model, inputs((2, 16, 16)))[0], before[0])
 

@@ -158,7 +158,7 @@ def test_a_state_of_other_blocks_is_refused_and_nothing_is_lost():
     optimizer = hat.guard(torch.optim.Adam(model.task_parameters()), model)
     backward_of(model)
     optimizer.step()
-    weight = model.body.linear1.weight
+    weight = model.body.network.linear1.weight
     groups, good = [list(group["params"]) for group in optimizer.param_groups], optimizer.state[weight]["exp_avg"]
     optimizer.state[weight]["exp_avg"] = torch.zeros(3, 3)
     with pytest.raises(ValueError, match="state: expected tensors of"):
@@ -213,5 +213,5 @@ def test_a_counter_stays_where_it_is():
     for _ in range(3):
         backward_of(model)
         optimizer.step()
-        places.add(optimizer.state[model.body.linear2.weight]["step"].data_ptr())
+        places.add(optimizer.state[model.body.network.linear2.weight]["step"].data_ptr())
     assert len(places) == 1

@@ -74,9 +74,9 @@ def test_all_axes_grow_and_nothing_that_was_there_changes():
     assert [gate.units for gate in model.gates.values()] == [10, 11]
     same(answers(model, x), expected)
     assert all(now is then for now, then in zip(model.body.parameters(), parameters, strict=True))
-    one, two = model.body.linear1, model.body.linear2
+    one, two = model.body.network.linear1, model.body.network.linear2
     assert (one.out_features, two.in_features, two.out_features, model.features) == (10, 10, 11, 11)
-    assert torch.equal(two.weight[:7, :6], before.body.linear2.weight)
+    assert torch.equal(two.weight[:7, :6], before.body.network.linear2.weight)
     for head, was in zip(model.heads, before.heads, strict=True):
         assert torch.equal(head.weight[:, :7], was.weight)
         assert not head.weight[:, 7:].any()
@@ -89,8 +89,8 @@ def test_all_axes_grow_and_nothing_that_was_there_changes():
 
 def test_new_weights_are_drawn_as_the_layer_draws():
     model, _ = learned(6, 200)
-    hat.grow(model, {"linear1.gate": 400})
-    columns, rows = model.body.linear2.weight[:, 6:], model.body.linear1.weight[6:]
+    hat.grow(model, {"gates.linear1": 400})
+    columns, rows = model.body.network.linear2.weight[:, 6:], model.body.network.linear1.weight[6:]
     for values, fan_in in ((columns, 406), (rows, FEATURES)):
         bound = 1 / math.sqrt(fan_in)
         assert values.abs().max() <= bound
@@ -99,8 +99,8 @@ def test_new_weights_are_drawn_as_the_layer_draws():
 
 def test_axes_are_chosen_by_name_and_by_share():
     model, _ = learned(6, 7)
-    assert hat.grow(model, {"linear2.gate": 0.5}) == {"linear2.gate": 4}  # half of 7, rounded up
-    assert hat.grow(model, 0.1) == {"linear1.gate": 1, "linear2.gate": 2}
+    assert hat.grow(model, {"gates.linear2": 0.5}) == {"gates.linear2": 4}  # half of 7, rounded up
+    assert hat.grow(model, 0.1) == {"gates.linear1": 1, "gates.linear2": 2}
 
 
 def test_capacity_is_there_again():
@@ -128,7 +128,7 @@ def test_optimizers_follow_in_the_middle_of_a_task(name):
     model.begin_task(CLASSES)
     optimizer = OPTIMIZERS[name](model)
     learn(model, optimizer, x)
-    kept = {p: dict(optimizer.state[p]) for p in (model.body.linear2.weight,) if p in optimizer.state}
+    kept = {p: dict(optimizer.state[p]) for p in (model.body.network.linear2.weight,) if p in optimizer.state}
     hat.grow(model, 3)
     expected = answers(model, x)
     for parameter, before in kept.items():
@@ -172,7 +172,7 @@ def test_a_recorded_step_notices():
 
 def test_a_state_of_a_grown_model_loads_into_a_fresh_one():
     model, x = learned(6, 7)
-    hat.grow(model, {"linear1.gate": 2})
+    hat.grow(model, {"gates.linear1": 2})
     finish(model, x, 5)
     hat.grow(model, 3)
     other = mlp(6, 7)
@@ -296,9 +296,9 @@ def test_whole_heads_join():
         (True, TypeError, "by: expected numbers, got bool"),
         ("2", TypeError, "by: expected numbers, got str"),
         (
-            {"linear9.gate": 1},
+            {"gates.linear9": 1},
             ValueError,
-            "by: expected names of gates, linear1.gate, linear2.gate, got 'linear9.gate'",
+            "by: expected names of gates, gates.linear1, gates.linear2, got 'gates.linear9'",
         ),
     ],
 )

@@ -14,6 +14,7 @@ from hat.resizing.shrink import shrunk
 from hat.resizing.trial import misfits
 from tests.hat.conversion.checks import convert
 from tests.hat.conversion.zoo import Net
+from tests.hat.nets import wired
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 
@@ -32,17 +33,17 @@ def numbers_of(model):
 
 
 def test_of_every_gate_one_stays():
-    model = hat.HATModel(hat.chain(hat.HATLinear(3, 4), hat.HATLinear(4, 5)))
+    model = hat.HATModel(wired(hat.HATLinear(3, 4), hat.HATLinear(4, 5)))
     assert fitted(model, [], [1, 3]) == [[0], [1, 3]]
 
 
 def test_what_is_not_known_stays_whole():
-    model = hat.HATModel(hat.chain(hat.HATLinear(3, 4), nn.Softmax(-1), hat.HATLinear(4, 5)))
+    model = hat.HATModel(wired(hat.HATLinear(3, 4), nn.Softmax(-1), hat.HATLinear(4, 5)))
     assert fitted(model, [2], [1]) == [[0, 1, 2, 3], [1]]
 
 
 def test_groups_of_a_convolution_are_as_long_as_the_longest():
-    body = hat.chain(hat.HATConv2d(1, 6, 1), hat.HATConv2d(6, 4, 1, groups=2), nn.Flatten(), hat.HATLinear(4, 3))
+    body = wired(hat.HATConv2d(1, 6, 1), hat.HATConv2d(6, 4, 1, groups=2), nn.Flatten(), hat.HATLinear(4, 3))
     assert fitted(hat.HATModel(body), [0, 1, 4], [3], [0]) == [[0, 1, 3, 4], [0, 3], [0]]
 
 

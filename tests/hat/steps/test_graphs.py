@@ -117,12 +117,12 @@ def load_state(step):
 
 
 def another_memory(step):
-    weight = step.model.body.linear1.weight
+    weight = step.model.body.network.linear1.weight
     weight.data = weight.data.clone()
 
 
 def freeze(step):
-    step.model.body.linear1.bias.requires_grad_(False)
+    step.model.body.network.linear1.bias.requires_grad_(False)
 
 
 CHANGES = {
