@@ -44,7 +44,8 @@ class Converted(nn.Module, Wired):
         super().__init__()
         self.network = network
         self.gates = nn.ModuleDict(gates)
-        self.features, self.head, self.tail, self.loose = features, head, tail, loose
+        self.features, self.head, self.loose = features, head, loose
+        self.__dict__["tail"] = tail  # one of the gates
         self.layouts, self.needed, self.example = layouts, needed, example
         self.__dict__["_made"] = tuple(network.modules())
 

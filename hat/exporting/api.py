@@ -194,6 +194,7 @@ def _graph(network: fx.GraphModule, exporter: Exporter) -> fx.GraphModule:
         values[node] = graph.node_copy(node, lambda each: values[each])
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
             values[node].target = attention
+            values[node].meta["is_wrapped"] = True  # a graph that is unpickled is traced anew, but not its inside
     made_of = fx.GraphModule(root, graph, class_name="TaskBody")
     made_of.graph.eliminate_dead_code()
     made_of.recompile()

@@ -14,7 +14,7 @@ import hat_kernels
 from hat.network.mixing import batched, in_parts, logits, rows_of
 from tests.hat.conversion.checks import convert, draw_own, draw_units, others
 from tests.hat.conversion.zoo import NETWORKS
-from tests.hat.nets import Transformer, wired
+from tests.hat.nets import text_transformer, wired
 from tests.hat_kernels.launches import count_launches
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
@@ -52,8 +52,7 @@ def alexnet():
 
 def words():
     torch.manual_seed(0)
-    body = Transformer(hat.HATEmbedding(11, 6), 2, 5, norm=True)
-    return hat.HATModel(body, features=6), torch.randint(11, (BATCH, 5), generator=torch.Generator().manual_seed(1))
+    return hat.HATModel(text_transformer(11, 6, 2, 5)), torch.randint(11, (BATCH, 5), generator=torch.Generator().manual_seed(1))
 
 
 def normed():
