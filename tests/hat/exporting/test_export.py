@@ -354,7 +354,6 @@ def test_models_and_layers_with_a_forward_of_their_own():
 def test_a_number_of_units_that_somebody_computes_with():
     """A mean over a stream that was said to be complete, though a module counts its units."""
 
-
     class Body(nn.Module):
         """Normalises the stream by a number that depends on how many units it has."""
 

@@ -8,7 +8,7 @@ from torch import nn
 import hat
 from hat.units.locks import first_layers, locks, sides, unlocked
 from hat_kernels.lock import rate
-from tests.hat.nets import anneal, answer_for, same_gradients, soft, use, wired
+from tests.hat.nets import anneal, answer_for, same_gradients, soft, use
 
 TOKENS = torch.tensor([[0, 3, 3, 1], [4, 0, 2, 2]])
 
@@ -116,16 +116,6 @@ def test_columns_of_groups_do_not_lock_alone():
     gate, plain = hat.Gate(4), nn.Conv1d(4, 6, 1, groups=2, bias=False)
     gate.attach(plain, "weight", 1, groups=2)
     assert set(unlocked(nn.ModuleList([gate, plain]))) == {"1.weight"}
-
-
-def test_a_chain_whose_gate_a_table_shares_is_not_complete():
-    """The units that are looked up come in where the chain knows of nothing."""
-    one = hat.HATLinear(6, 6)
-    own = wired(one, hat.HATLinear(6, 2))
-    assert own.complete()[one.gate]
-    two = hat.HATLinear(6, 6)
-    shared = wired(hat.HATEmbedding(5, 6, gate=two.gate), two, hat.HATLinear(6, 2))
-    assert not shared.complete()[two.gate]
 
 
 # ---------------------------------------------------------------- what optimizers may do

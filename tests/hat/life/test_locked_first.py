@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hat
+from hat.layers.stochastic_depth import StochasticDepth
 from hat.network.moving import expanded
 from hat.units.blocks import Block, cut
 from hat_kernels.gradient_memory import norm_bound
@@ -49,7 +50,7 @@ OPTIMIZERS = {
 
 def without_dropout(body):
     for module in body.modules():
-        if isinstance(module, nn.Dropout | hat.StochasticDepth):
+        if isinstance(module, nn.Dropout | StochasticDepth):
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0

@@ -52,7 +52,9 @@ def alexnet():
 
 def words():
     torch.manual_seed(0)
-    return hat.HATModel(text_transformer(11, 6, 2, 5)), torch.randint(11, (BATCH, 5), generator=torch.Generator().manual_seed(1))
+    return hat.HATModel(text_transformer(11, 6, 2, 5)), torch.randint(
+        11, (BATCH, 5), generator=torch.Generator().manual_seed(1)
+    )
 
 
 def normed():

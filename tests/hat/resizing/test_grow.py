@@ -11,6 +11,7 @@ from torch import nn
 import hat
 from tests.hat.conversion.checks import EPS, convert, draw_own, draw_units
 from tests.hat.conversion.zoo import NETWORKS
+from tests.hat.nets import Attention
 
 FEATURES, CLASSES, BATCH = 5, 3, 4
 OPTIMIZERS = {
@@ -268,19 +269,13 @@ def test_heads_of_attention_grow_alike():
 
 def test_whole_heads_join():
     torch.manual_seed(0)
-    stream = hat.Gate(6)
-    stream.complete = True
-    body = nn.Sequential()
-    body.tokens = hat.HATLinear(FEATURES, 6, gate=stream)
-    body.attention = hat.HATMultiheadAttention(6, 2, gate=stream, inputs=stream, per_head=True)
-    model = hat.HATModel(body, features=6, outputs=stream)
     x = torch.randn(2, 4, FEATURES)
+    model = convert(nn.Sequential(nn.Linear(FEATURES, 6), Attention(6, 2)), x, head=None, per_head=True)
     finish_without_steps(model)
     expected = answers(model, x)
     joined = hat.grow(model, 1)
-    assert body.attention.num_heads == 3
-    assert body.attention.value.out_features == 9
-    assert sorted(joined.values()) == [1, 1]
+    assert model.body.network.get_submodule("1.value").out_features == 9
+    assert set(joined.values()) == {1}
     same(answers(model, x), expected)
 
 

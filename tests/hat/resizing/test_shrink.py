@@ -14,7 +14,7 @@ from hat.resizing.shrink import shrunk
 from hat.resizing.trial import misfits
 from tests.hat.conversion.checks import convert
 from tests.hat.conversion.zoo import Net
-from tests.hat.nets import wired
+from tests.hat.nets import Attention, wired
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 
@@ -48,12 +48,9 @@ def test_groups_of_a_convolution_are_as_long_as_the_longest():
 
 
 def test_heads_are_as_long_as_the_longest():
-    stream = hat.Gate(6)
-    attention = hat.HATMultiheadAttention(6, 2, gate=stream, inputs=stream)
-    model = hat.HATModel(nn.Sequential(hat.HATLinear(3, 6, gate=stream), attention), outputs=stream)
-    stream.complete = True
-    assert list(model.gates) == ["0.gate", "1.query.gate", "1.value.gate"]
-    assert fitted(model, [2], [5, 4], []) == [[2], [0, 1, 4, 5], [0, 3]]
+    model = convert(nn.Sequential(nn.Linear(3, 6), Attention(6, 2)), torch.randn(2, 4, 3), head=None)
+    assert list(model.gates) == ["gates.0", "gates.1_query", "gates.1_value", "gates.1_out"]
+    assert fitted(model, [2], [5, 4], [], [0]) == [[2], [0, 1, 4, 5], [0, 3], [0]]
 
 
 def qkv(self, x):
