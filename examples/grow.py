@@ -19,7 +19,7 @@ model = hat.HATModel(hat.models.mlp(64, hidden=(10, 10), dropout=0.0, input_drop
 trainer = hat.Trainer(model, stream, config, progress=False, grow="auto", verify=True)
 history = trainer.run().history
 for entry in history.growth:
-    joined = ", ".join(f"{number} units join {name.removesuffix('.gate')}" for name, number in entry["units"].items())
+    joined = ", ".join(f"{number} units join {name.removeprefix('gates.')}" for name, number in entry["units"].items())
     print(f"before task {entry['task']}: {joined}; logits change by {entry['change']:.1g}")
 for task, accuracy in enumerate(history.accuracy[-1]):
     print(f"task {task}: {accuracy:.1%} (when it was learned: {history.accuracy[task][task]:.1%})")

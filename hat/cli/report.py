@@ -16,6 +16,7 @@ from hat.cli.specfile import read_spec
 from hat.cli.summary import read_references, render, summarise
 from hat.life.model import HATModel
 from hat.reports.report import report
+from hat.reports.text import axis_name
 from hat.training.history import History
 from hat.training.rundir import RunDir
 from hat.training.saved import reading
@@ -74,7 +75,7 @@ def plots_available() -> bool:
 def draw(folder: RunDir, history: History, model_state: Mapping[str, Tensor]) -> None:
     """Accuracy matrix, accuracy over time, used capacity and mask overlap, as PNG in the run's folder plots."""
     used = torch.tensor([list(row.values()) for row in history.capacity])
-    gates = [name.removesuffix(".gate") for name in history.capacity[-1]]
+    gates = [axis_name(name) for name in history.capacity[-1]]
     kept, names = history.kept, [history.names[task] for task in history.kept]
     masks = [value.float()[kept] for name, value in model_state.items() if name.endswith(".masks")]
     figures = {

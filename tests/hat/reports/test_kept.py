@@ -128,7 +128,7 @@ def test_what_cannot_be_counted(monkeypatch):
         hat.weights_kept(model, 1)
     with pytest.raises(TypeError, match=r"^task: expected an int, got bool$"):
         hat.weights_kept(model, True)
-    with pytest.raises(TypeError, match=r"^model: expected a hat.HATModel, got Chain$"):
+    with pytest.raises(TypeError, match=r"^model: expected a hat.HATModel, got Sequence$"):
         hat.weights_kept(model.body)
     monkeypatch.setattr(hat.HATModel, "forgotten", (0,), raising=False)
     with pytest.raises(ValueError, match=r"^task: expected a task that is not forgotten, got 0$"):

@@ -167,5 +167,5 @@ def test_without_attention_nothing_is_locked():
 
 
 def test_what_is_no_model():
-    with pytest.raises(TypeError, match=r"model: expected a hat.HATModel, got Chain"):
+    with pytest.raises(TypeError, match=r"model: expected a hat.HATModel, got Sequence"):
         hat.summary(chained())
