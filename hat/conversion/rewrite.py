@@ -13,7 +13,7 @@ from hat.conversion.axes import Axes, attach, find_axes
 from hat.conversion.fusion import Fusion
 from hat.conversion.hoisting import hoisted
 from hat.conversion.tables import Table, represent
-from hat.conversion.units import narrowed, varying
+from hat.conversion.units import narrowed, of_one, varying
 from hat.conversion.values import Value
 from hat.layers.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.layers.dropout import Dropout
@@ -115,7 +115,7 @@ class Rewriter:
         gates, index = self.axes.within(_narrow(labels, dims))
         if len(dims) > 1 or bool((index == sum(gate.units for gate in gates)).any()):
             return None, 0
-        unit_dim = dims[0] if dims else _of_one(labels.shape)
+        unit_dim = dims[0] if dims else of_one(labels.shape)
         if unit_dim is None:
             return None, 0
         return self._one(gates, index.flatten().expand(labels.shape[unit_dim])), unit_dim
@@ -239,15 +239,6 @@ def _forget_unread(network: fx.GraphModule) -> None:
             for own in (module._parameters, module._buffers):
                 for name in [name for name in own if (f"{path}.{name}" if path else name) not in read]:
                     del own[name]
-
-
-def _of_one(shape: torch.Size) -> int | None:
-    """The dimension of the only unit of a value, channels or what comes last; None where it may be either or neither.
-
-    Never one of positions: a gate would then want as many of them as the example has.
-    """
-    found = {dim for dim in (1, len(shape) - 1) if 0 < dim < len(shape) and shape[dim] == 1}
-    return found.pop() if len(found) == 1 else None
 
 
 def _narrow(index: Tensor, dims: tuple[int, ...]) -> Tensor:
