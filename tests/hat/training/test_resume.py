@@ -292,7 +292,7 @@ def other_dropout() -> hat.HATModel:
     ("make", "message"),
     [
         (other_gates, r"^s_max: expected 400\.0 as in the checkpoint, got 50\.0$"),
-        (other_dropout, "^model: expected the network of the checkpoint, got one of other layers$"),
+        (other_dropout, "^model: expected the network of the checkpoint, got a network of other layers$"),
     ],
 )
 def test_resume_refuses_another_model(
