@@ -184,7 +184,7 @@ def test_folders_of_other_runs(run: Path, tmp_path: Path, capsys: pytest.Capture
         (["--resume", str(run / "digits")], "--resume: expected a folder of hat compress, got a run of hat train in"),
         ([*QUICK, "--run-dir", str(run / "digits"), "--overwrite"], "run_dir: expected a folder of hat compress"),
         (["--resume", str(tmp_path / "nothing")], "--resume: expected the folder of a run, got"),
-        (["--resume", str(tmp_path)], "expected the config of a run, found no such file"),
+        (["--resume", str(tmp_path)], "expected the config of a run, got no such file"),
     ):
         assert main(["compress", *command]) == 2
         assert message in capsys.readouterr().err

@@ -258,4 +258,4 @@ def test_bounds_are_of_the_blocks_of_now():
     optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1)
     train(model, optimizer)
     model.end_task()
-    assert not optimizer._bounds._known
+    assert not optimizer._bounds._versions_and_bounds
