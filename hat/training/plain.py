@@ -34,7 +34,7 @@ class PlainModel(HATModel):
 
     def task_parameters(self) -> TaskParameters:
         """All parameters but the embeddings. A head that is not used gets no gradient, so it does not move."""
-        self._require_learning("task_parameters")
+        self.require_learning("task_parameters")
         embeddings = {id(embedding) for embedding in self.embeddings}
         shared = [p for p in self.body.parameters() if id(p) not in embeddings]
         return TaskParameters([*shared, *self.heads.parameters()], self)
@@ -51,6 +51,6 @@ class PlainModel(HATModel):
     def _gate_task(self, task: int) -> str:
         return PLAIN
 
-    def _parts(self) -> list[Gate | PerTask]:
+    def parts(self) -> list[Gate | PerTask]:
         """Only the gates, because all tasks share one network: no other part begins anew with a task."""
         return list(self.gates.values())
