@@ -58,7 +58,7 @@ class Answers:
     def __init__(self, model: HATModel, task: int, config: TrainConfig) -> None:
         self.model, self.task, self.config = model, task, config
         self.structure = Structure(model)
-        self.graphs = Graphs(self._answer, what="evaluation", warm=1)
+        self.graphs = Graphs(self._answer, name="evaluation", warm=1)
 
     def __call__(self, x: Tensor, *, graph: bool) -> Tensor:
         """The logits [B, classes] of a batch, float32. `graph` asks for a graph, which is used if it is possible."""

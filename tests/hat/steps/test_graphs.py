@@ -237,7 +237,7 @@ def test_on_a_cpu_it_says_once_that_there_is_no_graph():
 
 def test_a_function_that_waits_is_not_recorded():
     with as_on_a_gpu("reference") as recorder:
-        graphs = Graphs(lambda x: x + x.sum().item(), what="it", warm=2)
+        graphs = Graphs(lambda x: x + x.sum().item(), name="it", warm=2)
         with pytest.warns(hat.GraphWarning, match="it is no graph: it waits for _local_scalar_dense") as seen:
             results = [graphs("key", torch.full((2,), float(n))) for n in range(5)]
     assert [r[0].item() for r in results] == [0.0, 3.0, 6.0, 9.0, 12.0]
@@ -248,7 +248,7 @@ def test_a_function_that_waits_is_not_recorded():
 def test_a_recording_that_fails_falls_back():
     with as_on_a_gpu("reference") as recorder:
         recorder.record = mock.Mock(side_effect=RuntimeError("operation not permitted\nand more"))
-        graphs = Graphs(lambda x: x + 1, what="it", warm=1)
+        graphs = Graphs(lambda x: x + 1, name="it", warm=1)
         with pytest.warns(hat.GraphWarning, match="it is no graph: RuntimeError: operation not permitted; it runs"):
             results = [graphs("key", torch.full((2,), float(n)))[0].item() for n in range(4)]
     assert results == [1.0, 2.0, 3.0, 4.0]
@@ -367,7 +367,7 @@ def test_the_recorder_knows_who_waits(text, monkeypatch):
 
 def test_too_many_kinds_of_input():
     with as_on_a_gpu("reference") as recorder:
-        graphs = Graphs(lambda x: x + 1, what="it", warm=1, most=2)
+        graphs = Graphs(lambda x: x + 1, name="it", warm=1, most=2)
         inputs = [torch.arange(n % 4 + 1.0) for n in range(12)]
         with pytest.warns(hat.GraphWarning, match="expected at most 2 kinds of input, got one more") as seen:
             results = [graphs(kind_of(x), x) for x in inputs]
@@ -378,6 +378,6 @@ def test_too_many_kinds_of_input():
 
 def test_a_result_is_the_callers_own():
     with as_on_a_gpu("reference"):
-        graphs = Graphs(lambda x: x * 2, what="it", warm=1)
+        graphs = Graphs(lambda x: x * 2, name="it", warm=1)
         kept = [graphs("key", torch.full((1,), float(n))) for n in range(4)]
     assert [value.item() for value in kept] == [0.0, 2.0, 4.0, 6.0]

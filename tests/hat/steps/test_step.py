@@ -39,7 +39,7 @@ def test_refused():
         ((model.body, optimizer), {}, "model: expected a HATModel, got Chain"),
         ((model, None), {}, "optimizer: expected one of hat.optim or one guarded by hat.guard, got NoneType"),
         ((model, torch.optim.SGD(model.parameters())), {}, "optimizer: expected one of hat.optim .*, got SGD"),
-        ((other, optimizer), {}, "optimizer: expected one of this model, got one of another"),
+        ((other, optimizer), {}, "optimizer: expected an optimizer of this model, got that of another model"),
         ((model, optimizer), {"lamb": -1}, "lamb: expected a number >= 0, got -1"),
         ((model, optimizer), {"lamb": "a"}, "lamb: expected a number >= 0, got 'a'"),
         ((model, optimizer), {"autocast": "bfloat16"}, "autocast: expected None, .*, got 'bfloat16'"),
