@@ -133,7 +133,7 @@ def test_the_module_that_answers_otherwise(what, name):
     assert (found.kind, found.moved) == ("module", name)
     assert found.moved_by > 0
     assert found.largest > 0
-    assert f"module {name} answers otherwise, by" in str(found)
+    assert f"module {name} answers differently, by" in str(found)
     assert sum(map(sum, hooks)) + ("hook" in str(what.__code__.co_names)) == sum(
         len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()
     )
