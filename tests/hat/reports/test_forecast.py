@@ -53,14 +53,14 @@ def test_its_table():
     assert lines[0].split() == ["axis", "units", "free", "new", "a", "task", "full", "after"]
     assert lines[2].split() == ["0", "8", "2", "1.0", "2.0", "tasks"]
     assert lines[3].split() == ["1", "6", "5", "0.0", "never"]
-    assert lines[-1] == "new a task: mean of the last 3; 0 is the first that is full, after 2.0 more"
+    assert lines[-1] == "new a task: mean of the last 3; 0 is full first, after 2.0 more tasks"
 
 
 def test_before_the_first_task_and_while_one_is_learned():
     model = after([])
     found = hat.forecast(model)
     assert (found.last, found.first_full, found.full_after) == (0, None, math.inf)
-    assert str(found).splitlines()[-1] == "no finished task to go by"
+    assert str(found).splitlines()[-1] == "no forecast, as no task is finished"
     learned = after(TASKS)
     before = hat.forecast(learned)
     learned.begin_task(2)
@@ -75,7 +75,7 @@ def test_nothing_new_and_nothing_free():
     full = hat.forecast(after([([*range(8)], [0])]))
     assert full.first_full.name == "0.gate"
     assert (full.rows[0].full_after, full.rows[1].full_after) == (0.0, 5.0)
-    assert str(full).splitlines()[-1] == "new a task: that of the last; 0 is full"
+    assert str(full).splitlines()[-1] == "new a task: those of the last; 0 is full"
     assert str(full).splitlines()[2].split()[-1] == "now"
 
 

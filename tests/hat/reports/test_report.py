@@ -32,7 +32,7 @@ def test_units_by_hand():
 def test_its_tables():
     lines = str(hat.report(after(TASKS), names=["a", "b", "c", "d"])).splitlines()
     assert lines[0].split()[:3] == ["axis", "units", "free"]
-    units = lines.index("units that every task used (those that no earlier one had used; the others it shares)") + 2
+    units = lines.index("units used by every task (in brackets: units that no earlier task had used)") + 2
     assert lines[units].split() == ["axis", "0", "1", "2", "3"]
     assert lines[units + 2] == "0         3 (3)  3 (1)  3 (0)  2 (2)"
     assert lines[units + 5] == "all axes  4 (4)  4 (1)  4 (0)  3 (2)"
