@@ -141,4 +141,4 @@ def test_a_network_that_answers_something_else(
         return network
 
     monkeypatch.setattr(module, "export", broken)
-    assert "task 0: expected the logits of the run, got some that differ by 0.25" in refused(capsys, run, "--task", 0)
+    assert "task 0: expected the logits of the run, got logits that differ by 0.25" in refused(capsys, run, "--task", 0)

@@ -146,7 +146,7 @@ def test_ctrl_c_before_the_first_epoch_says_that_nothing_is_saved(
     command = ["train", *QUICK, "--run-dir", str(run), *words]
     assert main(command) == 130
     error = capsys.readouterr().err
-    assert "nothing of this run was saved yet; the same command starts it again" in error
+    assert "nothing of this run was saved yet; the same command starts the run again" in error
     assert "--resume" not in error
     assert contents(run) == before
     monkeypatch.undo()
@@ -169,7 +169,7 @@ def test_config_alone_is_no_run(run: Path, capsys: pytest.CaptureFixture[str]) -
         if file.name != "config.json":
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     assert main(["train", "--resume", str(run)]) == 2
-    assert "expected a run with a finished epoch, found no checkpoint" in capsys.readouterr().err
+    assert "expected a run with a finished epoch, got no checkpoint" in capsys.readouterr().err
     assert main(["train", *QUICK, "--run-dir", str(run)]) == 0
 
 
