@@ -112,8 +112,8 @@ def _parts(folders: set[Names], path: Path) -> list[Names]:
 def _classes(parts: list[Names], folders: set[Names], path: Path) -> list[str]:
     names = [{n[-1] for n in folders if len(n) == len(part) + 1 and n[: len(part)] == part} for part in parts]
     if names[0] != names[-1]:
-        odd = ", ".join(sorted(names[0] ^ names[-1]))
-        raise ValueError(f"{path}: expected the same class folders in train/ and test/, got in only one: {odd}")
+        unmatched = ", ".join(sorted(names[0] ^ names[-1]))
+        raise ValueError(f"{path}: expected the same class folders in train/ and test/, got in only one: {unmatched}")
     return sorted(names[0])
 
 

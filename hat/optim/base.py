@@ -254,10 +254,10 @@ class LockedOptimizer(torch.optim.Optimizer):
                 found_inf = None
         inverse = None if loss_scale is None else loss_scale.to(device).reciprocal()
         grads, locks, bounds = zip(*((piece.grad, piece.lock, piece.norm) for piece in pieces), strict=True)
-        tamed = clip(grads, locks, self._max_norm, inverse, bounds)
-        norms = iter(tamed.norms or bounds)
+        clipped = clip(grads, locks, self._max_norm, inverse, bounds)
+        norms = iter(clipped.norms or bounds)
         groups = [(group, [piece._replace(norm=next(norms)) for piece in pieces]) for group, pieces in groups]
-        return StepOptions(tamed.factor, found_inf, tamed.mend), groups
+        return StepOptions(clipped.factor, found_inf, clipped.mend), groups
 
     def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions) -> None:
         """Update pieces of weights."""

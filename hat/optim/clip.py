@@ -88,12 +88,12 @@ def tame_(
         factor = grad_scale if max_norm is None else _factor(grads, locks, max_norm, grad_scale)
         return Tamed(factor)
     scale = 1.0 if grad_scale is None else grad_scale.item()
-    most = math.inf if max_norm is None else max_norm
+    limit = math.inf if max_norm is None else max_norm
     # First try the bounds, then the norms without locks: the clipped norm is never larger than either of them.
     for known_norms in (bounds or [], []):
         norms = _norms(grads, known_norms)
         total = math.hypot(*norms)
-        if math.isfinite(total) and total * scale <= most:
+        if math.isfinite(total) and total * scale <= limit:
             return Tamed(grad_scale, norms=norms)
     if not math.isfinite(total):
         warnings.warn("a gradient holds inf or NaN, which count as 0: is the loss finite?", NonFiniteWarning, 2)
@@ -111,7 +111,7 @@ def _norms(grads: Sequence[Tensor], bounds: Sequence[float | None]) -> list[floa
 
 
 def _measured(grads: Sequence[Tensor]) -> list[Tensor]:
-    """The norm of every gradient, at least float32. Small gradients share one call, as calls cost more than they do."""
+    """The norm of every gradient, at least float32. Small gradients share one call, because calls cost more."""
     small = [grad for grad in grads if grad.numel() <= _SMALL and grad.dtype == torch.float32]
     small_norms = iter(torch._foreach_norm(small) if small else ())
     small_ids = {id(grad) for grad in small}

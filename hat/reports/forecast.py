@@ -73,13 +73,13 @@ class Forecast:
         return "\n".join([table[0], rule, *table[1:], rule, self._conclusion()])
 
     def _conclusion(self) -> str:
-        over = f"new a task: mean of the last {self.last}" if self.last != 1 else "new a task: those of the last"
+        averaged = f"new a task: mean of the last {self.last}" if self.last != 1 else "new a task: those of the last"
         if not self.last:
             return "no forecast, as no task is finished"
         if self.first_full is None:
-            return f"{over}; no axis fills up"
+            return f"{averaged}; no axis fills up"
         name, after = axis_name(self.first_full.name), self.full_after
-        return f"{over}; {name} {'is full' if not after else f'is full first, after {after:.1f} more tasks'}"
+        return f"{averaged}; {name} {'is full' if not after else f'is full first, after {after:.1f} more tasks'}"
 
 
 def forecast(model: HATModel, *, last: int = LAST) -> Forecast:

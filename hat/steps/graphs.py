@@ -54,15 +54,15 @@ class CudaRecorder:
             (the result, the place where the function waits, or "" if it does not wait).
         """
         before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as seen:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
                 result = self.run(function, inputs)
             finally:
                 torch.cuda.set_sync_debug_mode(before)
-        waits = [warning for warning in seen if _WAITS in str(warning.message)]
-        for other in seen:
+        waits = [warning for warning in caught if _WAITS in str(warning.message)]
+        for other in caught:
             if other not in waits and "set_sync_debug_mode" not in str(other.message):
                 warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
         where = f"it waits for the device at {waits[0].filename}:{waits[0].lineno}" if waits else ""

@@ -1,4 +1,4 @@
-"""The whole training step in one call; on a GPU as one graph, if wished."""
+"""The whole training step in one call; on a GPU, `graph=True` records the step as one graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long free units last, counted by hand."""
+"""For how many tasks the free units are enough, counted by hand."""
 
 import math
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.
 
 
 def after(tasks, *, widths=(8, 6), **options):
-    """A model behind tasks that each use these units of every axis, by where they lay at first."""
+    """A model that has learned tasks. Each task uses the given units of every axis, by their first places."""
     body = hat.chain(hat.HATLinear(3, widths[0]), hat.HATLinear(widths[0], widths[1]))
     model = hat.HATModel(body, **options)
     for units in tasks:
@@ -80,7 +80,7 @@ def test_nothing_new_and_nothing_free():
 
 
 def test_a_forgotten_task_counts_for_nothing(monkeypatch):
-    """What it used and a later one uses too is that one's."""
+    """A unit that a forgotten task and a later task use counts as new for the later task."""
     model = after(TASKS)
     for gate in model.gates.values():
         rows = gate.masks.clone()
@@ -92,7 +92,7 @@ def test_a_forgotten_task_counts_for_nothing(monkeypatch):
 
 
 def test_an_axis_that_has_grown():
-    """Earlier tasks know nothing of its newest units."""
+    """Earlier tasks do not use the units that were added later."""
     model = after([], widths=(5, 4))
     use_all = {"0.gate": [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0]], "1.gate": [[1, 0, 0, 0], [1, 0, 0, 0]]}
     for name, gate in model.gates.items():

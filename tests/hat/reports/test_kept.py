@@ -1,4 +1,4 @@
-"""What a task keeps of the weights: counted by hand, and whatever it does not keep may be anything."""
+"""The weights that a task keeps: counted by hand. All other weights may have any value."""
 
 import warnings
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.
 
 
 def learning(body, units, *, classes=2, **options):
-    """A model that learns a task, which uses so many units at the front of every axis."""
+    """A model that is learning a task, which uses the given number of units at the front of every axis."""
     model = hat.HATModel(body, **options)
     model.begin_task(classes)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_side_by_side_in_a_converted_network():
 @settings(max_examples=25)
 @given(networks, st.integers(0, 10_000))
 def test_what_is_not_kept_may_be_anything(network, seed):
-    """And a finished task keeps what it kept while it was learned, wherever its units have moved."""
+    """Other weights do not change the logits. A finished task keeps as many weights as before its units moved."""
     body, shape, features = network
     torch.manual_seed(seed)
     with warnings.catch_warnings():

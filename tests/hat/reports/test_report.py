@@ -1,4 +1,4 @@
-"""What a model looks like inside, counted by hand."""
+"""The numbers of the report of a model, counted by hand."""
 
 import pytest
 import torch

@@ -41,7 +41,7 @@ def test_a_network_grows_before_it_is_full(stream: hat.data.Stream) -> None:
     assert all(gate.free.any() for gate in trainer.model.gates.values())
 
 
-def test_what_is_wanted_is_room_for_two_more_tasks() -> None:
+def test_units_needed_are_those_of_two_more_tasks() -> None:
     model = make_model(10)
     for used in (4, 3):  # of 10, so that 3 are free and the next task is expected to take 3.5
         model.begin_task(2)

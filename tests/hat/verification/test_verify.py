@@ -1,4 +1,4 @@
-"""`hat.verify` names what has changed, and nothing that may."""
+"""`hat.verify` names what has changed, and does not name what may change."""
 
 import math
 
@@ -140,7 +140,7 @@ def test_the_module_that_answers_otherwise(what, name):
 
 
 def test_layers_that_are_gated_further_on_are_not_blamed():
-    """Their units that a task does not use move with later tasks; the one that changed comes behind them."""
+    """Later tasks may change units that the task does not use, even in layers before the layer that has changed."""
     model, x = make("resnet")
     probes = hat.Probes()
     learn(model, x, units=0)
