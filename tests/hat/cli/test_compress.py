@@ -82,7 +82,7 @@ def test_the_figures_are_those_of_the_model_in_the_folder(run: Path) -> None:
 def test_interrupted_runs_go_on(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the middle of a dataset, and between learning with attention and without; they end with the same figures."""
+    """A run that is interrupted in the middle of a dataset, or between its two parts, ends with the same figures."""
     folder, counted = tmp_path / "run", []
     command = ["compress", *QUICK, "--run-dir", str(folder)]
 

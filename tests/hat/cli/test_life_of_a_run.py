@@ -1,4 +1,4 @@
-"""Starting, stopping, resuming and replacing runs: nothing measured is lost, and every message is true."""
+"""Start, stop, resume and replace runs: no figure is lost, and every message is true."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_one_class_tasks_have_no_forgetting_ratio(tmp_path: Path, capsys: pytest
 def test_result_is_kept_when_a_reference_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run's figures are written before the references, and each reference as soon as it is there."""
+    """The figures of the run are written before the references, and each reference as soon as it is known."""
     folder = tmp_path / "run"
 
     def reference(kind: str, *_: object, **__: object) -> list[float]:

@@ -1,4 +1,4 @@
-"""What a spec refuses, and that an option is documented where its field is."""
+"""A spec refuses wrong options, and the help of an option is the documentation of its field."""
 
 from __future__ import annotations
 
