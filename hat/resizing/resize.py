@@ -26,7 +26,6 @@ from hat.units.layout import Layout
 from hat.units.per_task import PerTask
 from hat_kernels.gradient_memory import release
 
-
 _Changes = dict[Tensor, list[Change]]
 
 
