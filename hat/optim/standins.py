@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat.network.moving import Blocks, Moves, apply
+from hat.network.moving import Blocks
 from hat.units.blocks import Block, cut, join, pack, unpack
+from hat.units.change import Changes, applied
 
 ELEMENTWISE = (
     torch.optim.SGD,
@@ -131,7 +132,7 @@ def united(states: list[State], parts: Sequence[Tensor]) -> State:
 
 
 def moved(
-    optimizer: torch.optim.Optimizer, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]
+    optimizer: torch.optim.Optimizer, changes: Changes, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]
 ) -> None:
     """Move the states of an optimizer with their parameters, and shrink them to the blocks that may still move.
 
@@ -141,7 +142,7 @@ def moved(
 
     Args:
         optimizer: any torch optimizer.
-        moves, before, after, like: see `hat.network.moving.Follower`.
+        changes, before, after, like: see `hat.network.moving.Follower`.
     """
     parts = can_stand_in(optimizer)
     for parameter, state in list(optimizer.state.items()):
@@ -151,10 +152,10 @@ def moved(
             whole = {name: _whole(value, old, old_shape) for name, value in state.items()} if parts else state
         except ValueError:  # the state fits other blocks: the next step says so, but the task may end
             continue
-        if moves and not all(_can_follow(value, old_shape) for value in whole.values()):
+        if changes and not all(_can_follow(value, old_shape) for value in whole.values()):
             del optimizer.state[parameter]
             continue
-        moved_state = {name: _moved(value, parameter, moves) for name, value in whole.items()}
+        moved_state = {name: _moved(value, parameter, changes) for name, value in whole.items()}
         if parts and list(new) != list(WHOLE):
             moved_state = united(parted(moved_state, parameter, new), cut(parameter, new)) if new else {}
         optimizer.state[parameter] = moved_state
@@ -187,9 +188,9 @@ def _can_follow(value: Any, parameter: Tensor) -> bool:
     return same or value.numel() == 1
 
 
-def _moved(value: Any, parameter: Tensor, moves: Moves) -> Any:
+def _moved(value: Any, parameter: Tensor, changes: Changes) -> Any:
     extends = isinstance(value, Tensor) and value.dim() == parameter.dim()
-    return apply(value, moves.get(parameter, ())) if extends else value
+    return applied(value, changes.get(parameter, ())) if extends else value
 
 
 def _copy(value: Any) -> Any:
