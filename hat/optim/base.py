@@ -194,8 +194,8 @@ class LockedOptimizer(torch.optim.Optimizer):
             old, new = before.get(parameter, _WHOLE), after.get(parameter, _WHOLE)
             for name in state.keys() - {"step"}:
                 try:
-                    old_shape = like.get(parameter, parameter)
-                    whole = join(unpack(state[name], old, old_shape), old, old_shape)
+                    old_tensor = like.get(parameter, parameter)
+                    whole = join(unpack(state[name], old, old_tensor), old, old_tensor)
                 except ValueError:  # the state fits other blocks: the next step says so, but the task may end
                     continue
                 state[name] = pack([part.clone() for part in cut(applied(whole, changes.get(parameter, ())), new)])

@@ -147,12 +147,12 @@ def moved(
     parts = can_stand_in(optimizer)
     for parameter, state in list(optimizer.state.items()):
         old, new = before.get(parameter, WHOLE), after.get(parameter, WHOLE)
-        old_shape = like.get(parameter, parameter)
+        old_tensor = like.get(parameter, parameter)
         try:
-            whole = {name: _whole(value, old, old_shape) for name, value in state.items()} if parts else state
+            whole = {name: _whole(value, old, old_tensor) for name, value in state.items()} if parts else state
         except ValueError:  # the state fits other blocks: the next step says so, but the task may end
             continue
-        if changes and not all(_can_follow(value, old_shape) for value in whole.values()):
+        if changes and not all(_can_follow(value, old_tensor) for value in whole.values()):
             del optimizer.state[parameter]
             continue
         moved_state = {name: _moved(value, parameter, changes) for name, value in whole.items()}
