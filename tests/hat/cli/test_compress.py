@@ -130,7 +130,7 @@ def test_a_finished_run_is_refused_then_replaced_then_resumed(run: Path, capsys:
     before = (run / "compression.json").read_bytes()
     command = ["compress", *QUICK, "--run-dir", str(run), "--quiet"]
     assert main(command) == 2
-    assert "expected a folder without a run, got one" in capsys.readouterr().err
+    assert "expected a folder without a run, got a run" in capsys.readouterr().err
     assert (run / "compression.json").read_bytes() == before
     (run / "compression.png").unlink()
     assert main(["compress", "--resume", str(run), "--quiet"]) == 0  # draws again, learns nothing

@@ -47,7 +47,7 @@ def test_its_tables():
 def test_many_tasks_are_shown_in_part_and_kept_whole():
     found = hat.report(after([([task % 8], [0]) for task in range(12)]))
     assert len(found.rows) == 24
-    assert "units that the last 10 of 12 tasks used" in str(found)
+    assert "units used by the last 10 of 12 tasks" in str(found)
     assert "\n11: task 11" in str(found)
     assert "\n1: task 1 " not in str(found)
 
