@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.layers.folding import folded_dtype, pays
 from hat.layers.updaters import updater_of
-from hat.units.along import sides_of, uses_of
 from hat.units.gate import Gate
+from hat.units.sides import sides_of, uses_of
 from hat_kernels.activation import check_activation
 from hat_kernels.dropout.api import check_probability
 

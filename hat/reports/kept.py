@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from hat.life.model import HATModel
-from hat.units.along import sides_of, uses_of
 from hat.units.gate import Gate
 from hat.units.locks import locked_elements, sides, unlocked
 from hat.units.per_task import per_task
+from hat.units.sides import sides_of, uses_of
 from hat_kernels import Lock
 
 

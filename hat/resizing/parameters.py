@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hat.resizing.layout import Layout, Unfit
-from hat.units.along import Along, Use
+from hat.units.along import Along
 from hat.units.gate import Gate
+from hat.units.sides import Use
 
 
 class Change(NamedTuple):

@@ -19,10 +19,10 @@ from hat.resizing.graph import resize_graph
 from hat.resizing.layout import Layout
 from hat.resizing.lengths import follow_layout, length_of, norms, own_length, set_length
 from hat.resizing.parameters import Change, Changes, applied, change_along, relaid
-from hat.units.along import uses_of
 from hat.units.composed import GatedAnywhere, SideBySide
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
+from hat.units.sides import uses_of
 from hat_kernels.gradient_memory import release
 
 

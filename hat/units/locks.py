@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from hat.layers.chain import Chain
 from hat.layers.gated import GatedLayer
-from hat.units.along import sides_of, uses_of
 from hat.units.blocks import Sides
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask, per_task
+from hat.units.sides import sides_of, uses_of
 from hat_kernels import Lock
 
 
