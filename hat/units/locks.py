@@ -31,7 +31,7 @@ def sides(body: nn.Module, free: Mapping[Gate, Tensor] | None = None) -> dict[Te
     task has its own of is included nowhere: nothing locks it.
     """
     found: dict[Tensor, Sides] = {}
-    uses: dict[Tensor, dict[Use, set[int]]] = {}
+    uses: dict[Tensor, dict[Owner, set[int]]] = {}
     inside = set(gates(body).values())
     for module, name, parameter in _along(body):
         here = [use for use in uses_of(module, name) if use[0] in inside]  # others belong to a layer that was replaced
@@ -73,13 +73,13 @@ def first_layers(body: nn.Module) -> set[nn.Module]:
     return {layer for layer in layers if layer.fed_unknown or layer in chained & outside}
 
 
-Use = tuple[nn.Module, str]
+Owner = tuple[nn.Module, str]
 """A module that has a parameter, and its name there."""
 
 
-def owners(module: nn.Module) -> dict[Tensor, set[Use]]:
+def owners(module: nn.Module) -> dict[Tensor, set[Owner]]:
     """All that has a parameter, of every parameter."""
-    found: dict[Tensor, set[Use]] = {}
+    found: dict[Tensor, set[Owner]] = {}
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
             found.setdefault(parameter, set()).add((owner, name))
