@@ -13,6 +13,7 @@ from hat.layers.folding import folded_dtype, pays
 from hat.layers.updaters import updater_of
 from hat.units.gate import Gate
 from hat.units.sides import sides_of, uses_of
+from hat.units.state import LEARNING
 from hat_kernels.activation import check_activation
 from hat_kernels.dropout.api import check_probability
 
@@ -103,7 +104,7 @@ class GatedLayer(nn.Module):
         if torch.compiler.is_compiling():
             return None
         uses = uses_of(self, "weight")
-        if not uses or uses[0][0].state.task is not None:
+        if not uses or uses[0][0].state.answer is not LEARNING:
             return None
         locked = tuple(gate.locked for gate, _ in uses)
         if not any(locked):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hat.units import buffers
+from hat.units.state import Finished, PerSample
 
 if TYPE_CHECKING:
     from hat.life.model import HATModel
@@ -42,12 +43,12 @@ def in_one_pass(model: HATModel, x: Any, batch: Tensor) -> bool | None:
     """
     tasks = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
     with _made_up(model):
-        expected = model.features_of(x, 0)
+        expected = model.features_of(x, Finished(0))
         try:
             with redirect_stderr(io.StringIO()):  # a graph prints where it fails, besides
-                same = model.features_of(x, tasks)
+                same = model.features_of(x, PerSample(tasks))
                 tasks[1::2] = 1
-                other = model.features_of(x, tasks)
+                other = model.features_of(x, PerSample(tasks))
         except torch.OutOfMemoryError:
             raise
         except Exception:  # a gate that meets another number of rows says so, and so does a sum that does not fit

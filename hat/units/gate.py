@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.units.along import Along
 from hat.units.blocks import Side
-from hat.units.state import Float32Module, State
+from hat.units.state import LEARNING, Finished, Float32Module, PerSample, State
 
 
 class Gate(Float32Module):
@@ -75,7 +75,7 @@ class Gate(Float32Module):
         self.share(State())
 
     def share(self, state: State) -> None:
-        """Follow the scale and task of `state`, whose owner keeps it in its own `state_dict`."""
+        """Follow the scale and the answer of `state`, whose owner keeps it in its own `state_dict`."""
         self.__dict__["state"] = state  # not a submodule: one state, many gates
         self._count_locked()
 
@@ -148,13 +148,13 @@ class Gate(Float32Module):
             return torch.where(soft < hat_kernels.GATE_FLOOR, 0.0, soft)
 
     def form(self) -> dict[str, Any]:
-        """The gate in the form that `hat_kernels.gated_activation` takes, for the task that `state` names.
+        """The gate in the form that `hat_kernels.gated_activation` takes, for what `state` answers for.
 
         While a task is learned, that is the soft gate in training mode and `hardened()` in evaluation mode, so that
         what is validated is what will be committed.
         """
-        task = self.state.task
-        if task is None:
+        answer = self.state.answer
+        if answer is LEARNING:
             if not self.training:
                 return {"mask": self.hardened()}
             config = self.state.config
@@ -164,9 +164,9 @@ class Gate(Float32Module):
                 "s_max": config.s_max,
                 "compensation": config.compensation,
             }
-        if isinstance(task, Tensor):
-            return {"mask": self.masks, "task": task}
-        return {} if isinstance(task, str) else {"mask": self.masks[task]}
+        if isinstance(answer, Finished):
+            return {"mask": self.masks[answer.task]}
+        return {"mask": self.masks, "task": answer.tasks} if isinstance(answer, PerSample) else {}
 
     def forward(self, x: Tensor) -> Tensor:
         """`x * a` along `unit_dim`; same shape and dtype."""
