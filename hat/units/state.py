@@ -11,11 +11,10 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hat.layers.folding import FOLDS
-
 MASK_MODES = ("binary", "published")
 COMPENSATIONS = ("published", "exact")
 INITS = ("normal", "uniform")
+FOLDS = ("auto", "always", "never")
 
 
 class Unfinished(Enum):
