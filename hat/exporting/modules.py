@@ -98,7 +98,6 @@ class Exporter:
             )
         found = copy.copy(module)
         vars(found).update({name: copy.copy(value) for name, value in vars(module).items() if isinstance(value, dict)})
-        vars(found).pop("_along", None)  # the gates of its parameters
         found._parameters = {k: None if p is None else self.parameter(p) for k, p in module._parameters.items()}
         found._buffers = {k: None if b is None else b.detach().clone() for k, b in module._buffers.items()}
         found._modules = {k: None if m is None else self.plain(m) for k, m in module._modules.items()}

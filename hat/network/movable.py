@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hat.network.network import Network
-from hat.units.along import Along
+from hat.units.along import Along, Owner
 from hat.units.gate import Gate
-from hat.units.locks import Owner, owners
+from hat.units.locks import owners
 from hat.units.per_task import PerTask
 from hat.units.wired import Wired
 

@@ -95,9 +95,7 @@ def _changes(model: Network, first: dict[Gate, int], counts: Tensor) -> tuple[Ch
     changes: Changes = {}
     stacks: list[Any] = []
     placed: list[Any] = []
-    every = [member for gate in first for member in gate.members]
-    for module, name in dict.fromkeys((member.module, member.name) for member in every):
-        uses = [use for use in uses_of(module, name) if use[0] in first]
+    for (module, name), uses in uses_of(first).items():
         own = isinstance(module, PerTask)
         parameter = getattr(module, name) if own else module._parameters.get(name)
         if parameter is None:

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+Owner = tuple[nn.Module, str]
+"""A module that has a parameter, and its name there."""
+
 
 class Along(NamedTuple):
     """One parameter that lies along a gate's axis of units.

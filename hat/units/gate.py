@@ -108,14 +108,12 @@ class Gate(Float32Module):
                 expected = f"{self.units} units x {repeat}"
                 raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")
         self.members.append(member)
-        # Not a submodule of the layer that reads it: a plain list, out of reach of `Module.__setattr__`.
-        module.__dict__.setdefault("_along", []).append((self, member))
+        if isinstance(module, KnowsGates) and name == "weight" and self not in module._weight_gates:
+            module._weight_gates += (self,)
 
     def replace(self, member: Along, by: Along) -> None:
         """Declare that a member lies along this axis in another way."""
         self.members[:] = [by if each is member else each for each in self.members]
-        uses = member.module.__dict__["_along"]
-        uses[:] = [(gate, by if along is member else along) for gate, along in uses]
 
     def reads(self, module: nn.Module) -> bool:
         """Whether the inputs of a module are units of this gate."""
@@ -263,3 +261,12 @@ class Gate(Float32Module):
 
     def extra_repr(self) -> str:
         return f"units={self.units}, tasks={self.tasks}"
+
+
+class KnowsGates(nn.Module):
+    """A layer that remembers which gates its weight lies along, because it asks for them in every step.
+
+    Of any other module the gates alone know what lies along them: a user's own module holds nothing of ours.
+    """
+
+    _weight_gates: tuple[Gate, ...] = ()

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hat.units.along import Along
+from hat.units.along import Along, Owner
 from hat.units.blocks import Side, Sides
 from hat.units.gate import Gate
 
@@ -16,9 +16,13 @@ Use = tuple[Gate, Along]
 """A gate, and what lies along it."""
 
 
-def uses_of(module: nn.Module, name: str) -> list[Use]:
-    """The gates along which a parameter lies as this module has it."""
-    return [use for use in module.__dict__.get("_along", ()) if use[1].name == name]
+def uses_of(gates: Iterable[Gate]) -> dict[Owner, list[Use]]:
+    """What lies along these gates, by the module that has the parameter and its name there."""
+    uses: dict[Owner, list[Use]] = {}
+    for gate in gates:
+        for along in gate.members:
+            uses.setdefault((along.module, along.name), []).append((gate, along))
+    return uses
 
 
 def sides_of(uses: Iterable[Use], shape: torch.Size, free: Mapping[Gate, Tensor] | None = None) -> Sides:
