@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.units.along import Along
 from hat.units.blocks import Side
-from hat.units.state import LEARNING, Finished, Float32Module, PerSample, State
+from hat.units.state import LEARNING, OPEN, PLAIN, Finished, Float32Module, State
 
 
 class Gate(Float32Module):
@@ -164,7 +164,7 @@ class Gate(Float32Module):
             }
         if isinstance(answer, Finished):
             return {"mask": self.masks[answer.task]}
-        return {"mask": self.masks, "task": answer.tasks} if isinstance(answer, PerSample) else {}
+        return {} if answer is OPEN or answer is PLAIN else {"mask": self.masks, "task": answer.tasks}
 
     def forward(self, x: Tensor) -> Tensor:
         """`x * a` along `unit_dim`; same shape and dtype."""
