@@ -114,10 +114,11 @@ class GatedLayer(KnowsGates):
         locked = [gate.locked for gate in gates]
         if not any(locked):
             return 0, 0
+        key = locked, weight.shape
         known, frozen = self.__dict__.get("_frozen_at", (None, (0, 0)))
-        if known != locked:  # a step asks for it, a task changes it
+        if known != key:  # a step asks for the numbers; the end of a task and units that join change them
             frozen = sides_of(self._uses, weight.shape).frozen(weight.shape)
-            self.__dict__["_frozen_at"] = locked, frozen
+            self.__dict__["_frozen_at"] = key, frozen
         return frozen
 
     def _folded(
