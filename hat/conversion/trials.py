@@ -15,7 +15,7 @@ from hat.network.network import Network
 from hat.tracing.checks import other
 from hat.units.gate import Gate
 from hat.units.per_task import per_task
-from hat.units.state import OPEN
+from hat.units.state import LEARNING, OPEN
 
 _ROUNDINGS = 2**12
 _CHANGE, _OFFSET = 0.3, 0.05
@@ -108,11 +108,8 @@ def _order(gate: Gate, order: Order) -> Tensor:
 
 def _answers(model: Network, example: tuple[Any, ...]) -> list[Tensor]:
     """With open gates, and with some of them closed."""
-    found = []
-    try:
-        for task in (OPEN, None):
-            model.state.task = task
-            found.append(model.body(*example))
-    finally:
-        model.state.task = None
-    return found
+    answers = []
+    for answer in (OPEN, LEARNING):
+        with model.state.answering(answer):
+            answers.append(model.body(*example))
+    return answers

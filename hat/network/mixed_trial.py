@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hat.network.network import Network
 from hat.units import buffers
+from hat.units.state import Finished, PerSample
 
 _TASKS = 2
 _CHANGE, _OFFSET = 0.3, 0.05
@@ -40,12 +41,12 @@ def in_one_pass(model: Network, x: Any, batch: Tensor) -> bool | None:
     """
     tasks = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
     with _made_up(model):
-        expected = model.features_of(x, 0)
+        expected = model.features_of(x, Finished(0))
         try:
             with redirect_stderr(io.StringIO()):  # a graph prints where it fails, besides
-                same = model.features_of(x, tasks)
+                same = model.features_of(x, PerSample(tasks))
                 tasks[1::2] = 1
-                other = model.features_of(x, tasks)
+                other = model.features_of(x, PerSample(tasks))
         except torch.OutOfMemoryError:
             raise
         except Exception:  # a gate that meets another number of rows says so, and so does a sum that does not fit
