@@ -84,6 +84,17 @@ def locker_of(optimizer: Any) -> Any:
 
 
 class _Guard:
+    """The hooks of a guarded optimizer, and what they keep between the two hooks of a step.
+
+    Attributes:
+        optimizer: a weak reference to the guarded optimizer.
+        model: its locks count.
+        max_norm: the largest global norm of the locked gradients, or None.
+        before: (tensor, values before the step, lock) of every tensor with a lock.
+        shared: every tensor that finished tasks read, with its lock.
+        stand_ins: the stand-ins of the present step, or None.
+    """
+
     def __init__(self, optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float | None) -> None:
         self.optimizer, self.model, self.max_norm = ref(optimizer), model, max_norm
         self.before: list[tuple[Tensor, Tensor, Lock]] = []

@@ -83,6 +83,15 @@ class CudaRecorder:
 
 
 class _GraphRecording(NamedTuple):
+    """A recorded graph.
+
+    Attributes:
+        inputs: the tensors that the graph reads.
+        replay: runs the graph.
+        result: the tensor that the graph writes.
+        held: objects that must live as long as the graph.
+    """
+
     inputs: tuple[Tensor, ...]
     replay: Callable[[], None]
     result: Tensor
