@@ -8,18 +8,11 @@ import torch
 from torch import Tensor, fx
 
 from hat.conversion.body import Converted
+from hat.network.tolerance import LAYERS, difference
 from hat.resizing.labels import lie_as_said
 from hat.tracing.checks import other
 from hat.units.layout import Layout, layouts_in
 from hat.units.state import Answer
-
-_ROUNDINGS = 2**12
-_MOST = 0.25
-
-
-def rounding(dtype: torch.dtype) -> float:
-    """The share of the largest value by which results may differ where sums are taken in another order."""
-    return min(_ROUNDINGS * torch.finfo(dtype).eps, _MOST)
 
 
 class _Values(fx.Interpreter):
@@ -112,15 +105,4 @@ def _same(old: Any, new: Any, layout: Any, counts: Tensor) -> bool:
         if new.shape != layout.resized(counts).shape:
             return False
         old, new = layout.taken(old, counts.clamp(max=1)), layout.first(new, counts)
-    if old.shape != new.shape:
-        return False
-    if not old.is_floating_point():
-        return bool(torch.equal(old, new))
-    bound = rounding(old.dtype) * max(1e-6, _largest(old))
-    return torch.allclose(new, old, rtol=0.0, atol=bound, equal_nan=True)
-
-
-def _largest(values: Tensor) -> float:
-    """The largest absolute value that is finite."""
-    finite = values[values.isfinite()]
-    return float(finite.abs().max()) if finite.numel() else 0.0
+    return not difference(new, old, LAYERS, equal_nan=True)
