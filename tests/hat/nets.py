@@ -18,6 +18,7 @@ from hat.conversion.body import Converted
 from hat.layers.gated import GatedLayer
 from hat.layers.gated_norm import GatedNorm
 from hat.layers.stochastic_depth import StochasticDepth
+from hat.units.state import Answer
 from hat.units.wired import Wired
 
 ACTIVATIONS = ["relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "identity"]
@@ -296,11 +297,11 @@ def squeezed(draw):
 networks = st.one_of(mlps(), convnets(), shared(), transformers(), squeezed())
 
 
-def answer_for(module: nn.Module, task) -> nn.Module:
-    """Let every gate answer for a task, as a model does for one forward pass; see `hat.units.state.State`."""
+def answer_for(module: nn.Module, answer: Answer) -> nn.Module:
+    """Let every gate answer for this, as a model does for one forward pass; see `hat.units.state.State`."""
     for gate in module.modules():
         if isinstance(gate, hat.Gate):
-            gate.state.task = task
+            gate.state.answer = answer
     return module
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from hat.conversion.api import convert_body
 from hat.units.locks import sides, unlocked
+from hat.units.state import Finished, PerSample
 from tests.hat.nets import Attention, Squeezed, Switched, anneal, answer_for, same_gradients, soft, use
 
 
@@ -99,7 +100,7 @@ def test_off_units_have_no_part(name):
     """Whatever the parameters are that make them; but a channel that is 0 meets a finite scale."""
     network, body, x, by_hand = make(name)
     expected = by_hand(network, x, masks(body))
-    answer_for(body, 0)
+    answer_for(body, Finished(0))
     y = body(x)
     torch.testing.assert_close(y, expected)
     with torch.no_grad():
@@ -114,9 +115,9 @@ def test_a_task_per_sample(name):
     _, body, x, _ = make(name)
     for gate in body.gates.values():
         gate.load_state_dict({**gate.state_dict(), "masks": torch.eye(2).repeat(1, gate.units)[:, : gate.units]})
-    one, other = (answer_for(body, task)(x) for task in (0, 1))
+    one, other = (answer_for(body, Finished(task))(x) for task in (0, 1))
     assert not torch.equal(one, other)
-    y = answer_for(body, torch.tensor([1, 0]))(x)
+    y = answer_for(body, PerSample(torch.tensor([1, 0])))(x)
     torch.testing.assert_close(y, torch.stack([other[0], one[1]]))
 
 
