@@ -143,8 +143,8 @@ def test_every_variant_has_the_same_shapes_and_dropout(network: Network) -> None
     assert shapes == [layer.weight.shape for layer in gated(mine)]
     assert shapes == [layer.weight.shape for layer in Textbook(network).model.layers]
     drops = [module.p for module in plain if isinstance(module, nn.Dropout)]
-    ours = [module.p for module in mine if isinstance(module, nn.Dropout)]
-    ours += [module.dropout for module in mine if hasattr(module, "gate")]
+    ours = [module.p for module in mine.modules() if isinstance(module, nn.Dropout)]
+    ours += [module.dropout for module in gated(mine)]
     assert drops == ours == list(network.dropout)
 
 

@@ -97,7 +97,7 @@ def test_evaluation_of_the_current_task_is_a_hard_gate():
     model.eval()
     model(X)  # whatever the scale
     h = X
-    for layer in model.body:
+    for layer in model.body.network.children():
         if isinstance(layer, hat.HATLinear):
             h = torch.relu(layer(h))
             mask = (layer.gate.embedding > 0).float()
@@ -145,7 +145,7 @@ def test_published_masks_are_soft_and_drift_but_only_a_little():
         assert torch.equal(gate.masks[0], torch.sigmoid(400 * gate.embedding.detach()))
         assert ((gate.masks[0] > 0.01) & (gate.masks[0] < 0.99)).any()
     h = X
-    for layer in model.body:
+    for layer in model.body.network.children():
         if isinstance(layer, hat.HATLinear):
             h = torch.relu(F.linear(h, layer.weight, layer.bias)) * layer.gate.masks[0]
     before = model(X, task=0).detach()
@@ -370,7 +370,7 @@ def test_nothing_is_locked_in_the_first_task():
 
 def test_locks_are_the_free_units_of_both_sides():
     model = learn(make())
-    first, second = model.body[2], model.body[3]
+    first, second = model.body.network.linear1, model.body.network.linear2
     locks = model.locks()
     assert locks[first.weight].columns is None
     assert torch.equal(locks[first.weight].rows, first.gate.free)
@@ -709,11 +709,14 @@ def test_meta_device():
 
 
 def test_made_on_the_meta_device():
+    def by_hand():
+        return hat.HATModel(wired(hat.HATLinear(6, 9), hat.HATLinear(9, 8)))
+
     with torch.device("meta"):
-        model = hat.HATModel(hat.models.mlp(6, (9, 8)))
+        model = by_hand()
     assert {t.device.type for t in [*model.parameters(), *model.buffers()]} == {"meta"}
     assert hat.HATLinear(3, 4, device="meta").gate.embedding.device.type == "meta"
-    real = learn(make(), 2)
+    real = learn(by_hand(), 2)
     model.to_empty(device="cpu").load_state_dict(real.state_dict())
     same(real, model)
 

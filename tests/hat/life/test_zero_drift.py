@@ -250,7 +250,7 @@ def test_training_does_move_the_free_weights():
     optimizer = hat.optim.SGD(model.task_parameters(), lr=0.5)
     for _ in range(3):
         train_step(model, optimizer, Setup("hat"), (6,), 2, 0.0)
-    for layer, into in ((model.body[2], None), (model.body[3], model.body[2].gate)):
+    for layer, into in ((model.body.network.linear1, None), (model.body.network.linear2, model.body.network.linear1.gate)):
         used_out = layer.gate.used == 1
         used_in = torch.ones(layer.weight.shape[1], dtype=torch.bool) if into is None else into.used == 1
         locked = used_out[:, None] & used_in
@@ -301,7 +301,7 @@ def test_unguarded_optimizers_drift_and_verify_says_what_moved(make):
     assert not result.exact
     assert result.largest > 0
     assert result.drift[0] == result.largest
-    first = next(name for name, p in model.named_parameters() if p is model.body[2].weight)
+    first = next(name for name, p in model.named_parameters() if p is model.body.network.linear1.weight)
     assert result.moved == first
     assert result.moved_by > 0
     assert first in str(result)
@@ -332,14 +332,14 @@ def test_verify_names_a_single_weight_that_moved():
     model.end_task()
     probes = hat.Probes()
     probes.add(model, 0, torch.randn(BATCH, 6))
-    before = model.body[3].weight.detach().clone()
+    before = model.body.network.linear2.weight.detach().clone()
     with torch.no_grad():
-        model.body[3].weight[2, 5] += 0.25
+        model.body.network.linear2.weight[2, 5] += 0.25
     result = hat.verify(model, probes)
-    assert result.moved == next(n for n, p in model.named_parameters() if p is model.body[3].weight)
-    assert result.moved_by == (model.body[3].weight - before).abs().max().item()
+    assert result.moved == next(n for n, p in model.named_parameters() if p is model.body.network.linear2.weight)
+    assert result.moved_by == (model.body.network.linear2.weight - before).abs().max().item()
     with torch.no_grad():
-        model.body[3].weight[2, 5] = torch.nan
+        model.body.network.linear2.weight[2, 5] = torch.nan
     result = hat.verify(model, probes)
     assert not result.exact
     assert result.drift[0] == torch.inf

@@ -87,7 +87,7 @@ def test_clipping_leaves_strangers_alone_and_counts_what_may_move():
     for parameter in model.task_parameters():
         parameter.grad = torch.zeros_like(parameter)
     stranger.grad = torch.full((2,), 1e6)
-    model.body[2].weight.grad[0] = 1e6
+    model.body.network.linear1.weight.grad[0] = 1e6
     model.head.bias.grad[:] = torch.tensor([3.0, 4.0])
     before = model.head.bias.detach().clone()
     optimizer.step()
