@@ -129,7 +129,7 @@ CHANGES = {
     "the state of the optimizer": load_state,
     "where a weight lies": another_memory,
     "what is trained": freeze,
-    "the mode of a module": lambda step: step.model.body.dropout.eval(),
+    "the mode of a module": lambda step: step.model.body.network.dropout.eval(),
     "an option": lambda step: step.optimizer.param_groups[0].update(weight_decay=0.3),
     "lamb": lambda step: setattr(step, "lamb", 5.0),
     "the loss": lambda step: setattr(step, "loss", lambda logits, y: F.cross_entropy(logits, y, label_smoothing=0.3)),
