@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.lock import Lock, contiguous
+from tests.hat_kernels.configuration import Configuration
 
 TILE = 2048  # elements a program, 16 a thread: at 32 some targets spill
 VECTOR = 8  # elements in 16 bytes of the smallest dtype

@@ -11,10 +11,10 @@ import triton
 from torch import Tensor
 
 from hat_kernels.adamw_update.kernel import adamw_kernel, advance_kernel
-from hat_kernels.configuration import Configuration
 from hat_kernels.lock import Lock
 from hat_kernels.operands import arrange, flatten, number_or_scalar, restore, scalar, split_number, unflatten
 from hat_kernels.table import BLOCK_M, BLOCK_N, STEPS, dtype_code, table
+from tests.hat_kernels.configuration import Configuration
 
 NUM_WARPS = 4
 NO_DECAY, DECOUPLED, ADDED = range(3)

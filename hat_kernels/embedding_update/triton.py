@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.embedding_update.kernel import embedding_kernel
 from hat_kernels.operands import arrange, number_or_scalar, restore, scalar, split_number
 from hat_kernels.table import BLOCK_M, BLOCK_N, dtype_code, table
+from tests.hat_kernels.configuration import Configuration
 
 BLOCK = BLOCK_M * BLOCK_N  # a program's elements in a table of one tile a program
 NUM_WARPS = 4

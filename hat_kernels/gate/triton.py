@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.device import gate_gradient, gate_value
+from tests.hat_kernels.configuration import Configuration
 
 BLOCK = 512
 OPTIONS = {"num_warps": 4}

@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.lock import Lock
 from hat_kernels.operands import arrange, flatten, scalar, unflatten
 from hat_kernels.table import BLOCK_M, BLOCK_N, STEPS, dtype_code, table
@@ -31,6 +30,7 @@ from hat_kernels.tile import (
     tensor_of,
     tile_rates,
 )
+from tests.hat_kernels.configuration import Configuration
 
 NUM_WARPS = 4
 SUM_BLOCK, SUM_WARPS = 4096, 16

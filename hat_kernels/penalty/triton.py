@@ -10,11 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.device import gate_gradient, gate_value
 from hat_kernels.operands import arrange
 from hat_kernels.table import BLOCK_M, BLOCK_N, Operands, table
 from hat_kernels.tile import EXTRA, FIELDS, NUMEL, PARAMETER, owner, typed
+from tests.hat_kernels.configuration import Configuration
 
 BLOCK = BLOCK_M * BLOCK_N  # a program's elements in a table of one tile a program
 NUM_WARPS = 8

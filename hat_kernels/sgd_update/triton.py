@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.lock import Lock
 from hat_kernels.operands import arrange, flatten, number_or_scalar, restore, scalar, split_number, unflatten
 from hat_kernels.sgd_update.kernel import sgd_kernel
 from hat_kernels.table import BLOCK_M, BLOCK_N, STEPS, dtype_code, table
+from tests.hat_kernels.configuration import Configuration
 
 NUM_WARPS = 4
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hat_kernels.configuration import Configuration
+from tests.hat_kernels.configuration import Configuration
 
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
