@@ -1,4 +1,4 @@
-"""Launch, registration and shipped configurations of the embeddings' step."""
+"""Launch and registration of the embeddings' step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch import Tensor
 
 from hat_kernels.embedding_update.kernel import embedding_kernel
 from hat_kernels.operands import arrange, number_or_scalar, restore, scalar, split_number
-from hat_kernels.table import BLOCK_M, BLOCK_N, dtype_code, table
-from tests.hat_kernels.configuration import Configuration
+from hat_kernels.table import BLOCK_M, BLOCK_N, table
 
 BLOCK = BLOCK_M * BLOCK_N  # a program's elements in a table of one tile a program
 NUM_WARPS = 4
@@ -106,35 +105,3 @@ def _embedding_update_op(
 @_embedding_update_op.register_fake
 def _(*_: Any) -> None:
     return None
-
-
-def _configuration(name: str, *, stateful: bool, scalars: bool) -> Configuration:
-    pointers = ("lr_ptr", "scale_ptr", "found_inf_ptr")
-    numbers = ("lr", "sign", "momentum", "keep", "history", "limit")
-    return Configuration(
-        name=f"embedding_update-{name}",
-        kernel=embedding_kernel,
-        signature={
-            "rows_ptr": "*i64",
-            "owners_ptr": "*i64",
-            **dict.fromkeys(pointers if scalars else (), "*fp32"),
-            **dict.fromkeys(numbers, "fp32"),
-        },
-        constants={
-            **dict.fromkeys(() if scalars else pointers),
-            "CODES": 1 << dtype_code(torch.float32, torch.float32, torch.float32),
-            "STATEFUL": stateful,
-            "NESTEROV": False,
-            "MEND": scalars,
-            "BLOCK": BLOCK,
-        },
-        aligned=("rows_ptr",),
-        options={"num_warps": NUM_WARPS},
-        vector_bits=0,  # a few thousand numbers: bound by the launch
-    )
-
-
-CONFIGURATIONS: list[Configuration] = [
-    _configuration("plain", stateful=False, scalars=False),
-    _configuration("momentum-scaled", stateful=True, scalars=True),
-]

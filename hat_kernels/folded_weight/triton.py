@@ -17,7 +17,6 @@ from hat_kernels.folded_weight.kernel import (
 )
 from hat_kernels.gated_activation.layout import Tiled, allocate, memory_order, tiled, vector
 from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums
-from tests.hat_kernels.folded_weight.configurations import CONFIGURATIONS as CONFIGURATIONS
 
 
 def folded_weight(

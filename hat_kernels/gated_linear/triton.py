@@ -19,7 +19,6 @@ from hat_kernels.gated_linear.forward import forward
 from hat_kernels.gated_linear.gradient import gradient
 from hat_kernels.gated_linear.matmul import kind
 from hat_kernels.locked_linear.reference import free_blocks, saved
-from tests.hat_kernels.gated_linear.configurations import CONFIGURATIONS as CONFIGURATIONS
 
 WIDEST = 2**31  # elements of partial sums: the kernel that adds them counts in int32
 
