@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from hypothesis import settings
 # Before anything imports hat_kernels or Triton: both ask at import whether kernels are compiled or interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+if (DATA := Path(__file__).resolve().parents[2] / "shared" / "data").is_dir():  # real datasets beside the checkout
+    os.environ.setdefault("HAT_DATA", str(DATA))
 
 import hat_kernels
 

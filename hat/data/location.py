@@ -1,12 +1,10 @@
-"""Where data lies: the folders that are searched, and the user's cache."""
+"""Where data lies: the folder that the user names, or the user's cache."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def cache_folder() -> Path:
@@ -40,24 +38,10 @@ def chosen_root(explicit: str | Path | None = None) -> Path | None:
     return None
 
 
-def search_roots(explicit: str | Path | None = None) -> list[Path]:
-    """The data roots to search, in order.
-
-    A root that the user named is searched alone: what it lacks is an error, not a download.
-    """
-    chosen = chosen_root(explicit)
-    if chosen is not None:
-        return [chosen]
-    shared = CHECKOUT.parent / "shared" / "data"
-    beside_checkout = (CHECKOUT / "pyproject.toml").is_file() and shared.is_dir()
-    return [shared, download_folder()] if beside_checkout else [download_folder()]
-
-
 def root(explicit: str | Path | None = None) -> Path:
-    """The data root that is searched first.
+    """The data root: `explicit` (`--data`), else the environment variable `HAT_DATA`, else the user's cache.
 
-    In order: `explicit` (`--data`), the environment variable `HAT_DATA`, `../shared/data` beside a
-    checkout that has it, the user's cache (which need not exist yet). Raises FileNotFoundError when
-    `explicit` or `HAT_DATA` names no folder.
+    The cache need not exist yet. A root that the user names is searched alone: a file that it lacks is an error, not a
+    download. Raises FileNotFoundError when `explicit` or `HAT_DATA` names no folder.
     """
-    return search_roots(explicit)[0]
+    return chosen_root(explicit) or download_folder()
