@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hat_kernels.device import rate_of
 from hat_kernels.lock import Lock, contiguous
 
 TILE = 2048  # elements a program, 16 a thread: at 32 some targets spill
@@ -54,9 +55,9 @@ def tile_rate(
             rate = by_column
         else:
             by_row = tl.load(row_units_ptr + rows // row_span)[:, None]
-            rate = tl.maximum(by_row, by_column)
-            lowest = tl.maximum(tl.min(by_row), lowest)
-            highest = tl.maximum(tl.max(by_row), highest)
+            rate = rate_of(by_row, by_column)
+            lowest = rate_of(tl.min(by_row), lowest)
+            highest = rate_of(tl.max(by_row), highest)
     return rate, lowest, highest
 
 
