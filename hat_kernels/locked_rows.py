@@ -19,23 +19,34 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
-def tile_rate(
-    rows,
-    columns,
+def locked_tile(
     row_units_ptr,
     column_units_ptr,
+    row_count,
+    vectors_per_row,
     row_span,
     column_span,
     column_count,
     group_rows,
     CHANNELS_LAST: tl.constexpr,
     GROUPED: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    """(rate, lowest, highest) of a tile; `rows` and `columns` must lie inside the parameter.
+    """(rows [BLOCK_M] int64, columns [BLOCK_N], mask, rate, lowest rate, highest rate) of the tile of this program.
 
-    The rate broadcasts against the tile: where one axis has no lock it has length 1. The extremes come from the axes,
-    not from the tile, as max(row, column) is monotone in both.
+    Lengths in vectors show what divides them. The rate broadcasts against the tile: where one axis has no lock it has
+    length 1. The extremes come from the axes, not from the tile, as max(row, column) is monotone in both.
     """
+    length = vectors_per_row * VECTOR
+    tiles_per_row = tl.cdiv(length, BLOCK_N)
+    program = tl.program_id(0).to(tl.int64)
+    rows_of_tile = program // tiles_per_row * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns_of_tile = program % tiles_per_row * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask = (rows_of_tile < row_count)[:, None] & (columns_of_tile < length)[None, :]
+    rows = tl.minimum(rows_of_tile, row_count - 1)  # inside the parameter, where the units are looked up
+    columns = tl.minimum(columns_of_tile, length - 1)
     if column_units_ptr is None:
         rate = tl.load(row_units_ptr + rows // row_span)[:, None]
         lowest = tl.min(rate)
@@ -58,18 +69,7 @@ def tile_rate(
             rate = rate_of(by_row, by_column)
             lowest = rate_of(tl.min(by_row), lowest)
             highest = rate_of(tl.max(by_row), highest)
-    return rate, lowest, highest
-
-
-@triton.jit
-def tile(row_count, vectors_per_row, VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(rows [BLOCK_M] int64, columns [BLOCK_N], mask) of this program; lengths in vectors show what divides them."""
-    length = vectors_per_row * VECTOR
-    tiles_per_row = tl.cdiv(length, BLOCK_N)
-    program = tl.program_id(0).to(tl.int64)
-    rows = program // tiles_per_row * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = program % tiles_per_row * BLOCK_N + tl.arange(0, BLOCK_N)
-    return rows, columns, (rows < row_count)[:, None] & (columns < length)[None, :]
+    return rows_of_tile, columns_of_tile, mask, rate, lowest, highest
 
 
 class Rows(NamedTuple):
