@@ -625,7 +625,7 @@ def test_a_gate_of_another_kind():
             self.gate, self.units, self.state = gate, 2 * gate.units, gate.state
 
         def form(self):
-            return {"mask": self.gate.form()["mask"].repeat(2)}
+            return hat_kernels.GateForm(mask=self.gate.form().mask.repeat(2))
 
     gate = hat.Gate(3).eval()
     norm = hat.HATLayerNorm(6, gate=Twice(gate))
