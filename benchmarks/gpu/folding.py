@@ -64,7 +64,7 @@ def pooled_convolution(device: Device, size: int, dtype: str) -> Iterator[Case]:
     def gated(fold: str) -> nn.Module:
         layer = hat.HATConv2d(channels, channels, 3, padding=1, pool=nn.MaxPool2d(2))
         layer.gate.state.config = hat.GateConfig(fold=fold, s_max=S_MAX)
-        layer.gate.state.anneal(0.025)
+        layer.gate.state.set_progress(0.025)
         return layer
 
     def plain() -> nn.Module:

@@ -60,7 +60,7 @@ def gated(norm, units=None, *, fold="auto", progress=0.01, **options):
     """Of a norm, behind a gate of the dimension that its units lie along."""
     gate = hat.Gate(UNITS)
     gate.state.config = hat.GateConfig(fold=fold)
-    gate.state.anneal(progress)
+    gate.state.set_progress(progress)
     if units is not None:
         use(gate, units)
     return converted(norm, gate=gate, **options)

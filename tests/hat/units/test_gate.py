@@ -31,7 +31,7 @@ def test_units(units):
 
 def test_multiplies_along_its_dimension():
     gate = Gate(3, unit_dim=1)
-    gate.state.anneal(0.01)
+    gate.state.set_progress(0.01)
     x = torch.randn(2, 3, 4)
     assert torch.equal(gate(x), x * torch.sigmoid(gate.state.scale * gate.embedding).view(1, 3, 1))
     x = torch.randn(2, 4, 3)
