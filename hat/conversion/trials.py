@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hat.network.movable import movable, segments
-from hat.network.moving import apply, expanded, moves
+from hat.network.moving import changes_of, expanded, rearrange
 from hat.network.network import Network
 from hat.tracing.checks import other
 from hat.units.gate import Gate
@@ -86,9 +86,10 @@ def _changes(model: Network, gates: Iterable[Gate], example: tuple[Any, ...]) ->
     gates, before = list(gates), _answers(model, example)
     for order in (rolled, shuffled):
         orders = {gate: _order(gate, order) for gate in gates}
-        _move(orders)
+        rearrange(orders, changes_of(orders))
         after = _answers(model, example)
-        _move({gate: new.argsort() for gate, new in orders.items()})
+        back = {gate: new.argsort() for gate, new in orders.items()}
+        rearrange(back, changes_of(back))
         new = orders.get(model.outputs) if model.outputs is not None else None
         for one, now in zip(before, after, strict=True):
             same = one if new is None else one[..., expanded(new, one.shape[-1] // len(new))]
@@ -103,13 +104,6 @@ def _order(gate: Gate, order: Order) -> Tensor:
     for here in segments(gate):
         new[here] = order(here)
     return new.to(gate.used.device)
-
-
-def _move(orders: dict[Gate, Tensor]) -> None:
-    for values, found in moves(orders).items():
-        values.copy_(apply(values, found))
-    for gate, new in orders.items():
-        gate.move(new)
 
 
 def _answers(model: Network, example: tuple[Any, ...]) -> list[Tensor]:
