@@ -19,9 +19,8 @@ from hat.cli.stored import StoredRun, open_run
 from hat.data import Part
 from hat.exporting.api import TasksNetwork, export
 from hat.exporting.errors import ExportError
-from hat.resizing.trial import rounding
+from hat.network.tolerance import LAYERS, difference, largest_change
 from hat.training import TrainConfig, evaluate
-from hat.verification.verify import largest_change
 
 _NEEDS = {"pt2": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript")}
 FORMATS = tuple(_NEEDS)
@@ -95,10 +94,10 @@ def compared(run: StoredRun, network: nn.Module, task: int) -> dict[str, Any]:
     dense = evaluate(run.model, test, task, config)
     options = {"task": task} if isinstance(network, TasksNetwork) else {}
     logits = _logits(lambda x: network(x, **options), test, config)
-    difference = largest_change(logits, dense.logits)
-    dtype = config.autocast_dtype() or torch.float32
-    if not difference <= rounding(dtype) * max(1.0, float(dense.logits.abs().max())):
-        raise ExportError(f"task {task}: expected the logits of the run, got some that differ by {difference:g}")
+    computed = config.autocast_dtype() or torch.float32  # in which the logits were computed: it says what rounding is
+    change = difference(logits.to(computed), dense.logits.to(computed), LAYERS)
+    if change:
+        raise ExportError(f"task {task}: expected the logits of the run, got some that differ by {change:g}")
     return {
         "task": task,
         "name": run.stream[task].name,
@@ -106,7 +105,7 @@ def compared(run: StoredRun, network: nn.Module, task: int) -> dict[str, Any]:
         "images": len(test),
         "accuracy": dense.accuracy,
         "accuracy_exported": (logits.argmax(1) == test.y.cpu()).float().mean().item(),
-        "largest_difference": difference,
+        "largest_difference": largest_change(logits, dense.logits),
     }
 
 
@@ -150,9 +149,9 @@ def _write_program(network: nn.Module, x: Tensor, options: dict[str, int], path:
     with checkpoint.replacing(path) as file:
         torch.export.save(program, file)
     again = torch.export.load(path).module()
-    difference = largest_change(again(x, **options), network(x, **options))
-    if difference > rounding(x.dtype) * max(1.0, float(network(x, **options).abs().max())):
-        raise ExportError(f"{path}: expected the logits of the network, got some that differ by {difference:g}")
+    change = difference(again(x, **options), network(x, **options), LAYERS)
+    if change:
+        raise ExportError(f"{path}: expected the logits of the network, got some that differ by {change:g}")
 
 
 def _write_onnx(network: nn.Module, x: Tensor, options: dict[str, int], path: Path) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from hat.life.model import HATModel
-from hat.units.along import sides_of, uses_of
 from hat.units.gate import Gate
 from hat.units.locks import locked_elements, sides, unlocked
 from hat.units.per_task import per_task
+from hat.units.sides import sides_of, uses_of
 from hat_kernels import Lock
 
 
@@ -78,10 +78,11 @@ def _shared(model: HATModel, off: dict[Gate, Tensor]) -> Counts:
 
 def _own(model: HATModel, off: dict[Gate, Tensor]) -> Counts:
     """What every task has of its own, as norms."""
+    uses = uses_of(off)
     for module in per_task(model.body).values():
         for name, parameter in module.named_parameters(recurse=False):
-            uses = [use for use in uses_of(module, name) if use[0] in off]
-            yield locked_elements(sides_of(uses, parameter.shape, off).lock, parameter), parameter.numel()
+            side = sides_of(uses.get((module, name), ()), parameter.shape, off)
+            yield locked_elements(side.lock, parameter), parameter.numel()
 
 
 def _head(model: HATModel, task: int, off: dict[Gate, Tensor]) -> Counts:

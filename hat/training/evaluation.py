@@ -11,10 +11,10 @@ from torch import Tensor
 from hat.data import Part
 from hat.data.part import placed
 from hat.life.model import HATModel
+from hat.network.tolerance import largest_change
 from hat.steps.graphs import Graphs, kind_of
 from hat.steps.structure import Structure
 from hat.training.config import TrainConfig
-from hat.verification.verify import largest_change
 from hat_kernels.dispatch import free_to_read
 
 

@@ -9,7 +9,7 @@ from hat.life.model import HATModel, TaskParameters
 from hat.units.blocks import Block
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
-from hat.units.state import PLAIN
+from hat.units.state import PLAIN, Answer
 from hat_kernels import Lock
 
 
@@ -48,7 +48,7 @@ class PlainModel(HATModel):
     def _keeps_buffers(self) -> bool:
         return False
 
-    def _gate_task(self, task: int) -> str:
+    def _answer_of(self, task: int) -> Answer:
         return PLAIN
 
     def parts(self) -> list[Gate | PerTask]:

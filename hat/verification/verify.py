@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from hat.life.model import HATModel
+from hat.network.tolerance import largest_change
 from hat.verification.probes import Probe, Probes, logits_of, rows_of, standing_buffers
 from hat.verification.recording import WHOLE, first_difference, record
 
-__all__ = ["ForgettingError", "Probe", "Probes", "Verification", "largest_change", "verify"]
+__all__ = ["ForgettingError", "Probe", "Probes", "Verification", "verify"]
 
 
 class ForgettingError(RuntimeError):
@@ -127,11 +128,3 @@ def _moved_by(now: Tensor | None, then: Tensor, locked: Tensor) -> float:
 
 def _largest(change: Tensor) -> float:
     return change.abs().max().item()
-
-
-def largest_change(now: Tensor, then: Tensor) -> float:
-    """The largest absolute difference: exactly 0.0 only if every element is equal, inf for a NaN or inf."""
-    if torch.equal(now, then):
-        return 0.0
-    change = (now - then).abs().max().item()
-    return change if math.isfinite(change) else math.inf

@@ -130,6 +130,6 @@ def test_what_cannot_be_counted(monkeypatch):
         hat.weights_kept(model, True)
     with pytest.raises(TypeError, match=r"^model: expected a hat.HATModel, got Chain$"):
         hat.weights_kept(model.body)
-    monkeypatch.setattr(hat.HATModel, "forgotten", (0,), raising=False)
+    monkeypatch.setattr(model, "_forgotten", {0})
     with pytest.raises(ValueError, match=r"^task: expected a task that is not forgotten, got 0$"):
         hat.weights_kept(model, 0)
