@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of this library (it need not exist yet)."""
+    """The folder of this library in the user's cache. The folder may not exist yet."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":
@@ -19,14 +19,15 @@ def cache_folder() -> Path:
 
 
 def download_folder() -> Path:
-    """The data root that downloads go to."""
+    """The data root for downloads."""
     return cache_folder() / "data"
 
 
 def chosen_root(explicit: str | Path | None = None) -> Path | None:
     """The data root that the user named: `explicit` (`--data`), else `HAT_DATA`, else None.
 
-    Raises FileNotFoundError when the folder that was named does not exist.
+    Raises:
+        FileNotFoundError: the user named a folder that does not exist.
     """
     named = [("root (--data)", explicit), ("HAT_DATA", os.environ.get("HAT_DATA"))]
     for origin, value in named:
@@ -41,7 +42,10 @@ def chosen_root(explicit: str | Path | None = None) -> Path | None:
 def root(explicit: str | Path | None = None) -> Path:
     """The data root: `explicit` (`--data`), else the environment variable `HAT_DATA`, else the user's cache.
 
-    The cache need not exist yet. A root that the user names is searched alone: a file that it lacks is an error, not a
-    download. Raises FileNotFoundError when `explicit` or `HAT_DATA` names no folder.
+    The cache may not exist yet. If the user named a root, only this root is searched: a missing dataset is an error
+    then, not a download.
+
+    Raises:
+        FileNotFoundError: `explicit` or `HAT_DATA` names a folder that does not exist.
     """
     return chosen_root(explicit) or download_folder()

@@ -44,7 +44,7 @@ def run_interrupted(
     where: str,
     make: Callable[[], hat.HATModel] = make_model,
 ) -> None:
-    """Train and stop in the middle of an epoch, or after saving one, `after` epochs in."""
+    """Train and stop after `after` epochs, in the middle of an epoch or after saving one."""
     trainer = hat.Trainer(make(), stream, config, run_dir=folder, progress=False)
     count = 0
     original = Fit._epoch
@@ -185,7 +185,7 @@ def test_ctrl_c_before_anything_is_saved(
 
 
 def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Ctrl-C in the middle of an epoch, `after` finished ones in."""
+    """Ctrl-C in the middle of an epoch, after `after` finished epochs."""
     count = 0
     original = hat.training.fit.train_epoch
 
@@ -201,7 +201,7 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
 
 
 def test_ctrl_c_during_a_save_waits_for_its_end(stream: hat.data.Stream, tmp_path: Path) -> None:
-    """Checkpoint, metrics and config of the first save belong together."""
+    """The first save writes checkpoint, metrics and config together: all files or none."""
 
     class Folder(RunDir):
         def write_config(self, config: dict[str, object]) -> None:
@@ -285,7 +285,7 @@ def other_dropout() -> hat.HATModel:
     ("make", "message"),
     [
         (other_gates, r"^s_max: expected 400\.0 as in the checkpoint, got 50\.0$"),
-        (other_dropout, "^model: expected the network of the checkpoint, got one of other layers$"),
+        (other_dropout, "^model: expected the network of the checkpoint, got a network of other layers$"),
     ],
 )
 def test_resume_refuses_another_model(
