@@ -116,7 +116,7 @@ class Exporter:
         """A gate by itself."""
 
         def make() -> nn.Module:
-            mask = gate.form()["mask"].detach()
+            mask = _mask_of(gate)
             return nn.Identity() if bool((mask == 1).all()) else Scale(mask.clone(), unit_dim)
 
         return self.choice(make)
@@ -126,7 +126,7 @@ class Exporter:
         found = []
         for task in self.tasks:
             with self.state.answering(Finished(task)):
-                found.append(gate.form()["mask"].detach())
+                found.append(_mask_of(gate))
         return found[0] if all(torch.equal(found[0], other) for other in found[1:]) else None
 
     def _bare(self, layer: Any) -> nn.Module:
@@ -151,7 +151,7 @@ class Exporter:
 
     def anywhere(self, module: GatedAnywhere) -> nn.Module:
         def make() -> nn.Module:
-            masks = [gate.form()["mask"].detach() for gate in module.gates]
+            masks = [_mask_of(gate) for gate in module.gates]
             factor = torch.cat([*masks, masks[0].new_ones(1)])[module.index]
             return nn.Identity() if bool((factor == 1).all()) else Factor(factor)
 
@@ -233,6 +233,12 @@ def _is_known(module: nn.Module) -> bool:
     """Its forward is that of a class of this package, or of `torch.nn`."""
     owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
     return owner.__module__.partition(".")[0] in ("hat", "torch")
+
+
+def _mask_of(gate: Any) -> Tensor:
+    """Of the task that the gate answers for."""
+    mask: Tensor = gate.form().mask
+    return mask.detach()
 
 
 def _values(values: Tensor) -> Tensor:

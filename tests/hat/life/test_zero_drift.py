@@ -250,7 +250,10 @@ def test_training_does_move_the_free_weights():
     optimizer = hat.optim.SGD(model.task_parameters(), lr=0.5)
     for _ in range(3):
         train_step(model, optimizer, Setup("hat"), (6,), 2, 0.0)
-    for layer, into in ((model.body.network.linear1, None), (model.body.network.linear2, model.body.network.linear1.gate)):
+    for layer, into in (
+        (model.body.network.linear1, None),
+        (model.body.network.linear2, model.body.network.linear1.gate),
+    ):
         used_out = layer.gate.used == 1
         used_in = torch.ones(layer.weight.shape[1], dtype=torch.bool) if into is None else into.used == 1
         locked = used_out[:, None] & used_in
