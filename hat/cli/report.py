@@ -16,7 +16,7 @@ from hat.cli.specfile import read_spec
 from hat.cli.summary import read_references, render, summarise
 from hat.life.model import HATModel
 from hat.reports.report import report
-from hat.reports.text import axis_name
+from hat.text import axis_name
 from hat.training.history import History
 from hat.training.rundir import RunDir
 from hat.training.saved import reading
