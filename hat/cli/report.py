@@ -15,7 +15,7 @@ from hat import plots
 from hat.cli.specfile import read_spec
 from hat.cli.summary import read_references, render, summarise
 from hat.life.model import HATModel
-from hat.reports.report import report
+from hat.plots.report import report
 from hat.training.history import History
 from hat.training.rundir import RunDir
 from hat.training.saved import reading
