@@ -21,6 +21,7 @@ from benchmarks import markdown
 from benchmarks.experiments import RESULTS, commit, keep, processor
 from hat import plots
 from hat.cli import main as hat_main
+from hat.cli.compression import picture
 
 FIGURES = RESULTS / "compression.json"
 PICTURE = RESULTS / "compression.png"
@@ -78,12 +79,9 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def draw(figures: dict[str, Any]) -> None:
-    """Accuracy and weights kept over the epochs of all runs."""
-    found = {f"{name}, {dataset}": part for name, row in figures.items() for dataset, part in row["datasets"].items()}
-    epochs = [part["epochs"] for part in found.values()]
-    accuracy, kept = [part["val_accuracy"] for part in epochs], [part["kept"] for part in epochs]
-    without = [part["without"]["epochs"] for part in found.values()]
-    plots.save(plots.compression(accuracy, kept, list(found), without=without), PICTURE)
+    """Accuracy and weights kept over the epochs of all runs, with the numbers of the table."""
+    runs = {f"{name}, {dataset}": part for name, row in figures.items() for dataset, part in row["datasets"].items()}
+    plots.save(picture(runs), PICTURE)
 
 
 def main(argv: list[str] | None = None) -> int:

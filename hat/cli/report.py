@@ -46,11 +46,11 @@ def run_report(arguments: argparse.Namespace) -> None:
     if model is None:
         print("hat report: warning: no config of the network, shown without its units", file=sys.stderr)
         with reading(folder.checkpoint):
-            draw(folder, history, saved["model"])
+            draw(folder, history, saved["model"], references)
     else:
         inside = report(model, names=history.names)
         print(f"\n{inside}\n")
-        _save(folder, {**_of_accuracy(history), **inside.plots()})
+        _save(folder, {**_of_accuracy(history, references), **inside.plots()})
     print(f"plots               {folder.plots}")
 
 
@@ -71,7 +71,9 @@ def plots_available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def draw(folder: RunDir, history: History, model_state: Mapping[str, Tensor]) -> None:
+def draw(
+    folder: RunDir, history: History, model_state: Mapping[str, Tensor], references: Mapping[str, list[float]]
+) -> None:
     """Accuracy matrix, accuracy over time, used capacity and mask overlap, as PNG in the run's folder plots."""
     used = torch.tensor([list(row.values()) for row in history.capacity])
     gates = [name.removesuffix(".gate") for name in history.capacity[-1]]
@@ -81,15 +83,16 @@ def draw(folder: RunDir, history: History, model_state: Mapping[str, Tensor]) ->
         "capacity": plots.capacity(used, gates),
         "overlap": plots.overlap(plots.overlap_matrix(masks), names),
     }
-    _save(folder, {**_of_accuracy(history), **figures})
+    _save(folder, {**_of_accuracy(history, references), **figures})
 
 
-def _of_accuracy(history: History) -> dict[str, Figure]:
+def _of_accuracy(history: History, references: Mapping[str, list[float]]) -> dict[str, Figure]:
     kept, names = history.kept, [history.names[task] for task in history.kept]
     matrix = history.matrix[kept][:, kept]
+    without = {kind: [column[task] for task in kept] for kind, column in references.items()}
     return {
         "accuracy_matrix": plots.accuracy_matrix(matrix, names),
-        "accuracy_over_time": plots.accuracy_over_time(matrix, names),
+        "accuracy_over_time": plots.accuracy_over_time(matrix, names, references=without),
     }
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks import experiments
 
@@ -54,3 +55,19 @@ def test_table_says_what_was_trained_on_what() -> None:
 def test_text_without_markers_is_refused() -> None:
     with pytest.raises(ValueError, match="text: expected the markers"):
         experiments.replaced("no markers", "table", "experiments")
+
+
+def test_the_picture_begins_with_the_stream_that_forgets_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(experiments, "PICTURE", tmp_path / "forgetting.png")
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: figures.append(figure))
+    without = {"little": [0.5, 0.9], "much": [0.1, 1.0], "unknown": None}
+    rows = {
+        name: row("hat train", random=[0.5, 0.5], references={"sequential": shares} if shares else {})
+        for name, shares in without.items()
+    }
+    experiments.draw(rows)
+    (figure,) = figures
+    assert [axes.get_title() for axes in figure.axes] == ["much", "little"]
+    assert [axes.get_legend() for axes in figure.axes] == [None, None]  # below them, where no bar is
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"with HAT", "without HAT", "guessing"}

@@ -173,6 +173,18 @@ def test_pictures_are_drawn(results: dict[str, Any], tmp_path: Path) -> None:
     assert pictures.draw({"rows": []}, tmp_path) == []
 
 
+def test_a_legend_says_what_floor_and_flush_mode_are() -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks import panels
+
+    figure, (axes,) = panels.panels(1, "title")
+    panels.floor(axes, [(0.0, 1.0)])
+    axes.plot([0], [1], label="textbook, flush mode")
+    panels.legend(figure, axes)
+    notes = figure.legends[0].get_title().get_text().splitlines()
+    assert [note.partition(":")[0] for note in notes] == ["flush mode", "floor"]
+
+
 def test_results_of_another_version_are_named(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = record.read(saved)
     results["rows"] = [row for row in results["rows"] if row["variant"] != OURS]
