@@ -9,20 +9,18 @@ activations with an exact 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
 
 from hat.network.movable import movable, segments
+from hat.network.network import Network
 from hat.units.along import Along
 from hat.units.blocks import Block
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
-
-if TYPE_CHECKING:
-    from hat.life.model import HATModel
 
 
 class Rearranged(Protocol):
@@ -59,7 +57,7 @@ Moves = Mapping[Tensor, Sequence[Rearranged]]
 """Of every parameter that moves."""
 
 Blocks = Mapping[Tensor, Sequence[Block]]
-"""Of every shared parameter, see `HATModel.blocks`."""
+"""Of every shared parameter, see `Network.blocks`."""
 
 
 class Follower(Protocol):
@@ -78,16 +76,16 @@ class Follower(Protocol):
         """A task is forgotten: what is kept for any parameter may tell of it, and these parameters are no more."""
 
 
-_FOLLOWERS: WeakKeyDictionary[HATModel, WeakSet[Follower]] = WeakKeyDictionary()
+_FOLLOWERS: WeakKeyDictionary[Network, WeakSet[Follower]] = WeakKeyDictionary()
 
 
-def follow(model: HATModel, follower: Follower) -> None:
+def follow(model: Network, follower: Follower) -> None:
     """Tell `follower`, as long as it lives, whenever the units of `model` move."""
     _FOLLOWERS.setdefault(model, WeakSet()).add(follower)
 
 
 @torch.no_grad()
-def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
+def move(model: Network, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
     """Move the units that the last task has used, and everything that belongs to them.
 
     Args:
@@ -104,7 +102,7 @@ def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
 
 
 @torch.no_grad()
-def settle(model: HATModel) -> None:
+def settle(model: Network) -> None:
     """Let the free units lie as they lay at first, so that nothing tells which of them a forgotten task has used."""
     orders = {}
     for gate in movable(model):
@@ -118,7 +116,7 @@ def settle(model: HATModel) -> None:
     _rearrange(orders, moves(orders))
 
 
-def renew(model: HATModel, gone: Sequence[Tensor]) -> None:
+def renew(model: Network, gone: Sequence[Tensor]) -> None:
     """Tell the followers of a model that what is free has new values, and that these parameters are gone."""
     _tell(model, lambda follower: follower.forget(gone))
 
@@ -134,12 +132,12 @@ def _rearrange(orders: Mapping[Gate, Tensor], found: Moves) -> None:
         gate.move(new)
 
 
-def tell(model: HATModel, moves: Moves, before: Blocks, like: Mapping[Tensor, Tensor]) -> None:
+def tell(model: Network, moves: Moves, before: Blocks, like: Mapping[Tensor, Tensor]) -> None:
     """Let all that follows the model know; see `Follower.follow`."""
     _tell(model, lambda follower: follower.follow(moves, before, model.blocks(), like))
 
 
-def _tell(model: HATModel, what: Callable[[Follower], None]) -> None:
+def _tell(model: Network, what: Callable[[Follower], None]) -> None:
     errors = []
     for follower in list(_FOLLOWERS.get(model, ())):
         try:
@@ -150,7 +148,7 @@ def _tell(model: HATModel, what: Callable[[Follower], None]) -> None:
         raise errors[0]
 
 
-def _heads(model: HATModel, outputs: Gate, new: Tensor) -> dict[Tensor, list[Move]]:
+def _heads(model: Network, outputs: Gate, new: Tensor) -> dict[Tensor, list[Move]]:
     """The heads that read a unit that moves."""
     moved = new != torch.arange(len(new), device=new.device)
     reads = (outputs.masks[:, moved] != 0).any(1)

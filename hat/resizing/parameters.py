@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hat.resizing.layout import Layout, Unfit
 from hat.units.along import Along, Use
 from hat.units.gate import Gate
+from hat.units.layout import Layout, Unfit
 
 
 class Change(NamedTuple):

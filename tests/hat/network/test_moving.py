@@ -475,7 +475,7 @@ def test_a_follower_is_told_as_long_as_it_lives():
             told.append((set(moves), before, after))
 
     follower = Follower()
-    hat.moving.follow(model, follower)
+    hat.network.moving.follow(model, follower)
     for task in range(3):
         model.begin_task(2)
         draw_units(model, "drawn", task)
