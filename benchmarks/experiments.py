@@ -1,8 +1,8 @@
-"""The experiments that the README reports: run them, keep their figures, draw them, write the table.
+"""The experiments that docs/measurements.md reports: run them, keep their figures, draw them, write the table.
 
     python -m benchmarks.experiments digits split-mnist      # run some (or all, if none is named)
-    python -m benchmarks.experiments --write README.md       # put the table of the kept figures between its markers
-    python -m benchmarks.experiments --check README.md       # fail if the table there is another one
+    python -m benchmarks.experiments --write docs/measurements.md  # the table of the kept figures, and the picture
+    python -m benchmarks.experiments --check docs/measurements.md  # fail if the table there is another one
 
 An experiment is a command line of `hat train`; its figures are what the run directory holds at its end.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.markdown import inserted
 from hat import checkpoint
 from hat.cli import main as hat_main
 from hat.cli.options import make_spec
@@ -121,22 +122,8 @@ def _lost(row: dict[str, Any]) -> float:
     return sum(row["now"]) / len(row["now"]) - sum(without) / len(without)
 
 
-def replaced(text: str, table: str, marker: str) -> str:
-    """The text with the table between `<!-- marker -->` and `<!-- /marker -->`.
-
-    Raises:
-        ValueError: they are not there.
-    """
-    opening, closing = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    head, begin, rest = text.partition(opening)
-    _, end, tail = rest.partition(closing)
-    if not begin or not end:
-        raise ValueError(f"text: expected the markers {opening} and {closing}, got a text without")
-    return f"{head}{opening}\n{table}\n{closing}{tail}"
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description="Experiments of the README.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description="Streams of tasks, measured.")
     return keep(argv, parser, EXPERIMENTS, FIGURES, MARKER, run=run, table=table, draw=draw)
 
 
@@ -151,7 +138,7 @@ def keep(
     table: Callable[[dict[str, Any]], str],
     draw: Callable[[dict[str, Any]], None],
 ) -> int:
-    """Run what the arguments name and keep its figures with those that are there; or only write their table, or check it.
+    """Run what the arguments name and keep its figures with the others; or only write their table, or check it.
 
     Returns:
         1 where a table that is checked is another.
@@ -164,9 +151,10 @@ def keep(
     if arguments.write or arguments.check:
         page = arguments.write or arguments.check
         text = page.read_text()
+        changed = inserted(text, marker, table(figures), str(page))
         if arguments.check:
-            return int(text != replaced(text, table(figures), marker))
-        page.write_text(replaced(text, table(figures), marker))
+            return int(text != changed)
+        page.write_text(changed)
         draw(figures)
         return 0
     unknown = set(arguments.names) - set(known)

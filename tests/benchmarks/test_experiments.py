@@ -1,4 +1,4 @@
-"""The experiments that the README reports: their command lines, and the table of what they measured."""
+"""The experiments that docs/measurements.md reports: their command lines, and the table of what they measured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import experiments
 
-README = Path(experiments.__file__).parent.parent / "README.md"
+PAGE = Path(experiments.__file__).parent.parent / "docs" / "measurements.md"
 
 
 def row(command: str, **facts: object) -> dict[str, object]:
@@ -19,8 +19,8 @@ def row(command: str, **facts: object) -> dict[str, object]:
     return {"command": command, **measured, "references": {}, **machine, **facts}
 
 
-def test_readme_shows_the_kept_figures() -> None:
-    assert experiments.main(["--check", str(README)]) == 0
+def test_the_page_shows_the_kept_figures() -> None:
+    assert experiments.main(["--check", str(PAGE)]) == 0
 
 
 def test_kept_figures_are_of_experiments_that_can_be_run() -> None:
@@ -50,11 +50,6 @@ def test_table_says_what_was_trained_on_what() -> None:
     assert "which is lossy" in found
     assert f"- `{command}`" in lines
     assert lines[-1] == "Measured on: abacus, 1 threads, torch 2.9."
-
-
-def test_text_without_markers_is_refused() -> None:
-    with pytest.raises(ValueError, match="text: expected the markers"):
-        experiments.replaced("no markers", "table", "experiments")
 
 
 def test_the_picture_begins_with_the_stream_that_forgets_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
