@@ -40,7 +40,7 @@ from hat.tracing.substitutes import DroppedAttention
 from hat.units.composed import Gated, GatedAnywhere
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask, PerTaskParameter
-from hat.units.state import State
+from hat.units.state import Finished, State
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
@@ -98,7 +98,6 @@ class Exporter:
             )
         found = copy.copy(module)
         vars(found).update({name: copy.copy(value) for name, value in vars(module).items() if isinstance(value, dict)})
-        vars(found).pop("_along", None)  # the gates of its parameters
         found._parameters = {k: None if p is None else self.parameter(p) for k, p in module._parameters.items()}
         found._buffers = {k: None if b is None else b.detach().clone() for k, b in module._buffers.items()}
         found._modules = {k: None if m is None else self.plain(m) for k, m in module._modules.items()}
@@ -118,11 +117,8 @@ class Exporter:
         """What `make` makes for each task; one module where it is the same for all."""
         made = []
         for task in self.tasks:
-            self.state.task = task
-            try:
+            with self.state.answering(Finished(task)):
                 made.append(make())
-            finally:
-                self.state.task = None
         return made[0] if all(_equal(made[0], other) for other in made[1:]) else Choice(made, self.chosen)
 
     # -- layers ---------------------------------------------------------------------------------------------------
@@ -147,7 +143,7 @@ class Exporter:
         """A gate by itself."""
 
         def make() -> nn.Module:
-            mask = gate.form()["mask"].detach()
+            mask = _mask_of(gate)
             return nn.Identity() if bool((mask == 1).all()) else Scale(mask.clone(), unit_dim)
 
         return self.choice(make)
@@ -156,9 +152,8 @@ class Exporter:
         """The mask of all tasks, None where they have several."""
         found = []
         for task in self.tasks:
-            self.state.task = task
-            found.append(gate.form()["mask"].detach())
-        self.state.task = None
+            with self.state.answering(Finished(task)):
+                found.append(_mask_of(gate))
         return found[0] if all(torch.equal(found[0], other) for other in found[1:]) else None
 
     def _bare(self, layer: Any) -> nn.Module:
@@ -183,7 +178,7 @@ class Exporter:
 
     def anywhere(self, module: GatedAnywhere) -> nn.Module:
         def make() -> nn.Module:
-            masks = [gate.form()["mask"].detach() for gate in module.gates]
+            masks = [_mask_of(gate) for gate in module.gates]
             factor = torch.cat([*masks, masks[0].new_ones(1)])[module.index]
             return nn.Identity() if bool((factor == 1).all()) else Factor(factor)
 
@@ -216,7 +211,7 @@ class Exporter:
         return Attention(*layers, module.num_heads, module.scale)
 
     def _of_heads(self, module: HATMultiheadAttention) -> nn.Module:
-        mask = module.value.gate.form()["mask"].detach()
+        mask = _mask_of(module.value.gate)
         width = module.value.weight.shape[0] // module.num_heads
         return nn.Identity() if bool((mask == 1).all()) else Scale(mask.repeat_interleave(width), -1)
 
@@ -231,10 +226,10 @@ class Exporter:
         return Patches(self.plain(module.convolution))
 
     def positions(self, module: PositionalTable) -> nn.Module:
-        return self.choice(lambda: Positions(_masked(module.weight, module.gate.form()["mask"])))
+        return self.choice(lambda: Positions(_masked(module.weight, _mask_of(module.gate))))
 
     def tokens(self, module: ClassToken) -> nn.Module:
-        return self.choice(lambda: Tokens(_masked(module.weight, module.gate.form()["mask"])))
+        return self.choice(lambda: Tokens(_masked(module.weight, _mask_of(module.gate))))
 
     def dropped(self, module: DroppedAttention) -> nn.Module:
         return FusedAttention(module.p)
@@ -306,6 +301,12 @@ def _is_known(module: nn.Module) -> bool:
     """Its forward is that of a class of this package, or of `torch.nn`."""
     owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
     return owner.__module__.partition(".")[0] in ("hat", "torch")
+
+
+def _mask_of(gate: Any) -> Tensor:
+    """Of the task that the gate answers for."""
+    mask: Tensor = gate.form().mask
+    return mask.detach()
 
 
 def _values(values: Tensor) -> Tensor:

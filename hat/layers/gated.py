@@ -11,13 +11,15 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.layers.folding import folded_dtype, pays
 from hat.layers.updaters import updater_of
-from hat.units.along import sides_of, uses_of
-from hat.units.gate import Gate
+from hat.units.gate import Gate, KnowsGates
+from hat.units.sides import Use, sides_of, uses_of
+from hat.units.state import LEARNING
+from hat_kernels import GateForm
 from hat_kernels.activation import check_activation
 from hat_kernels.dropout.api import check_probability
 
 
-class GatedLayer(nn.Module):
+class GatedLayer(KnowsGates):
     """What linear and convolutional layers have in common: an activation, dropout, a gate and the gate of their inputs.
 
     A layer that is told no input gate counts as a first layer: all incoming weights of a used unit are locked.
@@ -93,7 +95,12 @@ class GatedLayer(nn.Module):
     @property
     def inputs(self) -> list[Gate]:
         """The gates whose units come in, as `Gate.attach` was told."""
-        return list(dict.fromkeys(gate for gate, along in uses_of(self, "weight") if along.dim == 1))
+        return list(dict.fromkeys(gate for gate, along in self._uses if along.dim == 1))
+
+    @property
+    def _uses(self) -> list[Use]:
+        """The gates along which the weight lies, and how."""
+        return uses_of(self._weight_gates).get((self, "weight"), [])
 
     def _frozen(self, weight: Tensor) -> tuple[int, int] | None:
         """The leading rows and columns of the weight that are locked where they meet; None unless a task is learned.
@@ -102,20 +109,21 @@ class GatedLayer(nn.Module):
         """
         if torch.compiler.is_compiling():
             return None
-        uses = uses_of(self, "weight")
-        if not uses or uses[0][0].state.task is not None:
+        gates = self._weight_gates
+        if not gates or gates[0].state.answer is not LEARNING:
             return None
-        locked = tuple(gate.locked for gate, _ in uses)
+        locked = [gate.locked for gate in gates]
         if not any(locked):
             return 0, 0
+        key = locked, weight.shape
         known, frozen = self.__dict__.get("_frozen_at", (None, (0, 0)))
-        if known != locked:  # a step asks for it, a task changes it
-            frozen = sides_of(uses, weight.shape).frozen(weight.shape)
-            self.__dict__["_frozen_at"] = locked, frozen
+        if known != key:  # a step asks for the numbers; the end of a task and units that join change them
+            frozen = sides_of(self._uses, weight.shape).frozen(weight.shape)
+            self.__dict__["_frozen_at"] = key, frozen
         return frozen
 
     def _folded(
-        self, weight: Tensor, frozen: tuple[int, int] | None, form: dict[str, Any], rows: int, pool: nn.Module | None
+        self, weight: Tensor, frozen: tuple[int, int] | None, form: GateForm | None, rows: int, pool: nn.Module | None
     ) -> tuple[Tensor, Tensor | None] | None:
         """The weight and bias that gate what they make, in training and where `GateConfig.fold` has it; see there.
 
@@ -128,7 +136,7 @@ class GatedLayer(nn.Module):
             rows: of activations, of all units each.
             pool: between the activation and the gate.
         """
-        if "embedding" not in form:
+        if form is None or form.embedding is None:
             return None
         choice = self.gate.state.config.fold
         if choice == "never":
@@ -136,11 +144,11 @@ class GatedLayer(nn.Module):
         dtype = folded_dtype(weight, self.activation, pool, frozen)
         if dtype is None or not (choice == "always" or pays(weight, rows, pool, self.activation)):
             return None
-        return hat_kernels.folded_weight(weight, self.bias, dtype=dtype, **form)
+        return hat_kernels.folded_weight(weight, self.bias, gate=form, dtype=dtype)
 
     @property
-    def _form(self) -> dict[str, Any]:
-        return self.gate.form() if self.gated else {}
+    def _form(self) -> GateForm | None:
+        return self.gate.form() if self.gated else None
 
     @property
     def _active_dropout(self) -> float:
@@ -184,7 +192,7 @@ class HATLinear(GatedLayer, nn.Linear):
         if updater is None:  # which needs the gradient of the weight itself
             folded = self._folded(weight, frozen, form, x.shape[:-1].numel(), None)
             if folded is not None:
-                (weight, bias), frozen, form = folded, None, {}
+                (weight, bias), frozen, form = folded, None, None
         return hat_kernels.gated_linear(
             x,
             weight,
@@ -193,7 +201,7 @@ class HATLinear(GatedLayer, nn.Linear):
             update=None if updater is None else updater.update,
             activation=self.activation,
             dropout=self._active_dropout,
-            **form,
+            gate=form,
         )
 
     def extra_repr(self) -> str:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.units.along import Along
 from hat.units.blocks import Side
-from hat.units.state import Float32Module, State
+from hat.units.change import Change
+from hat.units.state import LEARNING, OPEN, PLAIN, Finished, Float32Module, State
+from hat_kernels import GateForm
 
 
 class Gate(Float32Module):
@@ -75,7 +77,7 @@ class Gate(Float32Module):
         self.share(State())
 
     def share(self, state: State) -> None:
-        """Follow the scale and task of `state`, whose owner keeps it in its own `state_dict`."""
+        """Follow the scale and the answer of `state`, whose owner keeps it in its own `state_dict`."""
         self.__dict__["state"] = state  # not a submodule: one state, many gates
         self._count_locked()
 
@@ -108,14 +110,12 @@ class Gate(Float32Module):
                 expected = f"{self.units} units x {repeat}"
                 raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")
         self.members.append(member)
-        # Not a submodule of the layer that reads it: a plain list, out of reach of `Module.__setattr__`.
-        module.__dict__.setdefault("_along", []).append((self, member))
+        if isinstance(module, KnowsGates) and name == "weight" and self not in module._weight_gates:
+            module._weight_gates += (self,)
 
     def replace(self, member: Along, by: Along) -> None:
         """Declare that a member lies along this axis in another way."""
         self.members[:] = [by if each is member else each for each in self.members]
-        uses = member.module.__dict__["_along"]
-        uses[:] = [(gate, by if along is member else along) for gate, along in uses]
 
     def reads(self, module: nn.Module) -> bool:
         """Whether the inputs of a module are units of this gate."""
@@ -147,37 +147,41 @@ class Gate(Float32Module):
             soft = torch.sigmoid(self.state.config.s_max * self.embedding)
             return torch.where(soft < hat_kernels.GATE_FLOOR, 0.0, soft)
 
-    def form(self) -> dict[str, Any]:
-        """The gate in the form that `hat_kernels.gated_activation` takes, for the task that `state` names.
+    def form(self) -> GateForm | None:
+        """The gate as the operations of `hat_kernels` take it, for what `state` answers for; None where it is open.
 
         While a task is learned, that is the soft gate in training mode and `hardened()` in evaluation mode, so that
         what is validated is what will be committed.
         """
-        task = self.state.task
-        if task is None:
+        answer = self.state.answer
+        if answer is LEARNING:
             if not self.training:
-                return {"mask": self.hardened()}
+                return GateForm(mask=self.hardened())
             config = self.state.config
-            return {
-                "embedding": self.embedding,
-                "scale": self.state.scale,
-                "s_max": config.s_max,
-                "compensation": config.compensation,
-            }
-        if isinstance(task, Tensor):
-            return {"mask": self.masks, "task": task}
-        return {} if isinstance(task, str) else {"mask": self.masks[task]}
+            return GateForm(
+                embedding=self.embedding,
+                scale=self.state.scale,
+                s_max=config.s_max,
+                compensation=config.compensation,
+            )
+        if isinstance(answer, Finished):
+            return GateForm(mask=self.masks[answer.task])
+        return None if answer is OPEN or answer is PLAIN else GateForm(mask=self.masks, task=answer.tasks)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x * a` along `unit_dim`; same shape and dtype."""
-        return hat_kernels.gated_activation(x, activation="identity", unit_dim=self.unit_dim, **self.form())
+        return hat_kernels.gated_activation(x, activation="identity", gate=self.form(), unit_dim=self.unit_dim)
 
     @torch.no_grad()
     def begin_task(self) -> None:
         """Draw a fresh embedding, in place: the same for a unit wherever it has been moved to."""
-        drawn = torch.empty_like(self.embedding)
-        drawn = drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
-        self.embedding.copy_(drawn[self.origin])
+        self.embedding.copy_(self.draw()[self.origin])
+
+    @torch.no_grad()
+    def draw(self) -> Tensor:
+        """[units] float32, what an embedding starts from: N(0, 1), or U(0, 2) with `GateConfig(init="uniform")`."""
+        drawn = self.embedding.new_empty(self.units)
+        return drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -219,37 +223,32 @@ class Gate(Float32Module):
             self.in_order = not used[self.locked :].any()
 
     @torch.no_grad()
-    def move(self, order: Tensor) -> None:
-        """Give place p to the unit at place `order[p]`, in the gate's buffers; parameters are moved elsewhere."""
-        self.origin.copy_(self.origin[order])
-        self.masks.copy_(self.masks[:, order])
-        self.reserved.copy_(self.reserved[order])
-        self._refresh_used()
+    def rearrange(self, change: Change) -> None:
+        """Let units change places, go or join, in the gate's buffers; parameters follow elsewhere.
 
-    @torch.no_grad()
-    def resize(self, places: Tensor, joined: Tensor) -> None:
-        """Let units go, and others join, in the gate itself; see `hat.resizing`.
+        Units that stay keep their order in `origin`, and units that join come after all that were there.
 
         Args:
-            places: [units from now on] int64, which unit comes to each place; for one that joins, the one before it.
-            joined: [units from now on] bool.
+            change: of an axis of `units` units, dimension 0 of a tensor [units].
         """
-        old, device = self.units, self.used.device
-        places, joined = places.to(device), joined.to(device)
-        self.units = len(places)
-        drawn = self.embedding.new_empty(self.units)
-        drawn = drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
-        self.embedding.grad = None
-        self.embedding.data = torch.where(joined, drawn, self.embedding.data[places])
-        self.masks = self.masks[:, places].masked_fill(joined, 0)
-        self.reserved = self.reserved[places].masked_fill(joined, 0)
-        # Those that stay keep their order, those that join come after all that were there.
-        ranks = torch.where(joined, old + joined.cumsum(0), self.origin[places])
-        self.origin = ranks.argsort().argsort()
+        places, joined = (index[0].to(self.used.device) for index in (change.places, change.joined))
+        ranks = torch.where(joined, self.units + joined.cumsum(0), self.origin[places])
+        self._keep("origin", ranks.argsort().argsort())
+        self._keep("masks", self.masks[:, places].masked_fill(joined, 0))
+        self._keep("reserved", self.reserved[places].masked_fill(joined, 0))
         if self.segments is not None:
-            self.segments = self.segments[places]
-        self.used, self.free = torch.zeros_like(drawn), torch.ones_like(drawn)
+            self._keep("segments", self.segments[places])
+        if len(places) != self.units:
+            self.units, self.used, self.free = len(places), self.used[places], self.free[places]
         self._refresh_used()
+
+    def _keep(self, name: str, values: Tensor) -> None:
+        """Give a buffer new values; its address stays if its length does."""
+        buffer = getattr(self, name)
+        if buffer.shape == values.shape:
+            buffer.copy_(values)
+        else:
+            setattr(self, name, values)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         masks = state_dict.get(prefix + "masks")
@@ -263,3 +262,12 @@ class Gate(Float32Module):
 
     def extra_repr(self) -> str:
         return f"units={self.units}, tasks={self.tasks}"
+
+
+class KnowsGates(nn.Module):
+    """A layer that remembers which gates its weight lies along, because it asks for them in every step.
+
+    Of any other module the gates alone know what lies along them: a user's own module holds nothing of ours.
+    """
+
+    _weight_gates: tuple[Gate, ...] = ()

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 import hat_kernels
+from hat_kernels import GateForm
 from hat_kernels.gated_linear import choice
 from tests.hat_kernels.device import DEVICE
+from tests.hat_kernels.forms import tensors_of, with_tensors
 from tests.hat_kernels.poison import poisoned
 from tests.hat_kernels.shapes import normal
 from tests.hat_kernels.tolerance import error
@@ -29,36 +31,29 @@ def inputs(m: int, k: int, n: int, dtype: torch.dtype = torch.float32, bias: boo
 
 
 def results(
-    x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, embedding: Tensor | None, options: dict[str, Any]
+    x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, gate: GateForm | None, options: dict[str, Any]
 ) -> list[Tensor]:
     """[y, dx, dweight, dbias, dembedding], the last two where there is such an input; under the backend that is set."""
+    embedding = None if gate is None else gate.embedding
     leaves = [leaf.detach().requires_grad_() for leaf in (x, weight, bias, embedding) if leaf is not None]
-    rest = leaves[2:]
-    y = hat_kernels.gated_linear(
-        *leaves[:2],
-        rest.pop(0) if bias is not None else None,
-        embedding=rest.pop(0) if embedding is not None else None,
-        **options,
-    )
+    if embedding is not None:
+        gate = gate._replace(embedding=leaves[-1])
+    y = hat_kernels.gated_linear(*leaves[:2], leaves[2] if bias is not None else None, gate=gate, **options)
     return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
 
 def check(
-    x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, gate: dict[str, Any], **options: Any
+    x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, gate: GateForm | None, **options: Any
 ) -> list[Tensor]:
     """Forward and every gradient as near to float64 as the reference is; returns what the kernels made."""
-    options |= {key: value for key, value in gate.items() if not isinstance(value, Tensor) or key == "task"}
-    tensors = {key: value for key, value in gate.items() if key not in options}
-    embedding = tensors.pop("embedding", None)
     with hat_kernels.backend("triton"), poisoned():
-        got = results(x, weight, bias, dy, embedding, options | tensors)
+        got = results(x, weight, bias, dy, gate, options)
 
-    def reference(x: Any, weight: Any, bias: Any, dy: Any, embedding: Any, *rest: Tensor) -> list[Tensor]:
+    def reference(x: Any, weight: Any, bias: Any, dy: Any, *tensors: Tensor | None) -> list[Tensor]:
         with hat_kernels.backend("reference"):
-            named = options | dict(zip(tensors, rest, strict=True))
-            return [part.clone() for part in results(x, weight, bias, dy, embedding, named)]
+            return [part.clone() for part in results(x, weight, bias, dy, with_tensors(gate, tensors), options)]
 
-    given = [x, weight, bias, dy, embedding, *tensors.values()]
+    given = [x, weight, bias, dy, *tensors_of(gate)]
     for index, result in enumerate(got):  # one by one: each is judged in its own dtype
         precise, allowed = error(functools.partial(_one, reference, index), result.dtype, *given)
         # The kernels round z and dz to the dtype on the way, and add in another order.
