@@ -9,32 +9,44 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
+from hat_kernels.device import rate_of
 from hat_kernels.lock import Lock, contiguous
 
 TILE = 2048  # elements a program, 16 a thread: at 32 some targets spill
 VECTOR = 8  # elements in 16 bytes of the smallest dtype
 WIDTH = 256  # columns of it, so that a tile ends soon after the locked units do, along either axis
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
-def tile_rate(
-    rows,
-    columns,
+def locked_tile(
     row_units_ptr,
     column_units_ptr,
+    row_count,
+    vectors_per_row,
     row_span,
     column_span,
     column_count,
     group_rows,
     CHANNELS_LAST: tl.constexpr,
     GROUPED: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    """(rate, lowest, highest) of a tile; `rows` and `columns` must lie inside the parameter.
+    """(rows [BLOCK_M] int64, columns [BLOCK_N], mask, rate, lowest rate, highest rate) of the tile of this program.
 
-    The rate broadcasts against the tile: where one axis has no lock it has length 1. The extremes come from the axes,
-    not from the tile, as max(row, column) is monotone in both.
+    Lengths in vectors show what divides them. The rate broadcasts against the tile: where one axis has no lock it has
+    length 1. The extremes come from the axes, not from the tile, as max(row, column) is monotone in both.
     """
+    length = vectors_per_row * VECTOR
+    tiles_per_row = tl.cdiv(length, BLOCK_N)
+    program = tl.program_id(0).to(tl.int64)
+    rows_of_tile = program // tiles_per_row * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns_of_tile = program % tiles_per_row * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask = (rows_of_tile < row_count)[:, None] & (columns_of_tile < length)[None, :]
+    rows = tl.minimum(rows_of_tile, row_count - 1)  # inside the parameter, where the units are looked up
+    columns = tl.minimum(columns_of_tile, length - 1)
     if column_units_ptr is None:
         rate = tl.load(row_units_ptr + rows // row_span)[:, None]
         lowest = tl.min(rate)
@@ -54,21 +66,10 @@ def tile_rate(
             rate = by_column
         else:
             by_row = tl.load(row_units_ptr + rows // row_span)[:, None]
-            rate = tl.maximum(by_row, by_column)
-            lowest = tl.maximum(tl.min(by_row), lowest)
-            highest = tl.maximum(tl.max(by_row), highest)
-    return rate, lowest, highest
-
-
-@triton.jit
-def tile(row_count, vectors_per_row, VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(rows [BLOCK_M] int64, columns [BLOCK_N], mask) of this program; lengths in vectors show what divides them."""
-    length = vectors_per_row * VECTOR
-    tiles_per_row = tl.cdiv(length, BLOCK_N)
-    program = tl.program_id(0).to(tl.int64)
-    rows = program // tiles_per_row * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = program % tiles_per_row * BLOCK_N + tl.arange(0, BLOCK_N)
-    return rows, columns, (rows < row_count)[:, None] & (columns < length)[None, :]
+            rate = rate_of(by_row, by_column)
+            lowest = rate_of(tl.min(by_row), lowest)
+            highest = rate_of(tl.max(by_row), highest)
+    return rows_of_tile, columns_of_tile, mask, rate, lowest, highest
 
 
 class Rows(NamedTuple):
@@ -162,46 +163,3 @@ def _one_row(parameter: Tensor, lock: Lock) -> Rows:
     numel, rows = parameter.numel(), parameter.shape[0] if parameter.dim() else 1
     units, span = lock.rows, lock.row_repeat * (numel // rows)
     return Rows(1, numel, 0, None, units, row_span=1, column_span=span, column_count=numel)
-
-
-def configurations(kernel: Any, tensors: tuple[str, ...], strides: tuple[str, ...]) -> list[Configuration]:
-    """What a kernel of this file's arguments is shipped as: every dtype for a linear weight, the other forms in one."""
-    found = []
-    for form, dtype, constants in _FORMS:
-        pointers = {**dict.fromkeys(tensors, f"*{dtype}"), "row_units_ptr": "*fp32", "column_units_ptr": "*fp32"}
-        signature = {**pointers, **dict.fromkeys((*_COUNTS, *strides), "i32")}
-        constants = {**_LINEAR, **constants}
-        found.append(
-            Configuration(
-                name=f"{kernel.__name__.removesuffix('_kernel')}-{dtype}-{form}",
-                kernel=kernel,
-                signature={name: kind for name, kind in signature.items() if name not in constants},
-                constants=constants,
-                aligned=tuple(name for name in pointers if name not in constants),
-                options=OPTIONS,
-                vector_bits=128 if constants["VECTOR"] == VECTOR else 0,
-            )
-        )
-    return found
-
-
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
-_COUNTS = ("row_count", "vectors_per_row", "row_span", "column_span", "column_count", "group_rows")
-_LINEAR = {
-    "row_span": 1,  # Triton makes a constant of every integer argument that is 1
-    "column_span": 1,
-    "CHANNELS_LAST": False,
-    "GROUPED": False,
-    "VECTOR": VECTOR,
-    "BLOCK_M": TILE // WIDTH,
-    "BLOCK_N": WIDTH,
-}
-_ONE_ROW = {"row_units_ptr": None, "row_count": 1, "group_rows": 1, "BLOCK_M": 1, "BLOCK_N": TILE}
-_FORMS: list[tuple[str, str, dict[str, Any]]] = [
-    ("linear", "fp32", {}),
-    ("linear", "fp16", {}),
-    ("linear", "bf16", {}),
-    ("channels-last-grouped", "fp32", {"CHANNELS_LAST": True, "GROUPED": True}),
-    ("one-row", "bf16", _ONE_ROW),
-    ("odd", "fp32", {"VECTOR": 1}),
-]

@@ -18,7 +18,7 @@ from hat.plots.heat_maps import overlap, overlap_matrix
 from hat.plots.lines import capacity
 from hat.plots.units import channels, units
 from hat.reports.forecast import LAST, Forecast, finished_tasks, forecast, newly_used
-from hat.reports.text import aligned, axis_name
+from hat.text import aligned, axis_name
 from hat.units.gate import Gate
 
 if TYPE_CHECKING:

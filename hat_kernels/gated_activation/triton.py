@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation import planes, rows
-from hat_kernels.gated_activation.configurations import CONFIGURATIONS as CONFIGURATIONS
 from hat_kernels.gated_activation.epilogue import Epilogue, Sums
 from hat_kernels.gated_activation.layout import allocate, memory_order, tiled
 from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums

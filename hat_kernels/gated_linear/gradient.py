@@ -4,17 +4,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from hat_kernels.device import rate_of
 from hat_kernels.gated_linear.blocks import Block
 from hat_kernels.gated_linear.matmul import constants, indices, matrix, parts_of, programs, tile_of
 from hat_kernels.lock import Lock, contiguous
 from hat_kernels.operands import number_or_scalar
+from hat_kernels.sgd_update.options import SGDOptions
 from hat_kernels.tile import bounded, mended
 
 
@@ -130,7 +130,7 @@ def gated_linear_gradient(
             near_inside = inside_units & (near < depth)[None, :]
             rate = 1.0
             if LOCKED:
-                rate = tl.maximum(
+                rate = rate_of(
                     _free(free_rows_ptr, unit, units, row_repeat, BLOCK_M)[:, None],
                     _free(free_columns_ptr, near, depth, column_repeat, WIDTH)[None, :],
                 )
@@ -150,17 +150,14 @@ def gated_linear_gradient(
             tl.store(at, tl.zeros((BLOCK_M, BLOCK_N), out_ptr.dtype.element_ty), mask=inside)
 
 
-class Step(NamedTuple):
-    """What SGD makes of a gradient."""
-
-    lr: float | Tensor
-    weight_decay: float
-    maximize: bool
-    mend: bool
-
-
 def gradient(
-    dz: Tensor, x: Tensor, out: Tensor, frozen: tuple[int, int], lock: Lock | None, step: Step | None, block: Block
+    dz: Tensor,
+    x: Tensor,
+    out: Tensor,
+    frozen: tuple[int, int],
+    lock: Lock | None,
+    step: SGDOptions | None,
+    block: Block,
 ) -> None:
     """Fill `out` [N, K] with the gradient, or move it by `step`; `dz` [M, N] and `x` [M, K] of any strides."""
     (rows, units), depth = dz.shape, x.shape[1]

@@ -43,11 +43,13 @@ def _sgd_tile(
     keep,
     history,
     weight_decay,
+    limit,
     DTYPES: tl.constexpr,
     ALIGNED: tl.constexpr,
     STATEFUL: tl.constexpr,
     NESTEROV: tl.constexpr,
     DECAY: tl.constexpr,
+    CLAMP: tl.constexpr,
     MEND: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -76,9 +78,15 @@ def _sgd_tile(
         tl.store(state_ptr, tl.where(rate == 0, old, velocity.to(old.dtype)), mask=mask)
     if lr_ptr is not None:  # here, as a register held from the start on is one that spills
         lr = tl.load(lr_ptr)
-    after = (weight - lr * (rate * step)).to(before.dtype)
-    if MEND:  # noqa: SIM102
-        if form != UNLOCKED:  # a weight that no finished task meets shows its overflow
+    weight -= lr * (rate * step)
+    if CLAMP:  # two selects, which let a NaN through as `torch.clamp` does
+        weight = tl.where(weight > limit, limit, weight)
+        weight = tl.where(weight < -limit, -limit, weight)
+    after = weight.to(before.dtype)
+    if MEND:
+        if CLAMP:
+            after = mended(after)
+        elif form != UNLOCKED:  # a weight that no finished task meets shows its overflow
             after = bounded(after)
     tl.store(parameter_ptr, tl.where(rate == 0, before, after), mask=mask)
 
@@ -96,10 +104,12 @@ def sgd_kernel(
     keep,
     history,
     weight_decay,
+    limit,
     CODES: tl.constexpr,
     STATEFUL: tl.constexpr,
     NESTEROV: tl.constexpr,
     DECAY: tl.constexpr,
+    CLAMP: tl.constexpr,
     MEND: tl.constexpr,
     STEPS: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -125,10 +135,12 @@ def sgd_kernel(
                             if fast != 0:
                                 _sgd_tile(
                                     row, form, tile_row, column0, rate, lr_ptr, lr, scale, momentum, keep, history,
-                                    weight_decay, dtypes, True, STATEFUL, NESTEROV, DECAY, MEND, BLOCK_M, BLOCK_N,
+                                    weight_decay, limit, dtypes, True, STATEFUL, NESTEROV, DECAY, CLAMP, MEND,
+                                    BLOCK_M, BLOCK_N,
                                 )  # fmt: skip
                             else:
                                 _sgd_tile(
                                     row, form, tile_row, column0, rate, lr_ptr, lr, scale, momentum, keep, history,
-                                    weight_decay, dtypes, False, STATEFUL, NESTEROV, DECAY, MEND, BLOCK_M, BLOCK_N,
+                                    weight_decay, limit, dtypes, False, STATEFUL, NESTEROV, DECAY, CLAMP, MEND,
+                                    BLOCK_M, BLOCK_N,
                                 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a kernel file says of the kernels it ships, so that a machine without a GPU can compile and judge them."""
+"""How the tests say that a kernel is launched, so that a machine without a GPU can compile and judge it."""
 
 from __future__ import annotations
 
