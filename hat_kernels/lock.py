@@ -8,9 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LARGEST = 65504.0
-"""Of float16, which autocast may cast a weight to: a larger one becomes inf there, and 0 * inf is NaN."""
-
 
 class Lock(NamedTuple):
     """The free units along the first two dimensions of a parameter of shape (R, C, ...).

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hat_kernels.dispatch import free_to_read
-from hat_kernels.lock import LARGEST, Lock, rate
+from hat_kernels.limits import LARGEST
+from hat_kernels.lock import Lock, rate
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 2**17  # elements: temporaries of half a megabyte stay in the cache; of 16 they cost 25 ms of fresh pages

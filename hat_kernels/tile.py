@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from hat_kernels import table
-from hat_kernels.lock import LARGEST as _LARGEST
+from hat_kernels.limits import LARGEST as _LARGEST
 
 PARAMETER = tl.constexpr(table.PARAMETER)
 GRAD = tl.constexpr(table.GRAD)

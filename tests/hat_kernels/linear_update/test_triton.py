@@ -8,7 +8,7 @@ import torch
 import hat_kernels
 from hat_kernels import Lock
 from hat_kernels.gated_linear import blocks
-from hat_kernels.lock import LARGEST
+from hat_kernels.limits import LARGEST
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.gated_linear.kernel import chosen
 from tests.hat_kernels.launches import count_launches

@@ -7,7 +7,7 @@ import torch
 
 import hat_kernels
 from hat_kernels import Lock
-from hat_kernels.lock import LARGEST
+from hat_kernels.limits import LARGEST
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.launches import count_launches
 from tests.hat_kernels.parameters import (
