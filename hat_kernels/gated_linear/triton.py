@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat_kernels.frozen import free_blocks, saved
 from hat_kernels.gated_activation import rows
 from hat_kernels.gated_activation.epilogue import Epilogue
 from hat_kernels.gated_activation.layout import Tiled, tiled
@@ -19,7 +20,6 @@ from hat_kernels.gated_linear.configurations import CONFIGURATIONS as CONFIGURAT
 from hat_kernels.gated_linear.forward import forward
 from hat_kernels.gated_linear.gradient import gradient
 from hat_kernels.gated_linear.matmul import kind
-from hat_kernels.locked_linear.reference import free_blocks, saved
 
 WIDEST = 2**31  # elements of partial sums: the kernel that adds them counts in int32
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hat_kernels.frozen import free_blocks, saved
 from hat_kernels.gradient_memory import complete, take
 
 
@@ -48,24 +49,6 @@ class _LockedLinear(torch.autograd.Function):
 _ROUNDING = 1.01  # that of a bfloat16 gradient, and of the norms
 
 
-def saved(ctx: Any) -> tuple[Any, ...]:
-    """The saved tensors of a Function with an `update`.
-
-    Raises:
-        RuntimeError: the weight has moved since.
-    """
-    try:
-        tensors: tuple[Any, ...] = ctx.saved_tensors
-    except RuntimeError as error:
-        if ctx.update is None:
-            raise
-        raise RuntimeError(
-            "in_backward: the weight has moved since its forward pass: a layer that is used twice, or two forward "
-            "passes for one step, need the gradient, use in_backward=False"
-        ) from error
-    return tensors
-
-
 def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, int]) -> Tensor:
     """`dz^T x`, but 0 where the frozen rows and columns meet."""
     grad = take(weight, frozen)
@@ -83,13 +66,6 @@ def gradient_bound(dz: Tensor, x: Tensor) -> Tensor:
     """0-d, no less than the norm of `dz^T x`, by Cauchy and Schwarz; finite only if both are."""
     wide = torch.promote_types(dz.dtype, torch.float32)
     return _ROUNDING * torch.linalg.vector_norm(dz, dtype=wide) * torch.linalg.vector_norm(x, dtype=wide)
-
-
-def free_blocks(frozen: tuple[int, int]) -> list[tuple[slice, slice]]:
-    """Rows and columns of what lies outside of the frozen block."""
-    rows, columns = frozen
-    below = (slice(rows, None), slice(None))
-    return [below, (slice(0, rows), slice(columns, None))] if rows else [below]
 
 
 def locked_linear(
