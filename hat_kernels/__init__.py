@@ -1,7 +1,8 @@
 """Operations of hard attention to the task: tensors in, tensors out.
 
-Every operation is a folder: `api.py` is the contract and validates, `reference.py` is the specification in pure
-PyTorch. Nothing here knows of tasks, modules or training.
+Every operation is a folder. `api.py` is the contract: it validates the arguments and chooses an implementation.
+`reference.py` is the specification in pure PyTorch. `triton.py`, where there is one, launches the Triton kernels.
+No file here knows of tasks, modules or training.
 """
 
 from hat_kernels.activation import ACTIVATIONS

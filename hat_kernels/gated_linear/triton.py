@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat_kernels.frozen import free_blocks, saved
+from hat_kernels.frozen import free_blocks, saved_tensors
 from hat_kernels.gated_activation import rows
 from hat_kernels.gated_activation.epilogue import Epilogue
 from hat_kernels.gated_activation.layout import Tiled, tiled
@@ -151,7 +151,7 @@ class _Moving(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, weight = saved(ctx)
+        *tensors, weight = saved_tensors(ctx)
         x, copy, *rest = tensors
         dx, dz, dw, *grads = _passes(ctx, dy, x, copy, rest, ctx.needs_input_grad[1:5], by_update=True)
         if ctx.needs_input_grad[2] and not ctx.update(weight, _matrix(dz), _matrix(x)):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hat_kernels.frozen import free_blocks, saved
+from hat_kernels.frozen import free_blocks, saved_tensors
 from hat_kernels.gradient_memory import complete, take
 
 
@@ -31,7 +31,7 @@ class _LockedLinear(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x, weight = saved(ctx)
+        x, weight = saved_tensors(ctx)
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = dz @ weight
