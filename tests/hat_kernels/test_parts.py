@@ -13,7 +13,7 @@ def locked_add_(parameter, step, lock, alpha):
     """What an update does with every part."""
     for part in parts(parameter, lock):
         target = parameter[part.rows]
-        part.write_(target, part.own(target).add_(part.scaled(step[part.rows]) * alpha))
+        part.write_(target, part.working_copy(target).add_(part.scaled(step[part.rows]) * alpha))
 
 
 def bits(values):
@@ -90,4 +90,4 @@ def test_mended_values_stay_in_the_range_of_float16():
 def test_without_a_lock_there_is_one_part_and_no_copy():
     parameter = torch.ones(700, 300)
     (part,) = parts(parameter, None)
-    assert part.own(parameter).data_ptr() == parameter.data_ptr()
+    assert part.working_copy(parameter).data_ptr() == parameter.data_ptr()
