@@ -45,7 +45,7 @@ def adamw_update_(
         number, lr_tensor = split_number(lr)
         numbers = [number, *betas, eps, weight_decay]
         flags = [decoupled, amsgrad, maximize, mend]
-        lists = [list(each) for each in (parameters, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps)]
+        lists = [list(tensors) for tensors in (parameters, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps)]
         _adamw_update_op(*lists, *flatten(locks), lr_tensor, grad_scale, found_inf, numbers, flags)
         return
     states = [exp_avgs, exp_avg_sqs, max_exp_avg_sqs] if amsgrad else [exp_avgs, exp_avg_sqs]

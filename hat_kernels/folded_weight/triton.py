@@ -1,4 +1,4 @@
-"""Launch and registration of the gate that is folded into weights."""
+"""Launch and registration of the kernels that fold a gate into a weight."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _folded_weight(
     compensation: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """The second is empty without a bias."""
+    """(folded weight, folded bias); the second is empty without a bias."""
     order = _units_first(weight)
     folded, folded_bias = allocate(weight, order, dtype), _vector(weight, bias is not None, dtype)
     if weight.shape[0]:
@@ -171,7 +171,7 @@ def _launch_backward(
 
 
 def _units_first(weight: Tensor) -> list[int]:
-    """The dimensions in memory, but the units before all: every unit is a row."""
+    """The dimensions in the order of memory, but dimension 0 first: every unit is then one row."""
     return [0, *(dim for dim in memory_order(weight, False) if dim)]
 
 

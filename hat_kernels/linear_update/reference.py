@@ -27,9 +27,9 @@ def linear_update_(
     wide = torch.promote_types(weight.dtype, torch.float32)
     gradient = dz.t().to(wide) @ x.to(wide)
     for part in parts(weight, lock):
-        own = weight[part.rows]
+        weights = weight[part.rows]
         step = widened(gradient[part.rows], mend)
         step = -step if maximize else step
         if weight_decay:
-            step = step.add(own, alpha=weight_decay)
-        part.write_(own, part.moved(own, step, -lr), mend=mend, spare=True)
+            step = step.add(weights, alpha=weight_decay)
+        part.write_(weights, part.moved(weights, step, -lr), mend=mend, spare=True)

@@ -1,4 +1,4 @@
-"""A linear map and the gradient of what may move, in pure PyTorch."""
+"""A linear layer, and the gradient of the weights that may move, in pure PyTorch."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class _LockedLinear(torch.autograd.Function):
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = dz @ weight
-        count = dz.shape[:-1].numel()  # named, as -1 is ambiguous for an empty tensor
+        count = dz.shape[:-1].numel()  # not -1, which is ambiguous for an empty tensor
         dz, x = dz.reshape(count, dz.shape[-1]), x.reshape(count, x.shape[-1])
-        if ctx.needs_input_grad[1]:  # after dx, which needs the weight as it was
+        if ctx.needs_input_grad[1]:  # after dx, which needs the weight before it moves
             updated = ctx.update is not None and ctx.update(weight, dz, x)
             dw = None if updated else weight_gradient(weight, dz, x, ctx.frozen)
         if ctx.needs_input_grad[2]:
@@ -46,15 +46,15 @@ class _LockedLinear(torch.autograd.Function):
         return dx, dw, db, None, None
 
 
-_ROUNDING = 1.01  # that of a bfloat16 gradient, and of the norms
+_ROUNDING = 1.01  # more than the rounding of a bfloat16 gradient and of the norms
 
 
 def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, int]) -> Tensor:
-    """`dz^T x`, but 0 where the frozen rows and columns meet."""
+    """`dz^T x` [N, K], but 0 in the frozen block of the weight."""
     grad = take(weight, frozen)
     for rows, columns in free_blocks(frozen):
         a, b, block = dz[:, rows].t(), x[:, columns], grad[rows, columns]
-        if torch.compiler.is_compiling():  # Dynamo takes no strided `out`
+        if torch.compiler.is_compiling():  # Dynamo refuses an `out` that is not contiguous
             block.copy_(a @ b)
         else:
             torch.mm(a, b, out=block)
@@ -63,7 +63,7 @@ def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, in
 
 
 def gradient_bound(dz: Tensor, x: Tensor) -> Tensor:
-    """0-d, no less than the norm of `dz^T x`, by Cauchy and Schwarz; finite only if both are."""
+    """0-d, no less than the norm of `dz^T x`, by Cauchy and Schwarz. It is finite only if dz and x are."""
     wide = torch.promote_types(dz.dtype, torch.float32)
     return _ROUNDING * torch.linalg.vector_norm(dz, dtype=wide) * torch.linalg.vector_norm(x, dtype=wide)
 

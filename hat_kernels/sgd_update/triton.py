@@ -35,7 +35,7 @@ def sgd_update_(
     mend: bool,
 ) -> None:
     """See `hat_kernels.sgd_update_`."""
-    if torch.compiler.is_compiling():  # only then: an operator of lists costs ten microseconds more than a launch
+    if torch.compiler.is_compiling():  # not in eager mode: there an operator with lists costs 10 µs more than a launch
         number, lr_tensor = split_number(lr)
         numbers = [number, momentum, dampening, weight_decay]
         flags = [nesterov, maximize, is_first_step, mend]
