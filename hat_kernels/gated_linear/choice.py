@@ -59,7 +59,7 @@ def takes(x: Tensor, weight: Tensor) -> bool:
     """Whether a block computes at least one pass of a layer, `x` [..., K] and `weight` [N, K].
 
     If the vendor computes all passes, the operator of this package only adds cost. While `torch.compile` traces, the
-    answer is always True: sizes are not entries then, and the operator asks again when it runs.
+    answer is always True: sizes are not known then, and the operator asks again when it runs.
     """
     if torch.compiler.is_compiling():
         return True

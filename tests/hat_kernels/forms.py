@@ -1,4 +1,4 @@
-"""The ways to hand a gate to an operation, for tests of every operation that takes one."""
+"""The forms in which an operation takes a gate, for the tests of all operations with a gate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMS = ["none", "embedding", "mask", "task"]
 
 
 def form(name: str, units: int, batch: int, *, dtype: torch.dtype = torch.float32, seed: int = 3) -> dict[str, Any]:
-    """Arguments of a gate; masks hold zeros, ones and soft values."""
+    """The arguments of a gate in a form; masks hold zeros, ones and soft values."""
     if name == "none":
         return {}
     if name == "embedding":
@@ -27,7 +27,7 @@ def form(name: str, units: int, batch: int, *, dtype: torch.dtype = torch.float3
 
 
 def values_of(gate: dict[str, Any], x: Tensor, unit_dim: int) -> Tensor:
-    """The gate of a form as a tensor that broadcasts against x, by definition."""
+    """The gate of a form by its definition, as a tensor that broadcasts against x."""
     shape = [1] * x.dim()
     shape[unit_dim] = x.shape[unit_dim]
     if "embedding" in gate:

@@ -1,4 +1,4 @@
-"""Every shipped kernel, compiled for GPUs that are not there: what an interpreter cannot show."""
+"""Every kernel, compiled for several GPUs without having one. The interpreter cannot show what the compiler does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.kernel
 
 
 def targets() -> tuple[str, ...]:
-    """All of them with the Triton of constraints.txt; an older one shows that it compiles the same, on one."""
+    """All targets with the Triton of constraints.txt; one target with an older Triton."""
     version = tuple(map(int, importlib.metadata.version("triton").split(".")[:2]))
     return tuple(compiled.TARGETS) if version >= (3, 9) else ("sm_90",)
 

@@ -1,4 +1,4 @@
-"""Part by part through a parameter: the equation where something moves, the same bits where nothing may."""
+"""Updates part by part: movable elements follow the equation, locked elements keep their bits."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.hat_kernels.shapes import DTYPES, LAYOUTS, PARAMETER_SHAPES, lay_out,
 
 
 def locked_add_(parameter, step, lock, alpha):
-    """What an update does with every part."""
+    """The steps of an update on each part."""
     for part in parts(parameter, lock):
         target = parameter[part.rows]
         part.write_(target, part.working_copy(target).add_(part.scaled(step[part.rows]) * alpha))
@@ -22,7 +22,7 @@ def bits(values):
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("kind", KINDS[1:])
-@pytest.mark.parametrize("shape", [*PARAMETER_SHAPES, (700, 300)])  # the last is more than one chunk
+@pytest.mark.parametrize("shape", [*PARAMETER_SHAPES, (700, 300)])  # the last shape has several parts
 def test_is_the_equation(shape, kind, soft):
     parameter, step = normal(shape, torch.float64), normal(shape, torch.float64, 1)
     lock = lock_for(parameter, kind, soft=soft)
