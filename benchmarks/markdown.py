@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hat.text import aligned
+
 NONE = "-"  # not measured
 
 
@@ -11,10 +13,10 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Markdown with columns of equal width, so that it reads in a terminal too; empty without lines."""
     if not lines:
         return ""
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    rule = ["-" * width for width in widths]
-    cells = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (header, rule, *lines))
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    rule = ["-" * max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    # The bars are columns of their own.
+    rows = [["|", *(text for cell in line for text in (cell, "|"))] for line in (header, rule, *lines)]
+    return "\n".join(aligned(rows, gap=" "))
 
 
 def label(scale: float) -> str:

@@ -12,7 +12,7 @@ from hat.cli.specfile import read_spec
 from hat.data import Stream
 from hat.life.model import HATModel
 from hat.reports.kept import weights_kept
-from hat.reports.text import aligned
+from hat.text import aligned
 from hat.training import PlainModel, Trainer
 from hat.training.form import check_form
 from hat.training.history import History

@@ -175,7 +175,7 @@ class HATModel(Network):
         known = facts(state)
         self.learning = bool(known["learning"])
         self.classes = [tuple(names) for names in known["classes"]]
-        self._forgotten = set(known.get("forgotten", ()))  # not in a state of a version that forgot none
+        self._forgotten = set(known["forgotten"])
         for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
             parameter.requires_grad_(True)  # what was frozen before the load may be learning after it
         self.freeze()

@@ -40,7 +40,7 @@ def fitting(
         if key.startswith(begin) and key.endswith(".weight")
     }
     extra = state_dict.get(f"{prefix}_extra_state")
-    wanted |= dict.fromkeys(() if extra is None else facts(extra).get("forgotten", ()))
+    wanted |= dict.fromkeys(() if extra is None else facts(extra)["forgotten"])
     have = {task: getattr(head, "out_features", None) for task, head in enumerate(heads)}
     if wanted == have or sorted(wanted) != list(range(len(wanted))):
         return heads

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hat import plots
 from hat.life.model import HATModel
 from hat.reports.forecast import LAST, Forecast, finished_tasks, forecast, newly_used
-from hat.reports.text import aligned, axis_name
+from hat.text import aligned, axis_name
 from hat.units.gate import Gate
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from hat.tracing.errors import ConversionError
 from hat.tracing.places import described
-from hat.tracing.trees import tensors
+from hat.tracing.trees import flat, tensors
 from hat.tracing.untouched import untouched
 
 
@@ -80,23 +79,11 @@ def _run(owner: nn.Module, module: nn.Module, example: tuple[Any, ...]) -> list[
         for each in owner.modules():
             each.training = False
         torch.manual_seed(0)
-        return list(_flat(module.forward(*_clones(example))))  # a graph called as a module prints its errors
+        return list(flat(module.forward(*_clones(example)), keys=True))  # a graph called as a module prints its errors
 
 
 def _clones(value: Any) -> Any:
     return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), value)
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        yield from value.keys()
-        for each in value.values():
-            yield from _flat(each)
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _flat(each)
-    else:
-        yield value
 
 
 def _same(expected: list[Any], got: list[Any]) -> bool:

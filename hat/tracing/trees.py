@@ -1,4 +1,7 @@
-"""Containers of tensors."""
+"""Containers of tensors: mappings, tuples and lists, and what others have derived from them.
+
+`torch.utils._pytree` does not look into a class derived from `dict`, `list` or `tuple` that nobody has registered.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from typing import Any
 from torch import Tensor
 
 
-def flat(value: Any) -> Iterator[Any]:
-    """What is in tuples, lists and mappings, in order."""
-    if isinstance(value, Mapping | tuple | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from flat(each)
+def flat(value: Any, *, keys: bool = False) -> Iterator[Any]:
+    """What is in tuples, lists and mappings, in order; the keys of a mapping come before its values."""
+    if isinstance(value, Mapping):
+        yield from value if keys else ()
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        for element in value:
+            yield from flat(element, keys=keys)
     else:
         yield value
 

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from hat.training.form import check_form
 
-_FORM = {"epochs": [dict], "accuracy": [[float]], "capacity": [dict], "drift": [[float]], "names": [str]}
+_FORM = {
+    "epochs": [dict],
+    "accuracy": [[float]],
+    "capacity": [dict],
+    "drift": [[float]],
+    "names": [str],
+    "growth": [dict],
+}
 
 
 @dataclass
@@ -48,9 +55,7 @@ class History:
             ValueError: it is not that.
         """
         check_form(saved, _FORM, where)
-        growth = saved.get("growth", [])  # none in one of a version that could not
-        check_form(growth, [dict], f"{where}: growth")
-        history = cls(**{name: saved[name] for name in _FORM}, growth=growth)
+        history = cls(**{name: saved[name] for name in _FORM})
         tasks = len(history.names)
         for name in ("accuracy", "drift"):
             lengths = [len(row) for row in saved[name]]

@@ -13,19 +13,13 @@ from hat.life.model import HATModel
 from hat.training.config import TrainConfig
 
 PARTS = ("train", "validation", "test")
-OLDER: dict[str, dict[str, Any]] = {
-    "gates": {"fold": "never", "locked_first": False},
-    "network": {"width": None, "stem": None, "depth": None, "heads": None, "patch": None},
-    "config": {"graph": True, "compile": False},
-}
-"""What a run did whose options were written down before there was a choice."""
-
 _ELSEWHERE = ("device", "graph")  # where and how a step runs, not what it computes
 IDENTITY_FORM = {
     "config": dict,
     "gates": dict,
     "network": str,
     "tasks": [{"name": str, "classes": [str], "input_shape": [int], **{part: [(int, float)] for part in PARTS}}],
+    "grow": (str, type(None)),
 }
 
 
@@ -51,18 +45,18 @@ def identity(
 
 
 def check_same(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Compare the identity in a checkpoint with the present one; `_ELSEWHERE` may differ, `OLDER` fills gaps.
+    """Compare the identity in a checkpoint with the present one; `_ELSEWHERE` may differ.
 
     Raises:
         ValueError: they differ; names the first option or task that does.
     """
     for part in ("config", "gates"):
         for name, value in now[part].items():
-            then = saved[part].get(name, OLDER[part].get(name, value))
+            then = saved[part].get(name)
             if name not in _ELSEWHERE and then != value:
                 raise ValueError(f"{name}: expected {then} as in the checkpoint, got {value}")
-    if saved.get("grow") != now["grow"]:  # none in one of a version that did not grow
-        raise ValueError(f"grow: expected {saved.get('grow')} as in the checkpoint, got {now['grow']}")
+    if saved["grow"] != now["grow"]:
+        raise ValueError(f"grow: expected {saved['grow']} as in the checkpoint, got {now['grow']}")
     if saved["network"] != now["network"]:
         raise ValueError("model: expected the network of the checkpoint, got one of other layers")
     if len(saved["tasks"]) != len(now["tasks"]):

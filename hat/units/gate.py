@@ -255,8 +255,6 @@ class Gate(Float32Module):
         masks = state_dict.get(prefix + "masks")
         if masks is not None and masks.dim() == 2 and masks.shape[1] == self.units:
             self.masks = self.masks.new_zeros(masks.shape)  # tasks are appended without limit
-            state_dict.setdefault(prefix + "origin", torch.arange(self.units))  # of a version that moved no units
-            state_dict.setdefault(prefix + "reserved", torch.zeros(self.units))  # of one that reserved none
         super()._load_from_state_dict(state_dict, prefix, *args)
         with torch.no_grad():
             self._refresh_used()

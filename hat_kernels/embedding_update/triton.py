@@ -1,4 +1,4 @@
-"""Launch, registration and shipped configurations of the embeddings' step."""
+"""Launch and registration of the embeddings' step."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.embedding_update.kernel import embedding_kernel
 from hat_kernels.operands import arrange, number_or_scalar, restore, scalar, split_number
-from hat_kernels.table import BLOCK_M, BLOCK_N, dtype_code, table
+from hat_kernels.table import BLOCK_M, BLOCK_N, table
 
 BLOCK = BLOCK_M * BLOCK_N  # a program's elements in a table of one tile a program
 NUM_WARPS = 4
-COMPENSATIONS = {"none": 0, "published": 1, "exact": 2}
 
 
 def embedding_update_(
@@ -31,25 +29,19 @@ def embedding_update_(
     grad_scale: Tensor | None,
     is_first_step: bool,
     limit: float,
-    scale: Tensor | None,
-    s_max: float,
-    compensation: str,
-    penalty: float,
-    frees: Sequence[Tensor],
     found_inf: Tensor | None,
     mend: bool,
 ) -> None:
     """See `hat_kernels.embedding_update_`."""
     if torch.compiler.is_compiling():
         number, lr_tensor = split_number(lr)
-        numbers = [number, momentum, dampening, limit, s_max, penalty]
+        numbers = [number, momentum, dampening, limit]
         flags = [nesterov, maximize, is_first_step, mend]
-        lists = [list(each) for each in (embeddings, grads, momentum_buffers, frees)]
-        _embedding_update_op(*lists, lr_tensor, grad_scale, found_inf, scale, compensation, numbers, flags)
+        lists = (list(embeddings), list(grads), list(momentum_buffers))
+        _embedding_update_op(*lists, lr_tensor, grad_scale, found_inf, numbers, flags)
         return
-    frees = [free.to(torch.float32).contiguous() for free in frees]
     states = [momentum_buffers] if momentum else []
-    operands, copies = arrange(embeddings, grads, states, None, frees if penalty else None)
+    operands, copies = arrange(embeddings, grads, states)
     if not operands:
         return
     device = operands[0].parameter.device
@@ -59,7 +51,6 @@ def embedding_update_(
         embedding_kernel[(built.programs,)](
             built.rows,
             built.owners,
-            scalar(scale, device),
             rate_ptr,
             scalar(grad_scale, device),
             scalar(found_inf, device),
@@ -69,14 +60,9 @@ def embedding_update_(
             1.0 if is_first_step else 1.0 - dampening,
             0.0 if is_first_step else 1.0,
             float(limit),
-            float(s_max),
-            float(penalty),
-            built.length,
             CODES=built.codes,
             STATEFUL=bool(momentum),
             NESTEROV=nesterov,
-            COMPENSATION=COMPENSATIONS[compensation],
-            PENALTY=penalty != 0,
             MEND=mend,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
@@ -91,16 +77,13 @@ def _embedding_update_op(
     embeddings: Sequence[Tensor],
     grads: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor],
-    frees: Sequence[Tensor],
     lr: Tensor | None,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
-    scale: Tensor | None,
-    compensation: str,
     numbers: Sequence[float],
     flags: Sequence[bool],
 ) -> None:
-    number, momentum, dampening, limit, s_max, penalty = numbers
+    number, momentum, dampening, limit = numbers
     nesterov, maximize, is_first_step, mend = flags
     embedding_update_(
         embeddings,
@@ -114,11 +97,6 @@ def _embedding_update_op(
         grad_scale=grad_scale,
         is_first_step=is_first_step,
         limit=limit,
-        scale=scale,
-        s_max=s_max,
-        compensation=compensation,
-        penalty=penalty,
-        frees=frees,
         found_inf=found_inf,
         mend=mend,
     )
@@ -127,43 +105,3 @@ def _embedding_update_op(
 @_embedding_update_op.register_fake
 def _(*_: Any) -> None:
     return None
-
-
-def _configuration(name: str, *, stateful: bool, compensation: str, penalty: bool, scalars: bool) -> Configuration:
-    pointers = dict.fromkeys(("lr_ptr", "scale_ptr", "found_inf_ptr"), "*fp32") if scalars else {}
-    if compensation != "none" or penalty:
-        pointers["gate_scale_ptr"] = "*fp32"
-    absent = [p for p in ("gate_scale_ptr", "lr_ptr", "scale_ptr", "found_inf_ptr") if p not in pointers]
-    numbers = ("lr", "sign", "momentum", "keep", "history", "limit", "s_max", "penalty")
-    return Configuration(
-        name=f"embedding_update-{name}",
-        kernel=embedding_kernel,
-        signature={
-            "rows_ptr": "*i64",
-            "owners_ptr": "*i64",
-            **pointers,
-            **dict.fromkeys(numbers, "fp32"),
-            "count": "i32",
-        },
-        constants={
-            **dict.fromkeys(absent),
-            "CODES": 1 << dtype_code(torch.float32, torch.float32, torch.float32),
-            "STATEFUL": stateful,
-            "NESTEROV": False,
-            "COMPENSATION": COMPENSATIONS[compensation],
-            "PENALTY": penalty,
-            "MEND": scalars,
-            "BLOCK": BLOCK,
-        },
-        aligned=("rows_ptr",),
-        options={"num_warps": NUM_WARPS},
-        vector_bits=0,  # a few thousand numbers: bound by the launch
-    )
-
-
-CONFIGURATIONS: list[Configuration] = [
-    _configuration("plain", stateful=False, compensation="none", penalty=False, scalars=False),
-    _configuration("momentum-scaled", stateful=True, compensation="none", penalty=False, scalars=True),
-    _configuration("published-penalty", stateful=False, compensation="published", penalty=True, scalars=True),
-    _configuration("exact-penalty-momentum", stateful=True, compensation="exact", penalty=True, scalars=True),
-]

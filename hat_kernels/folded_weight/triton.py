@@ -8,7 +8,6 @@ import torch
 import triton
 from torch import Tensor
 
-from hat_kernels.folded_weight.configurations import CONFIGURATIONS as CONFIGURATIONS
 from hat_kernels.folded_weight.kernel import (
     OPTIONS,
     backward_blocks,

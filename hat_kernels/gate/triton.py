@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.device import gate_gradient, gate_value
 
 BLOCK = 512
@@ -103,33 +102,3 @@ def _refuse(ctx: Any, *grads: Tensor) -> None:
 
 _gate.register_autograd(_backward, setup_context=_save)
 _gate_backward.register_autograd(_refuse)
-
-_FORWARD = Configuration(
-    name="gate_forward",
-    kernel=gate_forward,
-    signature={"embedding_ptr": "*fp32", "scale_ptr": "*fp32", "gate_ptr": "*fp32", "units": "i32"},
-    constants={"BLOCK": BLOCK},
-    aligned=("embedding_ptr", "scale_ptr", "gate_ptr"),
-    options=OPTIONS,
-    vector_bits=0,  # at most a few thousand units: a mask per unit, no promise on their number
-)
-
-CONFIGURATIONS = [_FORWARD] + [
-    Configuration(
-        name=f"gate_backward-{compensation}",
-        kernel=gate_backward,
-        signature={
-            "grad_ptr": "*fp32",
-            "embedding_ptr": "*fp32",
-            "scale_ptr": "*fp32",
-            "result_ptr": "*fp32",
-            "units": "i32",
-            "s_max": "fp32",
-        },
-        constants={"COMPENSATION": compensation, "BLOCK": BLOCK},
-        aligned=("grad_ptr", "embedding_ptr", "scale_ptr", "result_ptr"),
-        options=OPTIONS,
-        vector_bits=0,
-    )
-    for compensation in ("none", "published", "exact")
-]

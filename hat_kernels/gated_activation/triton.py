@@ -9,7 +9,6 @@ import triton
 from torch import Tensor
 
 from hat_kernels.gated_activation import planes, rows
-from hat_kernels.gated_activation.configurations import CONFIGURATIONS as CONFIGURATIONS
 from hat_kernels.gated_activation.epilogue import Epilogue, Sums
 from hat_kernels.gated_activation.layout import allocate, memory_order, tiled
 from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums

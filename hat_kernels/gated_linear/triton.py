@@ -16,7 +16,6 @@ from hat_kernels.gated_activation.triton import add_sums
 from hat_kernels.gated_linear.backward import backward
 from hat_kernels.gated_linear.blocks import Block
 from hat_kernels.gated_linear.choice import choose
-from hat_kernels.gated_linear.configurations import CONFIGURATIONS as CONFIGURATIONS
 from hat_kernels.gated_linear.forward import forward
 from hat_kernels.gated_linear.gradient import gradient
 from hat_kernels.gated_linear.matmul import kind

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hat_kernels.lock import Lock
-from hat_kernels.locked_rows import OPTIONS, as_rows, configurations, tile, tile_rate
+from hat_kernels.locked_rows import OPTIONS, as_rows, tile, tile_rate
 
 
 @triton.jit
@@ -92,6 +92,3 @@ def _(
     groups: int,
 ) -> None:
     return None
-
-
-CONFIGURATIONS = configurations(lock_gradient_kernel, ("grad_ptr",), ("stride_vectors",))

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hat_kernels.lock import Lock
-from hat_kernels.locked_rows import OPTIONS, as_rows, configurations, tile, tile_rate
+from hat_kernels.locked_rows import OPTIONS, as_rows, tile, tile_rate
 
 
 @triton.jit
@@ -107,8 +107,3 @@ def _(
     groups: int,
 ) -> None:
     return None
-
-
-CONFIGURATIONS = configurations(
-    lock_update_kernel, ("parameter_ptr", "before_ptr"), ("stride_vectors", "stride_before_vectors")
-)

@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.device import gate_gradient, gate_value
 from hat_kernels.operands import arrange
 from hat_kernels.table import BLOCK_M, BLOCK_N, Operands, table
@@ -125,42 +124,3 @@ def gradients(
 def _operands(embeddings: Sequence[Tensor], frees: Sequence[Tensor]) -> list[Operands]:
     """The gates as rows of a table; within a task the table is the same at every step."""
     return arrange(embeddings, embeddings, extras=[free.contiguous() for free in frees])[0]
-
-
-_OPTIONS = {"num_warps": NUM_WARPS}
-CONFIGURATIONS: list[Configuration] = [
-    Configuration(
-        name="penalty_kernel",
-        kernel=penalty_kernel,
-        signature={
-            "rows_ptr": "*i64",
-            "scale_ptr": "*fp32",
-            "value_ptr": "*fp32",
-            "total_ptr": "*fp32",
-            "count": "i32",
-        },
-        constants={"BLOCK": BLOCK},
-        aligned=("rows_ptr",),
-        options=_OPTIONS,
-        vector_bits=0,  # a few thousand numbers: bound by the launch
-    )
-] + [
-    Configuration(
-        name=f"penalty_gradient_kernel-{compensation}",
-        kernel=penalty_gradient_kernel,
-        signature={
-            "grad_ptr": "*fp32",
-            "rows_ptr": "*i64",
-            "owners_ptr": "*i64",
-            "scale_ptr": "*fp32",
-            "total_ptr": "*fp32",
-            "result_ptr": "*fp32",
-            "s_max": "fp32",
-        },
-        constants={"COMPENSATION": compensation, "BLOCK": BLOCK},
-        aligned=("rows_ptr", "result_ptr"),
-        options=_OPTIONS,
-        vector_bits=0,
-    )
-    for compensation in ("published", "exact")
-]

@@ -15,7 +15,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import pkgutil
 import re
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hat_kernels.configuration import Configuration
+from tests.hat_kernels.configuration import Configuration
 
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
@@ -47,23 +46,18 @@ DIVISIBLE = [["tt.divisibility", 16]]
 
 def operations() -> list[str]:
     """The operations that have kernels of their own."""
-    import hat_kernels
-
-    folders = [module.name for module in pkgutil.iter_modules(hat_kernels.__path__) if module.ispkg]
-    root = Path(hat_kernels.__path__[0])
-    files = {name: root / name / "triton.py" for name in folders}
-    return [name for name, file in files.items() if file.exists() and "CONFIGURATIONS" in file.read_text()]
+    return sorted(file.parent.name for file in Path(__file__).parent.glob("*/configurations.py"))
 
 
 @functools.cache
 def configurations(operation: str) -> dict[str, Configuration]:
-    """All that an operation ships, by name.
+    """How the kernels of an operation are launched, by name.
 
     Raises:
         ValueError: two configurations have one name.
     """
     found: dict[str, Configuration] = {}
-    for configuration in importlib.import_module(f"hat_kernels.{operation}.triton").CONFIGURATIONS:
+    for configuration in importlib.import_module(f"tests.hat_kernels.{operation}.configurations").CONFIGURATIONS:
         if configuration.name in found:
             raise ValueError(f"{operation}: expected unique names, got {configuration.name!r} twice")
         found[configuration.name] = configuration

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import hat_kernels
 from tests.hat_kernels import compiled
 
 pytestmark = pytest.mark.kernel
@@ -72,14 +73,15 @@ def test_no_float64_arithmetic(rows):
     assert offenders([row for row in rows if row["float64"]], "float64") == []
 
 
-@pytest.mark.parametrize("operation", compiled.operations())
+@pytest.mark.parametrize("operation", [m.name for m in pkgutil.iter_modules(hat_kernels.__path__) if m.ispkg])
 def test_every_kernel_is_among_what_is_compiled(operation):
     package = f"hat_kernels.{operation}"
     modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
     files = [importlib.import_module(f"{package}.{module.name}") for module in modules]
     kernels = {name for file in files for name, found in vars(file).items() if is_kernel(found, package)}
-    assert kernels
-    assert {configuration.kernel.__name__ for configuration in compiled.configurations(operation).values()} == kernels
+    assert bool(kernels) == (operation in compiled.operations())
+    launched = compiled.configurations(operation).values() if kernels else ()
+    assert {configuration.kernel.__name__ for configuration in launched} == kernels
 
 
 def test_the_reader_sees_what_it_is_there_to_find():

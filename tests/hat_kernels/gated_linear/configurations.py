@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.gated_linear.backward import gated_linear_backward
 from hat_kernels.gated_linear.blocks import Block, blocks_of
 from hat_kernels.gated_linear.forward import gated_linear_forward
 from hat_kernels.gated_linear.gradient import gated_linear_gradient
 from hat_kernels.gated_linear.matmul import GROUP_M
+from tests.hat_kernels.configuration import Configuration
 
 TYPES = {"fp32": "fp32", "tf32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.folded_weight.kernel import (
     NOT_SPECIALIZED,
     OPTIONS,
@@ -16,6 +15,7 @@ from hat_kernels.folded_weight.kernel import (
     folded_weight_forward,
 )
 from hat_kernels.gated_activation.layout import block, vector
+from tests.hat_kernels.configuration import Configuration
 
 
 def _forward_configuration(name: str, units: int, length: int, weight: str, folded: str, bias: bool) -> Configuration:

@@ -15,11 +15,11 @@ def axis_name(name: str) -> str:
     return short_name(name).removesuffix(".gate")
 
 
-def aligned(rows: Sequence[Sequence[str]], numbers: Iterable[int]) -> list[str]:
-    """Columns of equal width; those of numbers end in one line."""
+def aligned(rows: Sequence[Sequence[str]], numbers: Iterable[int] = (), *, gap: str = "  ") -> list[str]:
+    """One line a row, in columns of equal width with a gap between them; the columns of numbers are flush right."""
     widths, right = [max(map(len, column)) for column in zip(*rows, strict=True)], set(numbers)
     return [
-        "  ".join(
+        gap.join(
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.gated_activation import planes, rows
 from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums
+from tests.hat_kernels.configuration import Configuration
 
 ROWS, UNITS = 16384, 4096
 PLANES, CHANNELS, INNER = 64, 256, 56 * 56

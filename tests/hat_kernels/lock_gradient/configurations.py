@@ -1,0 +1,8 @@
+"""The kernels of this operation as the launchers launch them, for a proof by compilation alone."""
+
+from __future__ import annotations
+
+from hat_kernels.lock_gradient.triton import lock_gradient_kernel
+from tests.hat_kernels.locked_rows import configurations
+
+CONFIGURATIONS = configurations(lock_gradient_kernel, ("grad_ptr",), ("stride_vectors",))
