@@ -12,7 +12,7 @@ from torch import Tensor
 import hat_kernels
 from benchmarks.workload import LR, MLP, S_MAX, used_units
 from hat.units.blocks import Side, Sides, cut
-from hat_kernels import Lock
+from hat_kernels import GateForm, Lock
 from hat_kernels.lock import rate
 
 Call = Callable[[], object]
@@ -37,7 +37,7 @@ def gated_activation(batch: int, units: int = 2000, scale: float = 1.0) -> dict[
         return h * torch.sigmoid(scale * embedding).expand_as(h)
 
     def ours() -> Tensor:
-        return hat_kernels.gated_activation(x, embedding=embedding, scale=s, s_max=S_MAX)
+        return hat_kernels.gated_activation(x, gate=GateForm(embedding=embedding, scale=s, s_max=S_MAX))
 
     return {"plain": both(lambda: F.relu(x)), "textbook": both(textbook), "ours": both(ours)}
 

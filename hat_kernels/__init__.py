@@ -12,6 +12,7 @@ from hat_kernels.dropout.api import dropout
 from hat_kernels.embedding_update.api import embedding_update_
 from hat_kernels.folded_weight.api import folded_weight
 from hat_kernels.gate.api import GATE_FLOOR, gate
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation.api import gated_activation
 from hat_kernels.gated_linear.api import gated_linear
 from hat_kernels.gradient_norm.api import clip_factor, gradient_norm
@@ -27,6 +28,7 @@ from hat_kernels.sgd_update.api import sgd_update_
 __all__ = [
     "ACTIVATIONS",
     "GATE_FLOOR",
+    "GateForm",
     "Lock",
     "adamw_update_",
     "backend",

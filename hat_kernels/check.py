@@ -62,3 +62,24 @@ def check_scalar(name: str, value: Tensor | None) -> None:
     """
     if value is not None and value.numel() != 1:
         raise ValueError(f"{name}: expected one element, got shape {tuple(value.shape)}")
+
+
+def check_units(name: str, value: Tensor, units: int, device: torch.device) -> None:
+    """One number a unit, on a device.
+
+    Raises:
+        ValueError: the shape or the device is another.
+    """
+    if value.shape != (units,):
+        raise ValueError(f"{name}: expected shape ({units},), got {tuple(value.shape)}")
+    check_device(name, value, device)
+
+
+def check_device(name: str, value: Tensor, device: torch.device) -> None:
+    """A tensor on a device.
+
+    Raises:
+        ValueError: it is on another.
+    """
+    if value.device != device:
+        raise ValueError(f"{name}: expected device {device}, got {value.device}")

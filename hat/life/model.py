@@ -81,7 +81,7 @@ class HATModel(Network):
         """
         if not 0 <= progress <= 1:  # a NaN fails this too
             raise ValueError(f"progress: expected in [0, 1], got {progress}")
-        self.state.anneal(progress)
+        self.state.set_progress(progress)
 
     def penalty(self) -> Tensor:
         """`R = sum over gates sum_i a_i free_i / sum over gates sum_i free_i`, Serrà et al. 2018, eq. 4 and 5.

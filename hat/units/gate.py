@@ -13,6 +13,7 @@ from hat.units.along import Along
 from hat.units.blocks import Side
 from hat.units.change import Change
 from hat.units.state import Float32Module, State
+from hat_kernels import GateForm
 
 
 class Gate(Float32Module):
@@ -148,8 +149,8 @@ class Gate(Float32Module):
             soft = torch.sigmoid(self.state.config.s_max * self.embedding)
             return torch.where(soft < hat_kernels.GATE_FLOOR, 0.0, soft)
 
-    def form(self) -> dict[str, Any]:
-        """The gate in the form that `hat_kernels.gated_activation` takes, for the task that `state` names.
+    def form(self) -> GateForm | None:
+        """The gate as the operations of `hat_kernels` take it, for the task that `state` names; None where it is open.
 
         While a task is learned, that is the soft gate in training mode and `hardened()` in evaluation mode, so that
         what is validated is what will be committed.
@@ -157,21 +158,21 @@ class Gate(Float32Module):
         task = self.state.task
         if task is None:
             if not self.training:
-                return {"mask": self.hardened()}
+                return GateForm(mask=self.hardened())
             config = self.state.config
-            return {
-                "embedding": self.embedding,
-                "scale": self.state.scale,
-                "s_max": config.s_max,
-                "compensation": config.compensation,
-            }
+            return GateForm(
+                embedding=self.embedding,
+                scale=self.state.scale,
+                s_max=config.s_max,
+                compensation=config.compensation,
+            )
         if isinstance(task, Tensor):
-            return {"mask": self.masks, "task": task}
-        return {} if isinstance(task, str) else {"mask": self.masks[task]}
+            return GateForm(mask=self.masks, task=task)
+        return None if isinstance(task, str) else GateForm(mask=self.masks[task])
 
     def forward(self, x: Tensor) -> Tensor:
         """`x * a` along `unit_dim`; same shape and dtype."""
-        return hat_kernels.gated_activation(x, activation="identity", unit_dim=self.unit_dim, **self.form())
+        return hat_kernels.gated_activation(x, activation="identity", gate=self.form(), unit_dim=self.unit_dim)
 
     @torch.no_grad()
     def begin_task(self) -> None:

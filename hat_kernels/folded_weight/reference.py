@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat_kernels.gate.reference import gate
+from hat_kernels.gate.form import GateForm
+from hat_kernels.gate.reference import gate as soft_gate
 
 
 class _Fold(torch.autograd.Function):
@@ -50,16 +51,11 @@ def _row_sums(left: Tensor, right: Tensor) -> Tensor:
 
 
 def folded_weight(
-    weight: Tensor,
-    bias: Tensor | None,
-    embedding: Tensor,
-    scale: Tensor,
-    s_max: float,
-    compensation: str,
-    dtype: torch.dtype,
-    floor: float,
+    weight: Tensor, bias: Tensor | None, gate: GateForm, dtype: torch.dtype, floor: float
 ) -> tuple[Tensor, Tensor | None]:
     """See `hat_kernels.folded_weight`."""
-    unfloored = gate(embedding, scale, s_max, compensation, 0.0)
+    assert gate.embedding is not None
+    assert gate.scale is not None
+    unfloored = soft_gate(gate.embedding, gate.scale, gate.s_max, gate.compensation, 0.0)
     folded: tuple[Tensor, Tensor | None] = _Fold.apply(weight, bias, unfloored, dtype, floor)
     return folded

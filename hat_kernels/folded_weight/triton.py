@@ -15,21 +15,16 @@ from hat_kernels.folded_weight.kernel import (
     folded_weight_backward,
     folded_weight_forward,
 )
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation.layout import Tiled, allocate, memory_order, tiled, vector
 from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums
 
 
 def folded_weight(
-    weight: Tensor,
-    bias: Tensor | None,
-    embedding: Tensor,
-    scale: Tensor,
-    s_max: float,
-    compensation: str,
-    dtype: torch.dtype,
+    weight: Tensor, bias: Tensor | None, gate: GateForm, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
     """See `hat_kernels.folded_weight`."""
-    folded, folded_bias = _folded_weight(weight, bias, embedding, scale, s_max, compensation, dtype)
+    folded, folded_bias = _folded_weight(weight, bias, gate.embedding, gate.scale, gate.s_max, gate.compensation, dtype)
     return folded, None if bias is None else folded_bias
 
 

@@ -15,54 +15,49 @@ from hat_kernels.activation import ACTIVATIONS
 from hat_kernels.compiling import fused
 from hat_kernels.dropout.api import dropout as drop
 from hat_kernels.dropout.reference import keep_factor, keep_mask
+from hat_kernels.gate.api import GATE_FLOOR
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gate.reference import derivative
-from hat_kernels.gated_activation.reference import along, per_sample
-
-
-def takes(x: Tensor, bias: Tensor | None, activation: str, embedding: Tensor) -> bool:
-    """Whether this file has the operation: ReLU, the bias added before, float32."""
-    plain = activation == "relu" and bias is None and x.dtype == embedding.dtype == torch.float32
-    return plain and x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def takes_plain(x: Tensor, bias: Tensor | None, activation: str) -> bool:
-    """Whether `plain_relu` is the operation, without a gate; dropout, if any, rounds once in these dtypes."""
-    wide = x.dtype in (torch.float32, torch.float64)
-    return activation == "relu" and bias is None and wide and x.device.type == "cpu"
-
-
-def plain_relu(x: Tensor, dropout: float, overwrite: bool) -> Tensor:
-    """`hat_kernels.gated_activation` of a ReLU without a gate: before a pool, or where the gate is in the weights."""
-    return drop(torch.relu_(x) if overwrite else torch.relu(x), dropout)
-
+from hat_kernels.gated_activation.reference import along
 
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
-def takes_mask(x: Tensor, bias: Tensor | None) -> bool:
-    """Whether `masked` is the operation: no gradient, the bias added before."""
-    needs_gradient = torch.is_grad_enabled() and x.requires_grad
-    plain = bias is None and x.dtype in _INTEGERS and x.device.type == "cpu"
-    return plain and not needs_gradient and not torch.compiler.is_compiling()
+def takes(x: Tensor, bias: Tensor | None, activation: str, gate: GateForm | None) -> bool:
+    """Whether this file has the operation. It has these, without a bias:
+
+    - a ReLU without a gate
+    - a ReLU with the gate that is being learned, in float32
+    - any activation with a mask, if `x` needs no gradient
+    """
+    if bias is not None or x.device.type != "cpu" or x.dtype not in _INTEGERS:
+        return False
+    if gate is None:
+        return activation == "relu"  # dropout rounds once in these dtypes
+    if torch.compiler.is_compiling():
+        return False
+    if gate.embedding is not None:
+        return activation == "relu" and x.dtype == gate.embedding.dtype == torch.float32
+    return not (torch.is_grad_enabled() and x.requires_grad)
 
 
-def masked(
-    x: Tensor,
-    *,
-    activation: str,
-    dropout: float,
-    mask: Tensor,
-    task: Tensor | None,
-    unit_dim: int,
-    overwrite: bool,
+def gated_activation(
+    x: Tensor, *, activation: str, dropout: float, gate: GateForm | None, unit_dim: int, overwrite: bool
 ) -> Tensor:
-    """`hat_kernels.gated_activation` of finished tasks, with the bits of the reference."""
+    """See `hat_kernels.gated_activation`; only for arguments that `takes` accepts."""
+    if gate is None:
+        return drop(torch.relu_(x) if overwrite else torch.relu(x), dropout)
+    if gate.mask is not None:
+        return _masked(x, activation, dropout, along(gate.values().to(x.dtype), x, unit_dim), overwrite)
+    options = gate.s_max, gate.compensation
+    result: Tensor = _GatedReLU.apply(x, gate.embedding, gate.scale, options, dropout, unit_dim, overwrite)
+    return result
+
+
+def _masked(x: Tensor, activation: str, dropout: float, a: Tensor, overwrite: bool) -> Tensor:
+    """The operation with a mask, and the bits of the reference; `a`, the mask, broadcasts along x."""
     h = torch.relu_(x) if activation == "relu" and overwrite else ACTIVATIONS[activation](x)
     h = drop(h, dropout)
-    if task is None:
-        a = along(mask.to(x.dtype), x, unit_dim)
-    else:
-        a = per_sample(mask.index_select(0, task).to(x.dtype), x, unit_dim)
     y = h * a if h is x and not overwrite else h.mul_(a)
     # 0 * inf is no 0. `where` took 13 times as long as the product; "and" with ones or zeros takes as long as that.
     integer = _INTEGERS[x.dtype]
@@ -95,16 +90,15 @@ class _GatedReLU(torch.autograd.Function):
         x: Tensor,
         embedding: Tensor,
         scale: Tensor,
-        options: tuple[float, str, float],
+        options: tuple[float, str],
         dropout: float,
         unit_dim: int,
         overwrite: bool,
     ) -> Tensor:
         mask = keep_mask(x.shape, dropout, x.dtype) if dropout else None
-        s_max, compensation, floor = options
-        ctx.options, ctx.unit_dim, ctx.factor = (s_max, compensation), unit_dim, keep_factor(dropout)
+        ctx.options, ctx.unit_dim, ctx.factor = options, unit_dim, keep_factor(dropout)
         a = torch.sigmoid(scale * embedding)
-        gate = torch.where(a < floor, 0.0, a)
+        gate = torch.where(a < GATE_FLOOR, 0.0, a)
         kept, y = _open(x, mask, along(gate, x, unit_dim), overwrite)
         ctx.save_for_backward(kept, embedding, scale, a, gate)
         return y
@@ -117,21 +111,3 @@ class _GatedReLU(torch.autograd.Function):
         dx, da = _close(dy, kept, along(gate * ctx.factor, dy, ctx.unit_dim), others)
         d_embedding = derivative(da, embedding, scale, a, *ctx.options) if ctx.needs_input_grad[1] else None
         return dx, d_embedding, None, None, None, None, None
-
-
-def gated_relu(
-    x: Tensor,
-    *,
-    dropout: float,
-    embedding: Tensor,
-    scale: Tensor,
-    s_max: float,
-    compensation: str,
-    floor: float,
-    unit_dim: int,
-    overwrite: bool,
-) -> Tensor:
-    """`hat_kernels.gated_activation` of a ReLU with the gate that is being learned."""
-    options = (s_max, compensation, floor)
-    result: Tensor = _GatedReLU.apply(x, embedding, scale, options, dropout, unit_dim, overwrite)
-    return result

@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation import planes, rows
 from hat_kernels.gated_activation.epilogue import Epilogue, Sums
 from hat_kernels.gated_activation.layout import allocate, memory_order, tiled
@@ -18,22 +19,23 @@ from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activati
 def gated_activation(
     x: Tensor,
     bias: Tensor | None,
+    seed: Tensor | None,
     embedding: Tensor | None,
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    seed: Tensor | None,
-    activation: str,
-    dropout: float,
     s_max: float,
     compensation: str,
+    activation: str,
+    dropout: float,
     unit_dim: int,
 ) -> Tensor:
     """See `hat_kernels.gated_activation`; `seed` [1] int64 wherever `dropout` is not 0."""
     order = memory_order(x, task is not None)
     y = allocate(x, order)
     if x.numel():
-        epilogue = Epilogue.of(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+        gate = GateForm(embedding, scale, mask, task, s_max, compensation)
+        epilogue = Epilogue.of(bias, seed, gate, activation, dropout)
         view = tiled(x, order, unit_dim)
         (rows if view.inner == 1 else planes).forward(view, y, epilogue, x.shape[0] if task is not None else 1)
     return y
@@ -44,15 +46,15 @@ def gated_activation_backward(
     dy: Tensor,
     x: Tensor | None,
     bias: Tensor | None,
+    seed: Tensor | None,
     embedding: Tensor | None,
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    seed: Tensor | None,
-    activation: str,
-    dropout: float,
     s_max: float,
     compensation: str,
+    activation: str,
+    dropout: float,
     unit_dim: int,
     needs_x: bool,
     needs_bias: bool,
@@ -66,7 +68,8 @@ def gated_activation_backward(
         for result in results:
             result.zero_()
         return results
-    epilogue = Epilogue.of(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+    gate = GateForm(embedding, scale, mask, task, s_max, compensation)
+    epilogue = Epilogue.of(bias, seed, gate, activation, dropout)
     dx, dbias, dgate = (
         result if needed else None
         for result, needed in zip(results, (needs_x, needs_bias, needs_embedding), strict=True)
@@ -115,12 +118,12 @@ def add_sums(sums: Sums, epilogue: Epilogue, units: int) -> None:
             dgate_partial_ptr=sums.dgate_partial,
             dbias_ptr=sums.dbias,
             dgate_ptr=sums.dgate,
-            gate_ptr=epilogue.gate if sums.dgate is not None else None,
-            scale_ptr=epilogue.scale if sums.dgate is not None else None,
+            gate_ptr=epilogue.gate.embedding if sums.dgate is not None else None,
+            scale_ptr=epilogue.gate.scale if sums.dgate is not None else None,
             chunks=sums.chunks,
             units=units,
-            s_max=epilogue.s_max,
-            COMPENSATION=epilogue.compensation,
+            s_max=epilogue.gate.s_max,
+            COMPENSATION=epilogue.gate.compensation,
             **SUMS,
             **SUMS_OPTIONS,
             enable_fp_fusion=True,
@@ -128,7 +131,9 @@ def add_sums(sums: Sums, epilogue: Epilogue, units: int) -> None:
 
 
 @gated_activation.register_fake
-def _(x: Tensor, bias: Any, embedding: Any, scale: Any, mask: Any, task: Tensor | None, *rest: Any) -> Tensor:
+def _(
+    x: Tensor, bias: Any, seed: Any, embedding: Any, scale: Any, mask: Any, task: Tensor | None, *rest: Any
+) -> Tensor:
     return allocate(x, memory_order(x, task is not None))
 
 
@@ -137,6 +142,7 @@ def _(
     dy: Tensor,
     x: Tensor | None,
     bias: Tensor | None,
+    seed: Tensor | None,
     embedding: Tensor | None,
     scale: Tensor | None,
     mask: Tensor | None,
@@ -148,15 +154,19 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, bias, embedding, scale, mask, task, seed, *ctx.options = inputs
-    reads_x = ctx.options[0] != "identity" or seed is not None or ctx.needs_input_grad[2]
-    ctx.save_for_backward(x if reads_x else None, bias, embedding, scale, mask, task, seed)
+    x, bias, seed, *gate, activation, dropout, unit_dim = inputs
+    *gate_tensors, s_max, compensation = gate
+    ctx.options = s_max, compensation, activation, dropout, unit_dim
+    reads_x = activation != "identity" or seed is not None or ctx.needs_input_grad[3]
+    ctx.save_for_backward(x if reads_x else None, bias, seed, *gate_tensors)
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    needs = ctx.needs_input_grad[:3]
+    needs_x, needs_bias, _, needs_embedding, *_ = ctx.needs_input_grad
+    needs = (needs_x, needs_bias, needs_embedding)
     results = gated_activation_backward(dy, *ctx.saved_tensors, *ctx.options, *needs)
-    return *(result if needed else None for result, needed in zip(results, needs, strict=True)), *[None] * 9
+    dx, dbias, dembedding = (result if needed else None for result, needed in zip(results, needs, strict=True))
+    return dx, dbias, None, dembedding, *[None] * 8
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor
 
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation.api import gated_activation
 from hat_kernels.locked_linear.api import Update, locked_linear
 
@@ -17,12 +16,14 @@ def gated_linear(
     bias: Tensor | None,
     frozen: tuple[int, int] | None,
     update: Update | None,
-    **epilogue: Any,
+    activation: str,
+    dropout: float,
+    gate: GateForm | None,
 ) -> Tensor:
     """See `hat_kernels.gated_linear`."""
     z = linear(x, weight, bias, frozen, update)
     # A matmul does not need its result again; of more than two dimensions it is a view of another one.
-    return gated_activation(z, **epilogue, overwrite=z.dim() == 2)
+    return gated_activation(z, activation=activation, dropout=dropout, gate=gate, overwrite=z.dim() == 2)
 
 
 def linear(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels.frozen import free_blocks, saved_tensors
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation import rows
 from hat_kernels.gated_activation.epilogue import Epilogue
 from hat_kernels.gated_activation.layout import Tiled, tiled
@@ -16,6 +17,7 @@ from hat_kernels.gated_activation.triton import add_sums
 from hat_kernels.gated_linear.backward import backward
 from hat_kernels.gated_linear.blocks import Block
 from hat_kernels.gated_linear.choice import choose
+from hat_kernels.gated_linear.configurations import CONFIGURATIONS as CONFIGURATIONS
 from hat_kernels.gated_linear.forward import forward
 from hat_kernels.gated_linear.gradient import gradient
 from hat_kernels.gated_linear.matmul import kind
@@ -28,15 +30,15 @@ def gated_linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    seed: Tensor | None,
     embedding: Tensor | None,
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    seed: Tensor | None,
-    activation: str,
-    dropout: float,
     s_max: float,
     compensation: str,
+    activation: str,
+    dropout: float,
     frozen_rows: int,
     frozen_columns: int,
     forced: bool,
@@ -50,7 +52,8 @@ def gated_linear(
     """
     y, z = _results(x, weight, keep)
     if y.numel():
-        epilogue = Epilogue.of(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+        gate = GateForm(embedding, scale, mask, task, s_max, compensation)
+        epilogue = Epilogue.of(bias, seed, gate, activation, dropout)
         inputs, samples = _matrix(x), _samples(x, task)
         block = _block("forward", inputs, weight, forced)
         flat = y.view(len(inputs), len(weight))
@@ -72,15 +75,15 @@ def gated_linear_backward(
     weight: Tensor,
     z: Tensor | None,
     bias: Tensor | None,
+    seed: Tensor | None,
     embedding: Tensor | None,
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    seed: Tensor | None,
-    activation: str,
-    dropout: float,
     s_max: float,
     compensation: str,
+    activation: str,
+    dropout: float,
     frozen_rows: int,
     forced: bool,
     needs_x: bool,
@@ -99,7 +102,8 @@ def gated_linear_backward(
     upstream, samples = _matrix(dy), _samples(dy, task)
     kept = None if z is None else z.view(upstream.shape)
     dz = None if dz is None else dz.view(upstream.shape)
-    epilogue = Epilogue.of(None, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+    gate = GateForm(embedding, scale, mask, task, s_max, compensation)
+    epilogue = Epilogue.of(None, seed, gate, activation, dropout)
     block = _backward_block(upstream, weight, forced) if dx is not None and dx.numel() else None
     if dx is not None and block is not None:
         flat = dx.view(len(upstream), weight.shape[1])
@@ -152,10 +156,10 @@ class _Moving(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, weight = saved_tensors(ctx)
         x, copy, *rest = tensors
-        dx, dz, dw, *grads = _passes(ctx, dy, x, copy, rest, ctx.needs_input_grad[1:5], by_update=True)
+        dx, dz, dw, *grads = _passes(ctx, dy, x, copy, rest, ctx.needs_input_grad[1:], by_update=True)
         if ctx.needs_input_grad[2] and not ctx.update(weight, _matrix(dz), _matrix(x)):
             dw = gated_linear_gradient(dz, x, *ctx.frozen, ctx.forced).to(weight.dtype)
-        return None, dx, dw, *grads, *[None] * 12
+        return None, dx, dw, *grads, *[None] * 11
 
 
 def moving(update: Callable[..., bool], x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
@@ -211,7 +215,7 @@ def _(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 
 @gated_linear_backward.register_fake
-def _(dy: Tensor, weight: Tensor, z: Any, bias: Any, embedding: Any, *rest: Any) -> tuple[Tensor, ...]:
+def _(dy: Tensor, weight: Tensor, z: Any, bias: Any, seed: Any, embedding: Any, *rest: Any) -> tuple[Tensor, ...]:
     return _gradients(dy, weight, bias, embedding, *rest[-4:])
 
 
@@ -222,9 +226,8 @@ def _(dz: Tensor, x: Tensor, *rest: Any) -> Tensor:
 
 def _keep(ctx: Any, x: Tensor, weight: Tensor, z: Tensor, rest: tuple[Any, ...]) -> None:
     """What the backward passes need, the tensors as `ctx.kept`."""
-    *epilogue, frozen_rows, frozen_columns, ctx.forced, keep = rest
-    ctx.kept = (x, weight, z if keep else None, *epilogue[:6])
-    ctx.options = tuple(epilogue[6:])
+    bias, seed, embedding, scale, mask, task, *ctx.options, frozen_rows, frozen_columns, ctx.forced, keep = rest
+    ctx.kept = (x, weight, z if keep else None, bias, seed, embedding, scale, mask, task)
     ctx.frozen = (frozen_rows, frozen_columns)
 
 
@@ -239,19 +242,26 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _passes(
     ctx: Any, dy: Tensor, x: Tensor, weight: Tensor, rest: list[Any], needs: tuple[bool, ...], *, by_update: bool
 ) -> list[Any]:
-    """[dx, dz, dweight, dbias, dembedding], None where not needed; no dweight `by_update`."""
-    z, *epilogue = rest
+    """[dx, dz, dweight, dbias, dseed, dembedding], None where not needed; no dweight `by_update`."""
+    needs_x, needs_weight, needs_bias, _, needs_embedding, *_ = needs
     dx, dz, dbias, dembedding = gated_linear_backward(
-        dy, weight, z, *epilogue, *ctx.options, ctx.frozen[0], ctx.forced, *needs
+        dy, weight, *rest, *ctx.options, ctx.frozen[0], ctx.forced, needs_x, needs_weight, needs_bias, needs_embedding
     )
-    dw = gated_linear_gradient(dz, x, *ctx.frozen, ctx.forced) if needs[1] and not by_update else None
-    return [dx if needs[0] else None, dz, dw, dbias if needs[2] else None, dembedding if needs[3] else None]
+    dw = gated_linear_gradient(dz, x, *ctx.frozen, ctx.forced) if needs_weight and not by_update else None
+    return [
+        dx if needs_x else None,
+        dz,
+        dw,
+        dbias if needs_bias else None,
+        None,
+        dembedding if needs_embedding else None,
+    ]
 
 
 def _backward(ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     x, weight, *rest = ctx.saved_tensors
-    dx, _, *grads = _passes(ctx, dy, x, weight, rest, ctx.needs_input_grad[:4], by_update=False)
-    return dx, *grads, *[None] * 12
+    dx, _, *grads = _passes(ctx, dy, x, weight, rest, ctx.needs_input_grad, by_update=False)
+    return dx, *grads, *[None] * 11
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import hat_kernels
+from hat_kernels import GateForm
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.shapes import normal
 
@@ -42,10 +43,8 @@ def results(
         folded, folded_bias = hat_kernels.folded_weight(
             leaves[0],
             leaves[1] if bias is not None else None,
-            embedding=leaves[-1],
-            scale=scale,
+            gate=GateForm(embedding=leaves[-1], scale=scale, **options),
             dtype=dtype,
-            **options,
         )
         outputs = [folded] if folded_bias is None else [folded, folded_bias]
         upstream = [dfolded.to(folded.dtype), dfolded_bias.to(folded.dtype)]

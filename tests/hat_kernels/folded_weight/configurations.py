@@ -32,9 +32,9 @@ def _backward_configuration(
     block_m, _, chunks = backward_blocks(units, length, True)
     pointers = {"dfolded_ptr": folded, "dweight_ptr": weight, "weight_ptr": weight}
     pointers |= dict.fromkeys(("embedding_ptr", "scale_ptr", "dembedding_ptr"), "fp32")
-    given = {"dfolded_bias_ptr": folded, "bias_ptr": weight, "dbias_ptr": weight}
-    pointers |= given if bias else {}
-    constants = {} if bias else dict.fromkeys(given)
+    bias_pointers = {"dfolded_bias_ptr": folded, "bias_ptr": weight, "dbias_ptr": weight}
+    pointers |= bias_pointers if bias else {}
+    constants = {} if bias else dict.fromkeys(bias_pointers)
     constants |= {"COMPENSATION": compensation, "FINAL": chunks == 1}
     name = f"folded_weight_backward-{name}-{'one' if chunks == 1 else 'two'}-{compensation}"
     return _configuration(name, folded_weight_backward, pointers, constants, length, block_m)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import hat_kernels
-from hat_kernels import GATE_FLOOR
+from hat_kernels import GATE_FLOOR, GateForm
 from tests.hat_kernels.folded_weight.cases import formula, inputs, results
 from tests.hat_kernels.shapes import LAYOUTS, PARAMETER_SHAPES, lay_out, normal
 from tests.hat_kernels.tolerance import FACTOR, assert_as_accurate
@@ -54,8 +54,8 @@ def test_gradcheck(shape):
     )
     scale = torch.tensor(1.3, dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda *arguments: hat_kernels.folded_weight(
-            *arguments[:2], embedding=arguments[2], scale=scale, compensation="none"
+        lambda weight, bias, e: hat_kernels.folded_weight(
+            weight, bias, gate=GateForm(embedding=e, scale=scale, compensation="none")
         ),
         (weight, bias, embedding),
     )
@@ -63,7 +63,7 @@ def test_gradcheck(shape):
 
 def test_differentiable_once():
     weight = normal((3, 2)).requires_grad_()
-    folded, _ = hat_kernels.folded_weight(weight, embedding=torch.zeros(3), scale=torch.tensor(1.0))
+    folded, _ = hat_kernels.folded_weight(weight, gate=GateForm(embedding=torch.zeros(3), scale=torch.tensor(1.0)))
     (gradient,) = torch.autograd.grad((folded**2).sum(), weight, create_graph=True)
     with pytest.raises(RuntimeError):
         gradient.sum().backward()
@@ -71,7 +71,7 @@ def test_differentiable_once():
 
 def test_only_what_needs_a_gradient_gets_one():
     weight, embedding = normal((3, 2)), torch.zeros(3, requires_grad=True)
-    folded, _ = hat_kernels.folded_weight(weight, embedding=embedding, scale=torch.tensor(1.0))
+    folded, _ = hat_kernels.folded_weight(weight, gate=GateForm(embedding=embedding, scale=torch.tensor(1.0)))
     folded.sum().backward()
     assert weight.grad is None
     assert embedding.grad.any()
@@ -89,17 +89,17 @@ def layer(weight, bias, embedding, scale, x, dy, *, way, compensation, activatio
     """[y, and the gradients of x, weight, bias and embedding] of a pooled convolution; `snap` folds gates of 0."""
     leaves = [t.detach().clone().requires_grad_() for t in (x, weight, bias, embedding)]
     x, weight, bias, embedding = leaves
-    gate = {"embedding": embedding, "scale": scale, "compensation": compensation}
+    gate = GateForm(embedding=embedding, scale=scale, compensation=compensation)
     dtype = dtype or x.dtype
     folded = way != "unfolded"
     if way == "snap":
         a = hat_kernels.gate(embedding, scale, compensation=compensation)
         w, b = weight * a[:, None, None].to(weight.dtype), bias * a.to(bias.dtype)
     else:
-        w, b = hat_kernels.folded_weight(weight, bias, **gate, dtype=dtype) if folded else (weight, bias)
+        w, b = hat_kernels.folded_weight(weight, bias, gate=gate, dtype=dtype) if folded else (weight, bias)
     z = F.conv1d(x.to(dtype), w.to(dtype), b.to(dtype), padding=1)
     h = F.max_pool1d(hat_kernels.gated_activation(z, activation=activation, unit_dim=1), 2)
-    y = h if folded else hat_kernels.gated_activation(h, activation="identity", unit_dim=1, **gate)
+    y = h if folded else hat_kernels.gated_activation(h, activation="identity", unit_dim=1, gate=gate)
     return [y, *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
 
 
@@ -126,10 +126,9 @@ def test_a_folded_layer_is_the_layer(compensation, activation):
     for index, dim in ((0, 1), (2, 0), (3, 0), (4, 0)):
         for unit, (mine, theirs) in enumerate(zip(actual[index].unbind(dim), expected[index].unbind(dim), strict=True)):
             off = (mine - theirs).abs().max()
-            kept = (
-                arguments[0].abs().sum() * arguments[4].abs().max() * leak if index == 0 else 0
-            )  # the floor shows in the output alone
-            assert off <= 8 * torch.finfo(torch.float32).eps * theirs.abs().max() + kept, (index, SPANS[unit])
+            # The floor shows in the output alone.
+            floor = arguments[0].abs().sum() * arguments[4].abs().max() * leak if index == 0 else 0
+            assert off <= 8 * torch.finfo(torch.float32).eps * theirs.abs().max() + floor, (index, SPANS[unit])
     scale = expected[1].abs().max()
     assert (actual[1] - expected[1]).abs().max() <= 8 * torch.finfo(torch.float32).eps * scale
     below = torch.tensor(SPANS) < math.log(GATE_FLOOR)
@@ -161,19 +160,18 @@ def test_in_bfloat16(compensation):
     actual, theirs = (
         layer(*narrow, way=way, compensation=compensation, dtype=torch.bfloat16) for way in ("folded", "unfolded")
     )
-    for mine, other, true in zip(actual, theirs, precise, strict=True):
-        spread = (other.double() - true).abs().max() + torch.finfo(torch.bfloat16).eps * true.abs().max()
+    for mine, unfolded, true in zip(actual, theirs, precise, strict=True):
+        spread = (unfolded.double() - true).abs().max() + torch.finfo(torch.bfloat16).eps * true.abs().max()
         assert (mine.double() - true).abs().max() <= 2 * FACTOR * spread
 
 
 def test_nan_embedding_shows():
-    folded, _ = hat_kernels.folded_weight(
-        torch.ones(2, 2), embedding=torch.tensor([torch.nan, 1.0]), scale=torch.tensor(1.0)
-    )
+    gate = GateForm(embedding=torch.tensor([torch.nan, 1.0]), scale=torch.tensor(1.0))
+    folded, _ = hat_kernels.folded_weight(torch.ones(2, 2), gate=gate)
     assert folded.isnan().any(1).tolist() == [True, False]
 
 
 def test_no_folded_weight_is_subnormal():
-    embedding = torch.linspace(-6, 6, 101)
-    folded, _ = hat_kernels.folded_weight(torch.ones(101, 1), embedding=embedding, scale=torch.tensor(400.0))
+    gate = GateForm(embedding=torch.linspace(-6, 6, 101), scale=torch.tensor(400.0))
+    folded, _ = hat_kernels.folded_weight(torch.ones(101, 1), gate=gate)
     assert folded.min() == GATE_FLOOR

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hat_kernels
-from hat_kernels import GATE_FLOOR
+from hat_kernels import GATE_FLOOR, GateForm
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.folded_weight.cases import inputs, results
 from tests.hat_kernels.launches import count_launches
@@ -108,7 +108,7 @@ def test_only_what_needs_a_gradient_gets_one(needs):
     expected_gradients = results(weight, bias, embedding, scale, *upstream)[2:]
     leaves = [t.requires_grad_(need) for t, need in zip((weight, bias, embedding), needs, strict=True)]
     with hat_kernels.backend("triton"), poisoned():
-        outputs = hat_kernels.folded_weight(weight, bias, embedding=embedding, scale=scale)
+        outputs = hat_kernels.folded_weight(weight, bias, gate=GateForm(embedding=embedding, scale=scale))
         chosen = [(o, u) for o, u in zip(outputs, upstream, strict=True) if o.requires_grad]
         torch.autograd.backward([o for o, _ in chosen], [u for _, u in chosen])
     for leaf, expected in zip(leaves, expected_gradients, strict=True):
@@ -134,7 +134,8 @@ def test_compile():
     weight, bias, embedding, scale, *_ = inputs((5, 7))
 
     def step(weight, bias, embedding):
-        w, b = hat_kernels.folded_weight(2 * weight, bias, embedding=embedding, scale=scale, dtype=torch.bfloat16)
+        gate = GateForm(embedding=embedding, scale=scale)
+        w, b = hat_kernels.folded_weight(2 * weight, bias, gate=gate, dtype=torch.bfloat16)
         return (w.float() ** 2).sum() + (b.float() ** 3).sum()
 
     def gradients(function):
@@ -152,7 +153,7 @@ def test_a_second_backward_is_refused():
     weight, _, embedding, scale, *_ = inputs((5, 7))
     weight.requires_grad_()
     with hat_kernels.backend("triton"):
-        folded, _ = hat_kernels.folded_weight(weight, embedding=embedding, scale=scale)
+        folded, _ = hat_kernels.folded_weight(weight, gate=GateForm(embedding=embedding, scale=scale))
     (gradient,) = torch.autograd.grad((folded**2).sum(), weight, create_graph=True)
     with pytest.raises(RuntimeError, match="folded_weight: differentiable once"):
         gradient.sum().backward()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hat_kernels
-from hat_kernels import ACTIVATIONS
+from hat_kernels import ACTIVATIONS, GateForm
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.forms import FORMS
 from tests.hat_kernels.gated_activation.kernel import check, gate_of, kernel_results
@@ -104,7 +104,7 @@ def test_sums_in_one_stage_and_in_two(shape, unit_dim, launches, compensation):
     gate = gate_of("embedding", units, shape[0], compensation)
     first = check(*arguments, gate, unit_dim=unit_dim)
     with count_launches() as counted:
-        again = kernel_results(*arguments, gate.pop("embedding"), {"unit_dim": unit_dim, **gate})
+        again = kernel_results(*arguments, gate, {"unit_dim": unit_dim})
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert counted.total() == launches
 
@@ -114,10 +114,10 @@ def test_sums_in_one_stage_and_in_two(shape, unit_dim, launches, compensation):
 def test_a_bias_of_its_own_dtype(bias_dtype, dtype):
     """The bias may have another dtype, as under autocast; its gradient has the dtype of the bias."""
     x, bias, dy = on_device((300, 24), dtype), on_device((24,), bias_dtype, 1), on_device((300, 24), dtype, 2)
-    actual = check(x, bias, dy, {})
+    actual = check(x, bias, dy, None)
     assert [g.dtype for g in actual] == [dtype, dtype, bias_dtype]
     x, dy = (t[:24].t().reshape(2, 12, 24).transpose(1, 2).contiguous() for t in (x, dy))
-    assert check(x, bias, dy, {}, unit_dim=1)[2].dtype == bias_dtype
+    assert check(x, bias, dy, None, unit_dim=1)[2].dtype == bias_dtype
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
@@ -125,16 +125,16 @@ def test_a_bias_of_its_own_dtype(bias_dtype, dtype):
 @pytest.mark.parametrize("name", ["mask", "task"])
 def test_off_units_are_exactly_zero_whatever_they_hold(name, unit_dim, value):
     mask = torch.tensor([1.0, 0, 1, 0, 0.5, 0], device=DEVICE)
-    gate = (
-        {"mask": mask} if name == "mask" else {"mask": mask.repeat(2, 1), "task": torch.tensor([0, 1, 1, 0]).to(DEVICE)}
-    )
+    gate = GateForm(mask=mask)
+    if name == "task":
+        gate = GateForm(mask=mask.repeat(2, 1), task=torch.tensor([0, 1, 1, 0]).to(DEVICE))
     shape = (4, 6) if unit_dim == -1 else (4, 6, 5)
     for activation in ("relu", "gelu"):
         x, bias = on_device(shape), on_device((6,), seed=1)
-        options = {"activation": activation, "unit_dim": unit_dim, **gate}
-        clean = kernel_results(x, bias, torch.ones_like(x), None, options)
+        options = {"activation": activation, "unit_dim": unit_dim}
+        clean = kernel_results(x, bias, torch.ones_like(x), gate, options)
         x[:, mask == 0] = value
-        actual = kernel_results(x, bias, torch.ones_like(x), None, options)
+        actual = kernel_results(x, bias, torch.ones_like(x), gate, options)
         assert all(torch.equal(a, b) for a, b in zip(clean, actual, strict=True))
         for result in actual[:2]:
             assert not result[:, mask == 0].any()
@@ -144,7 +144,7 @@ def test_off_units_are_exactly_zero_whatever_they_hold(name, unit_dim, value):
 def test_nan_and_infinity_pass_where_a_unit_is_on():
     x = torch.tensor([[torch.nan, torch.inf, -torch.inf, 1.0]], device=DEVICE)
     with hat_kernels.backend("triton"):
-        y = hat_kernels.gated_activation(x, mask=torch.ones(4, device=DEVICE))
+        y = hat_kernels.gated_activation(x, gate=GateForm(mask=torch.ones(4, device=DEVICE)))
     assert y.isnan().tolist() == [[True, False, False, False]]
     assert y[0, 1:].tolist() == [torch.inf, 0.0, 1.0]
 
@@ -154,7 +154,7 @@ def test_a_task_that_does_not_exist_shows():
     op = torch.ops.hat_kernels.gated_activation
     for shape, unit_dim in (((3, 4), -1), ((3, 4, 2), 1)):
         x, mask, task = torch.ones(shape, device=DEVICE), torch.ones(2, 4, device=DEVICE), torch.tensor([0, 2, -1])
-        y = op(x, None, None, None, mask, task.to(DEVICE), None, "relu", 0.0, 400.0, "none", unit_dim)
+        y = op(x, None, None, *GateForm(mask=mask, task=task.to(DEVICE)), "relu", 0.0, unit_dim)
         assert y.flatten(1).isnan().all(1).tolist() == [False, True, True]
 
 
@@ -168,9 +168,8 @@ def test_only_what_is_needed(unit_dim):
     def gradients(activation, expected):
         leaves = [t.clone().requires_grad_(i in expected) for i, t in enumerate(tensors)]
         with hat_kernels.backend("triton"):
-            y = hat_kernels.gated_activation(
-                *leaves[:2], embedding=leaves[2], scale=scale, unit_dim=unit_dim, activation=activation
-            )
+            gate = GateForm(embedding=leaves[2], scale=scale)
+            y = hat_kernels.gated_activation(*leaves[:2], gate=gate, unit_dim=unit_dim, activation=activation)
         return torch.autograd.grad(y, [leaves[i] for i in expected], dy)
 
     for activation in ("relu", "identity"):
@@ -184,7 +183,8 @@ def test_the_identity_keeps_no_activations():
     """dx is dy times the gate, which does not need x: saving x would waste memory."""
     x = on_device((5, 6)).requires_grad_()
     with hat_kernels.backend("triton"):
-        y = hat_kernels.gated_activation(x, activation="identity", mask=torch.ones(6, device=DEVICE))
+        gate = GateForm(mask=torch.ones(6, device=DEVICE))
+        y = hat_kernels.gated_activation(x, activation="identity", gate=gate)
     assert not any(t is x for t in y.grad_fn.saved_tensors)
 
 

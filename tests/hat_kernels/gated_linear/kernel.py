@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 import hat_kernels
+from hat_kernels import GateForm
 from hat_kernels.gated_linear import choice
 from tests.hat_kernels.device import DEVICE
+from tests.hat_kernels.forms import tensors_of, with_tensors
 from tests.hat_kernels.poison import poisoned
 from tests.hat_kernels.shapes import normal
 from tests.hat_kernels.tolerance import error
@@ -29,36 +31,29 @@ def inputs(m: int, k: int, n: int, dtype: torch.dtype = torch.float32, bias: boo
 
 
 def results(
-    x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, embedding: Tensor | None, options: dict[str, Any]
+    x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, gate: GateForm | None, options: dict[str, Any]
 ) -> list[Tensor]:
     """[y, dx, dweight, dbias, dembedding], the last two where there is such an input; with the backend that is set."""
+    embedding = None if gate is None else gate.embedding
     leaves = [leaf.detach().requires_grad_() for leaf in (x, weight, bias, embedding) if leaf is not None]
-    other_leaves = leaves[2:]
-    y = hat_kernels.gated_linear(
-        *leaves[:2],
-        other_leaves.pop(0) if bias is not None else None,
-        embedding=other_leaves.pop(0) if embedding is not None else None,
-        **options,
-    )
+    if embedding is not None:
+        gate = gate._replace(embedding=leaves[-1])
+    y = hat_kernels.gated_linear(*leaves[:2], leaves[2] if bias is not None else None, gate=gate, **options)
     return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
 
 def check(
-    x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, gate: dict[str, Any], **options: Any
+    x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor, gate: GateForm | None, **options: Any
 ) -> list[Tensor]:
     """Check that y and each gradient are as near to float64 as those of the reference; return those of the kernels."""
-    options |= {key: value for key, value in gate.items() if not isinstance(value, Tensor) or key == "task"}
-    tensors = {key: value for key, value in gate.items() if key not in options}
-    embedding = tensors.pop("embedding", None)
     with hat_kernels.backend("triton"), poisoned():
-        actual = results(x, weight, bias, dy, embedding, options | tensors)
+        actual = results(x, weight, bias, dy, gate, options)
 
-    def reference(x: Any, weight: Any, bias: Any, dy: Any, embedding: Any, *other_leaves: Tensor) -> list[Tensor]:
+    def reference(x: Any, weight: Any, bias: Any, dy: Any, *tensors: Tensor | None) -> list[Tensor]:
         with hat_kernels.backend("reference"):
-            named = options | dict(zip(tensors, other_leaves, strict=True))
-            return [part.clone() for part in results(x, weight, bias, dy, embedding, named)]
+            return [part.clone() for part in results(x, weight, bias, dy, with_tensors(gate, tensors), options)]
 
-    arguments = [x, weight, bias, dy, embedding, *tensors.values()]
+    arguments = [x, weight, bias, dy, *tensors_of(gate)]
     for index, result in enumerate(actual):  # each by itself, with the tolerance of its dtype
         precise, allowed = error(functools.partial(_one, reference, index), result.dtype, *arguments)
         # The kernels round z and dz to the dtype, and add in another order.

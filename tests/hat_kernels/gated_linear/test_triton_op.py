@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import hat_kernels
+from hat_kernels import GateForm
 from hat_kernels.gated_linear import choice
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.forms import FORMS
@@ -24,12 +25,12 @@ PLAIN = {("forward", "fp32", choice.shape_class(6, 8, 4)): "plain"}
 
 def arguments(name, dropout, keep=True):
     x, weight, bias, _ = inputs(6, 4, 8)
-    gate = gate_of(name, 8, 6)
-    embedding = gate["embedding"].requires_grad_() if name == "embedding" else None
+    gate = gate_of(name, 8, 6, "published")
+    if name == "embedding":
+        gate.embedding.requires_grad_()
     seed = torch.tensor([7], device=DEVICE) if dropout else None
     leaves = [leaf.requires_grad_() for leaf in (x, weight, bias)]
-    tensors = [*leaves, embedding, *(gate.get(key) for key in ("scale", "mask", "task")), seed]
-    return [*tensors, "silu", dropout, 400.0, "published", 2, 1, True, keep]
+    return [*leaves, seed, *(gate or GateForm()), "silu", dropout, 2, 1, True, keep]
 
 
 @pytest.mark.parametrize(("name", "dropout"), [("none", 0.0), ("embedding", 0.5), ("mask", 0.0), ("task", 0.5)])
@@ -58,11 +59,14 @@ def test_opcheck_through_autograd(name, test):
 def test_compile(name, dropout):
     """One graph forward and one backward, with the numbers of the eager kernel."""
     gate = gate_of(name, 8, 6, "published")
-    embedding = gate.pop("embedding", None)
+    embedding = gate.embedding if name == "embedding" else None
     x, weight, bias, _ = inputs(6, 4, 8)
 
     def step(x, weight, bias, embedding):
-        y = hat_kernels.gated_linear(2 * x, weight, bias, embedding=embedding, dropout=dropout, frozen=(3, 2), **gate)
+        form = gate
+        if embedding is not None:
+            form = GateForm(embedding=embedding, scale=gate.scale, compensation=gate.compensation)
+        y = hat_kernels.gated_linear(2 * x, weight, bias, dropout=dropout, frozen=(3, 2), gate=form)
         return y * y
 
     def gradients(function):
@@ -166,7 +170,7 @@ def test_a_graph_captures_it():
 
     def step():
         with hat_kernels.backend("triton"):
-            y = hat_kernels.gated_linear(*leaves, dropout=0.5, **gate)
+            y = hat_kernels.gated_linear(*leaves, dropout=0.5, gate=gate)
             return y.detach(), torch.autograd.grad(y.sum(), leaves)
 
     step()
