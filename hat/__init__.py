@@ -5,7 +5,6 @@ ICML 2018.
 """
 
 from hat import checkpoint, data, metrics, models, optim
-from hat.conversion.api import convert
 from hat.exporting.api import TaskNetwork, TasksNetwork, export
 from hat.exporting.errors import ExportError
 from hat.layers.attention import HATMultiheadAttention
@@ -19,6 +18,7 @@ from hat.layers.patches import PatchEmbedding
 from hat.layers.squeeze_excitation import SqueezeExcitation
 from hat.layers.stochastic_depth import StochasticDepth
 from hat.layers.tables import ClassToken, PositionalTable
+from hat.life.converting import convert
 from hat.life.forgetting import forget
 from hat.life.model import HATModel, TaskParameters
 from hat.optim.guard import guard

@@ -34,8 +34,4 @@ def _tasks(run: StoredRun, task: int | None) -> list[int]:
         raise ValueError(f"{run.folder.path}: expected a run with a finished task, got none yet")
     if task is None:
         return list(run.model.remembered)
-    if not 0 <= task < run.model.tasks:
-        raise ValueError(f"--task: expected 0 to {run.model.tasks - 1}, got {task}")
-    if task in run.model.forgotten:
-        raise ValueError(f"--task: expected a task that is not forgotten, got {task}")
-    return [task]
+    return [run.model.check_task(task, finished=True, argument="--task")]

@@ -63,8 +63,7 @@ def _tasks(run: StoredRun, tasks: list[int]) -> list[int]:
     if not run.model.tasks:
         raise ValueError(f"{run.folder.path}: expected a run with a finished task, got none yet")
     for task in tasks:
-        if not 0 <= task < run.model.tasks:
-            raise ValueError(f"--task: expected 0 to {run.model.tasks - 1}, got {task}")
+        run.model.check_task(task, finished=True, argument="--task")
     if len(set(tasks)) < len(tasks):
         raise ValueError(f"--task: expected every task once, got {' '.join(map(str, tasks))}")
     return tasks

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from hat.conversion.units import Units
 from hat.conversion.values import Claim, Value
+from hat.tracing.errors import ConversionError
 from hat.tracing.names import operation, where
 
 Rule = Callable[["Analysis", fx.Node, tuple[Any, ...], dict[str, Any]], Any]
@@ -30,6 +31,9 @@ class Analysis:
     Args:
         network: the graph.
         concrete: the value of every node on the example; those of new nodes are added.
+        rules: what an operation does to units, by its name; see `hat.conversion.rules`. A rule that answers None does
+            not know this case.
+        module_rule: the rule of a module, or None.
         per_head: the dimensions of a head of attention are one unit.
         is_excluded: of the name of a module.
 
@@ -51,10 +55,13 @@ class Analysis:
         network: fx.GraphModule,
         concrete: MutableMapping[fx.Node, Any],
         *,
+        rules: Mapping[str, Rule],
+        module_rule: Callable[[nn.Module], ModuleRule | None],
         per_head: bool = False,
         is_excluded: Callable[[str], bool] = lambda name: False,
     ) -> None:
         self.network, self.concrete = network, concrete
+        self.rules, self.module_rule = rules, module_rule
         self.per_head, self.is_excluded = per_head, is_excluded
         self.units = Units()
         self.values: dict[fx.Node, Any] = {}
@@ -211,10 +218,8 @@ class Analysis:
             return concrete
         if not any(v.labels is not None or v.is_parameter for v in tensors((args, kwargs))):
             return plain(concrete)
-        from hat.conversion.rules import RULES
-
         name = operation(node)
-        rule = RULES.get(name) if name is not None else None
+        rule = self.rules.get(name) if name is not None else None
         found = None if rule is None else rule(self, node, args, kwargs)
         return self._unknown(node, args, kwargs) if found is None else found
 
@@ -236,11 +241,9 @@ class Analysis:
         return args, kwargs
 
     def _module(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        from hat.conversion.rules import module_rule
-
         name = str(node.target)
         module = self.network.get_submodule(name)
-        rule = None if self.is_excluded(name) else module_rule(module)
+        rule = None if self.is_excluded(name) else self.module_rule(module)
         found = None if rule is None else rule(self, node, module, args, kwargs)
         if found is not None:
             return found
@@ -250,8 +253,6 @@ class Analysis:
         return self._unknown(node, args, kwargs)
 
     def _refuse_unknown(self, node: fx.Node, module: nn.Module) -> None:
-        from hat.tracing.errors import ConversionError
-
         name = str(node.target)
         if not self.is_excluded(name):
             raise ConversionError(

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
-from hat.resizing.layout import Layout
 from hat.units.gate import Gate
+from hat.units.layout import Layout
 from hat.units.wired import Reach, Wired
 
 

@@ -17,10 +17,10 @@ from hat.conversion.values import Value
 from hat.layers.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.layers.gated import HATLinear
 from hat.layers.norms import NORMS
-from hat.resizing.layout import Layout, layouts_in
 from hat.tracing.known import known_type
 from hat.units.composed import Gated, GatedAnywhere, SideBySide
 from hat.units.gate import Gate
+from hat.units.layout import Layout, layouts_in
 
 _GATED: dict[type[nn.Module], Any] = {
     nn.Linear: HATLinear,

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat.life.model import HATModel
 from hat.network.movable import movable, segments
-from hat.network.moving import apply, expanded, moves
+from hat.network.moving import changes_of, expanded, rearrange
+from hat.network.network import Network
 from hat.tracing.checks import other
 from hat.units.gate import Gate
 from hat.units.per_task import per_task
@@ -25,7 +25,7 @@ Order = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def keep_places(model: HATModel, example: tuple[Any, ...]) -> None:
+def keep_places(model: Network, example: tuple[Any, ...]) -> None:
     """Units keep their places for good where another order would make it another function.
 
     Classes and segments say which units are alike. A unit that lies several times along a dimension, as behind a
@@ -50,7 +50,7 @@ def keep_places(model: HATModel, example: tuple[Any, ...]) -> None:
 
 
 @torch.no_grad()
-def vary(model: HATModel) -> None:
+def vary(model: Network) -> None:
     """Change all weights a little, in place, so that none are alike: the shared ones, and every task's own."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.body.parameters():
@@ -63,7 +63,7 @@ def vary(model: HATModel) -> None:
                 values.mul_(1 + _CHANGE * drawn[0]).add_(_OFFSET * drawn[1])
 
 
-def _varied(model: HATModel, example: tuple[Any, ...]) -> tuple[Any, ...]:
+def _varied(model: Network, example: tuple[Any, ...]) -> tuple[Any, ...]:
     """Values that are not all alike, if the network takes them."""
     inputs = other(example, 0)
     try:
@@ -73,7 +73,7 @@ def _varied(model: HATModel, example: tuple[Any, ...]) -> tuple[Any, ...]:
     return inputs
 
 
-def _changes(model: HATModel, gates: Iterable[Gate], example: tuple[Any, ...]) -> bool:
+def _changes(model: Network, gates: Iterable[Gate], example: tuple[Any, ...]) -> bool:
     """Whether it answers otherwise when units of these gates have changed places; they are put back."""
     generator = torch.Generator().manual_seed(0)
 
@@ -86,9 +86,10 @@ def _changes(model: HATModel, gates: Iterable[Gate], example: tuple[Any, ...]) -
     gates, before = list(gates), _answers(model, example)
     for order in (rolled, shuffled):
         orders = {gate: _order(gate, order) for gate in gates}
-        _move(orders)
+        rearrange(orders, changes_of(orders))
         after = _answers(model, example)
-        _move({gate: new.argsort() for gate, new in orders.items()})
+        back = {gate: new.argsort() for gate, new in orders.items()}
+        rearrange(back, changes_of(back))
         new = orders.get(model.outputs) if model.outputs is not None else None
         for one, now in zip(before, after, strict=True):
             same = one if new is None else one[..., expanded(new, one.shape[-1] // len(new))]
@@ -105,14 +106,7 @@ def _order(gate: Gate, order: Order) -> Tensor:
     return new.to(gate.used.device)
 
 
-def _move(orders: dict[Gate, Tensor]) -> None:
-    for values, found in moves(orders).items():
-        values.copy_(apply(values, found))
-    for gate, new in orders.items():
-        gate.move(new)
-
-
-def _answers(model: HATModel, example: tuple[Any, ...]) -> list[Tensor]:
+def _answers(model: Network, example: tuple[Any, ...]) -> list[Tensor]:
     """With open gates, and with some of them closed."""
     found = []
     try:

@@ -16,6 +16,7 @@ from hat.exporting.modules import Exporter
 from hat.exporting.plain import attention
 from hat.layers.chain import Chain
 from hat.life.model import HATModel
+from hat.resizing.fitting import UnexplainedError
 from hat.resizing.shrink import shrunk
 from hat.resizing.trial import rounding
 from hat.verification.verify import largest_change
@@ -125,7 +126,10 @@ def export(
 
 
 def _exported(model: HATModel, wanted: list[int], example: tuple[Any, ...] | None, *, one: bool) -> nn.Module:
-    small = shrunk(model, wanted)
+    try:
+        small = shrunk(model, wanted)
+    except UnexplainedError as error:
+        raise ExportError(str(error)) from None
     exporter = Exporter(small.state, wanted)
     body = _body(small.body, exporter)
     heads = {each: exporter.head(small.heads[each]) for each in wanted}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-FOLDS = ("auto", "always", "never")
 _ACTIVATIONS = ("relu", "leaky_relu", "identity")
 POOLS: set[type[nn.Module]] = {
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),

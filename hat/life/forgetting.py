@@ -73,14 +73,9 @@ def forget(model: HATModel, task: int) -> None:
 def _check(model: HATModel, task: int) -> None:
     if not isinstance(model, HATModel):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
-    if isinstance(task, bool) or not isinstance(task, int):
-        raise TypeError(f"task: expected an int, got {type(task).__name__}")
     if model.learning:
         raise RuntimeError(f"forget: task {model.task} is still being learned; call end_task() first")
-    if not 0 <= task < model.tasks:
-        raise ValueError(f"task: expected a finished one, 0 to {model.tasks - 1}, got {task}")
-    if task in model.forgotten:
-        raise ValueError(f"task: expected a task that is not forgotten, got {task}")
+    model.check_task(task, finished=True)
     committed = min(gate.tasks for gate in model.gates.values())
     if committed < model.tasks:
         raise ValueError(f"task: expected one of {model.tasks} with masks, got {committed} masks at some gate")
@@ -117,7 +112,7 @@ def _reset_unread(model: HATModel) -> None:
 
 def _renew(model: HATModel, values: Mapping[Tensor, Tensor]) -> None:
     """New values for all that is free, and no gradients."""
-    held = model._holds
+    held = model.holds
     for parameter, lock in model.locks().items():
         if parameter.requires_grad:
             free = torch.ones_like(parameter) if lock is None else rate(lock, parameter)
@@ -132,4 +127,4 @@ def _renew(model: HATModel, values: Mapping[Tensor, Tensor]) -> None:
             parameter.requires_grad_(True)
     for parameter in model.body.parameters():
         parameter.grad = None
-    model._freeze()
+    model.freeze()

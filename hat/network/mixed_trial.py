@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hat.network.network import Network
 from hat.units import buffers
-
-if TYPE_CHECKING:
-    from hat.life.model import HATModel
 
 _TASKS = 2
 _CHANGE, _OFFSET = 0.3, 0.05
@@ -22,7 +20,7 @@ _ROUNDINGS, _LOOSEST = 2**8, 0.125
 
 
 @torch.no_grad()
-def in_one_pass(model: HATModel, x: Any, batch: Tensor) -> bool | None:
+def in_one_pass(model: Network, x: Any, batch: Tensor) -> bool | None:
     """Whether the features of every sample are those of its own task, whatever tasks the others have.
 
     They are where the first dimension of all that a gate meets is the batch. They are not where samples become
@@ -68,7 +66,7 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 @contextmanager
-def _made_up(model: HATModel) -> Iterator[None]:
+def _made_up(model: Network) -> Iterator[None]:
     """Two tasks that are none, in evaluation mode, in place of those that are finished."""
     generator = torch.Generator().manual_seed(0)
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hat.network.mixed_trial import in_one_pass
+from hat.network.network import Network
 from hat.tracing.trees import replaced, tensors
 from hat_kernels.dispatch import free_to_read
-
-if TYPE_CHECKING:
-    from hat.life.model import HATModel
 
 ABSENT = float("-inf")
 """The logit of a class that a task does not have."""
@@ -24,7 +22,7 @@ Rows = dict[int, list[int]]
 """The rows of every task that is present, by task in order."""
 
 
-def mixed(model: HATModel, x: Any, task: Tensor) -> Tensor:
+def mixed(model: Network, x: Any, task: Tensor) -> Tensor:
     """The logits [B, ..., C] of a batch with a task a sample; see `HATModel.forward`."""
     batch = next((tensor for tensor in tensors(x) if tensor.dim()), None)
     if batch is None:

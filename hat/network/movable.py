@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from hat.network.network import Network
 from hat.units.along import Along
 from hat.units.gate import Gate
 from hat.units.locks import Use, owners
 from hat.units.per_task import PerTask
 from hat.units.wired import Wired
 
-if TYPE_CHECKING:
-    from hat.life.model import HATModel
 
-
-def movable(model: HATModel) -> list[Gate]:
+def movable(model: Network) -> list[Gate]:
     """The gates whose units may change places with each other."""
     return [gate for gate in _alone(model, _complete_by_body(model)) if max(map(len, segments(gate))) > 1]
 
 
-def resizable(model: HATModel) -> set[Gate]:
+def resizable(model: Network) -> set[Gate]:
     """The gates of which units may go, or which others may join: all that meets them is known, and where heads do."""
     body = model.body
     seen = body.seen_by_heads() if isinstance(body, Wired) and model.reads_features_alone else set()
     return set(_alone(model, _complete_by_body(model) | seen))
 
 
-def _alone(model: HATModel, known: set[Gate]) -> list[Gate]:
+def _alone(model: Network, known: set[Gate]) -> list[Gate]:
     """Those of which all is known and that lie along what they lie along by themselves, in the order of the model."""
     gates = list(model.gates.values())
     used, shared = owners(model), _shared(gates)
@@ -52,7 +49,7 @@ def segments(gate: Gate) -> list[Tensor]:
     return [places[numbers == number] for number in numbers.unique()]
 
 
-def _complete_by_body(model: HATModel) -> set[Gate]:
+def _complete_by_body(model: Network) -> set[Gate]:
     """The gates of a body that knows them, applied as it was wired, which nothing outside of the body has.
 
     A chain inside of another module says nothing: that module may take it apart.

@@ -1,145 +1,79 @@
-"""Locked units first: when a task ends, the units that it has used move right behind those that are locked already.
+"""Locked units first: when a task ends, the units that it uses move right behind the units that are locked already.
 
-Then what is locked of a weight is one block at its front. No gradient is computed for it, no update is made, no
-optimizer state is kept. The network computes the same function: every dimension that lies along the axis moves alike.
-Units that were locked before keep their place, so that earlier tasks keep every bit: all that moves meets their
-activations with an exact 0.
+Then the locked part of a weight is one block at its front. No gradient is computed for that block, no update is made,
+and no optimizer state is kept. The network computes the same function, because every dimension along the axis moves
+alike. Units that were locked before keep their place, so every earlier task keeps every bit: whatever moves meets the
+activations of that task with an exact 0.
+
+Example: a hidden layer of 5 units between `first = Linear(3, 5)` and `second = Linear(5, 2)`, one gate.
+
+    after task 0 the mask is       [0, 1, 0, 1, 0]
+    `order` puts used units first  [1, 3, 0, 2, 4]    place 0 gets unit 1, place 1 gets unit 3, ...
+    `changes_of` that order        first.weight and first.bias along dimension 0, second.weight along dimension 1,
+                                   and the gate's embedding
+    the mask is now                [1, 1, 0, 0, 0]    first.weight[:2] is locked, one block
+
+Task 1 uses the units at places 0 and 3. Places 0 and 1 stay, because task 0 uses them. The order is [0, 1, 3, 2, 4],
+the masks are [1, 1, 0, 0, 0] and [1, 0, 1, 0, 0], and the locked block is first.weight[:3]. `Gate.origin` says where
+each unit lay at first: [1, 3, 2, 0, 4].
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
 
 from hat.network.movable import movable, segments
+from hat.network.network import Network
 from hat.units.along import Along
 from hat.units.blocks import Block
+from hat.units.change import Change, Changes, applied
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
 
-if TYPE_CHECKING:
-    from hat.life.model import HATModel
-
-
-class Rearranged(Protocol):
-    """What a dimension of a tensor is after units have changed places, gone or joined."""
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """The values as they are from now on; themselves where they do not extend along the dimension."""
-
-
-class Move(NamedTuple):
-    """New places along one dimension of a tensor.
-
-    Attributes:
-        dim: 0 or 1.
-        places: [groups, length / groups] int64, what comes to each place of every group; see `Along.groups`.
-    """
-
-    dim: int
-    places: Tensor
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """`values` in the new order; itself where it does not extend along `dim`."""
-        if values.shape[self.dim] == 1:
-            return values
-        groups, length = self.places.shape
-        if groups == 1 or self.dim == 0:
-            return values.index_select(self.dim, self.places.flatten())
-        grouped = values.reshape(groups, -1, length, *values.shape[2:])
-        parts = [part.index_select(1, index) for part, index in zip(grouped, self.places, strict=True)]
-        return torch.stack(parts).reshape(values.shape)
-
-
-Moves = Mapping[Tensor, Sequence[Rearranged]]
-"""Of every parameter that moves."""
-
 Blocks = Mapping[Tensor, Sequence[Block]]
-"""Of every shared parameter, see `HATModel.blocks`."""
+"""The blocks of every shared parameter, see `Network.blocks`."""
 
 
 class Follower(Protocol):
     """Keeps something for parts of the parameters, as an optimizer does."""
 
-    def follow(self, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
-        """The parameters have moved, and others of their parts may move from now on.
+    def follow(self, changes: Changes, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
+        """The parameters have changed, and other parts of them may move from now on.
 
         Args:
-            moves: what has become of every parameter that changed.
+            changes: of every parameter whose units changed places, went or were joined by others.
             before, after: the blocks that may move.
-            like: a tensor of the shape that it had, of every parameter whose shape has changed.
+            like: a tensor of the former shape, of every parameter whose shape has changed.
         """
 
     def forget(self, gone: Sequence[Tensor]) -> None:
-        """A task is forgotten: what is kept for any parameter may tell of it, and these parameters are no more."""
+        """A task is forgotten: drop what is kept for any parameter. The parameters in `gone` are no more."""
 
 
-_FOLLOWERS: WeakKeyDictionary[HATModel, WeakSet[Follower]] = WeakKeyDictionary()
+_FOLLOWERS: WeakKeyDictionary[Network, WeakSet[Follower]] = WeakKeyDictionary()
 
 
-def follow(model: HATModel, follower: Follower) -> None:
-    """Tell `follower`, as long as it lives, whenever the units of `model` move."""
+def follow(model: Network, follower: Follower) -> None:
+    """Tell `follower`, as long as it lives, whenever units of `model` change places, go or are joined by others."""
     _FOLLOWERS.setdefault(model, WeakSet()).add(follower)
 
 
-@torch.no_grad()
-def move(model: HATModel, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
-    """Move the units that the last task has used, and everything that belongs to them.
-
-    Args:
-        model: the task's masks are committed.
-        stay: [units] bool of every gate that may be moved, the units that earlier tasks use.
-        before: the blocks of the parameters before the task was committed.
-    """
-    orders = {gate: new for gate in movable(model) if gate in stay and (new := order(gate, stay[gate])) is not None}
-    found = moves(orders)
-    if model.outputs is not None and model.outputs in orders:
-        found |= _heads(model, model.outputs, orders[model.outputs])
-    _rearrange(orders, found)
-    tell(model, found, before, {})
+def tell(model: Network, changes: Changes, before: Blocks, like: Mapping[Tensor, Tensor]) -> None:
+    """Let all followers of the model know; see `Follower.follow`."""
+    _tell(model, lambda follower: follower.follow(changes, before, model.blocks(), like))
 
 
-@torch.no_grad()
-def settle(model: HATModel) -> None:
-    """Let the free units lie as they lay at first, so that nothing tells which of them a forgotten task has used."""
-    orders = {}
-    for gate in movable(model):
-        places = torch.arange(gate.units)
-        free, origin = (gate.free == 1).cpu(), gate.origin.cpu()
-        for here in segments(gate):
-            left = here[free[here]]
-            places[left] = left[origin[left].argsort()]
-        if not torch.equal(places, torch.arange(gate.units)):
-            orders[gate] = places.to(gate.origin.device)
-    _rearrange(orders, moves(orders))
-
-
-def renew(model: HATModel, gone: Sequence[Tensor]) -> None:
+def renew(model: Network, gone: Sequence[Tensor]) -> None:
     """Tell the followers of a model that what is free has new values, and that these parameters are gone."""
     _tell(model, lambda follower: follower.forget(gone))
 
 
-def _rearrange(orders: Mapping[Gate, Tensor], found: Moves) -> None:
-    """Move parameters, gradients and what is the gates' own."""
-    # All new values before the first copy: what fails until then leaves a network that computes the same.
-    whole = [(p, p.grad, moved) for p, moved in found.items()]
-    copies = [(t, apply(t, moved)) for p, grad, moved in whole for t in (p, grad) if t is not None]
-    for target, values in copies:
-        target.copy_(values)
-    for gate, new in orders.items():
-        gate.move(new)
-
-
-def tell(model: HATModel, moves: Moves, before: Blocks, like: Mapping[Tensor, Tensor]) -> None:
-    """Let all that follows the model know; see `Follower.follow`."""
-    _tell(model, lambda follower: follower.follow(moves, before, model.blocks(), like))
-
-
-def _tell(model: HATModel, what: Callable[[Follower], None]) -> None:
+def _tell(model: Network, what: Callable[[Follower], None]) -> None:
     errors = []
     for follower in list(_FOLLOWERS.get(model, ())):
         try:
@@ -150,59 +84,101 @@ def _tell(model: HATModel, what: Callable[[Follower], None]) -> None:
         raise errors[0]
 
 
-def _heads(model: HATModel, outputs: Gate, new: Tensor) -> dict[Tensor, list[Move]]:
-    """The heads that read a unit that moves."""
-    moved = new != torch.arange(len(new), device=new.device)
-    reads = (outputs.masks[:, moved] != 0).any(1)
-    index = expanded(new, model.features // outputs.units)[None]
-    return {model.heads[task].weight: [Move(1, index)] for task in reads.nonzero().flatten().tolist()}
+@torch.no_grad()
+def move(model: Network, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
+    """Move the units that the last task uses, and everything that belongs to them.
+
+    Args:
+        model: the task's masks are committed.
+        stay: [units] bool of every gate that may be moved, the units that earlier tasks use.
+        before: the blocks of the parameters before the task was committed.
+    """
+    orders = {gate: new for gate in movable(model) if gate in stay and (new := order(gate, stay[gate])) is not None}
+    changes = changes_of(orders)
+    if model.outputs is not None and model.outputs in orders:
+        changes |= _heads(model, model.outputs, orders[model.outputs])
+    rearrange(orders, changes)
+    tell(model, changes, before, {})
+
+
+@torch.no_grad()
+def settle(model: Network) -> None:
+    """Put the free units back into their first order, so that nothing tells which of them a forgotten task used."""
+    orders = {}
+    for gate in movable(model):
+        places = torch.arange(gate.units)
+        free, origin = (gate.free == 1).cpu(), gate.origin.cpu()
+        for segment in segments(gate):
+            left = segment[free[segment]]
+            places[left] = left[origin[left].argsort()]
+        if not torch.equal(places, torch.arange(gate.units)):
+            orders[gate] = places.to(gate.origin.device)
+    rearrange(orders, changes_of(orders))
 
 
 def order(gate: Gate, stay: Tensor) -> Tensor | None:
-    """[units] int64, the unit that comes to each place; None where none moves.
+    """[units] int64, the unit that comes to each place; None if no unit moves.
 
     Args:
         gate: with the masks of the task that has just ended.
-        stay: [units] bool, the units that earlier tasks use. Of the others, those that are used come first.
+        stay: [units] bool, the units that earlier tasks use. They keep their places; of the others, used units come
+            first.
     """
     used, stay = (gate.used > 0.5).cpu(), stay.cpu()
-    places = torch.arange(gate.units)
-    found = places.clone()
-    for here in segments(gate):
-        left = here[~stay[here]]
-        found[left] = torch.cat([left[used[left]], left[~used[left]]])
-    return None if torch.equal(found, places) else found.to(gate.used.device)
+    unmoved = torch.arange(gate.units)
+    places = unmoved.clone()
+    for segment in segments(gate):
+        left = segment[~stay[segment]]
+        places[left] = torch.cat([left[used[left]], left[~used[left]]])
+    return None if torch.equal(places, unmoved) else places.to(gate.used.device)
 
 
-def moves(orders: Mapping[Gate, Tensor]) -> dict[Tensor, list[Move]]:
-    """How every parameter along the axes of these gates moves, their embeddings with them."""
-    found: dict[Tensor, list[Move]] = {}
+@torch.no_grad()
+def rearrange(orders: Mapping[Gate, Tensor], changes: Changes) -> None:
+    """Let units change places in parameters, gradients and the gates' buffers, all of them in place."""
+    # All new values before the first copy: what fails until then leaves a network that computes the same.
+    values = [
+        (tensor, applied(tensor, of_parameter))
+        for parameter, of_parameter in changes.items()
+        for tensor in (parameter, parameter.grad)
+        if tensor is not None
+    ]
+    for tensor, changed in values:
+        tensor.copy_(changed)
+    for gate, new in orders.items():
+        gate.rearrange(Change.of_order(0, new[None]))
+
+
+def changes_of(orders: Mapping[Gate, Tensor]) -> dict[Tensor, list[Change]]:
+    """The changes of every parameter along the axes of these gates, and of their embeddings."""
+    changes: dict[Tensor, list[Change]] = {}
     seen = set()
     for gate, new in orders.items():
-        found[gate.embedding] = [Move(0, new[None])]
+        changes[gate.embedding] = [Change.of_order(0, new[None])]
         for member in gate.members:
             if isinstance(member.module, PerTask):
                 for values, tasks in member.module.moved(member.name):
-                    found.setdefault(values, []).append(Move(member.dim + tasks, _places(member, values, tasks, new)))
+                    change = Change.of_order(member.dim + tasks, _places(member, values, tasks, new))
+                    changes.setdefault(values, []).append(change)
                 continue
             key = (member.parameter, member.dim, gate)
             if member.parameter is not None and key not in seen:
                 seen.add(key)
-                found.setdefault(member.parameter, []).append(_move(member, new))
-    return found
+                changes.setdefault(member.parameter, []).append(_change_of(member, new))
+    return changes
 
 
-def _move(member: Along, new: Tensor) -> Move:
+def _change_of(member: Along, new: Tensor) -> Change:
     assert member.parameter is not None
     places = _places(member, member.parameter, 0, new)
     if member.groups == 1 or member.dim == 0:
-        return Move(member.dim, places)
+        return Change.of_order(member.dim, places)
     places = places.view(member.groups, -1)
-    return Move(1, places % places.shape[1])
+    return Change.of_order(1, places % places.shape[1])
 
 
 def _places(member: Along, values: Tensor, tasks: int, new: Tensor) -> Tensor:
-    """[1, length] what comes to each place of a dimension; of values with this many dimensions of tasks before it."""
+    """[1, length] what comes to each place of a dimension of `values`, which has `tasks` dimensions before those."""
     index = expanded(new, member.repeat)
     if member.places is None:
         return index[None]
@@ -211,13 +187,14 @@ def _places(member: Along, values: Tensor, tasks: int, new: Tensor) -> Tensor:
     return torch.arange(length, device=index.device).index_copy(0, places, places[index])[None]
 
 
+def _heads(model: Network, outputs: Gate, new: Tensor) -> dict[Tensor, list[Change]]:
+    """The changes of the heads that read a unit that moves."""
+    moved = new != torch.arange(len(new), device=new.device)
+    reads = (outputs.masks[:, moved] != 0).any(1)
+    index = expanded(new, model.features // outputs.units)[None]
+    return {model.heads[task].weight: [Change.of_order(1, index)] for task in reads.nonzero().flatten().tolist()}
+
+
 def expanded(new: Tensor, repeat: int) -> Tensor:
-    """The order of indices, of which each unit has `repeat` in a row."""
+    """The order of indices, if each unit has `repeat` indices in a row."""
     return (new[:, None] * repeat + torch.arange(repeat, device=new.device)).flatten()
-
-
-def apply(values: Tensor, found: Sequence[Rearranged]) -> Tensor:
-    """`values` after these moves."""
-    for move in found:
-        values = move(values)
-    return values

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hat.life.model import HATModel
+from hat.network.network import Network
 from hat.units.per_task import PerTask, per_task
 
 
@@ -30,7 +30,7 @@ class Stack(NamedTuple):
     read: Tensor
 
 
-def stacks(model: HATModel) -> Iterator[Stack]:
+def stacks(model: Network) -> Iterator[Stack]:
     """All that finished tasks keep for themselves; of a forgotten one nothing is read."""
     for path, module in per_task(model.body).items():
         for name, values in module.stacks():
@@ -48,7 +48,7 @@ def stacks(model: HATModel) -> Iterator[Stack]:
             yield Stack(full, module, values, getattr(module, f"{name}_initial"), read)
 
 
-def read_by_head(model: HATModel, task: int) -> Tensor:
+def read_by_head(model: Network, task: int) -> Tensor:
     """[features] bool, the columns of the weight of a finished task's head that it reads: all, where nobody knows."""
     head, outputs = model.heads[task], model.outputs
     if outputs is None or outputs.tasks <= task:

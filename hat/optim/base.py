@@ -11,11 +11,12 @@ from torch import Tensor
 
 from hat.layers.updaters import claim
 from hat.life.model import HATModel
-from hat.network.moving import Blocks, Moves, apply, follow
+from hat.network.moving import Blocks, follow
 from hat.optim.bounds import Bounds, Grown
 from hat.optim.clip import clip
 from hat.optim.standins import drop_finished
 from hat.units.blocks import Block, cut, join, pack, unpack
+from hat.units.change import Changes, applied
 from hat_kernels import Lock
 from hat_kernels.dispatch import free_to_read
 from hat_kernels.gradient_memory import norm_bound
@@ -178,7 +179,7 @@ class LockedOptimizer(torch.optim.Optimizer):
     def abandon(self) -> None:
         """Leave a step that a graph has recorded in part and that has not run."""
 
-    def follow(self, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
+    def follow(self, changes: Changes, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
         """See `hat.network.moving.Follower`."""
         self._bounds.forget()
         drop_finished(self, self._model.frozen_parameters())
@@ -190,7 +191,7 @@ class LockedOptimizer(torch.optim.Optimizer):
                     whole = join(unpack(state[name], old, was), old, was)
                 except ValueError:  # of other blocks: the next step says so, the task ends all the same
                     continue
-                state[name] = pack([part.clone() for part in cut(apply(whole, moves.get(parameter, ())), new)])
+                state[name] = pack([part.clone() for part in cut(applied(whole, changes.get(parameter, ())), new)])
 
     def forget(self, gone: Sequence[Tensor]) -> None:
         """See `hat.network.moving.Follower`: the next step starts anew."""

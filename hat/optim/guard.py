@@ -15,10 +15,11 @@ from torch import Tensor
 import hat_kernels
 from hat.layers.updaters import claim
 from hat.life.model import HATModel
-from hat.network.moving import Blocks, Moves, follow
+from hat.network.moving import Blocks, follow
 from hat.optim.clip import keep_finite_, tame_
 from hat.optim.standins import StandIns, can_stand_in, drop_finished, moved
 from hat.units.blocks import Block
+from hat.units.change import Changes
 from hat.units.locks import frozen_lock
 from hat_kernels import Lock
 
@@ -120,14 +121,14 @@ class _Guard:
         for embedding in self.model.embeddings:
             embedding.clamp_(-limit, limit)
 
-    def follow(self, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
+    def follow(self, changes: Changes, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
         """See `hat.network.moving.Follower`."""
         self._leave()
         optimizer = self.optimizer()
         if optimizer is not None:
             if can_stand_in(optimizer):
                 drop_finished(optimizer, self.model.frozen_parameters())
-            moved(optimizer, moves, before, after, like)
+            moved(optimizer, changes, before, after, like)
 
     def forget(self, gone: Sequence[Tensor]) -> None:
         """See `hat.network.moving.Follower`: the next step starts anew."""

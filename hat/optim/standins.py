@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat.network.moving import Blocks, Moves, apply
+from hat.network.moving import Blocks
 from hat.units.blocks import Block, cut, join, pack, unpack
+from hat.units.change import Changes, applied
 
 ELEMENTWISE = (
     torch.optim.SGD,
@@ -118,7 +119,7 @@ def united(states: list[State], parts: Sequence[Tensor]) -> State:
 
 
 def moved(
-    optimizer: torch.optim.Optimizer, moves: Moves, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]
+    optimizer: torch.optim.Optimizer, changes: Changes, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]
 ) -> None:
     """Let the states of an optimizer follow their parameters, and shrink to what may move.
 
@@ -127,7 +128,7 @@ def moved(
 
     Args:
         optimizer: of any kind.
-        moves, before, after, like: see `hat.network.moving.Follower`.
+        changes, before, after, like: see `hat.network.moving.Follower`.
     """
     parts = can_stand_in(optimizer)
     for parameter, state in list(optimizer.state.items()):
@@ -137,10 +138,10 @@ def moved(
             whole = {name: _whole(value, old, was) for name, value in state.items()} if parts else state
         except ValueError:  # of other blocks: the next step says so, the task ends all the same
             continue
-        if moves and not all(_follows(value, was) for value in whole.values()):
+        if changes and not all(_follows(value, was) for value in whole.values()):
             del optimizer.state[parameter]
             continue
-        found = {name: _moved(value, parameter, moves) for name, value in whole.items()}
+        found = {name: _moved(value, parameter, changes) for name, value in whole.items()}
         if parts and list(new) != list(WHOLE):
             found = united(parted(found, parameter, new), cut(parameter, new)) if new else {}
         optimizer.state[parameter] = found
@@ -172,9 +173,9 @@ def _follows(value: Any, parameter: Tensor) -> bool:
     return same or value.numel() == 1
 
 
-def _moved(value: Any, parameter: Tensor, moves: Moves) -> Any:
+def _moved(value: Any, parameter: Tensor, changes: Changes) -> Any:
     extends = isinstance(value, Tensor) and value.dim() == parameter.dim()
-    return apply(value, moves.get(parameter, ())) if extends else value
+    return applied(value, changes.get(parameter, ())) if extends else value
 
 
 def _own(value: Any) -> Any:

@@ -54,7 +54,7 @@ def weights_kept(model: HATModel, task: int | None = None) -> WeightsKept:
     """
     if not isinstance(model, HATModel):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
-    task = model.task if task is None else _checked(model, task)
+    task = model.task if task is None else model.check_task(task)
     current = model.learning and task == model.task
     off = {gate: _off(gate.hardened() if current else gate.masks[task]) for gate in model.gates.values()}
     parts = [*_shared(model, off), *_own(model, off), *_head(model, task, off)]
@@ -91,13 +91,3 @@ def _head(model: HATModel, task: int, off: dict[Gate, Tensor]) -> Counts:
     units = Lock() if outputs is None else Lock(None, off[outputs], 1, model.features // outputs.units)
     yield locked_elements(units, head.weight), head.weight.numel()
     yield head.bias.numel(), head.bias.numel()
-
-
-def _checked(model: HATModel, task: int) -> int:
-    if isinstance(task, bool) or not isinstance(task, int):
-        raise TypeError(f"task: expected an int, got {type(task).__name__}")
-    if not 0 <= task < len(model.heads):
-        raise ValueError(f"task: expected 0 to {len(model.heads) - 1}, got {task}")
-    if task in model.forgotten:
-        raise ValueError(f"task: expected a task that is not forgotten, got {task}")
-    return task

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from hat.conversion.body import Converted
-from hat.life.model import HATModel
 from hat.network.movable import groups_along, resizable
-from hat.resizing.layout import Layout, layouts_in
+from hat.network.network import Network
 from hat.units.gate import Gate
+from hat.units.layout import Layout, layouts_in
 
 _MOST = 2**16
 """Rows of places that are evened out one by one; beyond that they stay as they are."""
+
+
+class UnexplainedError(RuntimeError):
+    """A network computes something else with other numbers of units, and no unit can be blamed."""
 
 
 def numbers(gates: Iterable[Gate]) -> dict[Gate, int]:
@@ -30,14 +34,14 @@ def numbers(gates: Iterable[Gate]) -> dict[Gate, int]:
     return found
 
 
-def needed(model: HATModel) -> Tensor:
+def needed(model: Network) -> Tensor:
     """[units] bool, through all gates: none of these may go, and none may join them."""
     can = resizable(model)
     found = torch.cat([torch.full((gate.units,), gate not in can) for gate in model.gates.values()])
     return found | model.body.needed if isinstance(model.body, Converted) else found
 
 
-def fit(model: HATModel, counts: Tensor, fixed: Tensor, *, joining: bool = False) -> Tensor:
+def fit(model: Network, counts: Tensor, fixed: Tensor, *, joining: bool = False) -> Tensor:
     """The least change of `counts` with which the network can still be computed.
 
     Args:
@@ -69,7 +73,7 @@ def fit(model: HATModel, counts: Tensor, fixed: Tensor, *, joining: bool = False
             return counts
 
 
-def fix(model: HATModel, units: Tensor, fixed: Tensor) -> None:
+def fix(model: Network, units: Tensor, fixed: Tensor) -> None:
     """Let all units of the gates of these stay as they are.
 
     Args:
@@ -78,16 +82,16 @@ def fix(model: HATModel, units: Tensor, fixed: Tensor) -> None:
         fixed: [units] bool, written to.
 
     Raises:
-        RuntimeError: there are none, so something else is wrong.
+        UnexplainedError: there are none, so something else is wrong.
     """
     if not len(units):
-        raise RuntimeError("the network computes something else with other numbers of units, and nobody knows why")
+        raise UnexplainedError("the network computes something else with other numbers of units, and nobody knows why")
     for gate, first in numbers(model.gates.values()).items():
         if bool(((units >= first) & (units < first + gate.units)).any()):
             fixed[first : first + gate.units] = True
 
 
-def _even(model: HATModel, segment: Tensor) -> Iterator[tuple[Layout, tuple[int, ...]]]:
+def _even(model: Network, segment: Tensor) -> Iterator[tuple[Layout, tuple[int, ...]]]:
     """Layouts, and the dimensions along one of which all their rows must have the same length, the best first."""
     first = numbers(model.gates.values())
     if isinstance(model.body, Converted):
@@ -106,7 +110,7 @@ def _even(model: HATModel, segment: Tensor) -> Iterator[tuple[Layout, tuple[int,
                 yield Layout(units.shape, units), (1,)
 
 
-def _segments(model: HATModel) -> Tensor:
+def _segments(model: Network) -> Tensor:
     """[units] a number for each segment of each gate, see `Gate.segments`."""
     found, used = [], 0
     for gate in model.gates.values():

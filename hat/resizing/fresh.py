@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hat.layers.gated_norm import GatedNorm
-from hat.resizing.parameters import Change, Changes
+from hat.units.change import Change, Changes
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
 from hat.units.redrawn import drawn

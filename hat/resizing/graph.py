@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from hat.conversion.body import Converted
-from hat.resizing.layout import Layout, Unfit
 from hat.tracing.names import operation
 from hat.tracing.substitutes import DroppedAttention
+from hat.units.layout import Layout, Unfit
 
 
 def resize_graph(body: Converted, counts: Tensor) -> None:
@@ -29,7 +29,7 @@ def resize_graph(body: Converted, counts: Tensor) -> None:
         counts: [units] int64 through all gates, how many there are of each from now on.
 
     Raises:
-        hat.resizing.layout.Unfit: the units of a value cannot get these counts.
+        hat.units.layout.Unfit: the units of a value cannot get these counts.
     """
     old = body.layouts
     new = {name: _resized(layout, counts) for name, layout in old.items()}

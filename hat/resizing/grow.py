@@ -13,15 +13,15 @@ from torch import Tensor
 
 from hat.conversion.body import Converted
 from hat.conversion.trials import vary
-from hat.life.model import HATModel
 from hat.network import moving
 from hat.network.interrupt import interrupt_waits
 from hat.network.movable import segments
+from hat.network.network import Network
 from hat.resizing.fitting import fit, fix, needed, numbers
-from hat.resizing.layout import Unfit
 from hat.resizing.resize import resize
 from hat.resizing.trial import misfits
 from hat.units.gate import Gate
+from hat.units.layout import Unfit
 from hat.units.per_task import PerTask, per_task
 from hat.warnings import CapacityWarning
 
@@ -30,7 +30,7 @@ _SHOWN = 3  # names in a warning; of more, their number
 By = int | float | Mapping[str, int | float]
 
 
-def grow(model: HATModel, by: By) -> dict[str, int]:
+def grow(model: Network, by: By) -> dict[str, int]:
     """Add free units to a network; finished tasks do not see them.
 
     Their logits stay the same to float32 rounding, as matmuls sum over more zeros, and keep every bit from then on. New
@@ -55,7 +55,7 @@ def grow(model: HATModel, by: By) -> dict[str, int]:
             something meets its units that nobody knows, or that is another function of more. Nothing is changed then.
             Where all axes were asked for, those that cannot are left as they are, with a `CapacityWarning`.
     """
-    if not isinstance(model, HATModel):
+    if not isinstance(model, Network):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
     wanted = _wanted(model, by)
     if not isinstance(by, Mapping):
@@ -70,7 +70,7 @@ def grow(model: HATModel, by: By) -> dict[str, int]:
     return _grown(model, counts)
 
 
-def grow_what_can(model: HATModel, wanted: Mapping[str, int]) -> dict[str, int]:
+def grow_what_can(model: Network, wanted: Mapping[str, int]) -> dict[str, int]:
     """`grow` by numbers of units > 0, by the name of the gate; what cannot grow is left, with a `CapacityWarning`."""
     if not wanted:
         return {}
@@ -85,7 +85,7 @@ def grow_what_can(model: HATModel, wanted: Mapping[str, int]) -> dict[str, int]:
     return _grown(model, counts)
 
 
-def _grown(model: HATModel, counts: Tensor) -> dict[str, int]:
+def _grown(model: Network, counts: Tensor) -> dict[str, int]:
     """Grow; how many have joined each gate."""
     joined = {name: more for name, more in _joined(model, counts).items() if more}
     if joined:
@@ -96,7 +96,7 @@ def _grown(model: HATModel, counts: Tensor) -> dict[str, int]:
     return joined
 
 
-def grow_to(model: HATModel, units: Mapping[str, int]) -> bool:
+def grow_to(model: Network, units: Mapping[str, int]) -> bool:
     """Grow the axes of these names to these lengths, if each can grow to that very length.
 
     Args:
@@ -113,7 +113,7 @@ def grow_to(model: HATModel, units: Mapping[str, int]) -> bool:
     return True
 
 
-def _wanted(model: HATModel, by: By) -> dict[str, int]:
+def _wanted(model: Network, by: By) -> dict[str, int]:
     """How many units each axis shall get at least."""
     given: Mapping[str, Any] = by if isinstance(by, Mapping) else dict.fromkeys(model.gates, by)
     found = {}
@@ -128,14 +128,14 @@ def _wanted(model: HATModel, by: By) -> dict[str, int]:
     return found
 
 
-def _joined(model: HATModel, counts: Tensor) -> dict[str, int]:
+def _joined(model: Network, counts: Tensor) -> dict[str, int]:
     """How many join each gate, by its name."""
     parts = counts.split([gate.units for gate in model.gates.values()])
     return {name: int(part.sum()) - len(part) for name, part in zip(model.gates, parts, strict=True)}
 
 
 @torch.no_grad()
-def _counts(model: HATModel, wanted: Mapping[str, int]) -> Tensor:
+def _counts(model: Network, wanted: Mapping[str, int]) -> Tensor:
     """How often every unit is there from now on: behind the last of each part of an axis as many others join."""
     fixed = needed(model)
     while True:
@@ -156,7 +156,7 @@ def _join(gate: Gate, counts: Tensor, number: int) -> None:
         counts[part[-1]] += each
 
 
-def _tried(model: HATModel, counts: Tensor) -> Tensor | None:
+def _tried(model: Network, counts: Tensor) -> Tensor | None:
     """On copies with one more task, which uses all units: the units that cannot grow, None if all can."""
     before = copy.deepcopy(model)
     vary(before)

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from hat.conversion.body import Converted
 from hat.conversion.rules.movement import moves
-from hat.resizing.layout import Layout
+from hat.units.layout import Layout
 
 
 def lie_as_said(body: Converted, node: fx.Node, values: dict[str, Any]) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 from hat.conversion.body import Converted
 from hat.layers.gated_norm import GatedNorm
 from hat.layers.norms import HATGroupNorm
-from hat.life.model import HATModel
-from hat.resizing.layout import Layout
+from hat.network.network import Network
+from hat.units.layout import Layout
 
 
-def norms(model: HATModel) -> list[GatedNorm]:
+def norms(model: Network) -> list[GatedNorm]:
     return [module for module in model.body.modules() if isinstance(module, GatedNorm)]
 
 

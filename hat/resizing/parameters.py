@@ -3,61 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hat.resizing.layout import Layout, Unfit
 from hat.units.along import Along, Use
+from hat.units.change import Change
 from hat.units.gate import Gate
-
-
-class Change(NamedTuple):
-    """New places along one dimension of a tensor; as a `hat.network.moving.Move`, but not as many as before.
-
-    Attributes:
-        dim: 0 or 1.
-        length: of that dimension before.
-        places: [groups, new length] int64, what comes to each place of every group; see `hat.Along.groups`.
-        joined: bool of the same shape, the places of units that have joined.
-    """
-
-    dim: int
-    length: int
-    places: Tensor
-    joined: Tensor
-
-    def __call__(self, values: Tensor, *, fill: bool = True) -> Tensor:
-        """`values` with these places: 0 for what has joined, or without `fill` what stands in front of it.
-
-        Itself where it does not extend along `dim`, as what some optimizers keep for whole rows.
-        """
-        if values.dim() <= self.dim or values.shape[self.dim] != self.length:
-            return values
-        groups = values.unflatten(0, (len(self.places), -1)) if self.dim else values[None]
-        places = self.places.to(values.device)
-        found = torch.cat([part.index_select(self.dim, index) for part, index in zip(groups, places, strict=True)])
-        return found.masked_fill(self.mask(found), 0) if fill and self.joined.any() else found
-
-    def mask(self, found: Tensor) -> Tensor:
-        """Bool, broadcasts with the changed values: what has joined along this dimension."""
-        joined = self.joined.to(found.device)
-        if self.dim == 0:
-            return joined.view(-1, *(1,) * (found.dim() - 1))
-        rows = joined if len(joined) == 1 else joined.repeat_interleave(found.shape[0] // len(joined), 0)
-        return rows.view(*rows.shape, *(1,) * (found.dim() - 2))
-
-
-Changes = dict[Tensor, list[Change]]
-"""Of every parameter that changes."""
-
-
-def applied(values: Tensor, changes: Iterable[Change], *, fill: bool = True) -> Tensor:
-    """Values after these changes."""
-    for change in changes:
-        values = change(values, fill=fill)
-    return values
+from hat.units.layout import Layout, Unfit
 
 
 def change_along(

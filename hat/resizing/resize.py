@@ -12,18 +12,21 @@ from hat.conversion.body import Converted
 from hat.conversion.tables import SharedParameter
 from hat.layers.attention import HATMultiheadAttention
 from hat.layers.gated_norm import GatedNorm
-from hat.life.model import HATModel
+from hat.network.network import Network
 from hat.resizing.fitting import numbers
 from hat.resizing.fresh import fill_joined, fresh_head, fresh_stack
 from hat.resizing.graph import resize_graph
-from hat.resizing.layout import Layout
 from hat.resizing.lengths import follow_layout, length_of, norms, own_length, set_length
-from hat.resizing.parameters import Change, Changes, applied, change_along, relaid
+from hat.resizing.parameters import change_along, relaid
 from hat.units.along import uses_of
+from hat.units.change import Change, Changes, applied
 from hat.units.composed import GatedAnywhere, SideBySide
 from hat.units.gate import Gate
+from hat.units.layout import Layout
 from hat.units.per_task import PerTask
 from hat_kernels.gradient_memory import release
+
+_Changes = dict[Tensor, list[Change]]
 
 
 @dataclass
@@ -40,7 +43,7 @@ class Resized:
 
 
 @torch.no_grad()
-def resize(model: HATModel, counts: Tensor) -> Resized:
+def resize(model: Network, counts: Tensor) -> Resized:
     """Let units go, and others join, everywhere; in place, parameters stay the same objects.
 
     Args:
@@ -90,9 +93,9 @@ def resize(model: HATModel, counts: Tensor) -> Resized:
     return Resized(changes, before)
 
 
-def _changes(model: HATModel, first: dict[Gate, int], counts: Tensor) -> tuple[Changes, list[Any], list[Any]]:
+def _changes(model: Network, first: dict[Gate, int], counts: Tensor) -> tuple[_Changes, list[Any], list[Any]]:
     """Of every parameter; of what every task has of its own: module, name, changes; and how they lie from now on."""
-    changes: Changes = {}
+    changes: _Changes = {}
     stacks: list[Any] = []
     placed: list[Any] = []
     every = [member for gate in first for member in gate.members]
@@ -153,10 +156,13 @@ def _resize_module(module: nn.Module) -> None:
 
 
 def _resize_gate(gate: Gate, counts: Tensor) -> list[Change]:
-    """Its buffers and its embedding."""
+    """Its buffers, and its embedding: units that join draw theirs."""
     places, copies = Layout(torch.Size((1, gate.units)), torch.arange(gate.units)[None]).index(1, counts)
     change = Change(0, gate.units, places, copies > 0)
-    gate.resize(change.places.flatten(), change.joined.flatten())
+    embedding = change(gate.embedding.data, fill=False)
+    gate.rearrange(change)
+    gate.embedding.grad = None
+    gate.embedding.data = torch.where(change.mask(embedding), gate.draw(), embedding)
     return [change]
 
 
@@ -178,7 +184,7 @@ def _resized_index(index: Tensor, gates: list[Gate], own: dict[Gate, Tensor]) ->
     return torch.where(found < 0, int(counts.sum()), found)
 
 
-def _head_columns(model: HATModel, first: dict[Gate, int], counts: Tensor) -> Change | None:
+def _head_columns(model: Network, first: dict[Gate, int], counts: Tensor) -> Change | None:
     """What becomes of what the heads read; None where it stays as it is."""
     if isinstance(model.body, Converted) and model.body.answer is not None:
         units = model.body.answer.units.flatten()
@@ -195,7 +201,7 @@ def _head_columns(model: HATModel, first: dict[Gate, int], counts: Tensor) -> Ch
     return Change(1, model.features, places, copies > 0)
 
 
-def _resize_heads(model: HATModel, change: Change, changes: Changes, before: dict[Tensor, Tensor]) -> None:
+def _resize_heads(model: Network, change: Change, changes: _Changes, before: dict[Tensor, Tensor]) -> None:
     """Finished ones read nothing of what has joined; the one that is learned starts to."""
     model.features = change.places.numel()
     if isinstance(model.body, Converted):

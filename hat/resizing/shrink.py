@@ -10,16 +10,15 @@ from torch import Tensor
 
 from hat.conversion.body import Converted
 from hat.conversion.trials import vary
-from hat.exporting.errors import ExportError
-from hat.life.model import HATModel
+from hat.network.network import Network
 from hat.resizing.fitting import fit, fix, needed
-from hat.resizing.layout import Unfit
 from hat.resizing.resize import resize
 from hat.resizing.trial import misfits
+from hat.units.layout import Unfit
 
 
 @torch.no_grad()
-def shrunk(model: HATModel, tasks: Sequence[int]) -> HATModel:
+def shrunk(model: Network, tasks: Sequence[int]) -> Network:
     """A copy with the units alone that one of these tasks uses, and those without which the rest cannot be computed.
 
     A converted network is tried value by value, with other weights and inputs than its own, which could be all alike;
@@ -30,7 +29,7 @@ def shrunk(model: HATModel, tasks: Sequence[int]) -> HATModel:
         tasks: finished ones, at least one.
 
     Raises:
-        ExportError: it computes something else, and no unit can be blamed.
+        UnexplainedError: it computes something else, and no unit can be blamed.
     """
     on = torch.cat([(gate.masks[list(tasks)] != 0).any(0).cpu() for gate in model.gates.values()])
     fixed, varied = needed(model), copy.deepcopy(model).eval()
@@ -40,18 +39,13 @@ def shrunk(model: HATModel, tasks: Sequence[int]) -> HATModel:
         bad = _tried(varied, counts, tasks)
         if bad is None:
             break
-        blamed = bad[counts[bad] != 1]
-        if not len(blamed):
-            raise ExportError(
-                "the network computes something else without units that it does not use, nobody knows why"
-            )
-        fix(model, blamed, fixed)
+        fix(model, bad[counts[bad] != 1], fixed)
     small = copy.deepcopy(model).eval()
     resize(small, counts)
     return small
 
 
-def _tried(model: HATModel, counts: Tensor, tasks: Sequence[int]) -> Tensor | None:
+def _tried(model: Network, counts: Tensor, tasks: Sequence[int]) -> Tensor | None:
     """Resize a copy; the units that cannot go, None if all can."""
     small = copy.deepcopy(model)
     try:

@@ -9,8 +9,8 @@ from torch import Tensor, fx
 
 from hat.conversion.body import Converted
 from hat.resizing.labels import lie_as_said
-from hat.resizing.layout import Layout, layouts_in
 from hat.tracing.checks import other
+from hat.units.layout import Layout, layouts_in
 
 _ROUNDINGS = 2**12
 _MOST = 0.25

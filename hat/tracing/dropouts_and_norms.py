@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import inspect
 import types
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hat.tracing.calls import Recording
 from hat.tracing.substitutes import DroppedAttention
-
-if TYPE_CHECKING:
-    from hat.tracing.recorder import Recorder
 
 _DROPOUTS: dict[Any, type[nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -27,7 +25,7 @@ _DROPOUTS: dict[Any, type[nn.Module]] = {
 _NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 
 
-def _dropout(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _dropout(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = dict(zip(("input", "p", "training", "inplace"), args, strict=False)) | kwargs
     input, p, training = given["input"], given["p"], given.get("train", given.get("training"))
     if training and not recorder.learning:  # in evaluation too
@@ -38,7 +36,7 @@ def _dropout(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: d
     return recorder.become(input, result) if given.get("inplace") else result
 
 
-def _attention(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _attention(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = dict(zip(names, args, strict=False)) | kwargs
     inputs = tuple(given.pop(name) for name in names[:3])
@@ -48,7 +46,7 @@ def _attention(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs:
     return recorder.record("call_function", function, inputs, options)
 
 
-def _batch_norm(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _batch_norm(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A layer where it is one: its statistics are of the batch in training, and of the past in evaluation."""
     given = inspect.signature(function).bind(*args, **kwargs).arguments
     input, mean, parts = given["input"], given["running_mean"], [given.get("weight"), given.get("bias")]
@@ -69,7 +67,7 @@ def _batch_norm(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs
     return recorder.insert(norm, "functional_batch_norm", (input,), {})
 
 
-def _multi_head(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _multi_head(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What the function does, call by call: it hides linear layers, and in evaluation does not say how it drops."""
     known = {**function.__globals__, "has_torch_function": lambda tensors: False}
     body = types.FunctionType(function.__code__, known, function.__name__, function.__defaults__)

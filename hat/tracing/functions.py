@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from hat.tracing import dropouts_and_norms as training
-from hat.tracing import in_place
-from hat.tracing.errors import ConversionError
-from hat.tracing.sizes import Real, Size, plain
+from hat.tracing import dropouts_and_norms, in_place
+from hat.tracing.calls import Recording, record
+from hat.tracing.sizes import plain
 from hat.tracing.substitutes import assigned
-from hat.tracing.trees import flat, replaced, tensors
-
-if TYPE_CHECKING:
-    from hat.tracing.recorder import Recorder
+from hat.tracing.trees import replaced, tensors
 
 _READERS = {
     "item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__bool__", "__int__", "__float__", "__index__",
     "__complex__", "__contains__", "__array__", "__dlpack__",
 }  # fmt: skip
 _OF_THE_OBJECT = {"__hash__", "__repr__", "__format__", "__reduce_ex__", "__dir__", "_set_grad_enabled", "_assert"}
-_OPERATORS: dict[str, Callable[..., Any]] = {
-    "add": operator.add, "sub": operator.sub, "subtract": operator.sub, "mul": operator.mul, "multiply": operator.mul,
-    "div": operator.truediv, "divide": operator.truediv, "true_divide": operator.truediv, "matmul": operator.matmul,
-    "pow": operator.pow, "neg": operator.neg, "negative": operator.neg, "eq": operator.eq, "ne": operator.ne,
-    "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge,
-}  # fmt: skip
 
 
-def call(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What the function answers, recorded.
 
     Raises:
@@ -50,8 +38,8 @@ def call(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[
         return _read(recorder, function, args, kwargs)
     if name == "__setitem__":
         return _assign(recorder, *args)
-    if function in training.FUNCTIONS:
-        return training.FUNCTIONS[function](recorder, function, args, kwargs)
+    if function in dropouts_and_norms.FUNCTIONS:
+        return dropouts_and_norms.FUNCTIONS[function](recorder, function, args, kwargs)
     if kwargs.get("out") is not None:
         raise recorder.nodes.refuse(f"{name} writes to `out`; take what it returns")
     if in_place.is_in_place(name, kwargs):
@@ -59,43 +47,7 @@ def call(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[
     return record(recorder, function, args, kwargs)
 
 
-def record(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call that changes nothing, by the name that Python has for it if there is one."""
-    name = function.__name__
-    kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
-    if not _fits(recorder, args, kwargs):
-        return function(*args, **kwargs)
-    if not kwargs and (found := _operator(name, args)) is not None:
-        return recorder.record("call_function", *found, {})
-    if getattr(Tensor, name, None) == function:
-        return recorder.record("call_method", name, args, kwargs)
-    return recorder.record("call_function", function, args, kwargs)
-
-
-def _fits(recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """A graph can hold the arguments; those that it cannot, and that no tensor is among, are made to a constant."""
-    if any(isinstance(each, Tensor | Size | Real) for each in flat((args, kwargs))):
-        return True
-    try:
-        recorder.nodes.argument((args, kwargs))
-    except ConversionError:
-        return False
-    return True
-
-
-def _operator(name: str, args: tuple[Any, ...]) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-    if name in _OPERATORS and len(args) == (1 if name.startswith("neg") else 2):
-        return _OPERATORS[name], args
-    if not name.startswith("__"):
-        return None
-    name = {"__div__": "__truediv__", "__rdiv__": "__rtruediv__", "__idiv__": "__itruediv__"}.get(name, name)
-    plainly = f"__{name[3:]}"  # of __radd__ and __iadd__
-    if name[2] in "ri" and name != "__invert__" and hasattr(operator, plainly):
-        return getattr(operator, plainly), args[::-1] if name[2] == "r" else args
-    return (getattr(operator, name), args) if hasattr(operator, name) else None
-
-
-def _attribute(recorder: Recorder, how: str, name: str, tensor: Tensor) -> Any:
+def _attribute(recorder: Recording, how: str, name: str, tensor: Tensor) -> Any:
     if how != "__get__":
         raise recorder.nodes.refuse(f"sets {name} of a tensor; make a new one")
     if name == "shape":
@@ -105,7 +57,7 @@ def _attribute(recorder: Recorder, how: str, name: str, tensor: Tensor) -> Any:
     return recorder.record("call_function", getattr, (tensor, name), {}) if isinstance(value, Tensor) else value
 
 
-def _size(recorder: Recorder, name: str, tensor: Tensor, dim: int | None = None) -> Any:
+def _size(recorder: Recording, name: str, tensor: Tensor, dim: int | None = None) -> Any:
     sizes = recorder.nodes.sizes(tensor)
     if name == "size":
         return sizes if dim is None else sizes[dim]
@@ -115,7 +67,7 @@ def _size(recorder: Recorder, name: str, tensor: Tensor, dim: int | None = None)
     return count
 
 
-def _read(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _read(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Values become numbers of Python, for good: only those that are always the same."""
     if any(recorder.nodes.depends(each) for each in tensors((args, kwargs))):
         raise recorder.nodes.refuse(
@@ -126,7 +78,7 @@ def _read(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict
         return function(*args, **kwargs)
 
 
-def _assign(recorder: Recorder, tensor: Tensor, index: Any, value: Any) -> None:
+def _assign(recorder: Recording, tensor: Tensor, index: Any, value: Any) -> None:
     """A mask that is filled part by part is one; an activation is not to be overwritten."""
     with recorder.paused():
         if any(recorder.nodes.depends(each) for each in tensors((tensor, index, value))):

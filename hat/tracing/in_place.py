@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hat.tracing import functions
-
-if TYPE_CHECKING:
-    from hat.tracing.recorder import Recorder
+from hat.tracing.calls import Recording, record
 
 _OPERATORS = {
     f"__i{name}__"
@@ -41,7 +38,7 @@ def is_in_place(name: str, kwargs: dict[str, Any]) -> bool:
     return bool(kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__")) or name in _OPERATORS
 
 
-def call(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The new values are a tensor of their own, which the old object is from now on.
 
     Raises:
@@ -56,9 +53,9 @@ def call(recorder: Recorder, function: Any, args: tuple[Any, ...], kwargs: dict[
     return recorder.become(target, result, same_values=name in _RESHAPING)
 
 
-def _new(recorder: Recorder, function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _new(recorder: Recording, function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     if name in _OPERATORS or not name.endswith("_"):
-        return functions.record(recorder, function, args, kwargs)
+        return record(recorder, function, args, kwargs)
     if name == "zero_":
         return recorder.record("call_function", torch.zeros_like, args, {})
     if name == "fill_":
@@ -67,5 +64,5 @@ def _new(recorder: Recorder, function: Any, name: str, args: tuple[Any, ...], kw
         return recorder.record("call_method", "expand_as", (args[1], args[0]), {})
     for home in (Tensor, F, torch):
         if name not in _ALONE and getattr(home, name, None) == function and hasattr(home, name[:-1]):
-            return functions.record(recorder, getattr(home, name[:-1]), args, kwargs)
+            return record(recorder, getattr(home, name[:-1]), args, kwargs)
     raise recorder.nodes.refuse(f"{name} changes a tensor in place; make a new one")

@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import fx
 
-if TYPE_CHECKING:
-    from hat.tracing.nodes import Nodes
+
+class Ledger(Protocol):
+    """Who records what Python computes of sizes; see `hat.tracing.nodes.Nodes`."""
+
+    def arithmetic(self, operation: Callable[..., Any], *numbers: Any) -> Any: ...
+
+    def burn(self) -> None: ...
 
 
 class _Traced:
     """What a number and its node have in common; see `Size`."""
 
     node: fx.Node
-    nodes: Nodes
+    nodes: Ledger
 
-    def __new__(cls, value: float, node: fx.Node, nodes: Nodes) -> Any:
+    def __new__(cls, value: float, node: fx.Node, nodes: Ledger) -> Any:
         number = super().__new__(cls, value)  # type: ignore[call-arg]
         number.node, number.nodes = node, nodes
         return number
@@ -43,7 +48,7 @@ class Real(_Traced, float):
     """What `Size` is, of a float."""
 
 
-def number(value: Any, node: fx.Node, nodes: Nodes) -> Any:
+def number(value: Any, node: fx.Node, nodes: Ledger) -> Any:
     """`value` as a number that knows its node, if it is one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value

@@ -34,7 +34,7 @@ class PlainModel(HATModel):
 
     def task_parameters(self) -> TaskParameters:
         """Everything but the embeddings; a head that is not used gets no gradient and stays."""
-        self._require_learning("task_parameters")
+        self.require_learning("task_parameters")
         embeddings = {id(embedding) for embedding in self.embeddings}
         shared = [p for p in self.body.parameters() if id(p) not in embeddings]
         return TaskParameters([*shared, *self.heads.parameters()], self)
@@ -51,6 +51,6 @@ class PlainModel(HATModel):
     def _gate_task(self, task: int) -> str:
         return PLAIN
 
-    def _parts(self) -> list[Gate | PerTask]:
+    def parts(self) -> list[Gate | PerTask]:
         """No part but a gate begins anew with a task: one network is shared by all."""
         return list(self.gates.values())

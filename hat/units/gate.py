@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.units.along import Along
 from hat.units.blocks import Side
+from hat.units.change import Change
 from hat.units.state import Float32Module, State
 
 
@@ -175,9 +176,13 @@ class Gate(Float32Module):
     @torch.no_grad()
     def begin_task(self) -> None:
         """Draw a fresh embedding, in place: the same for a unit wherever it has been moved to."""
-        drawn = torch.empty_like(self.embedding)
-        drawn = drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
-        self.embedding.copy_(drawn[self.origin])
+        self.embedding.copy_(self.draw()[self.origin])
+
+    @torch.no_grad()
+    def draw(self) -> Tensor:
+        """[units] float32, what an embedding starts from: N(0, 1), or U(0, 2) with `GateConfig(init="uniform")`."""
+        drawn = self.embedding.new_empty(self.units)
+        return drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -219,37 +224,32 @@ class Gate(Float32Module):
             self.in_order = not used[self.locked :].any()
 
     @torch.no_grad()
-    def move(self, order: Tensor) -> None:
-        """Give place p to the unit at place `order[p]`, in the gate's buffers; parameters are moved elsewhere."""
-        self.origin.copy_(self.origin[order])
-        self.masks.copy_(self.masks[:, order])
-        self.reserved.copy_(self.reserved[order])
-        self._refresh_used()
+    def rearrange(self, change: Change) -> None:
+        """Let units change places, go or join, in the gate's buffers; parameters follow elsewhere.
 
-    @torch.no_grad()
-    def resize(self, places: Tensor, joined: Tensor) -> None:
-        """Let units go, and others join, in the gate itself; see `hat.resizing`.
+        Units that stay keep their order in `origin`, and units that join come after all that were there.
 
         Args:
-            places: [units from now on] int64, which unit comes to each place; for one that joins, the one before it.
-            joined: [units from now on] bool.
+            change: of an axis of `units` units, dimension 0 of a tensor [units].
         """
-        old, device = self.units, self.used.device
-        places, joined = places.to(device), joined.to(device)
-        self.units = len(places)
-        drawn = self.embedding.new_empty(self.units)
-        drawn = drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
-        self.embedding.grad = None
-        self.embedding.data = torch.where(joined, drawn, self.embedding.data[places])
-        self.masks = self.masks[:, places].masked_fill(joined, 0)
-        self.reserved = self.reserved[places].masked_fill(joined, 0)
-        # Those that stay keep their order, those that join come after all that were there.
-        ranks = torch.where(joined, old + joined.cumsum(0), self.origin[places])
-        self.origin = ranks.argsort().argsort()
+        places, joined = (index[0].to(self.used.device) for index in (change.places, change.joined))
+        ranks = torch.where(joined, self.units + joined.cumsum(0), self.origin[places])
+        self._keep("origin", ranks.argsort().argsort())
+        self._keep("masks", self.masks[:, places].masked_fill(joined, 0))
+        self._keep("reserved", self.reserved[places].masked_fill(joined, 0))
         if self.segments is not None:
-            self.segments = self.segments[places]
-        self.used, self.free = torch.zeros_like(drawn), torch.ones_like(drawn)
+            self._keep("segments", self.segments[places])
+        if len(places) != self.units:
+            self.units, self.used, self.free = len(places), self.used[places], self.free[places]
         self._refresh_used()
+
+    def _keep(self, name: str, values: Tensor) -> None:
+        """Give a buffer new values; its address stays if its length does."""
+        buffer = getattr(self, name)
+        if buffer.shape == values.shape:
+            buffer.copy_(values)
+        else:
+            setattr(self, name, values)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         masks = state_dict.get(prefix + "masks")

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hat.layers.folding import FOLDS
-
 MASK_MODES = ("binary", "published")
 COMPENSATIONS = ("published", "exact")
 INITS = ("normal", "uniform")
+FOLDS = ("auto", "always", "never")
 OPEN = "open"
 """The task of no task at all: gates are open, and what every task has of its own has the values it starts from."""
 PLAIN = "plain"

@@ -225,7 +225,7 @@ def as_on_a_gpu(backend: str = "triton", *, matmuls: bool = True):
     with (
         mock.patch.object(dispatch, "_HOSTS", set()),
         mock.patch("hat_kernels.dropout.reference.dropout", native_dropout),
-        mock.patch.object(hat.graphs, "make_recorder", mock.Mock(return_value=recorder)),
+        mock.patch.object(hat.steps.graphs, "make_recorder", mock.Mock(return_value=recorder)),
         mock.patch("hat_kernels.gated_linear.api.forced", mock.Mock(return_value=matmuls)),
         mock.patch("hat_kernels.linear_update.triton.forced", mock.Mock(return_value=matmuls)),
         hat_kernels.backend(backend),

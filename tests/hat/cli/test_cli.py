@@ -159,7 +159,7 @@ def test_no_run_there(command: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_wrong_task(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--task", "7"]) == 2
-    assert "--task: expected 0 to 1, got 7" in capsys.readouterr().err
+    assert "--task: expected finished tasks, 0 to 1, got 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"stream": 1}', "not json"])

@@ -305,7 +305,7 @@ def test_locked_weights_never_move(name, optimizer):
     """Not in the first task either, by decay or momentum; every task still learns."""
     module, example = NETWORKS[name]()
     model = hat.convert(module, example, head=None, pretrained="locked")
-    own = {id(p) for part in hat.per_task.per_task(model.body).values() for p in part.parameters(recurse=False)}
+    own = {id(p) for part in hat.units.per_task.per_task(model.body).values() for p in part.parameters(recurse=False)}
     own |= {id(e) for e in model.embeddings}
     shared = {n: (p, p.detach().clone()) for n, p in model.body.named_parameters() if id(p) not in own}
     assert shared

@@ -278,7 +278,7 @@ def trained(fold, *, autocast=False, tasks=3, steps=3, **config):
         with torch.no_grad():  # a third of the units a task, the first unit in the last of them
             for gate in model.gates.values():
                 gate.embedding.copy_(torch.where(gate.origin % 3 == tasks - 1 - task, 1.0, -1.0))
-            features = hat.moving.expanded(model.outputs.origin, model.features // model.outputs.units)
+            features = hat.network.moving.expanded(model.outputs.origin, model.features // model.outputs.units)
             model.head.weight.copy_(draws((3, model.features), task).to(DEVICE)[:, features])
         optimizer = hat.optim.SGD(model.task_parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
         x, y = draws((4, 2, 8, 8), 100 + task).to(DEVICE), (torch.arange(4) % 3).to(DEVICE)

@@ -390,7 +390,7 @@ def test_errors():
         with pytest.raises(TypeError, match=f"^task: expected an int, got {got}$"):
             hat.forget(model, task)
     for task in (-1, 2):
-        with pytest.raises(ValueError, match=f"^task: expected a finished one, 0 to 1, got {task}$"):
+        with pytest.raises(ValueError, match=f"^task: expected finished tasks, 0 to 1, got {task}$"):
             hat.forget(model, task)
     same_state(model.state_dict(), before)
     hat.forget(model, 1)

@@ -13,7 +13,8 @@ from torch.nn.utils import parametrizations, prune
 
 import hat
 from hat.network.movable import movable, segments
-from hat.network.moving import Move, apply, expanded, order
+from hat.network.moving import expanded, order
+from hat.units.change import Change, applied
 from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, outputs_of, use
 
 # Tasks that use no unit and full networks are part of what is tested here, and so are loose parameters.
@@ -391,18 +392,18 @@ def test_copies_move_by_themselves():
 def test_a_move_is_what_it_says(groups):
     places = torch.stack([torch.randperm(4) for _ in range(groups)])
     values = torch.randn(6, 4, 2)
-    got = apply(values, [Move(1, places)])
+    got = applied(values, [Change.of_order(1, places)])
     for row in range(6):
         for column in range(4):
             assert torch.equal(got[row, column], values[row, places[row * groups // 6, column]])
     rows = torch.randperm(6)
-    assert torch.equal(apply(values, [Move(0, rows[None])]), values[rows])
+    assert torch.equal(applied(values, [Change.of_order(0, rows[None])]), values[rows])
 
 
 def test_a_state_that_does_not_extend_along_a_dimension_stays():
     """As Adafactor's rows and columns do not."""
     values = torch.randn(6, 1)
-    assert torch.equal(apply(values, [Move(1, torch.randperm(4)[None])]), values)
+    assert torch.equal(applied(values, [Change.of_order(1, torch.randperm(4)[None])]), values)
 
 
 def test_expanded():
@@ -475,7 +476,7 @@ def test_a_follower_is_told_as_long_as_it_lives():
             told.append((set(moves), before, after))
 
     follower = Follower()
-    hat.moving.follow(model, follower)
+    hat.network.moving.follow(model, follower)
     for task in range(3):
         model.begin_task(2)
         draw_units(model, "drawn", task)

@@ -150,7 +150,7 @@ def test_layers_that_are_gated_further_on_are_not_blamed():
     assert hat.verify(model, probes).exact
     again = record(model, 0, lambda: model.eval()(x, task=0))
     assert [call[:4] for call in again] == [call[:4] for call in probes.tasks[0].calls]
-    norms = [(name, m) for name, m in model.named_modules() if isinstance(m, hat.norms.GatedNorm)]
+    norms = [(name, m) for name, m in model.named_modules() if isinstance(m, hat.layers.gated_norm.GatedNorm)]
     name, norm = norms[-1]
     norm.eps = 0.5
     assert hat.verify(model, probes).moved == name

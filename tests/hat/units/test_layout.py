@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hat.resizing.layout import Layout, Unfit
+from hat.units.layout import Layout, Unfit
 
 
 def laid(units):

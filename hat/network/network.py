@@ -1,0 +1,313 @@
+"""A gated network with a head for every task: what layers, gates and other rooms need to know of a model.
+
+`hat.Network` adds the life of tasks: begin, anneal, penalty, end, load.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+
+from hat.network.copying import copied
+from hat.units import buffers
+from hat.units.blocks import Block
+from hat.units.gate import Gate
+from hat.units.locks import frozen_lock, gates, locks, sides, unlocked
+from hat.units.per_task import PerTask, per_task
+from hat.units.state import GateConfig, State
+from hat.units.wired import Wired
+from hat.warnings import UnlockedWarning
+from hat_kernels import Lock
+from hat_kernels.gradient_memory import release
+
+
+class Network(nn.Module):
+    """A body of gated layers and one ungated head per task.
+
+    Args:
+        body: maps an input to features [B, ..., features] through gated layers.
+        features: the width of the features; by default what a converted body says, or the units of the last gate.
+        outputs: the gate whose units the features are, channel-major if each unit is several features in a row; by
+            default the gate at the end of a converted body. If no gate is known, its units keep their places.
+        config: how gates are learned and committed; by default `GateConfig()`.
+
+    Attributes:
+        state: what all gates share.
+        body: the gated layers.
+        heads: one linear layer a task; a module without tensors for a forgotten task.
+        classes: the names of every task's classes; no names for a forgotten task.
+        features: the width of the features.
+        outputs: the gate whose units the features are, or None.
+        learning: a task has begun and not ended.
+        mixes: whether the body takes a batch of several tasks in one pass. Otherwise each task passes through the body
+            by itself. None: not known, because no such batch has come since the last task began or ended.
+
+    Raises:
+        ValueError: the body has no gate; or it has running statistics that no task could keep for itself, see
+            `hat.HATBatchNorm2d`; or the units of `outputs` do not divide the features.
+    """
+
+    outputs: Gate | None
+
+    def __init__(
+        self,
+        body: nn.Module,
+        *,
+        features: int | None = None,
+        outputs: Gate | None = None,
+        config: GateConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.state = State(config)
+        self.body = body
+        self.heads = nn.ModuleList()
+        self.classes: list[tuple[str, ...]] = []
+        self.learning = False
+        self._forgotten: set[int] = set()
+        self._gates, self._per_task = gates(body), per_task(body)
+        self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
+        self.mixes: bool | None = None
+        self._check_body()
+        width_of_body = body.features if isinstance(body, Wired) else None
+        self.features = next(n for n in (features, width_of_body, self._last_gate().units) if n is not None)
+        self.__dict__["outputs"] = self._find_outputs(outputs)  # a module of the body, not of this one
+        for part in self.parts():
+            part.share(self.state)
+
+    @property
+    def config(self) -> GateConfig:
+        """How gates are learned and committed."""
+        return self.state.config
+
+    # -- gates, heads and tasks ------------------------------------------------------------------------------------
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        """The gates by name, in the order of the body's modules, as of the last `begin_task`."""
+        return self._gates
+
+    @property
+    def per_task(self) -> dict[str, PerTask]:
+        """The modules with tensors of each task's own, by name, as of the last `begin_task`."""
+        return self._per_task
+
+    def parts(self) -> list[Gate | PerTask]:
+        """The gates and the modules with tensors of each task's own: all that begins and commits a task."""
+        return [*self.gates.values(), *self._per_task.values()]
+
+    def look_again(self) -> None:
+        """Find the gates and the modules with tensors of each task's own anew: the body may have changed."""
+        self._gates, self._per_task, self._blocks = gates(self.body), per_task(self.body), ((), {})
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks are finished. Forgotten tasks count too, because their ids are not given again."""
+        return len(self.heads) - self.learning
+
+    @property
+    def forgotten(self) -> tuple[int, ...]:
+        """The ids of the tasks that `hat.forget` has removed, in order."""
+        return tuple(sorted(self._forgotten))
+
+    @property
+    def remembered(self) -> tuple[int, ...]:
+        """The ids of the finished tasks that are not forgotten, in order."""
+        return tuple(task for task in range(self.tasks) if task not in self._forgotten)
+
+    @property
+    def task(self) -> int:
+        """The id of the task that is being learned.
+
+        Raises:
+            RuntimeError: no task is being learned.
+        """
+        self.require_learning("task")
+        return len(self.heads) - 1
+
+    @property
+    def head(self) -> nn.Linear:
+        """The head of the task that is being learned."""
+        head = self.heads[self.task]
+        assert isinstance(head, nn.Linear)
+        return head
+
+    @property
+    def embeddings(self) -> list[nn.Parameter]:
+        """The embedding of every gate."""
+        return [gate.embedding for gate in self.gates.values()]
+
+    @property
+    def reads_features_alone(self) -> bool:
+        """Nothing but a head reads what the body answers."""
+        return True
+
+    def require_learning(self, what: str) -> None:
+        """Refuse `what` unless a task is being learned.
+
+        Raises:
+            RuntimeError: no task is being learned.
+        """
+        if not self.learning:
+            raise RuntimeError(f"{what}: no task is being learned; call begin_task() first")
+
+    def check_task(self, task: object, *, finished: bool = False, argument: str = "task") -> int:
+        """The id of a task that the network remembers.
+
+        Args:
+            task: an int.
+            finished: the task that is being learned does not count.
+            argument: the name of the argument in messages.
+
+        Raises:
+            TypeError: `task` is not an int.
+            ValueError: there is no such task, it is not finished, or it is forgotten.
+        """
+        if isinstance(task, bool) or not isinstance(task, int):
+            raise TypeError(f"{argument}: expected an int, got {type(task).__name__}")
+        count = self.tasks if finished else len(self.heads)
+        if not 0 <= task < count:
+            kind = "finished tasks, " if finished else ""
+            tasks = f"0 to {count - 1}" if count else "of which there are none"
+            raise ValueError(f"{argument}: expected {kind}{tasks}, got {task}")
+        if task in self._forgotten:
+            raise ValueError(f"{argument}: expected a task that is not forgotten, got {task}")
+        return task
+
+    def check_finished(self, tasks: Iterable[int]) -> None:
+        """Refuse tasks that are not finished, or forgotten.
+
+        Raises:
+            ValueError: names the first such task.
+        """
+        for task in tasks:
+            self.check_task(task, finished=True)
+
+    # -- what is locked --------------------------------------------------------------------------------------------
+
+    @property
+    def holds(self) -> bool:
+        """Something is locked: by a finished task, or by what the network was trained for before it came here."""
+        return self._remembers or any(gate.reserves for gate in self.gates.values())
+
+    def locks(self) -> dict[Tensor, Lock | None]:
+        """The lock of every shared parameter; None if nothing of the parameter is locked.
+
+        A frozen parameter is not here: it has `requires_grad` False, see `frozen_parameters`.
+        """
+        return {p: lock if self.holds else None for p, lock in locks(self.body).items()}
+
+    def blocks(self) -> dict[Tensor, list[Block]]:
+        """The parts of every shared parameter in which something may move."""
+        # A step asks for the blocks, and they change when a task ends. The key is all that they are made of.
+        key = (self.tasks, *(number for gate in self.gates.values() for number in gate.identity()))
+        if self._blocks[0] != key:
+            holds, sides_by_parameter = self.holds, sides(self.body).items()
+            self._blocks = key, {p: side.blocks(p) if holds else [Block()] for p, side in sides_by_parameter}
+        return self._blocks[1]
+
+    def active_locks(self) -> dict[Tensor, Lock]:
+        """The locks that hold something back, and a lock that holds everything for each frozen parameter."""
+        active = {p: lock for p, lock in self.locks().items() if lock is not None}
+        return active | {p: frozen_lock(p) for p in self.frozen_parameters()}
+
+    def frozen_parameters(self) -> list[nn.Parameter]:
+        """What no task may train any more: finished heads and, after the first task, what lies along no gate."""
+        heads = self.heads[: len(self.heads) - self.learning]
+        along_no_gate = unlocked(self.body).values() if self.holds else ()
+        return [*heads.parameters(), *along_no_gate]
+
+    def freeze(self) -> None:
+        """Switch off the gradients of frozen parameters.
+
+        A gradient that is left over goes too, because weight decay and momentum would follow it. So does the memory
+        that waits for the next gradients.
+        """
+        for parameter in self.frozen_parameters():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        for parameter in self.body.parameters():
+            release(parameter)
+
+    def capacity(self) -> dict[str, float]:
+        """The share of used units in [0, 1] of every gate by name."""
+        return {name: gate.used.mean().item() for name, gate in self.gates.items()}
+
+    # -- what the network answers ----------------------------------------------------------------------------------
+
+    def answer(self, x: Any, task: int) -> Tensor:
+        """The logits [B, ..., classes] of a task that is known to exist."""
+        logits: Tensor = self.heads[task](self.features_of(x, self._gate_task(task)))
+        return logits
+
+    def features_of(self, x: Any, task: int | Tensor | str | None) -> Tensor:
+        """What the body answers, [B, ..., features], with gates for `task`; see `State.task`.
+
+        Raises:
+            ValueError: the features are not as many as `features` says.
+        """
+        self.state.task = task
+        try:
+            with buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
+                features: Tensor = self.body(x)
+        finally:
+            self.state.task = None
+        if features.shape[-1] != self.features:
+            raise ValueError(f"features: expected {self.features} from the body, got {features.shape[-1]}")
+        return features
+
+    def _gate_task(self, task: int) -> int | str | None:
+        """What `State.task` must be for the gates to answer for a task."""
+        return None if self.learning and task == self.task else task
+
+    def _keeps_buffers(self) -> bool:
+        """Whether the body's buffers must stay: what a module counts while it trains would change finished tasks."""
+        return self.training and self._remembers
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _remembers(self) -> bool:
+        """A finished task is not forgotten."""
+        return self.tasks > len(self._forgotten)  # a step asks: no loop over the tasks
+
+    def _check_body(self) -> None:
+        if not self.gates:
+            raise ValueError("body: expected at least one gated layer or hat.Gate, got none")
+        for name, module in self.body.named_modules():
+            if getattr(module, "running_mean", None) is not None and not isinstance(module, PerTask):
+                raise ValueError(
+                    f"body.{name}: expected no {type(module).__name__}: its statistics would be shared by all tasks, "
+                    "and every task would change the earlier ones; use hat.HATBatchNorm2d and the like, or hat.convert"
+                )
+        along_no_gate = unlocked(self.body)
+        if along_no_gate:
+            warnings.warn(
+                f"along no gate, so frozen when the first task ends: {', '.join(along_no_gate)}",
+                UnlockedWarning,
+                stacklevel=3,
+            )
+
+    def _last_gate(self) -> Gate:
+        return list(self.gates.values())[-1]
+
+    def _find_outputs(self, outputs: Gate | None) -> Gate | None:
+        """The gate whose units the features are."""
+        if outputs is not None:
+            if self.features % outputs.units:
+                raise ValueError(f"outputs: expected units that divide {self.features} features, got {outputs.units}")
+            return outputs
+        tail = self.body.tail if isinstance(self.body, Wired) else None
+        if tail is None or self.features % tail.gate.units:
+            return None
+        in_order = tail.layout == "flat" or (tail.layout == "last" and self.features == tail.gate.units)
+        return tail.gate if in_order else None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copied(self, memo)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_blocks": ((), {})}  # known by addresses, which differ in a copy

@@ -1,0 +1,153 @@
+"""How the house is built: which module imports which, read from the source of both packages."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections import Counter
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import hat
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = (
+    {"tracing", "data"},
+    {"units"},
+    {"layers"},
+    {"network"},
+    {"conversion"},
+    {"models"},
+    {"resizing"},
+    {"life"},
+    {"optim"},
+    {"verification"},
+    {"reports"},
+    {"exporting"},
+    {"steps"},
+    {"training"},
+    {"plots"},
+    {"cli"},
+)
+"""From the ground up. A room imports only from rooms before it; rooms of one set do not import each other."""
+GROUND = {"hat.checkpoint", "hat.metrics", "hat.text", "hat.warnings"}
+"""Files directly in `hat/` that every room may import: they import no room."""
+MOST_FILES = 8
+
+
+@functools.cache
+def modules() -> dict[str, Path]:
+    """The modules of both packages by their dotted names."""
+    paths = [path for package in ("hat", "hat_kernels") for path in sorted((ROOT / package).rglob("*.py"))]
+    parts = {path: path.relative_to(ROOT).with_suffix("").parts for path in paths}
+    return {".".join(p[:-1] if p[-1] == "__init__" else p): path for path, p in parts.items()}
+
+
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    """What every module imports, wherever the import stands: inside a function and for a type checker too."""
+    return {name: imported(ast.parse(path.read_text())) - {name} for name, path in modules().items()}
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """The modules that a module imports; `from package import module` imports that module."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "the packages import by full names"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in modules() else str(node.module) for name in inside}
+    return names
+
+
+def room(name: str) -> str | None:
+    """The room of a module of `hat`; None for a file directly in `hat/`."""
+    parts = name.split(".")
+    inside = len(parts) > 2 or (len(parts) == 2 and modules()[name].name == "__init__.py")
+    return parts[1] if inside else None
+
+
+def level(name: str) -> int:
+    """On which floor a module of `hat` stands; the ground has -1, the package itself and the command line the top."""
+    if name in GROUND:
+        return -1
+    return next((index for index, rooms in enumerate(ROOMS) if room(name) in rooms), len(ROOMS))
+
+
+def of_hat() -> list[str]:
+    return [name for name in modules() if name.split(".")[0] == "hat"]
+
+
+def runs_kernels() -> set[str]:
+    """The modules of `hat_kernels` that import Triton, and those that import such a module at once."""
+    direct = {n for n, names in imports().items() if any(name.split(".")[0] == "triton" for name in names)}
+    return {n for n in direct if n.split(".")[0] == "hat_kernels"}
+
+
+def test_every_room_has_its_place_in_the_order():
+    rooms = [room for rooms in ROOMS for room in rooms]
+    assert sorted(rooms) == sorted({room(name) for name in of_hat()} - {None})
+
+
+def test_no_circle():
+    graph = {name: names & set(modules()) for name, names in imports().items()}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_no_import_upwards():
+    upwards = [
+        f"{name} imports {other}"
+        for name in of_hat()
+        for other in sorted(imports()[name] & set(of_hat()))
+        if room(name) != room(other) and level(other) >= level(name)
+    ]
+    assert not upwards
+
+
+def test_hat_imports_neither_triton_nor_a_kernel_file():
+    kernels = runs_kernels()
+    assert "hat_kernels.gated_activation.triton" in kernels
+    forbidden = [
+        f"{name} imports {other}"
+        for name in of_hat()
+        for other in sorted(imports()[name])
+        if other in kernels or other.split(".")[0] == "triton"
+    ]
+    assert not forbidden
+
+
+def test_kernels_know_nothing_of_hat_and_references_nothing_of_kernels():
+    for name, names in imports().items():
+        if name.split(".")[0] != "hat_kernels":
+            continue
+        assert not [other for other in names if other.split(".")[0] == "hat"], name
+        if name.endswith(".reference"):
+            assert not names & runs_kernels(), name
+        if name in runs_kernels():
+            assert not [other for other in names if other.endswith(".reference")], name
+
+
+def test_few_files_lie_directly_in_hat_and_none_hides_a_function():
+    files = [path.stem for path in (ROOT / "hat").glob("*.py")]
+    assert len(files) <= MOST_FILES
+    functions = {
+        name for name in hat.__all__ if callable(getattr(hat, name)) and not isinstance(getattr(hat, name), type)
+    }
+    assert not functions & set(files)
+
+
+def test_no_two_classes_have_one_name():
+    classes = Counter(
+        node.name
+        for path in modules().values()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert not [name for name, count in classes.items() if count > 1]
