@@ -20,17 +20,17 @@ def is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def hold(thing: object) -> None:
-    """Keep `thing` alive for the graph that is being captured: in the list of `holding`, or for ever outside of one."""
-    (_open_lists[-1] if _open_lists else _kept_for_ever).append(thing)
+def hold(item: object) -> None:
+    """Keep `item` alive for the graph that is being captured: in the list of `holding`, or for ever outside of one."""
+    (_open_lists[-1] if _open_lists else _kept_for_ever).append(item)
 
 
 @contextlib.contextmanager
 def holding() -> Iterator[list[object]]:
     """A block in which a graph is captured; it gets a list of the objects that must live as long as the graph."""
-    held: list[object] = []
-    _open_lists.append(held)
+    items: list[object] = []
+    _open_lists.append(items)
     try:
-        yield held
+        yield items
     finally:
-        _open_lists.remove(held)
+        _open_lists.remove(items)

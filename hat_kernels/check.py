@@ -1,4 +1,4 @@
-"""Checks that the operations on lists of parameters share."""
+"""Checks of arguments that several operations share."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def check_scalar(name: str, value: Tensor | None) -> None:
 
 
 def check_units(name: str, value: Tensor, units: int, device: torch.device) -> None:
-    """One number a unit, on a device.
+    """Check that `value` has one number for each unit, on the given device.
 
     Raises:
-        ValueError: the shape or the device is another.
+        ValueError: the shape is not [units], or the device differs.
     """
     if value.shape != (units,):
         raise ValueError(f"{name}: expected shape ({units},), got {tuple(value.shape)}")
@@ -76,10 +76,10 @@ def check_units(name: str, value: Tensor, units: int, device: torch.device) -> N
 
 
 def check_device(name: str, value: Tensor, device: torch.device) -> None:
-    """A tensor on a device.
+    """Check that a tensor is on the given device.
 
     Raises:
-        ValueError: it is on another.
+        ValueError: the tensor is on another device.
     """
     if value.device != device:
         raise ValueError(f"{name}: expected device {device}, got {value.device}")

@@ -64,31 +64,31 @@ def take(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
     rows, columns = frozen
     if torch.compiler.is_compiling() or not (free_to_read(weight) or (rows and columns)):
         return _fresh(weight, frozen)
-    kept = _kept.get(weight)
-    usable = kept is not None and _is_unused(kept.memory) and _has_form_of(kept.memory, weight)
+    entry = _kept.get(weight)
+    usable = entry is not None and _is_unused(entry.memory) and _has_form_of(entry.memory, weight)
     if is_capturing(weight.device):
-        return _memory_for_graph(weight, kept if usable else None, frozen)
-    if kept is None or not usable:
-        kept = _Kept(_allocate_like(weight), frozen)
-        _kept[weight] = kept
-    if not _holds_zeros(kept, frozen):
-        kept.memory[:rows, :columns] = 0
-        kept.frozen = frozen
-    return kept.memory.detach()  # a new tensor on the same memory, which autograd can make `.grad` without a copy
+        return _memory_for_graph(weight, entry if usable else None, frozen)
+    if entry is None or not usable:
+        entry = _Kept(_allocate_like(weight), frozen)
+        _kept[weight] = entry
+    if not _holds_zeros(entry, frozen):
+        entry.memory[:rows, :columns] = 0
+        entry.frozen = frozen
+    return entry.memory.detach()  # a new tensor on the same memory, which autograd can make `.grad` without a copy
 
 
-def _memory_for_graph(weight: Tensor, kept: _Kept | None, frozen: tuple[int, int]) -> Tensor:
+def _memory_for_graph(weight: Tensor, entry: _Kept | None, frozen: tuple[int, int]) -> Tensor:
     """Memory for the gradient that belongs to the captured graph alone from now on."""
-    if kept is None or not _holds_zeros(kept, frozen):
+    if entry is None or not _holds_zeros(entry, frozen):
         return _fresh(weight, frozen)
     _kept.pop(weight)
-    hold(kept.memory)
-    return kept.memory.detach()
+    hold(entry.memory)
+    return entry.memory.detach()
 
 
-def _holds_zeros(kept: _Kept, frozen: tuple[int, int]) -> bool:
+def _holds_zeros(entry: _Kept, frozen: tuple[int, int]) -> bool:
     """Whether the frozen block, and no other block, still holds the zeros that `take` wrote."""
-    return kept.frozen == frozen and kept.version == kept.memory._version
+    return entry.frozen == frozen and entry.version == entry.memory._version
 
 
 def _fresh(weight: Tensor, frozen: tuple[int, int]) -> Tensor:
@@ -107,10 +107,10 @@ def complete(weight: Tensor, grad: Tensor, bound: Callable[[], Tensor] | None = 
         bound: returns a 0-d tensor that is no less than the norm of the gradient. It is called only if its result can
             be read without waiting for the device.
     """
-    kept = None if torch.compiler.is_compiling() else _kept.get(weight)
-    if kept is not None and kept.memory.data_ptr() == grad.data_ptr():
-        kept.version = grad._version
-        kept.bound = bound().item() if bound is not None and free_to_read(weight) else None
+    entry = None if torch.compiler.is_compiling() else _kept.get(weight)
+    if entry is not None and entry.memory.data_ptr() == grad.data_ptr():
+        entry.version = grad._version
+        entry.bound = bound().item() if bound is not None and free_to_read(weight) else None
 
 
 def norm_bound(weight: Tensor) -> float | None:
@@ -120,16 +120,16 @@ def norm_bound(weight: Tensor) -> float | None:
     because PyTorch does not count them as versions: changes through `.data` or `.numpy()`, and those of a `GradScaler`.
     If several processes train together, the number is never known, because they change gradients in the same way.
     """
-    kept, grad = _kept.get(weight), weight.grad
+    entry, grad = _kept.get(weight), weight.grad
     if (
-        kept is None
+        entry is None
         or grad is None
         or _trains_in_several_processes()
-        or grad.data_ptr() != kept.memory.data_ptr()
-        or grad._version != kept.version
+        or grad.data_ptr() != entry.memory.data_ptr()
+        or grad._version != entry.version
     ):
         return None
-    return kept.bound
+    return entry.bound
 
 
 def release(weight: Tensor) -> None:

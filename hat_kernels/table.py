@@ -204,9 +204,9 @@ class _Reserve:
         """A copy of the numbers, in pinned memory that no other table will get."""
         if len(host) > len(cls.block) - cls.used:
             return host.pin_memory()  # the block is full; some versions of PyTorch allow this during a capture
-        taken = cls.block[cls.used : cls.used + len(host)]
+        reserved = cls.block[cls.used : cls.used + len(host)]
         cls.used += len(host)
-        return taken.copy_(host)
+        return reserved.copy_(host)
 
 
 def _row(operand: Operands) -> list[int]:

@@ -84,13 +84,13 @@ def elements(row, row0, column0, ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr, B
     if ALIGNED:
         stride = stride // 8 * 8  # tells the compiler that 8 divides the stride
     start = row0 * stride + column0
-    left = tl.load(row + NUMEL) - start
+    remaining = tl.load(row + NUMEL) - start
     if ALIGNED:
-        left = left // 8 * 8
+        remaining = remaining // 8 * 8
     m = tl.arange(0, BLOCK_M)[:, None]
     n = tl.arange(0, BLOCK_N)[None, :]
     local = m * stride.to(tl.int32) + n
-    return start, local, (n < (stride - column0).to(tl.int32)) & (local < tl.minimum(left, 2**30).to(tl.int32))
+    return start, local, (n < (stride - column0).to(tl.int32)) & (local < tl.minimum(remaining, 2**30).to(tl.int32))
 
 
 @triton.jit

@@ -55,12 +55,14 @@ def adamw_update_(
     rate, rate_ptr = number_or_scalar(lr, device)
     found_inf_ptr = scalar(found_inf, device)
     with torch.cuda.device_of(operands[0].parameter):
-        built = table(operands)
-        block = max(32, triton.next_power_of_2(built.length))
-        advance_kernel[(1,)](built.rows, found_inf_ptr, built.length, BLOCK=block, num_warps=1, enable_fp_fusion=True)
-        adamw_kernel[(built.programs,)](
-            built.rows,
-            built.owners,
+        pointer_table = table(operands)
+        block = max(32, triton.next_power_of_2(pointer_table.length))
+        advance_kernel[(1,)](
+            pointer_table.rows, found_inf_ptr, pointer_table.length, BLOCK=block, num_warps=1, enable_fp_fusion=True
+        )
+        adamw_kernel[(pointer_table.programs,)](
+            pointer_table.rows,
+            pointer_table.owners,
             rate_ptr,
             scalar(grad_scale, device),
             found_inf_ptr,
@@ -72,11 +74,11 @@ def adamw_update_(
             1.0 - betas[1],
             float(eps),
             float(weight_decay),
-            CODES=built.codes,
+            CODES=pointer_table.codes,
             AMSGRAD=amsgrad,
             DECAY=NO_DECAY if not weight_decay else DECOUPLED if decoupled else ADDED,
             MEND=mend,
-            STEPS=built.steps,
+            STEPS=pointer_table.steps,
             BLOCK_M=BLOCK_M,
             BLOCK_N=BLOCK_N,
             num_warps=NUM_WARPS,

@@ -196,9 +196,9 @@ def _(
 
 @_folded_weight_backward.register_fake
 def _(
-    dfolded: Tensor, dfolded_bias: Tensor | None, weight: Tensor, bias: Tensor | None, *rest: Any
+    dfolded: Tensor, dfolded_bias: Tensor | None, weight: Tensor, bias: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _results(weight, bias, _units_first(weight), *rest[-3:])
+    return _results(weight, bias, _units_first(weight), *options[-3:])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -71,19 +71,19 @@ def _masked(x: Tensor, activation: str, dropout: float, a: Tensor, overwrite: bo
 
 @fused
 def _open(x: Tensor, mask: Tensor | None, gate: Tensor, overwrite: bool) -> tuple[Tensor, Tensor]:
-    """(kept, kept * gate), where kept is x after ReLU and dropout."""
-    kept = x.clamp_min_(0) if overwrite else x.clamp_min(0)
+    """(activations, activations * gate), where the activations are x after ReLU and dropout."""
+    activations = x.clamp_min_(0) if overwrite else x.clamp_min(0)
     if mask is not None:
-        kept = kept.mul_(mask)
-    return kept, kept * gate
+        activations = activations.mul_(mask)
+    return activations, activations * gate
 
 
 @fused
-def _close(dy: Tensor, kept: Tensor, gate: Tensor, other_dims: list[int]) -> tuple[Tensor, Tensor]:
+def _close(dy: Tensor, activations: Tensor, gate: Tensor, other_dims: list[int]) -> tuple[Tensor, Tensor]:
     """(dx, the gradient of the gate)."""
     dx = dy * gate
-    product = dy * kept
-    return torch.ops.aten.threshold_backward(dx, kept, 0), product.sum(other_dims) if other_dims else product
+    product = dy * activations
+    return torch.ops.aten.threshold_backward(dx, activations, 0), product.sum(other_dims) if other_dims else product
 
 
 class _GatedReLU(torch.autograd.Function):
@@ -102,15 +102,15 @@ class _GatedReLU(torch.autograd.Function):
         ctx.options, ctx.unit_dim, ctx.factor = options, unit_dim, keep_factor(dropout)
         a = torch.sigmoid(scale * embedding)
         gate = torch.where(a < GATE_FLOOR, 0.0, a)
-        kept, y = _open(x, mask, along(gate, x, unit_dim), overwrite)
-        ctx.save_for_backward(kept, embedding, scale, a, gate)
+        activations, y = _open(x, mask, along(gate, x, unit_dim), overwrite)
+        ctx.save_for_backward(activations, embedding, scale, a, gate)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        kept, embedding, scale, a, gate = ctx.saved_tensors
+        activations, embedding, scale, a, gate = ctx.saved_tensors
         other_dims = [dim for dim in range(dy.dim()) if dim != ctx.unit_dim % dy.dim()]
-        dx, da = _close(dy, kept, along(gate * ctx.factor, dy, ctx.unit_dim), other_dims)
+        dx, da = _close(dy, activations, along(gate * ctx.factor, dy, ctx.unit_dim), other_dims)
         d_embedding = derivative(da, embedding, scale, a, *ctx.options) if ctx.needs_input_grad[1] else None
         return dx, d_embedding, None, None, None, None, None

@@ -63,8 +63,8 @@ def gated_activation_planes_forward(
     inner = first_inner + tl.arange(0, BLOCK_L)
     inside_units = unit < units
     inside = inside_units[:, None] & (inner < size)[None, :]
-    at = tl.multiple_of(outer * stride_xb + unit.to(tl.int64) * stride_xn, VECTOR)[:, None] + inner[None, :]
-    z = tl.load(x_ptr + at, mask=inside).to(tl.float32)
+    x_offsets = tl.multiple_of(outer * stride_xb + unit.to(tl.int64) * stride_xn, VECTOR)[:, None] + inner[None, :]
+    z = tl.load(x_ptr + x_offsets, mask=inside).to(tl.float32)
     if bias_ptr is not None:
         z += load_bias(bias_ptr, unit, inside_units)[:, None]
     gate = 1.0
@@ -135,12 +135,16 @@ def gated_activation_planes_backward(
         first_inner = (step - outer * inner_blocks).to(tl.int32) * BLOCK_L
         inner = first_inner + tl.arange(0, BLOCK_L)
         inside = inside_units[:, None] & (inner < size)[None, :]
-        at = tl.multiple_of(outer * stride_dyb + unit.to(tl.int64) * stride_dyn, VECTOR)[:, None] + inner[None, :]
-        dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        dy_offsets = (
+            tl.multiple_of(outer * stride_dyb + unit.to(tl.int64) * stride_dyn, VECTOR)[:, None] + inner[None, :]
+        )
+        dy = tl.load(dy_ptr + dy_offsets, mask=inside, other=0.0).to(tl.float32)
         z = dy
         if x_ptr is not None:
-            at = tl.multiple_of(outer * stride_xb + unit.to(tl.int64) * stride_xn, VECTOR)[:, None] + inner[None, :]
-            z = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            x_offsets = (
+                tl.multiple_of(outer * stride_xb + unit.to(tl.int64) * stride_xn, VECTOR)[:, None] + inner[None, :]
+            )
+            z = tl.load(x_ptr + x_offsets, mask=inside, other=0.0).to(tl.float32)
             if bias_ptr is not None:
                 z += bias
         row = outer * units + unit
@@ -156,16 +160,27 @@ def gated_activation_planes_backward(
             ]
         dz, dgate_tile = backward_tile(dy, z, tile_gate, keep, keep_scale, ACTIVATION, GATE, DROPOUT)
         if dx_ptr is not None:
-            at = dx_ptr + (row * size)[:, None] + inner[None, :]
-            tl.store(at, dz.to(dx_ptr.dtype.element_ty), mask=inside)
+            dx_ptrs = dx_ptr + (row * size)[:, None] + inner[None, :]
+            tl.store(dx_ptrs, dz.to(dx_ptr.dtype.element_ty), mask=inside)
         if dbias_ptr is not None:
             dbias += tl.where(inside, dz, 0.0)
         if dgate_ptr is not None:
             dgate += tl.where(inside, dgate_tile, 0.0)
         step += chunks
-    dbias, dgate, at = tl.sum(dbias, 1), tl.sum(dgate, 1), chunk * units + unit
+    dbias, dgate, sum_offsets = tl.sum(dbias, 1), tl.sum(dgate, 1), chunk * units + unit
     store_sums(
-        dbias_ptr, dgate_ptr, dbias, dgate, gate_ptr, scale_ptr, s_max, at, unit, inside_units, COMPENSATION, FINAL
+        dbias_ptr,
+        dgate_ptr,
+        dbias,
+        dgate,
+        gate_ptr,
+        scale_ptr,
+        s_max,
+        sum_offsets,
+        unit,
+        inside_units,
+        COMPENSATION,
+        FINAL,
     )
 
 

@@ -81,8 +81,8 @@ def gated_activation_rows_forward(
             tl.load(seed_ptr), row, first_unit // 4, tl.cdiv(units, 4), threshold, BLOCK_M, BLOCK_N // 4
         )
     y = forward_tile(z, gate, keep, keep_scale, ACTIVATION, GATE, DROPOUT)
-    at = y_ptr + (row * units)[:, None] + unit[None, :]
-    tl.store(at, y.to(y_ptr.dtype.element_ty), mask=inside)
+    y_ptrs = y_ptr + (row * units)[:, None] + unit[None, :]
+    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "unit_vectors", "tasks", "stride_dym", "stride_xm", "threshold"])
@@ -134,12 +134,12 @@ def gated_activation_rows_backward(
     while first_row < rows:  # not range(): the interpreter of Triton 3.6 takes no tensor there
         row = first_row + tl.arange(0, BLOCK_M)
         inside = (row < rows)[:, None] & inside_units[None, :]
-        at = tl.multiple_of(row * stride_dym, VECTOR)[:, None] + unit[None, :]
-        dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        dy_offsets = tl.multiple_of(row * stride_dym, VECTOR)[:, None] + unit[None, :]
+        dy = tl.load(dy_ptr + dy_offsets, mask=inside, other=0.0).to(tl.float32)
         z = dy
         if x_ptr is not None:
-            at = tl.multiple_of(row * stride_xm, VECTOR)[:, None] + unit[None, :]
-            z = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            x_offsets = tl.multiple_of(row * stride_xm, VECTOR)[:, None] + unit[None, :]
+            z = tl.load(x_ptr + x_offsets, mask=inside, other=0.0).to(tl.float32)
             if bias_ptr is not None:
                 z += bias
         keep = True
@@ -154,16 +154,27 @@ def gated_activation_rows_backward(
             )
         dz, dgate_tile = backward_tile(dy, z, tile_gate, keep, keep_scale, ACTIVATION, GATE, DROPOUT)
         if dx_ptr is not None:
-            at = dx_ptr + (row * units)[:, None] + unit[None, :]
-            tl.store(at, dz.to(dx_ptr.dtype.element_ty), mask=inside)
+            dx_ptrs = dx_ptr + (row * units)[:, None] + unit[None, :]
+            tl.store(dx_ptrs, dz.to(dx_ptr.dtype.element_ty), mask=inside)
         if dbias_ptr is not None:
             dbias += tl.where(inside, dz, 0.0)
         if dgate_ptr is not None:
             dgate += tl.where(inside, dgate_tile, 0.0)
         first_row += chunks.to(tl.int64) * BLOCK_M
-    dbias, dgate, at = tl.sum(dbias, 0), tl.sum(dgate, 0), chunk * units + unit
+    dbias, dgate, sum_offsets = tl.sum(dbias, 0), tl.sum(dgate, 0), chunk * units + unit
     store_sums(
-        dbias_ptr, dgate_ptr, dbias, dgate, gate_ptr, scale_ptr, s_max, at, unit, inside_units, COMPENSATION, FINAL
+        dbias_ptr,
+        dgate_ptr,
+        dbias,
+        dgate,
+        gate_ptr,
+        scale_ptr,
+        s_max,
+        sum_offsets,
+        unit,
+        inside_units,
+        COMPENSATION,
+        FINAL,
     )
 
 

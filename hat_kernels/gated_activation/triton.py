@@ -132,7 +132,7 @@ def add_sums(sums: Sums, epilogue: Epilogue, units: int) -> None:
 
 @gated_activation.register_fake
 def _(
-    x: Tensor, bias: Any, seed: Any, embedding: Any, scale: Any, mask: Any, task: Tensor | None, *rest: Any
+    x: Tensor, bias: Any, seed: Any, embedding: Any, scale: Any, mask: Any, task: Tensor | None, *options: Any
 ) -> Tensor:
     return allocate(x, memory_order(x, task is not None))
 
@@ -147,10 +147,10 @@ def _(
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    *rest: Any,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     like = dy if x is None else x
-    return _results(like, memory_order(like, task is not None), bias, embedding, *rest[-3:])
+    return _results(like, memory_order(like, task is not None), bias, embedding, *options[-3:])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

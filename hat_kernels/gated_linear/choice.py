@@ -1,4 +1,4 @@
-"""Which kernel computes a matmul: a block of our list, or the library of the vendor (cuBLAS), as measured on each GPU.
+"""Which kernel computes a matmul: a block of our list, or the library of the vendor, as measured on each GPU.
 
 `measured/<gpu>.json` has an entry for each pass, arithmetic and class of shapes that was measured: the name of the
 fastest block, or "vendor". The class of a shape is M, N and K, each rounded up to a power of two. An example:

@@ -214,17 +214,17 @@ def _gradients(
 
 
 @gated_linear.register_fake
-def _(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return _results(x, weight, rest[-1])
+def _(x: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    return _results(x, weight, options[-1])
 
 
 @gated_linear_backward.register_fake
-def _(dy: Tensor, weight: Tensor, z: Any, bias: Any, seed: Any, embedding: Any, *rest: Any) -> tuple[Tensor, ...]:
-    return _gradients(dy, weight, bias, embedding, *rest[-4:])
+def _(dy: Tensor, weight: Tensor, z: Any, bias: Any, seed: Any, embedding: Any, *options: Any) -> tuple[Tensor, ...]:
+    return _gradients(dy, weight, bias, embedding, *options[-4:])
 
 
 @gated_linear_gradient.register_fake
-def _(dz: Tensor, x: Tensor, *rest: Any) -> Tensor:
+def _(dz: Tensor, x: Tensor, *options: Any) -> Tensor:
     return x.new_empty((dz.shape[-1], x.shape[-1]))
 
 

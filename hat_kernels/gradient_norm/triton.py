@@ -158,16 +158,16 @@ def _reduce(
         count = 0
         partial = result
         if operands:
-            built = table(operands)
-            count = built.programs
+            pointer_table = table(operands)
+            count = pointer_table.programs
             partial = torch.empty(count, dtype=torch.float32, device=device)
             _partial_kernel[(count,)](
-                built.rows,
-                built.owners,
+                pointer_table.rows,
+                pointer_table.owners,
                 partial,
-                CODES=built.codes,
+                CODES=pointer_table.codes,
                 MEND=mend,
-                STEPS=built.steps,
+                STEPS=pointer_table.steps,
                 BLOCK_M=BLOCK_M,
                 BLOCK_N=BLOCK_N,
                 num_warps=NUM_WARPS,

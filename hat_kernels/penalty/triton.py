@@ -82,9 +82,16 @@ def value(embeddings: Sequence[Tensor], frees: Sequence[Tensor], scale: Tensor, 
         return torch.zeros((), device=scale.device), torch.zeros((), device=scale.device)
     result, total = torch.empty(2, dtype=torch.float32, device=scale.device).unbind()
     with torch.cuda.device_of(scale):
-        built = table(operands, steps=1)
+        pointer_table = table(operands, steps=1)
         penalty_kernel[(1,)](
-            built.rows, scale, result, total, built.length, BLOCK=BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=True
+            pointer_table.rows,
+            scale,
+            result,
+            total,
+            pointer_table.length,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+            enable_fp_fusion=True,
         )
     return result, total
 
@@ -104,11 +111,11 @@ def gradients(
     operands = _operands(embeddings, frees)
     if operands:
         with torch.cuda.device_of(scale):
-            built = table(operands, steps=1)
-            penalty_gradient_kernel[(built.programs,)](
+            pointer_table = table(operands, steps=1)
+            penalty_gradient_kernel[(pointer_table.programs,)](
                 grad,
-                built.rows,
-                built.owners,
+                pointer_table.rows,
+                pointer_table.owners,
                 scale,
                 total,
                 result,

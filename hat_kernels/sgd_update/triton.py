@@ -48,10 +48,10 @@ def sgd_update_(
     device = operands[0].parameter.device
     rate, rate_ptr = number_or_scalar(lr, device)
     with torch.cuda.device_of(operands[0].parameter):
-        built = table(operands)
-        sgd_kernel[(built.programs,)](
-            built.rows,
-            built.owners,
+        pointer_table = table(operands)
+        sgd_kernel[(pointer_table.programs,)](
+            pointer_table.rows,
+            pointer_table.owners,
             rate_ptr,
             scalar(grad_scale, device),
             scalar(found_inf, device),
@@ -61,12 +61,12 @@ def sgd_update_(
             1.0 if is_first_step else 1.0 - dampening,
             0.0 if is_first_step else 1.0,
             float(weight_decay),
-            CODES=built.codes,
+            CODES=pointer_table.codes,
             STATEFUL=bool(momentum),
             NESTEROV=nesterov,
             DECAY=weight_decay != 0,
             MEND=mend,
-            STEPS=built.steps,
+            STEPS=pointer_table.steps,
             BLOCK_M=BLOCK_M,
             BLOCK_N=BLOCK_N,
             num_warps=NUM_WARPS,
