@@ -154,8 +154,8 @@ def activate_backward(z, dh, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def rate(free_row, free_column):
-    """How far a weight may move: 1 - min(used_out, used_in) = max(free_out, free_in)."""
+def rate_of(free_row, free_column):
+    """How far a weight may move: max(free_row, free_column) = 1 - min(used_row, used_column)."""
     return tl.maximum(free_row, free_column)
 
 

@@ -9,7 +9,7 @@ convolution, [64, 32, 3, 3], contiguous. It is 64 rows of 32 * 9 = 288 elements.
   `n % 32`: `column_count` is 32. Element 70 belongs to input channel 6.
 
 A tile has 8 rows and 256 columns, so 8 * 2 = 16 programs run. The lock says rate 0, rate 1 or something between for a
-whole tile or for single elements: see `tile_rate`.
+whole tile or for single elements: see `locked_tile`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hat_kernels.device import rate_of
 from hat_kernels.lock import Lock, contiguous
 
 TILE = 2048  # elements of a program, 16 for each thread: with 32, kernels spill registers on some GPUs
@@ -30,23 +31,35 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
-def tile_rate(
-    rows,
-    columns,
+def locked_tile(
     row_units_ptr,
     column_units_ptr,
+    row_count,
+    vectors_per_row,
     row_span,
     column_span,
     column_count,
     group_rows,
     CHANNELS_LAST: tl.constexpr,
     GROUPED: tl.constexpr,
+    VECTOR: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    """(rate, lowest rate, highest rate) of a tile; `rows` and `columns` must lie inside the parameter.
+    """(rows [BLOCK_M] int64, columns [BLOCK_N], mask, rate, lowest rate, highest rate) of the tile of this program.
 
-    The rate broadcasts against the tile: it has length 1 along an axis that has no lock. The lowest and the highest
-    rate come from the free units of both axes, not from all elements: max(row, column) is monotone in both.
+    The length of a row comes as a number of vectors. So the compiler knows that VECTOR divides it. The rate broadcasts
+    against the tile: it has length 1 along an axis that has no lock. The lowest and the highest rate come from the free
+    units of both axes, not from all elements: max(row, column) is monotone in both.
     """
+    length = vectors_per_row * VECTOR
+    tiles_per_row = tl.cdiv(length, BLOCK_N)
+    program = tl.program_id(0).to(tl.int64)
+    rows_of_tile = program // tiles_per_row * BLOCK_M + tl.arange(0, BLOCK_M)
+    columns_of_tile = program % tiles_per_row * BLOCK_N + tl.arange(0, BLOCK_N)
+    mask = (rows_of_tile < row_count)[:, None] & (columns_of_tile < length)[None, :]
+    rows = tl.minimum(rows_of_tile, row_count - 1)  # inside the parameter, where the units are looked up
+    columns = tl.minimum(columns_of_tile, length - 1)
     if column_units_ptr is None:
         rate = tl.load(row_units_ptr + rows // row_span)[:, None]
         lowest = tl.min(rate)
@@ -66,24 +79,10 @@ def tile_rate(
             rate = by_column
         else:
             by_row = tl.load(row_units_ptr + rows // row_span)[:, None]
-            rate = tl.maximum(by_row, by_column)
-            lowest = tl.maximum(tl.min(by_row), lowest)
-            highest = tl.maximum(tl.max(by_row), highest)
-    return rate, lowest, highest
-
-
-@triton.jit
-def tile(row_count, vectors_per_row, VECTOR: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(rows [BLOCK_M] int64, columns [BLOCK_N], mask) of the tile of this program.
-
-    The length of a row comes as a number of vectors. So the compiler knows that VECTOR divides it.
-    """
-    length = vectors_per_row * VECTOR
-    tiles_per_row = tl.cdiv(length, BLOCK_N)
-    program = tl.program_id(0).to(tl.int64)
-    rows = program // tiles_per_row * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = program % tiles_per_row * BLOCK_N + tl.arange(0, BLOCK_N)
-    return rows, columns, (rows < row_count)[:, None] & (columns < length)[None, :]
+            rate = rate_of(by_row, by_column)
+            lowest = rate_of(tl.min(by_row), lowest)
+            highest = rate_of(tl.max(by_row), highest)
+    return rows_of_tile, columns_of_tile, mask, rate, lowest, highest
 
 
 class Rows(NamedTuple):

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from hat_kernels import table
+from hat_kernels.device import rate_of
 from hat_kernels.limits import LARGEST as _LARGEST
 
 PARAMETER = tl.constexpr(table.PARAMETER)
@@ -149,7 +150,7 @@ def gathered_rates(row, row0, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     row_unit = m // tl.load(row + ROW_REPEAT).to(tl.int32)
     by_row = tl.load(typed(rows, 0) + row_unit, mask=row_mask, other=0.0)
     by_column = tl.load(typed(columns, 0) + column_unit, mask=column_mask, other=0.0)
-    return tl.maximum(by_row, by_column)
+    return rate_of(by_row, by_column)
 
 
 @triton.jit
@@ -187,7 +188,7 @@ def place(row, index, STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.co
 def tile_rates(row, form, row0, columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """(rate [BLOCK_M, BLOCK_N], whether any rate is above 0) of one tile."""
     rows = row_rates(row, form, row0, BLOCK_M)
-    rate = tl.maximum(rows[:, None], columns[None, :])
+    rate = rate_of(rows[:, None], columns[None, :])
     moves = (tl.max(rows, 0) > 0) | (tl.max(columns, 0) > 0)
     if form == GATHERED:
         rate = gathered_rates(row, row0, BLOCK_M, BLOCK_N)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hat_kernels.device import rate_of
 from hat_kernels.gated_linear.blocks import Block
 from hat_kernels.gated_linear.matmul import constants, indices, matrix, parts_of, programs, tile_of
 from hat_kernels.lock import Lock, contiguous
@@ -130,7 +131,7 @@ def gated_linear_gradient(
             inside_part = inside_units & (part_column < depth)[None, :]
             rate = 1.0
             if LOCKED:
-                rate = tl.maximum(
+                rate = rate_of(
                     _free(free_rows_ptr, unit, units, row_repeat, BLOCK_M)[:, None],
                     _free(free_columns_ptr, part_column, depth, column_repeat, WIDTH)[None, :],
                 )

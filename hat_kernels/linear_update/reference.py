@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels.lock import Lock
-from hat_kernels.parts import parts, widened
+from hat_kernels.sgd_update.reference import sgd_update_
 
 
 def linear_update_(
@@ -26,10 +26,19 @@ def linear_update_(
         return
     wide = torch.promote_types(weight.dtype, torch.float32)
     gradient = dz.t().to(wide) @ x.to(wide)
-    for part in parts(weight, lock):
-        weights = weight[part.rows]
-        step = widened(gradient[part.rows], mend)
-        step = -step if maximize else step
-        if weight_decay:
-            step = step.add(weights, alpha=weight_decay)
-        part.write_(weights, part.moved(weights, step, -lr), mend=mend, spare=True)
+    sgd_update_(
+        [weight],
+        [gradient],
+        [],
+        [lock],
+        lr=lr,
+        momentum=0.0,
+        dampening=0.0,
+        nesterov=False,
+        weight_decay=weight_decay,
+        maximize=maximize,
+        grad_scale=None,
+        is_first_step=False,
+        found_inf=None,
+        mend=mend,
+    )

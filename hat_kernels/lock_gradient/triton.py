@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hat_kernels.lock import Lock
-from hat_kernels.locked_rows import OPTIONS, as_rows, tile, tile_rate
+from hat_kernels.locked_rows import OPTIONS, as_rows, locked_tile
 
 
 @triton.jit
@@ -29,19 +29,10 @@ def lock_gradient_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    rows, columns, mask = tile(row_count, vectors_per_row, VECTOR, BLOCK_M, BLOCK_N)
-    rate, lowest, highest = tile_rate(
-        tl.minimum(rows, row_count - 1),
-        tl.minimum(columns, vectors_per_row * VECTOR - 1),
-        row_units_ptr,
-        column_units_ptr,
-        row_span,
-        column_span,
-        column_count,
-        group_rows,
-        CHANNELS_LAST,
-        GROUPED,
-    )
+    rows, columns, mask, rate, lowest, highest = locked_tile(
+        row_units_ptr, column_units_ptr, row_count, vectors_per_row, row_span, column_span, column_count, group_rows,
+        CHANNELS_LAST, GROUPED, VECTOR, BLOCK_M, BLOCK_N,
+    )  # fmt: skip
     grad_ptrs = grad_ptr + (rows * (stride_vectors * VECTOR))[:, None] + columns[None, :]
     if highest == 0.0:
         tl.store(grad_ptrs, tl.zeros((BLOCK_M, BLOCK_N), grad_ptr.dtype.element_ty), mask=mask)

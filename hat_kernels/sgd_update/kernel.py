@@ -43,11 +43,13 @@ def _sgd_tile(
     keep,
     history,
     weight_decay,
+    limit,
     DTYPES: tl.constexpr,
     ALIGNED: tl.constexpr,
     STATEFUL: tl.constexpr,
     NESTEROV: tl.constexpr,
     DECAY: tl.constexpr,
+    CLAMP: tl.constexpr,
     MEND: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -81,9 +83,15 @@ def _sgd_tile(
         tl.store(state_ptr, tl.where(rate == 0, old_velocity, velocity.to(old_velocity.dtype)), mask=mask)
     if lr_ptr is not None:  # loaded late: a register that holds lr from the beginning would spill
         lr = tl.load(lr_ptr)
-    after = (weight - lr * (rate * step)).to(before.dtype)
-    if MEND:  # noqa: SIM102
-        if form != UNLOCKED:  # without a lock no finished task reads the weight, so its overflow may show
+    weight -= lr * (rate * step)
+    if CLAMP:  # two selects, which let NaN through, as `torch.clamp` does
+        weight = tl.where(weight > limit, limit, weight)
+        weight = tl.where(weight < -limit, -limit, weight)
+    after = weight.to(before.dtype)
+    if MEND:
+        if CLAMP:
+            after = mended(after)
+        elif form != UNLOCKED:  # without a lock no finished task reads the weight, so its overflow may show
             after = bounded(after)
     tl.store(parameter_ptr, tl.where(rate == 0, before, after), mask=mask)
 
@@ -101,10 +109,12 @@ def sgd_kernel(
     keep,
     history,
     weight_decay,
+    limit,
     CODES: tl.constexpr,
     STATEFUL: tl.constexpr,
     NESTEROV: tl.constexpr,
     DECAY: tl.constexpr,
+    CLAMP: tl.constexpr,
     MEND: tl.constexpr,
     STEPS: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -131,10 +141,12 @@ def sgd_kernel(
                             if fast != 0:
                                 _sgd_tile(
                                     row, form, tile_row, column0, rate, lr_ptr, lr, scale, momentum, keep, history,
-                                    weight_decay, dtypes, True, STATEFUL, NESTEROV, DECAY, MEND, BLOCK_M, BLOCK_N,
+                                    weight_decay, limit, dtypes, True, STATEFUL, NESTEROV, DECAY, CLAMP, MEND,
+                                    BLOCK_M, BLOCK_N,
                                 )  # fmt: skip
                             else:
                                 _sgd_tile(
                                     row, form, tile_row, column0, rate, lr_ptr, lr, scale, momentum, keep, history,
-                                    weight_decay, dtypes, False, STATEFUL, NESTEROV, DECAY, MEND, BLOCK_M, BLOCK_N,
+                                    weight_decay, limit, dtypes, False, STATEFUL, NESTEROV, DECAY, CLAMP, MEND,
+                                    BLOCK_M, BLOCK_N,
                                 )  # fmt: skip

@@ -32,14 +32,19 @@ def sgd_update_(
     is_first_step: bool,
     found_inf: Tensor | None,
     mend: bool,
+    limit: float | None = None,
 ) -> None:
-    """See `hat_kernels.sgd_update_`."""
+    """See `hat_kernels.sgd_update_`.
+
+    Args:
+        limit: the bound of the clamp of `hat_kernels.embedding_update_`; None: the parameters are not clamped.
+    """
     if torch.compiler.is_compiling():  # not in eager mode: there an operator with lists costs 10 µs more than a launch
         number, lr_tensor = split_number(lr)
         numbers = [number, momentum, dampening, weight_decay]
         flags = [nesterov, maximize, is_first_step, mend]
         lists = (list(parameters), list(grads), list(momentum_buffers))
-        _sgd_update_op(*lists, *flatten(locks), lr_tensor, grad_scale, found_inf, numbers, flags)
+        _sgd_update_op(*lists, *flatten(locks), lr_tensor, grad_scale, found_inf, limit, numbers, flags)
         return
     states = [momentum_buffers] if momentum else []
     operands, copies = arrange(parameters, grads, states, locks)
@@ -61,10 +66,12 @@ def sgd_update_(
             1.0 if is_first_step else 1.0 - dampening,
             0.0 if is_first_step else 1.0,
             float(weight_decay),
+            float(limit or 0.0),
             CODES=pointer_table.codes,
             STATEFUL=bool(momentum),
             NESTEROV=nesterov,
             DECAY=weight_decay != 0,
+            CLAMP=limit is not None,
             MEND=mend,
             STEPS=pointer_table.steps,
             BLOCK_M=BLOCK_M,
@@ -87,6 +94,7 @@ def _sgd_update_op(
     lr: Tensor | None,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
+    limit: float | None,
     numbers: Sequence[float],
     flags: Sequence[bool],
 ) -> None:
@@ -107,6 +115,7 @@ def _sgd_update_op(
         is_first_step=is_first_step,
         found_inf=found_inf,
         mend=mend,
+        limit=limit,
     )
 
 

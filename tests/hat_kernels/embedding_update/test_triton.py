@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import hat_kernels
+from hat_kernels.operands import flatten
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.launches import count_launches
 from tests.hat_kernels.parameters import bits, copies, grads_for, on_device
@@ -74,7 +75,7 @@ def test_one_launch_and_the_same_bits():
     options = {"lr": 0.1, "momentum": 0.9}
     with count_launches() as launches:
         one = run("triton", embeddings, grads, steps=1, **options)
-    assert dict(launches) == {"embedding_kernel": 1}
+    assert dict(launches) == {"sgd_kernel": 1}
     other = run("triton", embeddings, grads, steps=1, **options)
     assert all(torch.equal(bits(a), bits(b)) for a, b in zip(one, other, strict=True))
     with count_launches() as launches:
@@ -83,7 +84,7 @@ def test_one_launch_and_the_same_bits():
 
 
 def test_compiles_and_opcheck():
-    from hat_kernels.embedding_update.triton import _embedding_update_op
+    from hat_kernels.sgd_update.triton import _sgd_update_op
 
     embeddings, grads = gates([5, 3])
 
@@ -97,5 +98,7 @@ def test_compiles_and_opcheck():
         with hat_kernels.backend("triton"):
             results.append([function(own), *own])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    numbers, flags = [0.1, 0.0, 0.0, 6.0], [False] * 4
-    torch.library.opcheck(_embedding_update_op, (copies(embeddings), grads, [], None, None, None, numbers, flags))
+    numbers, flags, no_locks = [0.1, 0.0, 0.0, 0.0], [False] * 4, flatten([None, None])
+    torch.library.opcheck(
+        _sgd_update_op, (copies(embeddings), grads, [], *no_locks, None, None, None, 6.0, numbers, flags)
+    )

@@ -19,9 +19,10 @@ def _configuration(
     steps: int = 1,
     scalars: bool = False,
     nesterov: bool = False,
+    clamp: bool = False,
 ) -> Configuration:
     scalar_type = {"lr_ptr": "*fp32", "scale_ptr": "*fp32", "found_inf_ptr": "*fp32"} if scalars else {}
-    numbers = ("lr", "sign", "momentum", "keep", "history", "weight_decay")
+    numbers = ("lr", "sign", "momentum", "keep", "history", "weight_decay", "limit")
     return Configuration(
         name=f"sgd_update-{name}",
         kernel=sgd_kernel,
@@ -31,7 +32,8 @@ def _configuration(
             "CODES": 1 << dtype_code(parameter, parameter, state),
             "STATEFUL": stateful,
             "NESTEROV": nesterov,
-            "DECAY": stateful,
+            "DECAY": stateful and not clamp,
+            "CLAMP": clamp,
             "MEND": scalars,
             "STEPS": steps,
             "BLOCK_M": BLOCK_M,
@@ -52,4 +54,6 @@ CONFIGURATIONS: list[Configuration] = [
     _configuration("bf16-momentum", torch.bfloat16, torch.float32, scalars=True),
     _configuration("bf16-momentum-large", torch.bfloat16, torch.float32, steps=STEPS[-1]),
     _configuration("fp16-momentum", torch.float16, torch.float32, scalars=True),
+    _configuration("embeddings", torch.float32, torch.float32, stateful=False, clamp=True),
+    _configuration("embeddings-momentum-scaled", torch.float32, torch.float32, scalars=True, clamp=True),
 ]

@@ -213,5 +213,5 @@ def test_opcheck():
 
     parameters, locks = small()
     buffers = [torch.zeros_like(p) for p in parameters]
-    arguments = [parameters, grads_for(parameters), buffers, *flatten(locks), None, None, None]
+    arguments = [parameters, grads_for(parameters), buffers, *flatten(locks), None, None, None, None]
     torch.library.opcheck(_sgd_update_op, (*arguments, [0.1, 0.9, 0.0, 0.0], [False, False, False, False]))
