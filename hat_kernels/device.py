@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hat_kernels.gate.api import GATE_FLOOR as _GATE_FLOOR
+from hat_kernels.limits import GATE_FLOOR as _GATE_FLOOR
 
 GATE_FLOOR = tl.constexpr(_GATE_FLOOR)
 COSH_LIMIT = tl.constexpr(50.0)

@@ -8,8 +8,8 @@ from torch import Tensor
 from hat_kernels.check import check_units
 from hat_kernels.dispatch import use_triton
 from hat_kernels.folded_weight import reference
-from hat_kernels.gate.api import GATE_FLOOR
 from hat_kernels.gate.form import GateForm
+from hat_kernels.limits import GATE_FLOOR
 
 
 def folded_weight(

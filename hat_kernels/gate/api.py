@@ -7,12 +7,9 @@ from torch import Tensor
 
 from hat_kernels.dispatch import use_triton
 from hat_kernels.gate import reference
+from hat_kernels.limits import GATE_FLOOR
 
 COMPENSATIONS = ("none", "published", "exact")
-
-GATE_FLOOR = 2.0**-32
-"""Gates below this are exactly 0. Beside a unit that is on, 2^-32 lies 2^8 under the resolution of float32; the
-product of two gates above it, 2^-64, stays far from the subnormals (below 2^-126) that make a CPU matmul crawl."""
 
 
 def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation: str = "published") -> Tensor:

@@ -15,10 +15,10 @@ from hat_kernels.activation import ACTIVATIONS
 from hat_kernels.compiling import fused
 from hat_kernels.dropout.api import dropout as drop
 from hat_kernels.dropout.reference import keep_factor, keep_mask
-from hat_kernels.gate.api import GATE_FLOOR
 from hat_kernels.gate.form import GateForm
 from hat_kernels.gate.reference import derivative
 from hat_kernels.gated_activation.reference import along
+from hat_kernels.limits import GATE_FLOOR
 
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 

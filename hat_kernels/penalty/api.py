@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hat_kernels.check import check_one_device, check_parallel
 from hat_kernels.dispatch import use_triton
-from hat_kernels.gate.api import GATE_FLOOR, check_embedding
+from hat_kernels.gate.api import check_embedding
+from hat_kernels.limits import GATE_FLOOR
 from hat_kernels.penalty import reference
 
 

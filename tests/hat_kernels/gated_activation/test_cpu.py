@@ -5,7 +5,7 @@ import torch
 
 import hat_kernels
 from hat_kernels import GateForm
-from hat_kernels.gate.api import GATE_FLOOR
+from hat_kernels.limits import GATE_FLOOR
 from tests.hat_kernels.shapes import LAYOUTS, SHAPES, lay_out, normal
 
 EPS = torch.finfo(torch.float32).eps
