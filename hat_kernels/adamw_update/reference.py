@@ -43,7 +43,7 @@ def adamw_update_(
     for index, (parameter, grad, lock) in enumerate(zip(parameters, grads, locks, strict=True)):
         t = steps[index].item()
         tensors = [parameter, grad, exp_avgs[index], exp_avg_sqs[index], *(max_exp_avg_sqs[index : index + 1])]
-        if not mend and compiling.wanted() and compiling.plain(tensors, lock):
+        if not mend and compiling.compiles() and compiling.are_plain(tensors, lock):
             fused.update_(
                 tensors,
                 t,

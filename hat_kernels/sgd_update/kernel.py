@@ -57,7 +57,7 @@ def _sgd_tile(
     """Update one tile.
 
     `keep` is the share of the gradient in the new velocity, 1 - dampening. `history` is 0 if the momentum buffer holds
-    nothing yet, else 1. `DTYPES` is the dtype code of the row.
+    nothing yet, else 1. `DTYPES` is the dtype code of the row. With CLAMP the result is clamped to ±`limit`.
     """
     state_start, state_offsets, mask = elements(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
     start, offsets = pitched(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)

@@ -34,7 +34,7 @@ def sgd_update_(
         return
     for index, (parameter, grad, lock) in enumerate(zip(parameters, grads, locks, strict=True)):
         buffer = momentum_buffers[index] if momentum else None
-        if not mend and compiling.wanted() and fused.takes(parameter, grad, buffer, lock, weight_decay):
+        if not mend and compiling.compiles() and fused.takes(parameter, grad, buffer, lock, weight_decay):
             fused.update_(
                 parameter,
                 grad,

@@ -1,4 +1,4 @@
-"""`backend("compiled")`: the same numbers from fused loops, and the plain loops where no compiler is."""
+"""`backend("compiled")`: the same numbers from fused loops; plain loops without a compiler."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The kernels of this operation as the launchers launch them, for a proof by compilation alone."""
+"""How the kernels of this operation are launched, so that a test can compile them without a GPU."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _configuration(
     )
 
 
-# Layers of benchmarks: 4096 x 4096, convolutions of 64 and of 512 channels, 3 x 3, and a first one of 3 channels.
+# The layers of the benchmarks: 4096 x 4096; convolutions 3 x 3 of 64 and of 512 channels; a first one of 3 channels.
 CONFIGURATIONS = [
     _forward_configuration("fp32-bf16-linear", 4096, 4096, "fp32", "bf16", True),
     _forward_configuration("fp32-fp32-conv", 64, 576, "fp32", "fp32", False),
