@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from hat_kernels.check import check_one_device, check_parallel, check_scalar, check_states
 from hat_kernels.dispatch import use_triton
 from hat_kernels.embedding_update import reference
+from hat_kernels.sgd_update.options import SGDOptions
 
 
 def embedding_update_(
@@ -54,23 +55,12 @@ def embedding_update_(
     check_scalar("grad_scale", grad_scale)
     check_scalar("found_inf", found_inf)
     check_one_device(embeddings, "embeddings")
-    update: Callable[..., None] = reference.embedding_update_
+    update = reference.embedding_update_
     if use_triton("embedding_update_", *embeddings, *grads):
         from hat_kernels.embedding_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.embedding_update_
-    update(
-        embeddings,
-        grads,
-        momentum_buffers if momentum else [],
-        lr=lr,
-        momentum=momentum,
-        dampening=dampening,
-        nesterov=nesterov,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        is_first_step=is_first_step,
-        limit=limit,
-        found_inf=found_inf,
-        mend=mend,
+    options = SGDOptions(
+        lr, momentum, dampening, nesterov, 0.0, maximize, grad_scale, is_first_step, found_inf, mend, limit
     )
+    update(embeddings, grads, momentum_buffers if momentum else [], options)

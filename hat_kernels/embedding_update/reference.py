@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
+from hat_kernels.sgd_update.options import SGDOptions
 from hat_kernels.sgd_update.reference import sgd_update_
 
 
 def embedding_update_(
-    embeddings: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor],
-    *,
-    limit: float,
-    found_inf: Tensor | None,
-    mend: bool,
-    **sgd: Any,
+    embeddings: Sequence[Tensor], grads: Sequence[Tensor], momentum_buffers: Sequence[Tensor], options: SGDOptions
 ) -> None:
     """See `hat_kernels.embedding_update_`."""
-    if found_inf is not None and found_inf.item():
+    if options.found_inf is not None and options.found_inf.item():
         return
-    no_locks = [None] * len(embeddings)
-    sgd_update_(embeddings, grads, momentum_buffers, no_locks, weight_decay=0.0, found_inf=None, mend=mend, **sgd)
+    assert options.limit is not None
+    sgd_update_(embeddings, grads, momentum_buffers, [None] * len(embeddings), options._replace(found_inf=None))
     for embedding in embeddings:
-        embedding.clamp_(-limit, limit)
-        if mend:
+        embedding.clamp_(-options.limit, options.limit)
+        if options.mend:
             embedding.nan_to_num_(nan=0.0)

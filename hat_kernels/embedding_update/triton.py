@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
+from hat_kernels.sgd_update.options import SGDOptions
 from hat_kernels.sgd_update.triton import sgd_update_
 
 
 def embedding_update_(
-    embeddings: Sequence[Tensor], grads: Sequence[Tensor], momentum_buffers: Sequence[Tensor], **options: Any
+    embeddings: Sequence[Tensor], grads: Sequence[Tensor], momentum_buffers: Sequence[Tensor], options: SGDOptions
 ) -> None:
     """See `hat_kernels.embedding_update_`."""
-    sgd_update_(embeddings, grads, momentum_buffers, [None] * len(embeddings), weight_decay=0.0, **options)
+    sgd_update_(embeddings, grads, momentum_buffers, [None] * len(embeddings), options)

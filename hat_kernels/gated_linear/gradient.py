@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -16,6 +14,7 @@ from hat_kernels.gated_linear.blocks import Block
 from hat_kernels.gated_linear.matmul import constants, indices, matrix, parts_of, programs, tile_of
 from hat_kernels.lock import Lock, contiguous
 from hat_kernels.operands import number_or_scalar
+from hat_kernels.sgd_update.options import SGDOptions
 from hat_kernels.tile import bounded, mended
 
 
@@ -151,17 +150,14 @@ def gated_linear_gradient(
             tl.store(zero_ptrs, tl.zeros((BLOCK_M, BLOCK_N), out_ptr.dtype.element_ty), mask=inside)
 
 
-class Step(NamedTuple):
-    """The options of a step of SGD without momentum; see `hat_kernels.sgd_update_`."""
-
-    lr: float | Tensor
-    weight_decay: float
-    maximize: bool
-    mend: bool
-
-
 def gradient(
-    dz: Tensor, x: Tensor, out: Tensor, frozen: tuple[int, int], lock: Lock | None, step: Step | None, block: Block
+    dz: Tensor,
+    x: Tensor,
+    out: Tensor,
+    frozen: tuple[int, int],
+    lock: Lock | None,
+    step: SGDOptions | None,
+    block: Block,
 ) -> None:
     """Fill `out` [N, K] with the gradient, or make `step` on it; `dz` is [M, N] and `x` [M, K], both of any strides."""
     (rows, units), depth = dz.shape, x.shape[1]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels.lock import Lock
+from hat_kernels.sgd_update.options import SGDOptions
 from hat_kernels.sgd_update.reference import sgd_update_
 
 
@@ -26,19 +27,5 @@ def linear_update_(
         return
     wide = torch.promote_types(weight.dtype, torch.float32)
     gradient = dz.t().to(wide) @ x.to(wide)
-    sgd_update_(
-        [weight],
-        [gradient],
-        [],
-        [lock],
-        lr=lr,
-        momentum=0.0,
-        dampening=0.0,
-        nesterov=False,
-        weight_decay=weight_decay,
-        maximize=maximize,
-        grad_scale=None,
-        is_first_step=False,
-        found_inf=None,
-        mend=mend,
-    )
+    options = SGDOptions(lr, weight_decay=weight_decay, maximize=maximize, mend=mend)
+    sgd_update_([weight], [gradient], [], [lock], options)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from hat_kernels.dispatch import forced
 from hat_kernels.gated_linear.choice import choose
-from hat_kernels.gated_linear.gradient import Step, gradient
+from hat_kernels.gated_linear.gradient import gradient
 from hat_kernels.gated_linear.matmul import kind
 from hat_kernels.lock import Lock
 from hat_kernels.operands import split_number
+from hat_kernels.sgd_update.options import SGDOptions
 from hat_kernels.sgd_update.triton import sgd_update_
 
 
@@ -37,42 +38,20 @@ def linear_update_(
         return
     units, depth = weight.shape
     block = choose("update", kind(x.dtype), len(x), units, depth, x.device, forced=forced())
+    options = SGDOptions(lr, weight_decay=weight_decay, maximize=maximize, mend=mend)
     if block is None:
-        _by_vendor(weight, dz, x, lock, lr, weight_decay, maximize, mend)
+        _by_vendor(weight, dz, x, lock, options)
         return
-    gradient(dz, x, weight, (0, 0), lock, Step(lr, weight_decay, maximize, mend), block)
+    gradient(dz, x, weight, (0, 0), lock, options, block)
     torch.autograd.graph.increment_version(weight)
 
 
-def _by_vendor(
-    weight: Tensor,
-    dz: Tensor,
-    x: Tensor,
-    lock: Lock | None,
-    lr: float | Tensor,
-    weight_decay: float,
-    maximize: bool,
-    mend: bool,
-) -> None:
-    if lock is None and not mend and weight.dtype == x.dtype and not isinstance(lr, Tensor):
-        weight.addmm_(dz.t(), x, beta=1 - lr * weight_decay, alpha=lr if maximize else -lr)
+def _by_vendor(weight: Tensor, dz: Tensor, x: Tensor, lock: Lock | None, options: SGDOptions) -> None:
+    lr = options.lr
+    if lock is None and not options.mend and weight.dtype == x.dtype and not isinstance(lr, Tensor):
+        weight.addmm_(dz.t(), x, beta=1 - lr * options.weight_decay, alpha=lr if options.maximize else -lr)
         return
-    sgd_update_(
-        [weight],
-        [(dz.t() @ x).to(weight.dtype)],
-        [],
-        [lock],
-        lr=lr,
-        momentum=0.0,
-        dampening=0.0,
-        nesterov=False,
-        weight_decay=weight_decay,
-        maximize=maximize,
-        grad_scale=None,
-        is_first_step=False,
-        found_inf=None,
-        mend=mend,
-    )
+    sgd_update_([weight], [(dz.t() @ x).to(weight.dtype)], [], [lock], options)
 
 
 @torch.library.custom_op("hat_kernels::linear_update_", mutates_args=("weight",))

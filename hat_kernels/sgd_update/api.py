@@ -10,6 +10,7 @@ from hat_kernels.check import check_one_device, check_parallel, check_scalar, ch
 from hat_kernels.dispatch import use_triton
 from hat_kernels.lock import Lock, check_locks
 from hat_kernels.sgd_update import reference
+from hat_kernels.sgd_update.options import SGDOptions
 
 
 def sgd_update_(
@@ -73,19 +74,7 @@ def sgd_update_(
         from hat_kernels.sgd_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.sgd_update_
-    update(
-        parameters,
-        grads,
-        momentum_buffers if momentum else [],
-        locks,
-        lr=lr,
-        momentum=momentum,
-        dampening=dampening,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        is_first_step=is_first_step,
-        found_inf=found_inf,
-        mend=mend,
+    options = SGDOptions(
+        lr, momentum, dampening, nesterov, weight_decay, maximize, grad_scale, is_first_step, found_inf, mend
     )
+    update(parameters, grads, momentum_buffers if momentum else [], locks, options)

@@ -1,4 +1,4 @@
-"""A run folder with a wrong file in it: one line that names the file, never a traceback."""
+"""A run folder with a damaged file: the error is one line that names the file, never a traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUICK = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "2", "--
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a command that fails prints."""
+    """The one line that a failing command prints."""
     capsys.readouterr()
     assert main(list(arguments)) == 2
     error = capsys.readouterr().err

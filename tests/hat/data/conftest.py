@@ -9,12 +9,11 @@ import hat.data as data
 
 @pytest.fixture(autouse=True)
 def clean_machine(tmp_path_factory, monkeypatch):
-    """No HAT_DATA, and a user cache of the test's own."""
+    """No HAT_DATA, and an empty user cache for the test alone."""
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.delenv("HAT_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("LOCALAPPDATA", str(cache))
-    monkeypatch.setattr("hat.data.location.CHECKOUT", cache / "not-a-checkout")
     return cache
 
 

@@ -312,7 +312,7 @@ def test_matplotlib_is_imported_only_for_drawing_and_pyplot_never():
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(plots.__file__).parents[2]), "DISPLAY": ""}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
