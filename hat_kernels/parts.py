@@ -1,9 +1,9 @@
 """How the references of the updates go through a parameter: part by part, writing only weights that may move.
 
-A part is a run of rows. For each part the update computes new values, and `Part.write_` writes them where the rate is
-not 0. An example with one row of two weights: the old values are [0.5, -0.0], the new values [0.4, nan], and the rates
-[1, 0]. `movable` is [all ones, all zeros] as bits. The bits that differ between old and new are kept where `movable` is
-1, and are added to the old bits without carry (exclusive or): the row becomes [0.4, -0.0].
+A part is a run of rows. For each part the update computes new values, and `LockedPart.write_` writes them where the rate
+is not 0. An example with one row of two weights: the old values are [0.5, -0.0], the new values [0.4, nan], and the
+rates [1, 0]. `movable` is [all ones, all zeros] as bits. The bits that differ between old and new are kept where
+`movable` is 1, and are added to the old bits without carry (exclusive or): the row becomes [0.4, -0.0].
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _RUN = 2**17  # elements: temporaries of 0.5 MB stay in the cache; temporaries of 16 MB cost 25 ms for fresh memory
 
 
-class Part(NamedTuple):
+class LockedPart(NamedTuple):
     """A run of rows of a parameter, and its lock as a mask of bits.
 
     Old and new values are chosen by bits. A sum of products with 0 and 1 would lose a -0.0, would lose a subnormal in
@@ -83,7 +83,7 @@ class Part(NamedTuple):
         old ^= change.bitwise_and_(self.movable.to(old.dtype))
 
 
-def parts(parameter: Tensor, lock: Lock | None, *, runs: bool = False) -> Iterator[Part]:
+def parts(parameter: Tensor, lock: Lock | None, *, runs: bool = False) -> Iterator[LockedPart]:
     """The parts of a parameter: the whole parameter without a lock, runs of rows with a lock.
 
     On a CPU a run fits into the cache. On other devices the whole parameter is one part.
@@ -95,7 +95,7 @@ def parts(parameter: Tensor, lock: Lock | None, *, runs: bool = False) -> Iterat
             million weights took 19 ms in one piece and 11 ms in runs.
     """
     if lock is None:
-        yield from map(Part, _runs(parameter) if runs else (...,))
+        yield from map(LockedPart, _runs(parameter) if runs else (...,))
         return
     separable = lock.rows is not None and lock.columns is not None and lock.groups == 1
     locks = [lock._replace(columns=None), lock._replace(rows=None)] if separable else [lock]
@@ -105,7 +105,7 @@ def parts(parameter: Tensor, lock: Lock | None, *, runs: bool = False) -> Iterat
     soft = not free_to_read(parameter) or any(bool(((r != 0) & (r != 1)).any()) for r in rates)
     for rows in _runs(parameter):
         movable = reduce(torch.bitwise_or, [_rows_of(mask, rows) for mask in masks])
-        yield Part(rows, movable, reduce(torch.maximum, [_rows_of(r, rows) for r in rates]) if soft else None)
+        yield LockedPart(rows, movable, reduce(torch.maximum, [_rows_of(r, rows) for r in rates]) if soft else None)
 
 
 def widened(values: Tensor, mend: bool = False) -> Tensor:

@@ -58,7 +58,7 @@ _RESERVED = 2**18  # numbers, 2 MiB; the tables of a network of 100 million weig
 _MULTIPLE = 8  # elements: 16 bytes of the narrowest dtype, for loads of 128 bits
 
 
-class Table(NamedTuple):
+class PointerTable(NamedTuple):
     """A table on the device, and how to launch a kernel on it.
 
     Attributes:
@@ -109,10 +109,10 @@ def dtype_code(parameter: torch.dtype, grad: torch.dtype, state: torch.dtype) ->
     return DTYPES[parameter] * 9 + DTYPES[grad] * 3 + DTYPES[state]
 
 
-_tables: OrderedDict[tuple[object, ...], Table] = OrderedDict()
+_tables: OrderedDict[tuple[object, ...], PointerTable] = OrderedDict()
 
 
-def table(operands: Sequence[Operands], *, steps: int | None = None) -> Table:
+def table(operands: Sequence[Operands], *, steps: int | None = None) -> PointerTable:
     """The table of a list of operands. The same addresses, shapes, dtypes and locks give the same table again.
 
     A kept table cannot go stale: its numbers follow from the key alone, and it refers to no tensor. Building a table is
@@ -165,7 +165,7 @@ def _key(operand: Operands) -> tuple[object, ...]:
 
 def _build(
     operands: Sequence[Operands], steps: int | None, device: torch.device, capturing: bool
-) -> tuple[Table, Tensor]:
+) -> tuple[PointerTable, Tensor]:
     rows = [_row(operand) for operand in operands]
     tiles = [_tile_rows(row) * row[COLUMN_BLOCKS] for row in rows]
     if steps is None:
@@ -184,7 +184,7 @@ def _build(
         _Reserve.fill(capturing)
     numbers = host.to(device, non_blocking=True)
     rows_end = len(rows) * FIELDS
-    return Table(numbers[:rows_end], numbers[rows_end:], len(rows), programs, steps, codes), host
+    return PointerTable(numbers[:rows_end], numbers[rows_end:], len(rows), programs, steps, codes), host
 
 
 class _Reserve:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hat_kernels.device import dropout_keep
 from hat_kernels.gated_activation.epilogue import Epilogue, Sums
 from hat_kernels.gated_activation.tile import backward_tile, load_gate, load_row_gates, store_sums
-from hat_kernels.gated_linear.blocks import Block
+from hat_kernels.gated_linear.blocks import MatmulBlock
 from hat_kernels.gated_linear.matmul import constants, indices, matrix, parts_of, programs, tile_of
 
 
@@ -125,7 +125,7 @@ def backward(
     epilogue: Epilogue,
     samples: int,
     frozen_rows: int,
-    block: Block,
+    block: MatmulBlock,
 ) -> Sums:
     """Fill `dx` [M, K] and `dz` [M, N], and return the column sums."""
     (rows, units), depth = dy.shape, weight.shape[1]

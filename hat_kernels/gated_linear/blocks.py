@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Block(NamedTuple):
+class MatmulBlock(NamedTuple):
     """The tile of a matrix product, and how its kernel is launched.
 
     Attributes:
@@ -42,13 +42,13 @@ class Block(NamedTuple):
 
 
 _BLOCKS = {
-    "narrow": Block(64, 32, 128, 4, 4),
-    "square": Block(128, 128, 128, 8, 3),
-    "wide": Block(128, 256, 128, 8, 3),
+    "narrow": MatmulBlock(64, 32, 128, 4, 4),
+    "square": MatmulBlock(128, 128, 128, 8, 3),
+    "wide": MatmulBlock(128, 256, 128, 8, 3),
 }
-PLAIN = Block(64, 64, 64, 4, 3)  # for float32 without tensor cores: there the compiler unrolls the inner loop
+PLAIN = MatmulBlock(64, 64, 64, 4, 3)  # for float32 without tensor cores: there the compiler unrolls the inner loop
 
-BLOCKS: dict[str, dict[str, Block]] = {
+BLOCKS: dict[str, dict[str, MatmulBlock]] = {
     "forward": _BLOCKS | {"wide": _BLOCKS["wide"]._replace(persistent=True)},
     # The prologue holds one step of dy and z in registers. So a step is half as long, and the widest tile half as high.
     "dx": {
@@ -62,6 +62,6 @@ BLOCKS: dict[str, dict[str, Block]] = {
 """The blocks by pass and name, the smallest first."""
 
 
-def blocks_of(purpose: str, kind: str) -> dict[str, Block]:
+def blocks_of(purpose: str, kind: str) -> dict[str, MatmulBlock]:
     """The blocks that can compute a pass in an arithmetic, by name."""
     return {"plain": PLAIN} if kind == "fp32" else BLOCKS[purpose]

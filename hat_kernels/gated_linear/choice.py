@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hat_kernels.gated_linear.blocks import Block, blocks_of
+from hat_kernels.gated_linear.blocks import MatmulBlock, blocks_of
 
 FOLDER = Path(__file__).parent / "measured"
 PASSES = ("forward", "dx", "dw", "update")
@@ -30,7 +30,7 @@ _PLENTY = 1 << 20
 MULTIPROCESSORS = 108  # of an A100; if a block makes fewer tiles, a smaller block is better
 
 Key = tuple[str, str, str]
-Table = Mapping[Key, str]
+Choices = Mapping[Key, str]
 
 
 def shape_class(m: int, n: int, k: int) -> str:
@@ -38,7 +38,9 @@ def shape_class(m: int, n: int, k: int) -> str:
     return "x".join(str(1 << max(size - 1, 0).bit_length()) for size in (m, n, k))
 
 
-def choose(purpose: str, kind: str, m: int, n: int, k: int, device: torch.device, *, forced: bool) -> Block | None:
+def choose(
+    purpose: str, kind: str, m: int, n: int, k: int, device: torch.device, *, forced: bool
+) -> MatmulBlock | None:
     """The block of a pass for x [m, k] and a weight [n, k], or None for the matmul of the vendor.
 
     Args:
@@ -70,7 +72,7 @@ def takes(x: Tensor, weight: Tensor) -> bool:
     return any(entries.get((purpose, kind, shape), VENDOR) != VENDOR for purpose in PASSES for kind in KINDS)
 
 
-def _fitting(purpose: str, blocks: dict[str, Block], m: int, n: int, k: int, shared_bytes: int) -> Block:
+def _fitting(purpose: str, blocks: dict[str, MatmulBlock], m: int, n: int, k: int, shared_bytes: int) -> MatmulBlock:
     """The largest block with a tile for each multiprocessor, among those that fit into shared memory."""
     height, width = {"forward": (m, n), "dx": (m, k)}.get(purpose, (n, k))
     small_enough = [b for b in blocks.values() if b.shared_bytes <= shared_bytes]
@@ -98,13 +100,13 @@ def file_name(gpu: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in gpu.lower()).split())
 
 
-def table(gpu: str) -> Table:
+def table(gpu: str) -> Choices:
     """The measured choices of a GPU; empty if nothing was measured."""
     return _stored(gpu) if _Replaced.entries is None else _Replaced.entries
 
 
 @contextlib.contextmanager
-def measuring(entries: Table) -> Iterator[None]:
+def measuring(entries: Choices) -> Iterator[None]:
     """Inside the block, `entries` are the choices of every device. A benchmark uses it to measure each block."""
     before, _Replaced.entries = _Replaced.entries, entries
     try:
@@ -116,16 +118,16 @@ def measuring(entries: Table) -> Iterator[None]:
 class _Replaced:
     """The entries of `measuring`, for the whole process, as with the backend."""
 
-    entries: Table | None = None
+    entries: Choices | None = None
 
 
 @cache
-def _stored(gpu: str) -> Table:
+def _stored(gpu: str) -> Choices:
     path = FOLDER / f"{gpu}.json"
     return read(path) if gpu and path.exists() else {}
 
 
-def read(path: Path) -> Table:
+def read(path: Path) -> Choices:
     """Read a table that `write` wrote.
 
     Raises:
@@ -148,7 +150,7 @@ def read(path: Path) -> Table:
     return names
 
 
-def write(path: Path, entries: Table) -> None:
+def write(path: Path, entries: Choices) -> None:
     """Write a table to a file for `read`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = {" ".join(key): name for key, name in sorted(entries.items())}

@@ -12,7 +12,7 @@ from torch import Tensor
 from hat_kernels.device import dropout_keep
 from hat_kernels.gated_activation.epilogue import Epilogue
 from hat_kernels.gated_activation.tile import forward_tile, load_bias, load_gate, load_row_gates
-from hat_kernels.gated_linear.blocks import Block
+from hat_kernels.gated_linear.blocks import MatmulBlock
 from hat_kernels.gated_linear.matmul import constants, indices, matrix, parts_of, programs, tile_of
 
 
@@ -173,7 +173,9 @@ def gated_linear_forward(
         )  # fmt: skip
 
 
-def forward(x: Tensor, weight: Tensor, y: Tensor, z: Tensor | None, epilogue: Epilogue, samples: int, block: Block):
+def forward(
+    x: Tensor, weight: Tensor, y: Tensor, z: Tensor | None, epilogue: Epilogue, samples: int, block: MatmulBlock
+):
     """Fill `y` [M, N], and `z` [M, N] if given; `x` is [M, K] and `weight` [N, K], both of any strides."""
     (rows, depth), units = x.shape, weight.shape[0]
     with torch.cuda.device_of(y):

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hat_kernels.device import rate_of
-from hat_kernels.gated_linear.blocks import Block
+from hat_kernels.gated_linear.blocks import MatmulBlock
 from hat_kernels.gated_linear.matmul import constants, indices, matrix, parts_of, programs, tile_of
 from hat_kernels.lock import Lock, contiguous
 from hat_kernels.operands import number_or_scalar
@@ -157,7 +157,7 @@ def gradient(
     frozen: tuple[int, int],
     lock: Lock | None,
     step: SGDOptions | None,
-    block: Block,
+    block: MatmulBlock,
 ) -> None:
     """Fill `out` [N, K] with the gradient, or make `step` on it; `dz` is [M, N] and `x` [M, K], both of any strides."""
     (rows, units), depth = dz.shape, x.shape[1]

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hat_kernels.dispatch import interpreted
-from hat_kernels.gated_linear.blocks import Block
+from hat_kernels.gated_linear.blocks import MatmulBlock
 
 GROUP_M = 8  # rows of tiles that are computed together, column by column: they find their operands in the L2 cache
 INTERPRETED_PROGRAMS = 2  # the programs of a persistent kernel under the interpreter
@@ -80,13 +80,13 @@ def kind(dtype: torch.dtype) -> str:
     return "bf16" if dtype == torch.bfloat16 else "fp16"
 
 
-def programs(block: Block, m: int, n: int, device: torch.device) -> tuple[int]:
+def programs(block: MatmulBlock, m: int, n: int, device: torch.device) -> tuple[int]:
     """The grid: one program for each tile; for a persistent block, only as many as run at once."""
     tiles = triton.cdiv(m, block.m) * triton.cdiv(n, block.n)
     return (min(tiles, _multiprocessors(device)) if block.persistent else tiles,)
 
 
-def constants(block: Block, operand: Tensor, depth: int) -> dict[str, Any]:
+def constants(block: MatmulBlock, operand: Tensor, depth: int) -> dict[str, Any]:
     """The arguments for the tiles and the launch of a product with an inner dimension of `depth`."""
     block_k = block.depth(operand.element_size())
     return {

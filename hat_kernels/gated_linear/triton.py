@@ -15,7 +15,7 @@ from hat_kernels.gated_activation.epilogue import Epilogue
 from hat_kernels.gated_activation.layout import Tiled, tiled
 from hat_kernels.gated_activation.triton import add_sums
 from hat_kernels.gated_linear.backward import backward
-from hat_kernels.gated_linear.blocks import Block
+from hat_kernels.gated_linear.blocks import MatmulBlock
 from hat_kernels.gated_linear.choice import choose
 from hat_kernels.gated_linear.forward import forward
 from hat_kernels.gated_linear.gradient import gradient
@@ -186,12 +186,12 @@ def _rows(matrix: Tensor) -> Tiled:
     return tiled(matrix, [0, 1], 1)
 
 
-def _block(purpose: str, x: Tensor, weight: Tensor, forced: bool) -> Block | None:
+def _block(purpose: str, x: Tensor, weight: Tensor, forced: bool) -> MatmulBlock | None:
     units, depth = weight.shape
     return choose(purpose, kind(x.dtype), len(x), units, depth, x.device, forced=forced)
 
 
-def _backward_block(dy: Tensor, weight: Tensor, forced: bool) -> Block | None:
+def _backward_block(dy: Tensor, weight: Tensor, forced: bool) -> MatmulBlock | None:
     block = _block("dx", dy, weight, forced)
     return None if block is None or -(-len(dy) // block.m) * dy.shape[1] >= WIDEST else block
 

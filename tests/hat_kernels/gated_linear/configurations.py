@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hat_kernels.gated_linear.backward import gated_linear_backward
-from hat_kernels.gated_linear.blocks import Block, blocks_of
+from hat_kernels.gated_linear.blocks import MatmulBlock, blocks_of
 from hat_kernels.gated_linear.forward import gated_linear_forward
 from hat_kernels.gated_linear.gradient import gated_linear_gradient
 from hat_kernels.gated_linear.matmul import GROUP_M
@@ -15,7 +15,7 @@ TYPES = {"fp32": "fp32", "tf32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
-def _arguments(kind: str, block: Block) -> dict[str, Any]:
+def _arguments(kind: str, block: MatmulBlock) -> dict[str, Any]:
     return {
         "PRECISION": "ieee" if kind == "fp32" else "tf32",
         "STEPS": None,
