@@ -1,6 +1,6 @@
 """How the references of the updates go through a parameter: part by part, writing only weights that may move.
 
-A part is a run of rows. For each part the update computes new values, and `LockedPart.write_` writes them where the rate
+A part is a run of rows. For each part the update computes new values, and `LockedPart.write_` writes them if the rate
 is not 0. An example with one row of two weights: the old values are [0.5, -0.0], the new values [0.4, nan], and the
 rates [1, 0]. `movable` is [all ones, all zeros] as bits. The bits that differ between old and new are kept where
 `movable` is 1, and are added to the old bits without carry (exclusive or): the row becomes [0.4, -0.0].
