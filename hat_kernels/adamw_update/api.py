@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels.adamw_update import reference
+from hat_kernels.adamw_update.options import AdamWOptions
 from hat_kernels.check import check_one_device, check_parallel, check_scalar, check_states
 from hat_kernels.dispatch import use_triton
 from hat_kernels.lock import Lock, check_locks
@@ -100,22 +101,6 @@ def adamw_update_(
         from hat_kernels.adamw_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.adamw_update_
-    update(
-        parameters,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        max_exp_avg_sqs if amsgrad else [],
-        steps,
-        locks,
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-        decoupled=decoupled,
-        amsgrad=amsgrad,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        found_inf=found_inf,
-        mend=mend,
-    )
+    options = AdamWOptions(lr, betas, eps, weight_decay, decoupled, amsgrad, maximize, grad_scale, found_inf, mend)
+    largest = max_exp_avg_sqs if amsgrad else []
+    update(parameters, grads, exp_avgs, exp_avg_sqs, largest, steps, locks, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hat_kernels.adamw_update.options import AdamWOptions
 from hat_kernels.compiling import as_rows, fused
 
 
@@ -35,18 +36,7 @@ def _loop(
     weight.mul_(1 - decay).sub_(step_size * m / (v.sqrt() * correction + eps))
 
 
-def update_(
-    tensors: list[Tensor],
-    step: float,
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    maximize: bool,
-    grad_scale: Tensor | None,
-) -> None:
+def update_(tensors: list[Tensor], step: float, options: AdamWOptions) -> None:
     """`hat_kernels.adamw_update_` of one parameter without a lock.
 
     Args:
@@ -54,8 +44,9 @@ def update_(
         step: the number of this step; the first is 1.
     """
     weight, grad, m, v, *largest = as_rows(tensors)
+    lr, (beta1, beta2), eps, weight_decay, decoupled, _, maximize, grad_scale, _, _ = options
     scale = torch.ones(()) if grad_scale is None else grad_scale.to(torch.float32)
-    numbers = [lr / (1 - betas[0] ** step), (1 - betas[1] ** step) ** -0.5, lr * weight_decay if decoupled else 0.0]
+    numbers = [float(lr) / (1 - beta1**step), (1 - beta2**step) ** -0.5, float(lr) * weight_decay if decoupled else 0.0]
     step_size, correction, decay = torch.tensor(numbers, dtype=torch.float32)
     _loop(
         weight,
@@ -67,7 +58,8 @@ def update_(
         step_size,
         correction,
         decay,
-        *betas,
+        beta1,
+        beta2,
         eps,
         0.0 if decoupled else weight_decay,
     )

@@ -11,6 +11,7 @@ import triton
 from torch import Tensor
 
 from hat_kernels.adamw_update.kernel import adamw_kernel, advance_kernel
+from hat_kernels.adamw_update.options import AdamWOptions
 from hat_kernels.lock import Lock
 from hat_kernels.operands import arrange, flatten, number_or_scalar, restore, scalar, split_number, unflatten
 from hat_kernels.table import BLOCK_M, BLOCK_N, table
@@ -27,33 +28,23 @@ def adamw_update_(
     max_exp_avg_sqs: Sequence[Tensor],
     steps: Sequence[Tensor],
     locks: Sequence[Lock | None],
-    *,
-    lr: float | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    amsgrad: bool,
-    maximize: bool,
-    grad_scale: Tensor | None,
-    found_inf: Tensor | None,
-    mend: bool,
+    options: AdamWOptions,
 ) -> None:
     """See `hat_kernels.adamw_update_`."""
     if torch.compiler.is_compiling():
-        number, lr_tensor = split_number(lr)
-        numbers = [number, *betas, eps, weight_decay]
-        flags = [decoupled, amsgrad, maximize, mend]
+        number, lr = split_number(options.lr)
+        numbers = [number, *options.betas, options.eps, options.weight_decay]
+        flags = [options.decoupled, options.amsgrad, options.maximize, options.mend]
         lists = [list(tensors) for tensors in (parameters, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps)]
-        _adamw_update_op(*lists, *flatten(locks), lr_tensor, grad_scale, found_inf, numbers, flags)
+        _adamw_update_op(*lists, *flatten(locks), lr, options.grad_scale, options.found_inf, numbers, flags)
         return
-    states = [exp_avgs, exp_avg_sqs, max_exp_avg_sqs] if amsgrad else [exp_avgs, exp_avg_sqs]
+    states = [exp_avgs, exp_avg_sqs, max_exp_avg_sqs] if options.amsgrad else [exp_avgs, exp_avg_sqs]
     operands, copies = arrange(parameters, grads, states, locks, steps)
     if not operands:
         return
     device = operands[0].parameter.device
-    rate, rate_ptr = number_or_scalar(lr, device)
-    found_inf_ptr = scalar(found_inf, device)
+    rate, rate_ptr = number_or_scalar(options.lr, device)
+    found_inf_ptr = scalar(options.found_inf, device)
     with torch.cuda.device_of(operands[0].parameter):
         pointer_table = table(operands)
         block = max(32, triton.next_power_of_2(pointer_table.length))
@@ -64,20 +55,20 @@ def adamw_update_(
             pointer_table.rows,
             pointer_table.owners,
             rate_ptr,
-            scalar(grad_scale, device),
+            scalar(options.grad_scale, device),
             found_inf_ptr,
             rate,
-            -1.0 if maximize else 1.0,
-            *(math.log(beta) if beta else -math.inf for beta in betas),
-            float(betas[1]),
-            1.0 - betas[0],
-            1.0 - betas[1],
-            float(eps),
-            float(weight_decay),
+            -1.0 if options.maximize else 1.0,
+            *(math.log(beta) if beta else -math.inf for beta in options.betas),
+            float(options.betas[1]),
+            1.0 - options.betas[0],
+            1.0 - options.betas[1],
+            float(options.eps),
+            float(options.weight_decay),
             CODES=pointer_table.codes,
-            AMSGRAD=amsgrad,
-            DECAY=NO_DECAY if not weight_decay else DECOUPLED if decoupled else ADDED,
-            MEND=mend,
+            AMSGRAD=options.amsgrad,
+            DECAY=NO_DECAY if not options.weight_decay else DECOUPLED if options.decoupled else ADDED,
+            MEND=options.mend,
             STEPS=pointer_table.steps,
             BLOCK_M=BLOCK_M,
             BLOCK_N=BLOCK_N,
@@ -110,25 +101,20 @@ def _adamw_update_op(
 ) -> None:
     number, beta1, beta2, eps, weight_decay = numbers
     decoupled, amsgrad, maximize, mend = flags
-    adamw_update_(
-        parameters,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        max_exp_avg_sqs,
-        steps,
-        unflatten(rows, columns, lock_numbers),
-        lr=number if lr is None else lr,
-        betas=(beta1, beta2),
-        eps=eps,
-        weight_decay=weight_decay,
-        decoupled=decoupled,
-        amsgrad=amsgrad,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        found_inf=found_inf,
-        mend=mend,
+    options = AdamWOptions(
+        number if lr is None else lr,
+        (beta1, beta2),
+        eps,
+        weight_decay,
+        decoupled,
+        amsgrad,
+        maximize,
+        grad_scale,
+        found_inf,
+        mend,
     )
+    locks = unflatten(rows, columns, lock_numbers)
+    adamw_update_(parameters, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, locks, options)
 
 
 @_adamw_update_op.register_fake
