@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside and renamed, read without executing anything."""
+"""Checkpoints that are never half written, and that are read without executing anything in the file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VERSION = 1
 
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _DAY = 24 * 60 * 60.0
-_writing: set[Path] = set()  # this process's own temporary files: its process id alone cannot tell them from leftovers
+_writing: set[Path] = set()  # temporary files that this process is writing, to tell them from those of a dead process
 
 
 class CheckpointError(ValueError):
@@ -32,14 +32,19 @@ class CheckpointError(ValueError):
 
 
 def save(path: str | os.PathLike[str], payload: dict[Any, Any]) -> None:
-    """Write `payload` to `path` so that at every instant `path` holds a whole checkpoint, the old or the new.
+    """Write a checkpoint. At every instant `path` holds a whole checkpoint, the old or the new one.
 
-    `payload` may hold tensors, numbers, strings, bool, None, and lists, tuples and dicts of these; tensors
-    come back detached, parameters as plain tensors. A full disk or Ctrl-C leaves the previous file and nothing
-    else. A killed process also leaves a temporary file, which the next `save` to the same path removes.
+    A full disk or Ctrl-C leaves the previous file and nothing else. A killed process also leaves a temporary file,
+    which the next `save` to the same path removes.
 
-    Raises TypeError for a payload that could not be loaded again, naming the place; CheckpointError when the
-    file could not be written.
+    Args:
+        path: the file.
+        payload: tensors, numbers, strings, bool, None, and lists, tuples and dicts of these. `load` returns detached
+            tensors, and plain tensors for parameters.
+
+    Raises:
+        TypeError: the payload holds a value that `load` could not read; the message names its place.
+        CheckpointError: the file could not be written.
     """
     if not isinstance(payload, dict):
         raise TypeError(f"payload: expected a dict, got {type(payload).__name__}")
@@ -49,29 +54,35 @@ def save(path: str | os.PathLike[str], payload: dict[Any, Any]) -> None:
         raise TypeError("payload: expected less nesting, got a value that is too deep or holds itself") from None
     handled = sys.exc_info()[1]
     try:
-        # Another part of the program may have switched checksums off; `load` relies on them.
+        # `load` needs the checksums, and other code may have switched them off.
         with replacing(path) as file, config.patch("save.compute_crc32", True):  # type: ignore[attr-defined]
             torch.save(document, file)
     except (OSError, RuntimeError) as error:
         reason = _reason(error, handled)
-        if isinstance(reason, KeyboardInterrupt):  # torch's writer wraps whatever a write raises
+        if isinstance(reason, KeyboardInterrupt):  # torch wraps every error of a write in its own error
             raise reason from None
         kept = "the previous checkpoint is intact" if os.path.exists(path) else "there is no previous checkpoint"
         raise CheckpointError(f"{path}: expected to write a checkpoint, got {_line(reason)}; {kept}") from error
 
 
 def load(path: str | os.PathLike[str], *, map_location: str | torch.device = "cpu") -> dict[Any, Any]:
-    """Read the payload that `save` wrote to `path`, its tensors on `map_location`.
+    """Read the payload of a checkpoint.
 
-    Nothing in the file is executed (`weights_only`), and every byte of it is checked against its checksum.
-    Raises CheckpointError when the file is missing, cut short, damaged, foreign or of a newer version.
+    Nothing in the file is executed (`weights_only`), and every byte is checked against its checksum.
+
+    Args:
+        path: a file that `save` wrote.
+        map_location: the device of the tensors.
+
+    Raises:
+        CheckpointError: the file is missing, cut short or damaged, is no checkpoint, or has a newer version.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself does not compare checksums
             damaged = archive.testzip()
         if damaged is None:
             document = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # a hostile file can make the readers raise anything
+    except Exception as error:  # a malicious file can make the readers raise any error
         raise CheckpointError(f"{path}: expected a whole checkpoint, got {_line(error)}") from error
     if damaged is not None:
         raise CheckpointError(f"{path}: expected a whole checkpoint, got a wrong checksum in {damaged}")
@@ -87,10 +98,13 @@ def load(path: str | os.PathLike[str], *, map_location: str | torch.device = "cp
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A new binary file that takes the place of `path` when the block ends, and vanishes if the block raises.
+    """A new binary file that replaces `path` when the block ends. If the block raises, the new file is removed.
 
-    It is written beside the file that `path` names (through links) as `.NAME.HOST.PROCESS.RANDOM.tmp`, and
-    reaches the disk before it is renamed. Raises OSError as `open` and `os.replace` do.
+    The new file is written into the folder of the file that `path` names (through links), under the name
+    `.NAME.HOST.PROCESS.RANDOM.tmp`. It is on the disk before it is renamed.
+
+    Raises:
+        OSError: as `open` and `os.replace`.
     """
     target = Path(os.path.realpath(path))
     _remove_leftovers(target)
@@ -104,9 +118,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.replace(temporary, target)
     finally:
         with suppress(OSError):
-            temporary.unlink()  # gone already after a rename
+            temporary.unlink()  # after a rename there is nothing to remove
         _writing.discard(temporary)
-    with suppress(OSError):  # not every system lets a folder be opened or synchronised
+    with suppress(OSError):  # some systems cannot open or synchronise a folder
         folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -115,7 +129,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the temporary files for `target` whose writers are dead."""
+    """Remove the temporary files for `target` that dead processes have left."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.([0-9a-f]{{8}})\.(\d+)\.[0-9a-f]{{8}}\.tmp")
     with suppress(OSError):
         for name in os.listdir(target.parent):
@@ -126,11 +140,12 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _has_writer(file: Path, host: str, process: int) -> bool:
-    if host != _HOST:  # a shared folder: the other machine's processes cannot be asked, so wait a day
+    """Whether a process may still be writing a temporary file."""
+    if host != _HOST:  # in a shared folder, written by another machine: its process may live for a day
         return time.time() - file.stat().st_mtime < _DAY
     if process == os.getpid():
         return file in _writing
-    if os.name == "nt":  # there `os.kill(process, 0)` is no question, and an open file cannot be removed anyway
+    if os.name == "nt":  # on Windows `os.kill` would harm the process; but there open files cannot be removed anyway
         return False
     try:
         os.kill(process, 0)
@@ -142,13 +157,17 @@ def _has_writer(file: Path, host: str, process: int) -> bool:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """`value` with every tensor detached, or TypeError if something in it would not load again."""
+    """`value` with every tensor detached.
+
+    Raises:
+        TypeError: `value` holds an object that `load` could not read.
+    """
     kind = type(value)
     if kind in (torch.Tensor, torch.nn.Parameter):
-        return value.detach()  # drops hooks and Python attributes, which would be pickled along
+        return value.detach()  # without hooks and Python attributes, which would be pickled too
     if value is None or kind in (bool, float, complex, str):
         return value
-    if kind is int and value.bit_length() < 2040:  # the longest that `weights_only` reads
+    if kind is int and value.bit_length() < 2040:  # `weights_only` cannot read longer integers
         return value
     if kind in (list, tuple, torch.Size):
         parts = [_plain(part, f"{where}[{index}]") for index, part in enumerate(value)]
@@ -164,15 +183,18 @@ def _plain_dict(value: dict[Any, Any], where: str) -> dict[Any, Any]:
         if type(key) not in (str, int, float, bool, type(None)):
             raise TypeError(f"{where}: expected keys that are strings, numbers or None, got {type(key).__name__}")
     plain = type(value)((_plain(key, where), _plain(part, f"{where}[{key!r}]")) for key, part in value.items())
-    if hasattr(value, "_metadata"):  # the versions that a module's `state_dict` carries along
+    if hasattr(value, "_metadata"):  # the `state_dict` of a module holds its version there
         plain._metadata = _plain(value._metadata, f"{where}._metadata")  # type: ignore[attr-defined]
     return plain
 
 
 def _reason(error: BaseException, handled: BaseException | None) -> BaseException:
-    """The system error or interrupt that torch's error hides, or `error` itself.
+    """The system error or the interrupt that caused `error`, or `error` itself.
 
-    handled: what the caller was dealing with already, such as the Ctrl-C that made it save.
+    Args:
+        error: raised while the file was written.
+        handled: an error that the caller was already handling, such as the Ctrl-C after which it saves. This error and
+            its causes do not count.
     """
     cause: BaseException | None = error
     while cause is not None and cause is not handled:

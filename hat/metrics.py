@@ -1,8 +1,11 @@
-"""What continual learning is judged by, from the matrix of accuracies over tasks and time.
+"""The measures of continual learning, computed from the matrix of accuracies.
 
-Throughout, `accuracy` [T, T] holds in row t, column k the share in [0, 1] of task k's test set answered right
-after task t was learned. Only k <= t is read; above the diagonal anything may stand, NaN by custom. Tensors
-and nested lists are taken; everything is computed in float64 on the CPU.
+In all functions, `accuracy` [T, T] holds in row t and column k the accuracy, in [0, 1], on the test part of task k
+after task t was learned. Only entries with k <= t are read; the others are usually NaN. All functions accept tensors
+and nested lists, and compute in float64 on the CPU.
+
+For example, with two tasks `[[0.9, nan], [0.6, 0.8]]`, the second task lowered the accuracy on the first from 0.9 to
+0.6: the average accuracy is 0.7, the learning accuracy 0.85, the backward transfer -0.3.
 """
 
 from __future__ import annotations
@@ -16,26 +19,30 @@ from torch import Tensor
 
 
 def average_accuracy(accuracy: Any) -> float:
-    """Mean accuracy over all T tasks after the last one was learned: the mean of the last row, in [0, 1].
+    """Mean accuracy of all T tasks after the last task was learned: the mean of the last row, in [0, 1].
 
-    Raises ValueError if `accuracy` is not square or leaves [0, 1] on or below the diagonal.
+    Raises:
+        ValueError: `accuracy` is not square, or an entry on or below the diagonal is not in [0, 1].
     """
     return float(learned_part(accuracy)[-1].mean())
 
 
 def learning_accuracy(accuracy: Any) -> float:
-    """Mean over tasks of the accuracy right after learning each: the mean of the diagonal, in [0, 1].
+    """Mean accuracy of every task right after the task was learned: the mean of the diagonal, in [0, 1].
 
-    Raises ValueError as `average_accuracy` does.
+    Raises:
+        ValueError: as `average_accuracy`.
     """
     return float(learned_part(accuracy).diagonal().mean())
 
 
 def backward_transfer(accuracy: Any) -> float:
-    """Mean change since learning of all tasks but the last, in [-1, 1]: negative means forgetting.
+    """Mean change of the accuracy of all tasks but the last since they were learned, in [-1, 1]. Negative: forgetting.
 
-    `1 / (T - 1) sum over k < T of R[T, k] - R[k, k]`, Lopez-Paz & Ranzato 2017; 0.0 for a single task.
-    Raises ValueError as `average_accuracy` does.
+    `1 / (T - 1) sum over k < T of R[T, k] - R[k, k]`, Lopez-Paz & Ranzato 2017. 0.0 for a single task.
+
+    Raises:
+        ValueError: as `average_accuracy`.
     """
     matrix = learned_part(accuracy)
     change = matrix[-1, :-1] - matrix.diagonal()[:-1]
@@ -43,16 +50,22 @@ def backward_transfer(accuracy: Any) -> float:
 
 
 def forgetting_ratio(accuracy: Any, joint: Any, random: Any) -> Tensor:
-    """How much is lost against learning all tasks at once, [T] float64: entry t averages over tasks k <= t.
+    """How much is lost in comparison with joint training, that is learning all tasks at once.
 
-    `rho[k, t] = (A[t, k] - A_random[k]) / (A_joint[t, k] - A_random[k]) - 1`, Serrà et al. 2018: 0 is as good
-    as joint training, -1 as bad as guessing. The last entry is what the paper reports after all tasks. A task on
-    which joint training is no better than guessing (it has one class, or was not learned) has no ratio and is left
-    out of the mean; an entry with no task left is NaN.
+    `rho[k, t] = (A[t, k] - A_random[k]) / (A_joint[t, k] - A_random[k]) - 1`, Serrà et al. 2018. 0 is as good as joint
+    training, -1 is as bad as guessing. A task has no ratio if joint training is no better than guessing on it (it has
+    one class, or was not learned). Such a task is left out of the mean.
 
-    joint: [T], the accuracy of joint training on each task, or [T, T], row t trained on the tasks up to t.
-    random: [T], the accuracy of guessing.
-    Raises ValueError as `average_accuracy` does.
+    Args:
+        accuracy: [T, T].
+        joint: [T], the accuracy of joint training on each task; or [T, T], where row t is trained on the tasks up to t.
+        random: [T], the accuracy of guessing.
+
+    Returns:
+        [T] float64. Entry t is the mean over tasks k <= t; NaN if no task has a ratio. The paper reports the last one.
+
+    Raises:
+        ValueError: as `average_accuracy`, for each argument.
     """
     matrix = learned_part(accuracy)
     tasks, past = len(matrix), _past(len(matrix))
@@ -69,11 +82,18 @@ def forgetting_ratio(accuracy: Any, joint: Any, random: Any) -> Tensor:
 
 
 def table(names: Sequence[str], learned: Any, now: Any, *, extra: Mapping[str, Any] | None = None) -> str:
-    """A plain-text table of percentages, one row a task and a last row of means, columns aligned.
+    """A plain-text table of percentages: one row a task, and a last row of means.
 
-    names: T task names. learned, now: [T] accuracies in [0, 1] when the task was learned and at present.
-    extra: more columns by heading, each [T], such as `{"alone": [...], "joint": [...]}`. NaN prints as "-"
-    and is left out of the mean. Raises ValueError for lengths that differ or values outside [0, 1].
+    Args:
+        names: the names of T tasks.
+        learned: [T], the accuracy of each task right after it was learned, in [0, 1].
+        now: [T], the present accuracy of each task, in [0, 1].
+        extra: more columns [T] by heading, such as `{"alone": [...], "joint": [...]}`.
+
+    In all columns NaN is printed as "-" and left out of the mean.
+
+    Raises:
+        ValueError: there is no task, lengths differ, or a value is not in [0, 1].
     """
     if not len(names):
         raise ValueError("names: expected at least one task, got none")
@@ -90,23 +110,34 @@ def table(names: Sequence[str], learned: Any, now: Any, *, extra: Mapping[str, A
 
 
 def fractions(values: Any, argument: str, shape: tuple[int, ...], *, blank: bool = False) -> Tensor:
-    """`values` as a float64 CPU tensor of `shape`, every one in [0, 1] (or, if `blank`, NaN).
+    """`values` as a float64 CPU tensor.
 
-    Raises ValueError that names `argument`.
+    Args:
+        values: numbers in [0, 1].
+        argument: the name of `values`, for the message.
+        shape: the expected shape.
+        blank: whether NaN is allowed.
+
+    Raises:
+        ValueError: the shape differs, or a value is not in [0, 1].
     """
     tensor = as_tensor(values, argument)
     if tensor.shape != shape:
         raise ValueError(f"{argument}: expected shape {shape}, got {tuple(tensor.shape)}")
-    right = (tensor >= 0) & (tensor <= 1)
+    valid = (tensor >= 0) & (tensor <= 1)
     if blank:
-        right |= tensor.isnan()
-    if not bool(right.all()):
-        raise ValueError(f"{argument}: expected values from 0 to 1, got {float(tensor[~right][0]):g}")
+        valid |= tensor.isnan()
+    if not bool(valid.all()):
+        raise ValueError(f"{argument}: expected values from 0 to 1, got {float(tensor[~valid][0]):g}")
     return tensor
 
 
 def learned_part(accuracy: Any, argument: str = "accuracy") -> Tensor:
-    """`accuracy` [T, T], checked on and below the diagonal, with NaN above it. Raises as `fractions` does."""
+    """`accuracy` [T, T] as a float64 CPU tensor with NaN above the diagonal.
+
+    Raises:
+        ValueError: the matrix is not square, or an entry on or below the diagonal is not in [0, 1].
+    """
     matrix = as_tensor(accuracy, argument)
     tasks = max(1, len(matrix) if matrix.ndim else 0)
     if matrix.shape != (tasks, tasks):
@@ -117,7 +148,11 @@ def learned_part(accuracy: Any, argument: str = "accuracy") -> Tensor:
 
 
 def as_tensor(values: Any, argument: str) -> Tensor:
-    """Nested lists, arrays, tensors or lists of tensors as one float64 CPU tensor. Raises ValueError."""
+    """Nested lists, arrays, tensors or lists of tensors as one float64 CPU tensor.
+
+    Raises:
+        ValueError: `values` are not numbers in rows of one length.
+    """
     try:
         if isinstance(values, (list, tuple)) and values and all(isinstance(row, Tensor) for row in values):
             values = torch.stack(list(values))

@@ -1,4 +1,4 @@
-"""The warnings of this package, so that a user can filter them."""
+"""The warnings of this package. Each has its own class, so that a user can filter it."""
 
 
 class CapacityWarning(UserWarning):
@@ -6,12 +6,12 @@ class CapacityWarning(UserWarning):
 
 
 class NonFiniteWarning(UserWarning):
-    """A gradient of inf or NaN was taken as 0: finished tasks are safe, the one that is being learned may not be."""
+    """A gradient held inf or NaN, which count as 0. Finished tasks are safe; the current task may learn nothing."""
 
 
 class UnlockedWarning(UserWarning):
-    """A shared parameter lies along no unit axis: it will be frozen when the first task ends."""
+    """A shared parameter lies along no gate, so it will be frozen when the first task ends."""
 
 
 class GraphWarning(UserWarning):
-    """What was to be one graph of the GPU runs launch by launch; the results are the same."""
+    """A function that should run as a graph of the GPU runs without a graph. The results are the same."""

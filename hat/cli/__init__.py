@@ -13,7 +13,7 @@ EXIT_INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; errors become one line on standard error, without a traceback.
+    """Run one command. An error becomes one line on standard error, without a traceback.
 
     Args:
         argv: the arguments; by default those of the process.
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """What went wrong; for what is no plain refusal, also its kind and how to see more."""
+    """An error in one line. For an unexpected error, the line also has the class and says how to see more."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:1000]
     if text and isinstance(error, (ValueError, OSError, ImportError, ArithmeticError)):
         return text
-    return f"{type(error).__name__}: {text} (--traceback shows where it arose)"
+    return f"{type(error).__name__}: {text} (--traceback shows where in the code it was raised)"

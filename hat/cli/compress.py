@@ -1,4 +1,4 @@
-"""`hat compress`."""
+"""`hat compress`: learn datasets alone and count the weights that are kept."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hat import plots
-from hat.cli.compression import FIGURES, Compression, Part, picture, render
+from hat.cli.compression import FIGURES, Compression, DatasetRun, picture, render
 from hat.cli.options import make_spec, refuse_beside_resume, resume_hint
 from hat.cli.report import plots_available
 from hat.cli.spec import RunSpec
@@ -17,29 +17,29 @@ from hat.cli.train import NOTHING_SAVED
 from hat.training.rundir import RunDir
 
 DEFAULTS: dict[str, Any] = {"lamb": 1.5, "init": "uniform"}
-"""What the paper changes for compression."""
+"""The defaults that the paper changes for compression."""
 
 _BESIDE_RESUME = ("quiet", "root", "device")
-_MIXTURE = "mixture"  # of one dataset, all its classes as they are
+_MIXTURE = "mixture"  # a mixture of one dataset is one task with all classes of the dataset
 
 
 def run_compress(arguments: argparse.Namespace) -> None:
-    """Learn every dataset alone, with attention and without, and print what is kept of the weights.
+    """Learn every dataset alone, with attention and without, and print how many weights are kept.
 
     Raises:
-        ValueError: wrong options, missing data, or a folder that is taken.
+        ValueError: an option is wrong, data is missing, or the folder holds a run.
     """
     resume = getattr(arguments, "resume", None)
     arguments.hint = lambda: NOTHING_SAVED if resume is None else resume_hint(arguments, resume)
     spec, folder = _fresh(arguments) if resume is None else _resumed(arguments, resume)
-    parts = _parts(spec, folder)
+    dataset_runs = _dataset_runs(spec, folder)
     run = Compression(spec, folder, shown=not arguments.quiet)
     if resume is None:
         arguments.hint = lambda: resume_hint(arguments, folder.path) if run.saved else NOTHING_SAVED
     else:
         run.read_figures()
-    for part in parts:
-        run.learn(part, resume=resume is not None)
+    for dataset_run in dataset_runs:
+        run.learn(dataset_run, resume=resume is not None)
     print(render(run.figures))
     if plots_available():
         file = folder.path / "compression.png"
@@ -60,7 +60,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
         if taken or (folder.path / FIGURES).exists():
             advice = f"continue it with --resume {folder.path}, replace it with --overwrite"
             raise ValueError(
-                f"{folder.path}: expected a folder without a run, got one; {advice}, or name another with --run-dir"
+                f"{folder.path}: expected a folder without a run, got a run; {advice}, or name another with --run-dir"
             )
     return spec, folder
 
@@ -77,15 +77,15 @@ def _refuse_others(folder: RunDir, option: str) -> None:
         raise ValueError(f"{option}: expected a folder of hat compress, got a run of hat train in {folder.path}")
 
 
-def _parts(spec: RunSpec, folder: RunDir) -> list[Part]:
-    """All data is loaded, and the network tried on it, before anything is learned."""
-    found = []
+def _dataset_runs(spec: RunSpec, folder: RunDir) -> list[DatasetRun]:
+    """The run of every dataset. All data is loaded and all networks are built once, so that errors come first."""
+    runs = []
     for name, dataset in zip(_names(spec), spec.stream.datasets, strict=True):
-        own = replace(spec, stream=replace(spec.stream, datasets=(dataset,)))
-        part = Part(name, own, own.stream.build(), RunDir(folder.path / name))
-        own.network.build(part.stream.input_shape)
-        found.append(part)
-    return found
+        run_spec = replace(spec, stream=replace(spec.stream, datasets=(dataset,)))
+        run = DatasetRun(name, run_spec, run_spec.stream.build(), RunDir(folder.path / name))
+        run_spec.network.build(run.stream.input_shape)
+        runs.append(run)
+    return runs
 
 
 def _names(spec: RunSpec) -> list[str]:

@@ -1,4 +1,4 @@
-"""Compression runs: each dataset learned alone, with attention and without, and the figures of all in one file."""
+"""Compression runs: learn each dataset alone, with attention and without, and keep all figures in one file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,28 @@ FIGURES = "compression.json"
 _WITHOUT_FORM = {"accuracy": (float, int), "epochs": [(float, int)]}
 
 Figures = dict[str, dict[str, Any]]
-"""Of every dataset by name: `accuracy` on its test part; `weights`, how many there are; `kept`, how many of them the
-task computes with; `epochs`, a list of `val_accuracy` and one of `kept`, the share; `seconds`; and `without`, the
-`accuracy` and validation accuracies in `epochs` without attention, None before that was trained."""
+"""The figures of every dataset by name.
+
+- `accuracy`: on the test part.
+- `weights`: the number of weights.
+- `kept`: the number of weights that the task computes with.
+- `epochs`: two lists with one number an epoch, `val_accuracy` and `kept`, the share of kept weights.
+- `seconds`: the time of the run.
+- `without`: the results without attention, None before that run: `accuracy` on the test part, and `epochs`, the
+  validation accuracies.
+"""
 
 
 @dataclass(frozen=True)
-class Part:
-    """One dataset: a run of its own, which `hat evaluate` and `hat report` take too."""
+class DatasetRun:
+    """The run of one dataset. `hat evaluate` and `hat report` accept its folder.
+
+    Attributes:
+        name: of the dataset.
+        spec: all that defines the run.
+        stream: one task with all classes of the dataset.
+        folder: of the run.
+    """
 
     name: str
     spec: RunSpec
@@ -40,12 +54,12 @@ class Part:
     folder: RunDir
 
     def has_begun(self) -> bool:
-        """The folder has a checkpoint of exactly this run."""
+        """Whether the folder has a checkpoint of exactly this run."""
         if not (self.folder.checkpoint.exists() and self.folder.config.exists()):
             return False
         try:
             return read_spec(self.folder, data=self.spec.stream.root, device=self.spec.training.device) == self.spec
-        except ValueError:  # of another version, or broken: learned anew
+        except ValueError:  # the config is damaged or of another version: the dataset is learned again
             return False
 
 
@@ -53,13 +67,13 @@ class Compression:
     """Learns one dataset after another, each by a fresh network.
 
     Args:
-        spec: of all of them.
-        folder: gets the figures; every dataset has a folder in it.
+        spec: defines the runs of all datasets.
+        folder: for the figures, and for one folder a dataset.
         shown: print a line an epoch.
 
     Attributes:
         figures: of the datasets that are learned.
-        saved: an epoch is finished.
+        saved: whether an epoch is finished and saved.
     """
 
     def __init__(self, spec: RunSpec, folder: RunDir, *, shown: bool) -> None:
@@ -67,50 +81,55 @@ class Compression:
         self.figures: Figures = {}
         self.saved = False
 
-    def learn(self, part: Part, *, resume: bool) -> None:
-        """Learn a dataset; of an interrupted run, what is left of it."""
-        resume = resume and part.has_begun()
-        model = part.spec.model(part.stream.input_shape)
+    def learn(self, run: DatasetRun, *, resume: bool) -> None:
+        """Learn a dataset, or continue if its run was interrupted.
+
+        Args:
+            run: the run of the dataset.
+            resume: continue the run if it has begun; otherwise replace it.
+        """
+        resume = resume and run.has_begun()
+        model = run.spec.model(run.stream.input_shape)
         trainer = Trainer(
             model,
-            part.stream,
-            part.spec.training,
-            run_dir=part.folder.path,
-            description=part.spec.to_dict(),
+            run.stream,
+            run.spec.training,
+            run_dir=run.folder.path,
+            description=run.spec.to_dict(),
             progress=False,
-            after_epoch=lambda model, row: self._after_epoch(part.name, model, row),
+            after_epoch=lambda model, row: self._after_epoch(run.name, model, row),
         )
         result = trainer.run(resume=resume, overwrite=not resume)
-        without = self.figures.get(part.name, {}).get("without")
-        self._keep(part.name, {**_figures(model, result.history), "seconds": result.seconds, "without": without})
+        without = self.figures.get(run.name, {}).get("without")
+        self._keep(run.name, {**_figures(model, result.history), "seconds": result.seconds, "without": without})
         if without is None:
             if self.shown:
-                print(f"{part.name}  without HAT", flush=True)
-            plain = part.spec.model(part.stream.input_shape, PlainModel)
-            history = Trainer(plain, part.stream, part.spec.training, progress=False).run().history
-            self._keep(part.name, {**self.figures[part.name], "without": _accuracies(history)})
+                print(f"{run.name}  without HAT", flush=True)
+            plain = run.spec.model(run.stream.input_shape, PlainModel)
+            history = Trainer(plain, run.stream, run.spec.training, progress=False).run().history
+            self._keep(run.name, {**self.figures[run.name], "without": _accuracies(history)})
 
     def read_figures(self) -> None:
-        """Take from an interrupted run of the same options what it found out without attention.
+        """Read the figures of an interrupted run. They count only if the run had the same options.
 
         Raises:
-            ValueError: the file is broken.
+            ValueError: the file is damaged.
         """
         file = self.folder.path / FIGURES
         if not file.exists():
             return
         try:
-            found = json.loads(file.read_text())
+            content = json.loads(file.read_text())
         except (ValueError, RecursionError):
-            raise ValueError(f"{file}: expected JSON, found something else") from None
-        check_form(found, {"config": dict, "datasets": dict}, str(file))
-        if found["config"] != self._config():
+            raise ValueError(f"{file}: expected JSON, got other text") from None
+        check_form(content, {"config": dict, "datasets": dict}, str(file))
+        if content["config"] != self._config():
             return
-        for name, figures in found["datasets"].items():
+        for name, figures in content["datasets"].items():
             check_form(figures, {"without": (dict, type(None))}, f"{file}: {name}")
             if figures["without"] is not None:
                 check_form(figures["without"], _WITHOUT_FORM, f"{file}: {name}: without")
-        self.figures = found["datasets"]
+        self.figures = content["datasets"]
 
     def _after_epoch(self, name: str, model: HATModel, row: dict[str, Any]) -> dict[str, float]:
         if not self.saved:
@@ -129,12 +148,12 @@ class Compression:
             file.write(f"{text}\n".encode())
 
     def _config(self) -> Any:
-        """As JSON gives it back."""
+        """The spec as JSON reads it back: tuples are lists."""
         return json.loads(json.dumps(self.spec.to_dict()))
 
 
 def render(figures: Figures) -> str:
-    """A table, one row a dataset."""
+    """The figures as a table, one row a dataset."""
     head = ("dataset", "epochs", "accuracy", "without HAT", "weights", "kept")
     rows = [
         (
@@ -152,7 +171,7 @@ def render(figures: Figures) -> str:
 
 
 def picture(figures: Figures) -> Figure:
-    """Accuracy and weights kept over the epochs of every dataset."""
+    """A picture of accuracy and kept weights over the epochs of every dataset."""
     rows = figures.values()
     return plots.compression(
         [row["epochs"]["val_accuracy"] for row in rows],
@@ -163,10 +182,10 @@ def picture(figures: Figures) -> Figure:
 
 
 def _figures(model: HATModel, history: History) -> dict[str, Any]:
-    found = weights_kept(model, task=0)
+    weights = weights_kept(model, task=0)
     accuracies = _accuracies(history)
     epochs = {"val_accuracy": accuracies["epochs"], "kept": [row["weights_kept"] for row in history.epochs]}
-    return {"accuracy": accuracies["accuracy"], "weights": found.total, "kept": found.kept, "epochs": epochs}
+    return {"accuracy": accuracies["accuracy"], "weights": weights.total, "kept": weights.kept, "epochs": epochs}
 
 
 def _accuracies(history: History) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`hat evaluate`."""
+"""`hat evaluate`: test the tasks of a run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from hat.training import evaluate
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    """Test the learned tasks of a run and compare every logit with the day it was learned.
+    """Test the learned tasks of a run, and compare every logit with its value right after the task was learned.
 
     Raises:
-        ValueError: no run there, its files are broken, no finished task, or no such task.
+        ValueError: the folder holds no run, a file is damaged, no task is finished, or there is no such task.
     """
     run = open_run(arguments.run_dir, data=arguments.data, device=arguments.device)
     tasks = _tasks(run, arguments.task)

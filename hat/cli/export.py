@@ -1,4 +1,4 @@
-"""`hat export`."""
+"""`hat export`: write the network of some tasks as a plain, smaller network."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from hat.cli.stored import StoredRun, open_run
 from hat.data import Part
 from hat.exporting.api import TasksNetwork, export
 from hat.exporting.errors import ExportError
-from hat.resizing.trial import rounding
+from hat.network.tolerance import LAYERS, difference, largest_change
 from hat.training import TrainConfig, evaluate
-from hat.verification.verify import largest_change
 
 _NEEDS = {"pt2": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript")}
 FORMATS = tuple(_NEEDS)
@@ -29,10 +28,10 @@ DEFAULT = ("pt2", "safetensors")
 
 
 def run_export(arguments: argparse.Namespace) -> None:
-    """Write what tasks of a run have learned as a plain network, which answers as the run's does.
+    """Write a plain network that gives the same logits for some tasks as the network of a run.
 
     Raises:
-        ValueError: no run there, its files are broken, no such finished task, or the network answers something else.
+        ValueError: the folder holds no run, a file is damaged, a task is not finished, or the logits differ.
         ImportError: a package that a format needs is missing.
         OSError: the folder cannot be written to.
     """
@@ -44,7 +43,8 @@ def run_export(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     network = export(run.model, tasks[0]) if len(tasks) == 1 else export(run.model, tasks=tasks)
     facts = _facts(run, network, tasks)
-    images = {task: run.stream[task].test[:2][0].cpu().clone() for task in tasks}  # alone, as they are written too
+    # The example inputs are cloned, because a file would otherwise hold the whole tensor that they are a view of.
+    images = {task: run.stream[task].test[:2][0].cpu().clone() for task in tasks}
     written = _write(network.cpu(), images, folder, formats)
     with checkpoint.replacing(folder / "export.json") as file:
         file.write((json.dumps(facts, indent=2) + "\n").encode())
@@ -70,7 +70,7 @@ def _tasks(run: StoredRun, tasks: list[int]) -> list[int]:
 
 
 def _facts(run: StoredRun, network: nn.Module, tasks: list[int]) -> dict[str, Any]:
-    """What `export.json` says."""
+    """The content of `export.json`."""
     model = run.model
     embeddings = {id(embedding) for embedding in model.embeddings}
     heads = [p for task in tasks for p in model.heads[task].parameters()]
@@ -86,7 +86,7 @@ def _facts(run: StoredRun, network: nn.Module, tasks: list[int]) -> dict[str, An
 
 
 def compared(run: StoredRun, network: nn.Module, task: int) -> dict[str, Any]:
-    """The accuracy on the test part of a task, of the run's network and of the exported one.
+    """Compare the accuracies of the network of a run and of the exported network on the test part of a task.
 
     Raises:
         ExportError: a logit differs by more than rounding.
@@ -95,10 +95,10 @@ def compared(run: StoredRun, network: nn.Module, task: int) -> dict[str, Any]:
     dense = evaluate(run.model, test, task, config)
     options = {"task": task} if isinstance(network, TasksNetwork) else {}
     logits = _logits(lambda x: network(x, **options), test, config)
-    difference = largest_change(logits, dense.logits)
-    dtype = config.autocast_dtype() or torch.float32
-    if not difference <= rounding(dtype) * max(1.0, float(dense.logits.abs().max())):
-        raise ExportError(f"task {task}: expected the logits of the run, got some that differ by {difference:g}")
+    computed = config.autocast_dtype() or torch.float32  # the dtype of the computation, whose rounding counts
+    change = difference(logits.to(computed), dense.logits.to(computed), LAYERS)
+    if change:
+        raise ExportError(f"task {task}: expected the logits of the run, got logits that differ by {change:g}")
     return {
         "task": task,
         "name": run.stream[task].name,
@@ -106,7 +106,7 @@ def compared(run: StoredRun, network: nn.Module, task: int) -> dict[str, Any]:
         "images": len(test),
         "accuracy": dense.accuracy,
         "accuracy_exported": (logits.argmax(1) == test.y.cpu()).float().mean().item(),
-        "largest_difference": difference,
+        "largest_difference": largest_change(logits, dense.logits),
     }
 
 
@@ -120,13 +120,16 @@ def _logits(answer: Callable[[Tensor], Tensor], part: Part, config: TrainConfig)
 
 
 def _write(network: nn.Module, images: dict[int, Tensor], folder: Path, formats: Sequence[str]) -> list[str]:
-    """The files of a network on the CPU, by name; of one for several tasks there is a graph a task."""
+    """Write the files of a network on the CPU, and return their names.
+
+    A network of several tasks is written as one graph a task, because a graph has no choice of a task.
+    """
     written = []
     for task, x in images.items():
         options = {"task": task} if isinstance(network, TasksNetwork) else {}
         name = f"network-{task}" if options else "network"
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the exporters, about themselves
+            warnings.simplefilter("ignore")  # the exporters warn about their own code
             for kind, write in (("pt2", _write_program), ("onnx", _write_onnx)):
                 if kind in formats:
                     write(network, x, options, folder / f"{name}.{kind}")
@@ -138,7 +141,7 @@ def _write(network: nn.Module, images: dict[int, Tensor], folder: Path, formats:
 
 
 def _write_weights(network: nn.Module, path: Path) -> None:
-    """Every tensor once, so that `safetensors.torch.load_model` takes the file."""
+    """Write every tensor once, so that `safetensors.torch.load_model` can read the file."""
     from safetensors.torch import save
 
     with checkpoint.replacing(path) as file:
@@ -149,10 +152,10 @@ def _write_program(network: nn.Module, x: Tensor, options: dict[str, int], path:
     program = torch.export.export(network, (x,), options, dynamic_shapes=_dynamic(options), strict=False)
     with checkpoint.replacing(path) as file:
         torch.export.save(program, file)
-    again = torch.export.load(path).module()
-    difference = largest_change(again(x, **options), network(x, **options))
-    if difference > rounding(x.dtype) * max(1.0, float(network(x, **options).abs().max())):
-        raise ExportError(f"{path}: expected the logits of the network, got some that differ by {difference:g}")
+    loaded = torch.export.load(path).module()
+    change = difference(loaded(x, **options), network(x, **options), LAYERS)
+    if change:
+        raise ExportError(f"{path}: expected the logits of the network, got logits that differ by {change:g}")
 
 
 def _write_onnx(network: nn.Module, x: Tensor, options: dict[str, int], path: Path) -> None:
@@ -164,7 +167,7 @@ def _write_onnx(network: nn.Module, x: Tensor, options: dict[str, int], path: Pa
 
 
 def _dynamic(options: dict[str, int]) -> dict[str, Any]:
-    """Any number of images."""
+    """The dynamic shapes of an exported graph: any number of images."""
     return {"x": {0: torch.export.Dim("batch")}, **dict.fromkeys(options)}
 
 

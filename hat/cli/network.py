@@ -1,4 +1,4 @@
-"""A network as plain numbers and names."""
+"""The options that describe a network, as plain numbers and names."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ NETWORKS = tuple(_OPTIONS)
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """Which network.
+    """The options of a network.
 
     Attributes:
-        network: the paper's, for flat inputs (mlp) or images (alexnet); a resnet; or a transformer over patches (vit).
-        hidden: widths of the linear layers, one for all blocks of a vit; by default the paper's, of a vit four times
-            its width.
-        width: of a resnet, the channels of the first stage, by default 64; of a vit, the features, by default 192.
-        stem: of a resnet: small keeps the size of an image, image quarters it; by default small up to 64 pixels.
-        depth: of a vit, the blocks; by default 6.
-        heads: of a vit; by default 3.
-        patch: of a vit, its pixels a side; by default 4.
-        dropout: one probability for all layers, from 0 to below 1; by default the paper's, of a resnet and a vit 0.
+        network: a network of the paper, for flat inputs (mlp) or images (alexnet); a resnet; or a transformer over
+            patches (vit).
+        hidden: widths of the linear layers; for a vit, one width for all blocks. Default: as in the paper; for a vit,
+            four times its width.
+        width: for a resnet, the channels of the first stage, by default 64; for a vit, the features, by default 192.
+        stem: for a resnet: small keeps the size of an image, image divides it by four. Default: small up to 64 pixels.
+        depth: for a vit, the number of blocks, by default 6.
+        heads: for a vit, the number of attention heads, by default 3.
+        patch: for a vit, the pixels of a side of a patch, by default 4.
+        dropout: one probability for all layers, from 0 to below 1. Default: as in the paper; for a resnet and a vit 0.
 
     Raises:
-        ValueError: an option is out of range, or means nothing for this network.
+        ValueError: an option is out of range, or this network does not have it.
     """
 
     network: str = "mlp"
@@ -68,10 +69,10 @@ class NetworkSpec:
             raise ValueError(f"hidden: expected one width for all blocks of a vit, got {self.hidden}")
 
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
-        """The body for inputs (C, H, W).
+        """Build the body for inputs (C, H, W).
 
         Raises:
-            ValueError: the network is not defined for such inputs.
+            ValueError: the network cannot take such inputs.
         """
         options = self._given()
         if self.network == "mlp":
@@ -83,9 +84,9 @@ class NetworkSpec:
         return _RESNETS[self.network](input_shape, **options)
 
     def _given(self) -> dict[str, Any]:
-        """The options that are not left to their defaults."""
-        every = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
-        return {name: value for name, value in every.items() if value is not None}
+        """The options that were given."""
+        options = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
+        return {name: value for name, value in options.items() if value is not None}
 
     def _everywhere(self, options: dict[str, Any]) -> dict[str, Any]:
         return options if self.dropout is None else options | {"input_dropout": self.dropout}
@@ -102,10 +103,10 @@ def _of_a_vit(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_sizes(name: str, values: object) -> None:
-    """None, or a tuple of numbers of which each is at least 1.
+    """Check an option that is None or a tuple of numbers.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the tuple is empty or no tuple, or a number is below 1.
     """
     if values is not None and not (isinstance(values, tuple) and values):
         raise ValueError(f"{name}: expected at least one number, got {values!r}")

@@ -1,4 +1,4 @@
-"""Options of `hat train` are fields of the spec: what they are called, mean and default to stands there alone."""
+"""The options of `hat train` are made from the fields of the spec: the names, the defaults and the help texts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ _NO_OPTIONS = ("command", "run", "hint", "resume", "traceback")
 
 
 def flag(name: str) -> str:
-    """What a field is called on the command line."""
+    """The option of a field on the command line."""
     return _FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
 def add_field(group: argparse._ArgumentGroup, kind: type, name: str, *, default: Any = None, **how: Any) -> None:
-    """An option for a field of a dataclass, with the documentation and default of the field.
+    """Add an option for a field of a dataclass, with the documentation and the default of the field.
 
-    An option that is not given leaves no attribute, so that `make_spec` and `refuse_beside_resume` know.
+    An option that the user does not give sets no attribute. So `make_spec` and `refuse_beside_resume` can tell which
+    options were given.
 
     Args:
-        group: takes it.
+        group: gets the option.
         kind: the dataclass.
         name: of the field.
-        default: of the command, where it is another than that of the field.
-        how: what `add_argument` cannot know from the default.
+        default: of the option, if it is not the default of the field.
+        how: arguments of `add_argument` that do not follow from the default.
     """
     if default is None:
         default = next(field.default for field in fields(kind) if field.name == name)
@@ -51,7 +52,7 @@ def add_field(group: argparse._ArgumentGroup, kind: type, name: str, *, default:
 
 
 def documentation(kind: type) -> dict[str, str]:
-    """The text of every field in the section `Attributes` of a docstring."""
+    """The text of every field, from the section `Attributes` of the docstring of a class."""
     section = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2].partition("\n\n")[0]
     texts: dict[str, str] = {field.name: "" for field in fields(kind)}
     name = ""
@@ -63,16 +64,16 @@ def documentation(kind: type) -> dict[str, str]:
 
 
 def make_spec(arguments: argparse.Namespace) -> RunSpec:
-    """The run that the arguments of `train` describe, its paths made absolute.
+    """The spec of the run that the arguments of `train` describe. Its paths are absolute.
 
     Raises:
         ValueError: an option is out of range.
     """
     return RunSpec(
-        stream=_part(StreamSpec, arguments).absolute(),
-        network=_part(NetworkSpec, arguments),
-        gates=_part(GateConfig, arguments),
-        training=_part(TrainConfig, arguments),
+        stream=_from_arguments(StreamSpec, arguments).absolute(),
+        network=_from_arguments(NetworkSpec, arguments),
+        gates=_from_arguments(GateConfig, arguments),
+        training=_from_arguments(TrainConfig, arguments),
         references=tuple(getattr(arguments, "references", ())),
         verify=getattr(arguments, "verify", False),
         grow=getattr(arguments, "grow", None),
@@ -80,23 +81,21 @@ def make_spec(arguments: argparse.Namespace) -> RunSpec:
 
 
 def refuse_beside_resume(arguments: argparse.Namespace, allowed: Sequence[str]) -> None:
-    """A run keeps its options, so others beside `--resume` would be ignored.
+    """Refuse options that `--resume` would ignore, because a run keeps its options.
 
     Raises:
-        ValueError: there are some that are not among those allowed.
+        ValueError: an option was given that is not among those allowed.
     """
-    others = [flag(name) for name in vars(arguments) if name not in (*allowed, *_NO_OPTIONS)]
-    if others:
-        beside = ", ".join(map(flag, allowed))
-        raise ValueError(
-            f"--resume: expected only {beside} beside it, as the run has its options, got {', '.join(others)}"
-        )
+    refused = [flag(name) for name in vars(arguments) if name not in (*allowed, *_NO_OPTIONS)]
+    if refused:
+        expected = f"only {', '.join(map(flag, allowed))} beside it, as a run keeps its options"
+        raise ValueError(f"--resume: expected {expected}, got {', '.join(refused)}")
 
 
 def resume_hint(arguments: argparse.Namespace, path: Path) -> str:
-    """The command that continues a run in this folder."""
+    """A sentence with the command that continues the run in this folder."""
     command = ["hat", arguments.command, "--resume", str(path)]
-    if hasattr(arguments, "resume"):  # what a fresh run was given it keeps
+    if hasattr(arguments, "resume"):  # a fresh run has these options in its config
         command += [part for name in ("root", "device") for part in _given(arguments, name)]
     return f"all finished epochs are saved; continue with: {shlex.join(command)}"
 
@@ -105,6 +104,7 @@ def _given(arguments: argparse.Namespace, name: str) -> list[str]:
     return [flag(name), getattr(arguments, name)] if hasattr(arguments, name) else []
 
 
-def _part(kind: type, arguments: argparse.Namespace) -> Any:
+def _from_arguments(kind: type, arguments: argparse.Namespace) -> Any:
+    """An object of a dataclass. Fields that the user did not give keep their defaults."""
     given = {f.name: getattr(arguments, f.name) for f in fields(kind) if hasattr(arguments, f.name)}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})

@@ -1,4 +1,4 @@
-"""What can be asked on the command line."""
+"""The commands and options of the command line."""
 
 from __future__ import annotations
 
@@ -24,54 +24,54 @@ from hat.units.state import COMPENSATIONS, INITS, MASK_MODES, GateConfig
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of `hat`; what it returns has the command's function as `run`."""
+    """The parser of `hat`. The arguments that it returns have the function of the command as `run`."""
     parser = argparse.ArgumentParser(
         prog="hat",
-        description="Learn task after task with one network that forgets none (hard attention to the task).",
+        description="Learn task after task with one network that forgets no task (hard attention to the task).",
         epilog="Try: hat train --hidden 800 800 --epochs 20 --momentum 0.9 --lr 0.02 "
         "(five tasks of permuted digits, no download, under a minute).",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="learn a stream of tasks"))
-    _add_compress(commands.add_parser("compress", help="see how few weights are enough for one dataset at a time"))
+    _add_compress(commands.add_parser("compress", help="see how few weights are enough for a dataset"))
     evaluate = commands.add_parser("evaluate", help="test every task of a finished or interrupted run")
     evaluate.add_argument("run_dir", type=Path, help="the folder of the run")
     evaluate.add_argument("--task", type=int, metavar="T", help="only this task, counted from 0")
-    evaluate.add_argument("--data", metavar="FOLDER", help="where the data is now; default: as in the run")
-    evaluate.add_argument("--device", help="default: as in the run")
+    evaluate.add_argument("--data", metavar="FOLDER", help="the data folder; default: that of the run")
+    evaluate.add_argument("--device", help="default: the device of the run")
     evaluate.set_defaults(run=run_evaluate)
-    _add_export(commands.add_parser("export", help="write what a task has learned as a small plain network"))
-    report = commands.add_parser("report", help="show a run: accuracy, which task uses which units, what is free")
-    report.add_argument("run_dir", type=Path, help="the folder of the run; pictures go to its folder plots")
+    _add_export(commands.add_parser("export", help="write the network of a task as a small plain network"))
+    report = commands.add_parser("report", help="show a run: accuracy, units that each task uses, free units")
+    report.add_argument("run_dir", type=Path, help="the folder of the run; pictures are saved in its folder plots")
     report.set_defaults(run=run_report)
-    data = commands.add_parser("data", help="list the datasets that have a name, and where they were found")
+    data = commands.add_parser("data", help="list the datasets that have a name, and where they are")
     data.add_argument("--data", metavar="FOLDER", help="the data folder; default: $HAT_DATA, then the usual places")
     data.set_defaults(run=run_data)
     for command in commands.choices.values():
-        command.add_argument("--traceback", action="store_true", help="on an error, show where in the code it arose")
+        command.add_argument("--traceback", action="store_true", help="on an error, show where it was raised")
     return parser
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Write what tasks have learned as a plain network without the units that they do not use: network.pt2 for "
-        "torch.export.load, weights.safetensors, network.onnx, and export.json: what is left, and how accurate it is."
+        "Write the network of some tasks as a plain network without the units that these tasks do not use: network.pt2 "
+        "for torch.export.load, weights.safetensors, network.onnx, and export.json with its size and accuracy."
     )
     parser.add_argument("run_dir", type=Path, help="the folder of the run")
-    several = "a task, counted from 0; several times for one network of several tasks, with a graph for each"
-    parser.add_argument("--task", type=int, metavar="T", action="append", required=True, help=several)
+    task = "a task, counted from 0; give it several times for one network of several tasks, with a graph a task"
+    parser.add_argument("--task", type=int, metavar="T", action="append", required=True, help=task)
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where to write; default: RUN_DIR/export/task-T")
     formats = f"default: {' '.join(DEFAULT)}"
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=DEFAULT, help=formats)
-    parser.add_argument("--data", metavar="FOLDER", help="where the data is now; default: as in the run")
-    parser.add_argument("--device", help="to test the network on; default: as in the run")
+    parser.add_argument("--data", metavar="FOLDER", help="the data folder; default: that of the run")
+    parser.add_argument("--device", help="the device of the test; default: that of the run")
     parser.set_defaults(run=run_export)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Learn a stream of tasks. The defaults are the recipe of the HAT paper. Every finished epoch is saved: after "
-        "Ctrl-C or a crash, --resume goes on from the last one, and ends as if nothing had happened."
+        "Learn a stream of tasks. The defaults are the recipe of the HAT paper. Every finished epoch is saved. After "
+        "Ctrl-C or a crash, --resume continues from the last saved epoch, and the result is the same."
     )
     parser.set_defaults(run=run_train)
 
@@ -92,10 +92,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _add_compress(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Learn one dataset alone, or several, each by a fresh network, and see how few of its weights are enough: a "
-        "line an epoch, and in the end the accuracy beside that of the same network without attention, and the share "
-        "of weights between units that are on. The defaults are those of the HAT paper for compression. Every finished "
-        "epoch is saved, as by hat train."
+        "Learn each dataset alone, by a fresh network, and see how few of its weights are enough. Every epoch prints a "
+        "line. The table at the end shows the accuracy, the accuracy of the same network without attention, and the "
+        "share of weights between units that are on. The defaults are those of the HAT paper for compression. Every "
+        "finished epoch is saved, as by hat train."
     )
     parser.set_defaults(run=run_compress)
     _add_data(parser)
@@ -149,11 +149,11 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser, folder: str) -> argparse._ArgumentGroup:
     output = parser.add_argument_group("output")
     for option, text in (
-        ("--run-dir", f"where to keep the run (default: {folder})"),
+        ("--run-dir", f"the folder of the run (default: {folder})"),
         ("--resume", "continue an interrupted run exactly"),
     ):
         output.add_argument(option, type=Path, metavar="FOLDER", default=SUPPRESS, help=text)
-    replace = "replace an earlier run in the same folder, once the first epoch of this one is finished"
+    replace = "replace an earlier run in the same folder, when the first epoch of this run is finished"
     output.add_argument("--overwrite", action="store_true", default=SUPPRESS, help=replace)
     output.add_argument("--quiet", action="store_true", help="print the final table only")
     return output

@@ -1,4 +1,4 @@
-"""`hat report`, and the pictures that `train` draws at its end."""
+"""`hat report`: tables and pictures of a run. `hat train` draws its pictures here, too."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run_report(arguments: argparse.Namespace) -> None:
     """Print the tables of a run and draw its pictures.
 
     Raises:
-        ValueError: no run there, its files are broken, or no finished task.
+        ValueError: the folder holds no run, a file is damaged, or no task is finished.
         ImportError: matplotlib is missing.
     """
     folder = RunDir.existing(arguments.run_dir)
@@ -41,21 +41,21 @@ def run_report(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         print(f"hat report: warning: {error}; shown without references", file=sys.stderr)
         references, guesses = {}, []
-    model = _model(folder, saved) if folder.config.exists() else None  # a Trainer without a description leaves none
+    model = _model(folder, saved) if folder.config.exists() else None  # a Trainer without description writes no config
     print(render(summarise(history, references, guesses)))
     if model is None:
-        print("hat report: warning: no config of the network, shown without its units", file=sys.stderr)
+        print("hat report: warning: no config of the network, so its units are not shown", file=sys.stderr)
         with reading(folder.checkpoint):
             draw(folder, history, saved["model"])
     else:
-        inside = report(model, names=history.names)
-        print(f"\n{inside}\n")
-        _save(folder, {**_of_accuracy(history), **inside.plots()})
+        unit_report = report(model, names=history.names)
+        print(f"\n{unit_report}\n")
+        _save(folder, {**_accuracy_plots(history), **unit_report.plots()})
     print(f"plots               {folder.plots}")
 
 
 def _model(folder: RunDir, saved: dict[str, Any]) -> HATModel:
-    """The model of a run; its data is not needed."""
+    """The model of a run, built without its data."""
     spec = read_spec(folder, device="cpu")
     shapes = {tuple(task["input_shape"]) for task in saved["identity"]["tasks"]}
     if len(shapes) != 1:
@@ -67,12 +67,12 @@ def _model(folder: RunDir, saved: dict[str, Any]) -> HATModel:
 
 
 def plots_available() -> bool:
-    """matplotlib is installed."""
+    """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw(folder: RunDir, history: History, model_state: Mapping[str, Tensor]) -> None:
-    """Accuracy matrix, accuracy over time, used capacity and mask overlap, as PNG in the run's folder plots."""
+    """Draw accuracy matrix, accuracy over time, used capacity and overlap of masks as PNG files in the folder plots."""
     used = torch.tensor([list(row.values()) for row in history.capacity])
     gates = [name.removesuffix(".gate") for name in history.capacity[-1]]
     kept, names = history.kept, [history.names[task] for task in history.kept]
@@ -81,10 +81,10 @@ def draw(folder: RunDir, history: History, model_state: Mapping[str, Tensor]) ->
         "capacity": plots.capacity(used, gates),
         "overlap": plots.overlap(plots.overlap_matrix(masks), names),
     }
-    _save(folder, {**_of_accuracy(history), **figures})
+    _save(folder, {**_accuracy_plots(history), **figures})
 
 
-def _of_accuracy(history: History) -> dict[str, Figure]:
+def _accuracy_plots(history: History) -> dict[str, Figure]:
     kept, names = history.kept, [history.names[task] for task in history.kept]
     matrix = history.matrix[kept][:, kept]
     return {

@@ -1,4 +1,4 @@
-"""`hat data`."""
+"""`hat data`: list the datasets that have a name."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import hat.data
 
 
 def run_data(arguments: argparse.Namespace) -> None:
-    """List the datasets that have a name, and where they were found.
+    """List the datasets that have a name, and where they are.
 
     Raises:
-        FileNotFoundError: the folder that was named is not there.
+        FileNotFoundError: the user named a folder that does not exist.
     """
     for source in hat.data.sources(arguments.data):
         print(source)

@@ -1,4 +1,4 @@
-"""A run as plain numbers and names, and what is built from them."""
+"""The spec of a run: all options as plain numbers and names. A spec can build the stream and the model of the run."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ STREAMS = ("permuted", "split", "mixture")
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSpec:
-    """Which tasks.
+    """The options of a stream of tasks.
 
     Attributes:
         stream: how the tasks are made: the pixels permuted, the classes split, or one dataset after another (mixture).
-        datasets: names, or paths of your own data (idx folder, CIFAR batches, npz, image folder or archive); one, but
-            for a mixture.
-        tasks: how many; by default 5 permuted, else all there are.
-        classes_per_task: of a split; by default 2.
-        validation: share of the training images kept for validation, between 0 and 1.
+        datasets: names, or paths of your own data (idx folder, CIFAR batches, npz, image folder or archive). Only a
+            mixture takes several.
+        tasks: the number of tasks; by default 5 if permuted, otherwise all.
+        classes_per_task: for a split; by default 2.
+        validation: the share of the training images for the validation part, between 0 and 1.
         seed: of permutations, splits and the validation part.
         root: the data folder; by default $HAT_DATA, then the usual places.
-        limit: use at most this many training images a class; by default all.
-        size: height and width to resize every image to; by default as they are.
+        limit: use at most this many training images of each class; by default all.
+        size: height and width to resize every image to; by default the size of the images.
 
     Raises:
-        ValueError: an option is out of range, or means nothing for this stream.
+        ValueError: an option is out of range, or this stream does not have it.
     """
 
     stream: str = "permuted"
@@ -64,7 +64,7 @@ class StreamSpec:
         if self.stream == "mixture" and self.tasks is not None and self.tasks > len(self.datasets):
             raise ValueError(f"tasks: expected at most {len(self.datasets)}, one a dataset, got {self.tasks}")
         if self.stream != "split" and self.classes_per_task is not None:
-            got = f"{self.classes_per_task} for a {self.stream} one"
+            got = f"{self.classes_per_task} for a {self.stream} stream"
             raise ValueError(f"classes_per_task: expected for a split stream only, got {got}")
         check_number("validation", self.validation, above=0, below=1)
         check_whole("seed", self.seed)
@@ -75,7 +75,7 @@ class StreamSpec:
             raise ValueError(f"size: expected height and width, got {self.size}")
 
     def absolute(self) -> StreamSpec:
-        """The same with paths that can be found from any folder."""
+        """The same options with absolute paths, so that the run can be continued from any folder."""
         paths = tuple(text if is_name(text) else _absolute(text) for text in self.datasets)
         return replace(self, datasets=paths, root=None if self.root is None else _absolute(self.root))
 
@@ -84,7 +84,7 @@ class StreamSpec:
 
         Raises:
             ValueError: an option is out of range for this data.
-            FileNotFoundError: the data is not there.
+            FileNotFoundError: the data is missing.
         """
         common: dict[str, Any] = {name: getattr(self, name) for name in ("validation", "seed", "root", "limit", "size")}
         if self.stream == "mixture":
@@ -97,17 +97,20 @@ class StreamSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """All that defines a run; what `config.json` holds.
+    """All options of a run; the content of `config.json`.
 
     Attributes:
-        stream: which tasks.
-        network: which network.
-        gates: how it attends.
-        training: how it learns.
+        stream: the tasks.
+        network: the network.
+        gates: how the gates learn.
+        training: the recipe.
         references: also train without HAT: each task alone, all jointly, or one after another (which forgets).
-        verify: after every task, compare all learned tasks, and what they stand on, with what they were; stop if
-            anything has moved.
-        grow: "auto", add free units to a layer before a task that would no longer fit, as the forecast says.
+        verify: after every task, check that all learned tasks still answer the same and that no locked weight has
+            moved; stop if one has.
+        grow: "auto" adds free units to a layer before a task, if the forecast says that the task would not fit.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     stream: StreamSpec
@@ -127,12 +130,12 @@ class RunSpec:
         check_growth(self.grow)
 
     def model(self, input_shape: tuple[int, ...], kind: type[HATModel] = HATModel) -> HATModel:
-        """A fresh model of a kind, the same for the same seed."""
+        """A fresh model of the class `kind`. The same seed gives the same model."""
         torch.manual_seed(self.training.seed)
         return kind(self.network.build(input_shape), config=self.gates)
 
     def to_dict(self) -> dict[str, Any]:
-        """Dicts, lists, numbers, strings and None."""
+        """The spec as dicts, tuples, numbers, strings and None."""
         return asdict(self)
 
 

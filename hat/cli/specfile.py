@@ -1,4 +1,4 @@
-"""A run's spec read back from its config.json."""
+"""Read the spec of a run from its config.json."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _Part = TypeVar("_Part")
 
 
 def read_spec(folder: RunDir, *, data: str | None = None, device: str | None = None) -> RunSpec:
-    """The spec of a run.
+    """Read the spec of a run.
 
     Args:
         folder: of the run.
-        data: where the data is now; None for where it was.
-        device: to compute on; None for that of the run, which this machine may lack.
+        data: the data folder; None takes that of the run.
+        device: the device; None takes that of the run, which this machine may lack.
 
     Raises:
-        ValueError: the config is missing or broken, or a field of it is missing, unknown or out of range.
+        ValueError: the config is missing or damaged, or a field is missing, unknown or out of range.
     """
     config, where = folder.read_config(), str(folder.config)
     for part, name, value in (("stream", "root", data), ("training", "device", device)):
@@ -33,7 +33,7 @@ def read_spec(folder: RunDir, *, data: str | None = None, device: str | None = N
     for part, values in (("gates", OLDER["gates"]), ("network", OLDER["network"]), ("training", OLDER["config"])):
         if isinstance(config.get(part), dict):
             config[part] = {**values, **config[part]}
-    config = {"verify": False, "grow": None, **config}  # of a version that could not
+    config = {"verify": False, "grow": None, **config}  # older versions had no such options
     _check_keys(config, RunSpec, where)
     parts: dict[str, Any] = {name: _read(kind, config[name], f"{where}: {name}") for name, kind in _KINDS.items()}
     return _make(RunSpec, where, references=config["references"], verify=config["verify"], grow=config["grow"], **parts)
@@ -55,6 +55,6 @@ def _make(kind: type[_Part], where: str, **values: Any) -> _Part:
 
 def _check_keys(values: dict[str, Any], kind: type, where: str) -> None:
     expected = {field.name for field in fields(kind)}
-    for what, names in (("missing", expected - set(values)), ("unknown", set(values) - expected)):
+    for problem, names in (("missing", expected - set(values)), ("unknown", set(values) - expected)):
         if names:
-            raise ValueError(f"{where}: expected {', '.join(sorted(expected))}; {what}: {', '.join(sorted(names))}")
+            raise ValueError(f"{where}: expected {', '.join(sorted(expected))}; {problem}: {', '.join(sorted(names))}")

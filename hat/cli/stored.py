@@ -1,4 +1,4 @@
-"""A run read back from its folder."""
+"""Read a run back from its folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from hat.training.saved import restore
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as its last checkpoint has it."""
+    """A run in the state of its last checkpoint.
+
+    Attributes:
+        folder: of the run.
+        spec: all options of the run.
+        history: every epoch, the accuracy matrix, capacity and drift.
+        stream: the tasks, with their data.
+        model: with the state of the checkpoint.
+    """
 
     folder: RunDir
     spec: RunSpec
@@ -31,16 +39,16 @@ def open_run(path: Path, *, data: str | None = None, device: str | None = None) 
 
     Args:
         path: the folder of the run.
-        data: where the data is now; None for where it was.
-        device: to compute on; None for that of the run.
+        data: the data folder; None takes that of the run.
+        device: the device; None takes that of the run.
 
     Raises:
-        ValueError: the folder is not that of a run, its files are broken or of another run, or the data has changed.
-        FileNotFoundError: the data is not there.
+        ValueError: the folder holds no run, a file is damaged or belongs to another run, or the data has changed.
+        FileNotFoundError: the data is missing.
     """
     folder = RunDir.existing(path)
     spec = read_spec(folder, data=data, device=device)
-    folder.load()  # what is wrong with it is known before the data is loaded
+    folder.load()  # so that a damaged checkpoint is found before the data is loaded, which may take long
     stream = spec.stream.build()
     model = spec.model(stream.input_shape)
     saved = restore(folder, model, identity(model, stream, spec.training, grow=spec.grow))

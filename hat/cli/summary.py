@@ -12,15 +12,19 @@ from hat.training.rundir import RunDir
 
 
 def summarise(history: History, references: dict[str, list[float]], guesses: list[float]) -> dict[str, Any]:
-    """The figures of a run as plain numbers; without tasks that were forgotten on purpose, but for the references.
+    """The figures of a run as plain numbers.
+
+    The figures are those of the tasks that were not forgotten on purpose. Only `references` and `random` have a number
+    for every task.
 
     Args:
-        history: of the run, at least one task.
-        references: accuracy of every task without HAT, by kind.
-        guesses: accuracy of guessing a class of every task.
+        history: of the run, with at least one task.
+        references: accuracy of every task without HAT, by kind of reference.
+        guesses: accuracy of guessing a class, of every task.
 
     Returns:
-        What JSON can hold; the entry forgetting_ratio where there is a joint reference, None where no task has one.
+        A dict that JSON can hold. If there is a joint reference, it has an entry `forgetting_ratio`, which is None if
+        no task has a ratio.
     """
     kept = history.kept
     matrix = history.matrix[kept][:, kept]
@@ -44,7 +48,7 @@ def summarise(history: History, references: dict[str, list[float]], guesses: lis
 
 
 def render(summary: dict[str, Any]) -> str:
-    """The table and the lines below it."""
+    """A summary as text: the table of tasks, and the lines below it."""
     extra = {kind: [column[task] for task in summary["kept"]] for kind, column in summary["references"].items()}
     table = metrics.table(summary["tasks"], summary["learned"], summary["now"], extra=extra)
     used = summary["used_capacity"]
@@ -64,10 +68,10 @@ def render(summary: dict[str, Any]) -> str:
 
 
 def read_references(folder: RunDir, tasks: int) -> tuple[dict[str, list[float]], list[float]]:
-    """The references and guesses that a run's result.json holds; none where there is no such file.
+    """Read the references and the guesses from the result.json of a run; empty if there is no such file.
 
     Raises:
-        ValueError: the file is broken, or of another number of tasks.
+        ValueError: the file is damaged, or has another number of tasks.
     """
     result, where = folder.read_result(), str(folder.result)
     if not result:

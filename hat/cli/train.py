@@ -1,4 +1,4 @@
-"""`hat train`."""
+"""`hat train`: learn a stream of tasks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from hat.data import Stream
 from hat.training import PlainModel, Trainer, TrainResult, reference_accuracy
 from hat.training.rundir import RunDir
 
-NOTHING_SAVED = "nothing of this run was saved yet; the same command starts it again"
+NOTHING_SAVED = "nothing of this run was saved yet; the same command starts the run again"
 _BESIDE_RESUME = ("quiet", "root", "device", "references", "verify")
 
 
 def run_train(arguments: argparse.Namespace) -> None:
-    """Learn a stream of tasks and print what became of it.
+    """Learn a stream of tasks and print a summary.
 
     Raises:
-        ValueError: wrong options, missing data, or a run directory that is taken.
+        ValueError: an option is wrong, data is missing, or the folder holds a run.
     """
     resume = getattr(arguments, "resume", None)
     arguments.hint = lambda: NOTHING_SAVED if resume is None else resume_hint(arguments, resume)
@@ -58,11 +58,11 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def _compared(spec: RunSpec, stream: Stream, folder: RunDir, result: TrainResult, shown: bool) -> dict[str, Any]:
-    """The summary with the references asked for; what is known of it is written before each of them is trained."""
+    """Train the references, and return the summary with them. The file result.json is written after each reference."""
     guesses = [1 / len(task.classes) for task in stream]
     try:
         references, _ = read_references(folder, len(stream))
-    except ValueError:  # a broken result.json: it is written anew
+    except ValueError:  # result.json is damaged: it is written anew
         references = {}
     summary = summarise(result.history, references, guesses)
     folder.write_result({**summary, "seconds": result.seconds})
@@ -96,10 +96,10 @@ def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir
     folder = RunDir.existing(path, "--resume")
     spec = read_spec(folder, data=getattr(arguments, "root", None), device=getattr(arguments, "device", None))
     if not folder.checkpoint.exists():
-        raise ValueError(f"{path}: expected a run with a finished epoch, found no checkpoint; start it anew instead")
-    more = [kind for kind in getattr(arguments, "references", ()) if kind not in spec.references]
-    if more:
-        spec = replace(spec, references=(*spec.references, *dict.fromkeys(more)))
+        raise ValueError(f"{path}: expected a run with a finished epoch, got no checkpoint; start the run again")
+    added = [kind for kind in getattr(arguments, "references", ()) if kind not in spec.references]
+    if added:
+        spec = replace(spec, references=(*spec.references, *dict.fromkeys(added)))
         folder.write_config({**folder.read_config(), "references": spec.references})
     spec = replace(spec, verify=getattr(arguments, "verify", spec.verify))
     return spec, folder

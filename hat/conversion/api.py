@@ -19,6 +19,7 @@ from hat.conversion.rules import RULES, module_rule
 from hat.conversion.trials import keep_places
 from hat.conversion.units import varying
 from hat.network.network import Network
+from hat.network.tolerance import SUMS, difference
 from hat.tracing.errors import ConversionError
 from hat.tracing.leaves import is_leaf
 from hat.tracing.trace import trace
@@ -27,9 +28,6 @@ from hat.units.gate import Gate
 from hat.units.state import OPEN
 from hat.units.wired import Reach
 from hat.warnings import UnlockedWarning
-
-ROUNDINGS = 2**10
-"""How many roundings of the largest value a converted network may differ by: its matmuls sum in another order."""
 
 
 def convert_body(
@@ -135,22 +133,16 @@ def _answer(network: fx.GraphModule, concrete: dict[fx.Node, Any]) -> Tensor:
 
 def _check_same(body: Converted, example: tuple[Any, ...], answer: Tensor) -> None:
     """The layers that apply gates compute as the plain ones do, but for the order of roundings."""
-    gates = [gate for gate in body.gates.values() if isinstance(gate, Gate)]
     training = body.training
     try:
-        for gate in gates:
-            gate.state.task = OPEN
-        with torch.no_grad():
+        with torch.no_grad(), body.answering(OPEN):
             now = body.eval()(*example)
     finally:
         body.train(training)
-        for gate in gates:
-            gate.state.task = None
-    bound = ROUNDINGS * torch.finfo(answer.dtype).eps * answer.abs().max().clamp(min=1e-6)
-    error = (now - answer).abs().max()
-    if now.shape != answer.shape or not error <= bound:
+    change = difference(now, answer, SUMS)
+    if change:
         raise ConversionError(
-            f"the network: with open gates the converted one differs by {float(error):g}, more than rounding; does it "
+            f"the network: with open gates the converted one differs by {change:g}, more than rounding; does it "
             "answer the same from call to call?"
         )
 

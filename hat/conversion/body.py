@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -9,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 
 from hat.units.gate import Gate
 from hat.units.layout import Layout
+from hat.units.state import Answer
 from hat.units.wired import Reach, Wired
 
 
@@ -69,6 +72,14 @@ class Converted(nn.Module, Wired):
             (inputs,) = inputs
         found: Tensor = self.network(*inputs)
         return found
+
+    @contextmanager
+    def answering(self, answer: Answer) -> Iterator[None]:
+        """Let all gates answer for this inside of the `with` block; before a model has them, each has its own state."""
+        with ExitStack() as stack:
+            for state in {gate.state for gate in self.gates.values() if isinstance(gate, Gate)}:
+                stack.enter_context(state.answering(answer))
+            yield
 
     def complete(self) -> dict[Gate, bool]:
         """Those of which the heads see none or all in order, unless the graph's modules were changed, or have hooks."""

@@ -12,12 +12,12 @@ from torch import Tensor
 from hat.network.movable import movable, segments
 from hat.network.moving import changes_of, expanded, rearrange
 from hat.network.network import Network
+from hat.network.tolerance import LAYERS, difference
 from hat.tracing.checks import other
 from hat.units.gate import Gate
 from hat.units.per_task import per_task
-from hat.units.state import OPEN
+from hat.units.state import LEARNING, OPEN
 
-_ROUNDINGS = 2**12
 _CHANGE, _OFFSET = 0.3, 0.05
 """Values that are all alike, as of a fresh norm, would hide that they were moved wrongly."""
 
@@ -93,8 +93,7 @@ def _changes(model: Network, gates: Iterable[Gate], example: tuple[Any, ...]) ->
         new = orders.get(model.outputs) if model.outputs is not None else None
         for one, now in zip(before, after, strict=True):
             same = one if new is None else one[..., expanded(new, one.shape[-1] // len(new))]
-            bound = _ROUNDINGS * torch.finfo(one.dtype).eps * one.abs().max().clamp(min=1e-6)
-            if not (now - same).abs().max() <= bound:
+            if difference(now, same, LAYERS):
                 return True
     return False
 
@@ -108,11 +107,8 @@ def _order(gate: Gate, order: Order) -> Tensor:
 
 def _answers(model: Network, example: tuple[Any, ...]) -> list[Tensor]:
     """With open gates, and with some of them closed."""
-    found = []
-    try:
-        for task in (OPEN, None):
-            model.state.task = task
-            found.append(model.body(*example))
-    finally:
-        model.state.task = None
-    return found
+    answers = []
+    for answer in (OPEN, LEARNING):
+        with model.state.answering(answer):
+            answers.append(model.body(*example))
+    return answers

@@ -1,4 +1,4 @@
-"""Reading the files of a folder or an archive one by one, without ever extracting to disk."""
+"""Read the files of a folder or an archive one by one. Nothing is ever extracted to disk."""
 
 from __future__ import annotations
 
@@ -19,17 +19,26 @@ Entry = tuple[tuple[str, ...], Callable[[], bytes] | None]
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the name is that of an archive that `entries` reads."""
+    """Whether the file name has a suffix of an archive that `entries` can read."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """Yield (path inside as a tuple of names, function that reads the bytes); a folder has None for a function.
+    """Walk through the files and folders inside a folder or an archive.
 
-    path: a folder, zip, tar, tar.gz, tar.xz or tar.bz2. A tar's bytes must be read before the next step.
-    Hidden files and those that macOS adds are left out. Names are only ever labels: nothing is written,
-    so a name that climbs out of the archive reaches nothing.
-    Raises ValueError that names the archive when it is truncated or of another kind; so does the function.
+    Hidden files, and the files that macOS adds, are left out. A name in an archive is only a label: nothing is written
+    to disk, so a name such as `../x` does no harm.
+
+    Args:
+        path: a folder, zip, tar, tar.gz, tar.xz or tar.bz2.
+
+    Yields:
+        (path inside as a tuple of names, function that reads the bytes). A folder has None instead of the function. In
+        a tar, call the function before you take the next entry.
+
+    Raises:
+        ValueError: the archive is truncated or of another kind; the message names the archive. The function that reads
+            the bytes raises the same error.
     """
     walk = _folder if path.is_dir() else _zip if path.name.lower().endswith(".zip") else _tar
     with _damage_named(path):
@@ -58,13 +67,13 @@ def _split(name: str) -> tuple[str, ...]:
 
 
 def _folder(path: Path) -> Iterator[Entry]:
-    for here, folders, files in os.walk(path, followlinks=True):
-        inside = Path(here).relative_to(path).parts
+    for folder, folders, files in os.walk(path, followlinks=True):
+        inside = Path(folder).relative_to(path).parts
         folders[:] = sorted(folders) if len(inside) < MAX_DEPTH else []
         if inside:
             yield inside, None
         for file in sorted(files):
-            yield (*inside, file), (Path(here) / file).read_bytes
+            yield (*inside, file), (Path(folder) / file).read_bytes
 
 
 def _zip(path: Path) -> Iterator[Entry]:
@@ -76,7 +85,7 @@ def _zip(path: Path) -> Iterator[Entry]:
 def _from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
         return archive.read(info)
-    except (RuntimeError, NotImplementedError) as error:  # a password, an unknown compression
+    except (RuntimeError, NotImplementedError) as error:  # zipfile wants a password, or does not know the compression
         raise zipfile.BadZipFile(str(error)) from error
 
 
@@ -93,12 +102,12 @@ def _tar(path: Path) -> Iterator[Entry]:
 
 def _from_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(info)
-    assert file is not None  # a regular file
+    assert file is not None  # `info` is a regular file
     return file.read()
 
 
 def _has_end(path: Path) -> bool:
-    """Whether a plain tar ends in its two blocks of zeros: a compressed one has a checksum for that."""
+    """Whether a plain tar ends in its two blocks of zeros. (A compressed tar has a checksum instead.)"""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 1024))
         return not any(file.read())

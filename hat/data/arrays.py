@@ -1,4 +1,4 @@
-"""From the arrays that a reader found to a Dataset: layouts, number types, label names."""
+"""Make a Dataset from arrays: layouts of images, number types, names of labels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from hat.data.distinct import split_test
 
 
 def image_tensor(argument: str, array: np.ndarray) -> Tensor:
-    """An array of images as uint8 or float32 [N, C, H, W].
+    """Bring an array of images to uint8 or float32 [N, C, H, W].
 
-    Accepts [N, H, W], [N, H, W, C] and [N, C, H, W] with C <= 4 (the last axis is tried first), and
-    [N, D] (plain features: C = H = 1). bool, and integers within 0..255, become uint8; other numbers float32.
-    Raises ValueError for any other shape or dtype.
+    Args:
+        argument: the name of the array, for the error message.
+        array: [N, H, W], or [N, H, W, C] or [N, C, H, W] with C <= 4 (the last axis is tried first), or [N, D] for
+            plain features, which get C = H = 1. bool, and integers in 0..255, become uint8. Other numbers become
+            float32.
+
+    Raises:
+        ValueError: the array has another shape or dtype.
     """
     expected = "numbers of shape (N, H, W), (N, H, W, C), (N, C, H, W) or (N, D)"
     if array.dtype.kind not in "biuf" or array.ndim not in (2, 3, 4):
@@ -38,7 +43,11 @@ def image_tensor(argument: str, array: np.ndarray) -> Tensor:
 
 
 def label_array(argument: str, array: np.ndarray, count: int) -> np.ndarray:
-    """Labels as [count]: whole numbers or strings. Raises ValueError otherwise, or for another count."""
+    """Bring an array of labels, [count] or [count, 1], to [count].
+
+    Raises:
+        ValueError: the labels are neither whole numbers nor strings, or there are more or fewer than `count`.
+    """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.shape != (count,):
@@ -55,13 +64,19 @@ def make_dataset(
     test: tuple[np.ndarray, np.ndarray] | None,
     classes: Sequence[str] | None = None,
 ) -> Dataset:
-    """A Dataset from (images, labels) of each part; layouts as in `image_tensor`.
+    """Make a Dataset from the arrays of its parts.
 
-    path: where they come from, for error messages.
-    With `classes`, a label is an index into them. Without, the classes are the distinct labels of both
-    parts in sorted order, so labels need not start at 0 nor be consecutive. Without `test`, a fifth of
-    the distinct images of each class, drawn with a fixed seed, is for testing.
-    Raises ValueError that names the path.
+    Args:
+        path: where the arrays come from, for error messages.
+        name: of the dataset.
+        train: (images, labels) of the training part; layouts as in `image_tensor`.
+        test: (images, labels) of the test part. None: a fifth of the distinct images of each class, drawn with a fixed
+            seed, becomes the test part.
+        classes: the name of each label; a label is an index into them. None: the classes are the distinct labels of
+            both parts in sorted order, so the labels need not start at 0 nor be consecutive.
+
+    Raises:
+        ValueError: the arrays make no dataset; the message names the path.
     """
     try:
         return _make(name, [train] if test is None else [train, test], classes)

@@ -1,4 +1,4 @@
-"""Decoded image archives are kept in the user's cache: decoding 60 000 JPEGs takes longer than training on them."""
+"""Keep decoded image archives in the user's cache: decoding 60 000 JPEGs takes longer than training on them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ from hat.data.dataset import Dataset
 from hat.data.location import cache_folder
 from hat.data.npz import KEYS
 
-VERSION = 1  # raise it when the same archive would decode to something else
+VERSION = 1  # raise this number when a change of the code makes an archive decode to other images
 
 
 def cached(path: Path, name: str, options: str, decode: Callable[[], Dataset]) -> Dataset:
-    """`decode()`, or what it gave the last time for this archive.
+    """Decode an archive, or read the dataset that an earlier call decoded.
 
-    Keyed by the path and `options`; valid while the archive's size and time of change are the same.
-    Written to a temporary file and renamed. A cache that is damaged or out of date is rebuilt, and one
-    that cannot be written is a warning.
+    The cache file is found by the path and `options`. It is valid as long as the archive has the same size and time of
+    change. It is written to a temporary file and renamed. A damaged or outdated cache file is written anew.
+
+    Args:
+        path: the archive.
+        name: of the dataset.
+        options: whatever else decides how the archive is decoded.
+        decode: decodes the archive.
+
+    Warns:
+        UserWarning: the cache file could not be written.
     """
     resolved = path.resolve()
     state = resolved.stat()
@@ -49,7 +57,7 @@ def _read(file: Path, name: str, stamp: str) -> Dataset | None:
                 return None
             classes = tuple(str(c) for c in content["classes"])
             return Dataset(name, classes, *(torch.from_numpy(content[key]) for key in KEYS))
-    except Exception:  # absent, truncated, foreign: whatever it is, it is rebuilt
+    except Exception:  # the file is missing, truncated or of another kind: in every case it is written anew
         return None
 
 

@@ -1,4 +1,4 @@
-"""The datasets that have a name: where each lies under a data root and how it is read."""
+"""The datasets that have a name: where each dataset lies under a data root, and how it is read."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ from hat.data.read import read
 class Source:
     """A dataset with a name.
 
-    places: files and folders under a data root; the first that exists is read. None at all: the data
-        comes with a package.
-    open: from that place to the Dataset.
-    remotes: what a download brings, into the folder `name` of the download root.
-    system: absolute places that a system package uses.
-    by_hand: how a person gets it where there is no download.
+    Attributes:
+        name: what a user calls the dataset.
+        about: one line that describes the images.
+        places: files and folders under a data root; the first that exists is read. Empty: the data comes with a
+            package.
+        open: reads the Dataset from its place.
+        remotes: the files of a download, which go into the folder `name` of the download root.
+        system: absolute paths where a system package puts the data.
+        by_hand: how a person gets the data, if there is no download.
     """
 
     name: str
@@ -38,13 +41,13 @@ class Source:
     by_hand: str = ""
 
     def find(self, roots: list[Path], system: bool) -> Path | None:
-        """The first place that exists, under the roots in order and then where a system package puts it."""
+        """The first place that exists: under the roots in order, then (if `system`) among the system's places."""
         candidates = [root / place for root in roots for place in self.places]
         candidates += [Path(place) for place in self.system if system]
         return next((place for place in candidates if place.exists()), None)
 
     def how_to_get(self, folder: Path) -> str:
-        """One clause that says what to put where: for error messages."""
+        """One clause for an error message that says which file to put where."""
         if self.remotes:
             urls = ", ".join(remote.urls[0] for remote in self.remotes)
             return f"to get {self.name}, put {urls} in {folder / self.name}"
@@ -71,7 +74,7 @@ def _cifar(name: str, archive: Remote) -> Callable[[Path], Dataset]:
 
 def _svhn(path: Path) -> Dataset:
     for remote in remotes.SVHN:
-        if (path / remote.file).is_file():  # read_svhn names the one that is missing
+        if (path / remote.file).is_file():  # if the file is missing, read_svhn says so
             verify(path / remote.file, remote)
     return read_svhn(path)
 

@@ -18,21 +18,28 @@ CIFAR100 = ("train", "test", "meta")
 
 
 def holds_cifar(names: Iterable[str]) -> bool:
-    """Whether these file names, of one folder, are those of CIFAR-10 or CIFAR-100 (not all need be there)."""
+    """Whether the file names of a folder are those of CIFAR-10 or CIFAR-100, complete or not."""
     names = set(names)
     return "data_batch_1" in names or "test_batch" in names or {"train", "test", "meta"} <= names
 
 
 def read_cifar(path: str | Path, name: str) -> Dataset:
-    """The dataset in the CIFAR python batches at `path`: a folder with the files, or a tar.gz of it.
+    """Read the python batches of CIFAR-10 or CIFAR-100.
 
-    CIFAR-100 gets its 100 fine labels. The pickles are read by an unpickler that knows numpy arrays and
+    The labels of CIFAR-100 are the 100 fine ones. The pickles are read by an unpickler that knows only numpy arrays and
     plain containers, so nothing in them is executed.
-    Raises FileNotFoundError naming the batch that is missing; ValueError naming a bad one.
+
+    Args:
+        path: a folder with the batches, or a tar.gz of that folder.
+        name: of the dataset.
+
+    Raises:
+        FileNotFoundError: a batch is missing; the message names the batch.
+        ValueError: a batch is damaged; the message names the batch.
     """
     path = Path(path)
-    wanted = {*CIFAR10, *CIFAR100}
-    files = {n[-1]: read() for n, read in entries(path) if read is not None and len(n) <= 2 and n[-1] in wanted}
+    batch_names = {*CIFAR10, *CIFAR100}
+    files = {n[-1]: read() for n, read in entries(path) if read is not None and len(n) <= 2 and n[-1] in batch_names}
     ten = any(file in files for file in CIFAR10)
     for file in CIFAR10 if ten else CIFAR100:
         if file not in files:

@@ -1,4 +1,4 @@
-"""From rows of a dataset to the parts of a task: what the three streams have in common."""
+"""Cut the parts of a task out of a dataset. All three kinds of stream do it this way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from hat.data.part import Part
 
 
 def check_options(validation: float, seed: int, limit: int | None, size: tuple[int, int] | None) -> None:
-    """Raise ValueError for a stream option out of its range."""
+    """Check the options that all streams have.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
     if not 0 <= validation < 1:
         raise ValueError(f"validation: expected a fraction in [0, 1), got {validation!r}")
     if not isinstance(seed, int):
@@ -36,10 +40,20 @@ def cut(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
 ) -> tuple[Part, Part, Part]:
-    """(train, validation, test) of the images with these labels, renumbered 0, 1, ... in the order given.
+    """Cut out the images that have one of the labels.
 
-    limit: at most so many training images of each class, drawn before the validation part is cut off.
-    size: (H, W) to resize to. channels: how many equal channels to show grey images with.
+    Args:
+        dataset: where the images come from.
+        labels: of the task; they become 0, 1, ... in this order.
+        normalisation: of the images.
+        validation: the fraction of the training images that becomes the validation part.
+        seed: of all that is drawn.
+        limit: at most this many training images of each class, drawn before the validation part is cut off.
+        size: (H, W) to resize the images to; None leaves their size.
+        channels: how many equal channels grey images get; None leaves the channels.
+
+    Returns:
+        (train, validation, test).
     """
     local = torch.full((len(dataset.classes),), -1)
     local[list(labels)] = torch.arange(len(labels))

@@ -1,4 +1,4 @@
-"""A labelled image dataset in memory, as its reader left it."""
+"""A dataset of labelled images in memory, as a reader returns it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels, a training and a test part; not yet normalised, not yet cut into tasks.
+    """Images and labels of a training and a test part, not yet normalised and not yet cut into tasks.
 
-    name: what tables and task names call it.
-    classes: the name of each label, in label order.
-    x_train, x_test: uint8 or float32 [N, C, H, W], both of one dtype and one image shape, N >= 1.
-    y_train, y_test: int64 [N], each in 0..len(classes)-1.
+    Attributes:
+        name: of the dataset, for tables and the names of tasks.
+        classes: the name of each label, in the order of the labels.
+        x_train, x_test: uint8 or float32 [N, C, H, W], both of one dtype and one image shape, N >= 1.
+        y_train, y_test: int64 [N], in 0..len(classes)-1.
 
-    Raises TypeError for a field that is no tensor and ValueError for any other violation.
+    Raises:
+        TypeError: an image or label field is not a tensor.
+        ValueError: a shape, dtype, number of images, name of a class or value is not as above.
     """
 
     name: str
@@ -63,7 +66,12 @@ def _check_images(argument: str, x: Tensor) -> None:
 
 
 def check_labels(argument: str, y: Tensor, count: int, classes: int) -> None:
-    """Raise unless `y` is int64 [count] with values in 0..classes-1."""
+    """Check labels: int64 [count] with values in 0..classes-1.
+
+    Raises:
+        TypeError: `y` is not a tensor.
+        ValueError: the shape, the dtype or a value differs.
+    """
     if not isinstance(y, Tensor):
         raise TypeError(f"{argument}: expected a tensor, got {type(y).__name__}")
     if y.dtype != torch.int64 or y.shape != (count,):

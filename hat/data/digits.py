@@ -1,4 +1,4 @@
-"""The embedded dataset: scikit-learn's handwritten digits, real images and no download."""
+"""Reader: the handwritten digits of scikit-learn, real images that need no download."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from hat.data.optional import optional
 
 
 def read_digits() -> Dataset:
-    """1797 images of 8x8, uint8 values 0..16 (Alpaydin and Kaynak 1998).
+    """1797 images of 8x8 pixels, uint8 values 0..16 (Alpaydin and Kaynak 1998).
 
-    A fifth of each class, drawn with a fixed seed, is for testing. Raises ImportError without scikit-learn.
+    A fifth of each class, drawn with a fixed seed, is the test part.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
     """
     digits = optional("sklearn.datasets", "the digits dataset").load_digits()
     images = digits.images.astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Cutting a set of images in two without an identical image on both sides."""
+"""Cut a set of images in two so that no image is on both sides."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from hat.data.seeding import generator, shuffled
 
 
 def image_ids(x: Tensor) -> Tensor:
-    """Number the distinct images of x [N, ...]: int64 [N], equal exactly for identical images.
+    """Number the distinct images of x [N, ...].
 
-    Identity is that of the bytes, by a 128-bit digest of each.
+    Returns:
+        int64 [N]. Two images have one number exactly if their bytes are identical (by a 128-bit digest).
     """
     rows = x.detach().cpu().contiguous().flatten(1).numpy()
     seen: dict[bytes, int] = {}
@@ -22,11 +23,18 @@ def image_ids(x: Tensor) -> Tensor:
 
 
 def split_validation(x: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Row numbers (train, validation) of x [N, ...]: the last `fraction` of a seeded shuffle validates.
+    """Draw a validation part: the last `fraction` of a seeded shuffle.
 
-    A validation image that also occurs in the training part goes back to the training part, so the
-    two share no image. `fraction` in [0, 1); 0 gives an empty validation part, any other at least one
-    image before that rule.
+    A validation image that also occurs in the training part then goes back to the training part, so the two parts
+    share no image.
+
+    Args:
+        x: [N, ...].
+        fraction: in [0, 1). 0 gives an empty validation part. Any other fraction draws at least one image.
+        seed: of the shuffle.
+
+    Returns:
+        Row numbers (train, validation), int64.
     """
     order = shuffled(len(x), seed, "validation")
     count = int(fraction * len(x))
@@ -43,10 +51,16 @@ def split_validation(x: Tensor, fraction: float, seed: int) -> tuple[Tensor, Ten
 
 
 def split_test(x: Tensor, y: Tensor, fraction: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Row numbers (train, test) for a dataset that comes in one part, both sorted.
+    """Draw a test part for a dataset that comes in one part.
 
-    Stratified: of each class the seeded last `fraction` of its distinct images (at least one) is for
-    testing; copies follow their original. Raises ValueError for a class with one distinct image.
+    The test part gets the last `fraction` of a seeded shuffle of the distinct images of every class, at least one
+    image. Copies of an image go where the image goes.
+
+    Returns:
+        Row numbers (train, test), int64, both sorted.
+
+    Raises:
+        ValueError: a class has fewer than two distinct images.
     """
     ids = image_ids(x)
     first = torch.full((int(ids.max()) + 1,), len(ids)).scatter_reduce(0, ids, torch.arange(len(ids)), "amin")
@@ -65,7 +79,7 @@ def split_test(x: Tensor, y: Tensor, fraction: float = 0.2, seed: int = 0) -> tu
 
 
 def at_most(y: Tensor, limit: int | None, seed: int) -> Tensor:
-    """Row numbers of at most `limit` images of each label in y [N], seeded; sorted. None keeps all."""
+    """Sorted row numbers of at most `limit` images of each label in y [N], drawn by `seed`. None keeps all images."""
     if limit is None:
         return torch.arange(len(y))
     order = shuffled(len(y), seed, "limit")

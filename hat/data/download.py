@@ -18,11 +18,13 @@ TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Remote:
-    """A file that can be fetched.
+    """A file that can be downloaded.
 
-    file: its name in the source's folder.
-    urls: where it is, tried in order.
-    md5: of its bytes; with `gzip`, of the bytes inside, since mirrors wrap them differently.
+    Attributes:
+        file: the name of the file in the folder of its dataset.
+        urls: addresses of the file, tried in order.
+        md5: checksum of the bytes of the file; with `gzip`, of the unpacked bytes, since mirrors pack them differently.
+        gzip: whether the file is packed with gzip.
     """
 
     file: str
@@ -32,7 +34,11 @@ class Remote:
 
 
 def verify(path: Path, remote: Remote) -> None:
-    """Raise ValueError that names `path` unless it has the checksum of `remote`."""
+    """Check that a file has the checksum of `remote`.
+
+    Raises:
+        ValueError: the checksum differs; the message names the path.
+    """
     digest = hashlib.md5()
     if remote.gzip:
         digest.update(unpacked(path))
@@ -41,15 +47,17 @@ def verify(path: Path, remote: Remote) -> None:
             while block := stream.read(1 << 20):
                 digest.update(block)
     if digest.hexdigest() != remote.md5:
-        what = "unpacked bytes" if remote.gzip else "bytes"
-        raise ValueError(f"{path}: expected {what} with md5 {remote.md5}, got md5 {digest.hexdigest()}")
+        hashed = "unpacked bytes" if remote.gzip else "bytes"
+        raise ValueError(f"{path}: expected {hashed} with md5 {remote.md5}, got md5 {digest.hexdigest()}")
 
 
 def download(remotes: Sequence[Remote], folder: Path) -> None:
-    """Fetch the files that `folder` lacks, each verified before it takes its name.
+    """Download the files that `folder` lacks. A file gets its name only after its checksum was verified.
 
-    Raises ImportError without pooch; ConnectionError when no url gives the file and ValueError when what
-    came has another checksum (it is deleted). Both name the file, the url, and the folder to put it in.
+    Raises:
+        ImportError: pooch is not installed.
+        ConnectionError: no address gives the file; the message names the file, the addresses and the folder.
+        ValueError: a downloaded file has another checksum and was deleted; the message names the same.
     """
     for remote in remotes:
         names = {remote.file, remote.file.removesuffix(".gz") if remote.gzip else remote.file}
@@ -64,7 +72,8 @@ def _fetch(remote: Remote, folder: Path) -> None:
     failures: list[str] = []
     wrong = False
     for url in remote.urls:
-        # a folder of its own: two processes may fetch at once, and a killed one leaves no file of that name
+        # Every download has a folder for itself: two processes may download one file at once, and a process that is
+        # killed leaves no unfinished file under the final name.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as temporary:
             try:
                 downloader = pooch.HTTPDownloader(timeout=TIMEOUT_S)
@@ -72,12 +81,12 @@ def _fetch(remote: Remote, folder: Path) -> None:
                 verify(Path(temporary) / remote.file, remote)
                 os.replace(Path(temporary) / remote.file, folder / remote.file)
                 return
-            except OSError as error:  # every error of requests is one
+            except OSError as error:  # the base class of every error of requests
                 failures.append(f"{url} failed ({_short(error)})")
             except ValueError as error:
                 wrong = True
                 failures.append(f"{url} gave another file ({str(error).removeprefix(temporary + os.sep)}), deleted")
-    message = f"{remote.file}: {'; '.join(failures)}; get it by hand and put it in {folder}"
+    message = f"{remote.file}: {'; '.join(failures)}; get the file by hand and put it in {folder}"
     raise ValueError(message) if wrong else ConnectionError(message)
 
 

@@ -19,9 +19,10 @@ _NAME = re.compile(r"(train|t10k|test)[-_.](images|labels)[-_.]idx\d-ubyte(\.gz)
 
 
 def unpacked(path: Path) -> bytes:
-    """The bytes of a file, unpacked when it is gzip (by its content, whatever its name).
+    """The bytes of a file, unpacked if their beginning says gzip; the name of the file does not matter.
 
-    Raises ValueError that names the file when the gzip stream is truncated or damaged.
+    Raises:
+        ValueError: the gzip stream is truncated or damaged; the message names the file.
     """
     raw = path.read_bytes()
     if raw[:2] != b"\x1f\x8b":
@@ -33,11 +34,15 @@ def unpacked(path: Path) -> bytes:
 
 
 def read_idx(path: str | Path, md5: str | None = None) -> np.ndarray:
-    """The array in one idx file, plain or gzip; its shape and number type are those that the header names.
+    """Read the array in one idx file. The header of the file gives its shape and number type.
 
-    md5: what the unpacked bytes must hash to, when it is known.
-    Raises FileNotFoundError, and ValueError that names the file when it is truncated, not idx, or not
-    the one that `md5` stands for.
+    Args:
+        path: the file, plain or gzip.
+        md5: the checksum of the unpacked bytes, if it is known.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated, is no idx file, or has another checksum; the message names the file.
     """
     path = Path(path)
     raw = unpacked(path)
@@ -56,15 +61,19 @@ def read_idx(path: str | Path, md5: str | None = None) -> np.ndarray:
 
 
 def idx_files(folder: Path) -> dict[tuple[str, str], Path]:
-    """The idx files of a folder by ("train" | "test", "images" | "labels"); a plain file comes before a gzip one."""
-    found: dict[tuple[str, str], Path] = {}
+    """The idx files of a folder by ("train" | "test", "images" | "labels"). A plain file is preferred to a gzip file.
+
+    Raises:
+        ValueError: two files of different names stand for the same.
+    """
+    files: dict[tuple[str, str], Path] = {}
     for path in sorted(folder.iterdir(), key=lambda p: (p.suffix == ".gz", p.name)):
         if match := _NAME.search(path.name):
             key = ("train" if match[1] == "train" else "test", match[2])
-            other = found.setdefault(key, path)
+            other = files.setdefault(key, path)
             if other is not path and other.name != path.name.removesuffix(".gz"):
                 raise ValueError(f"{folder}: expected one file of {key[0]} {key[1]}, got {other.name} and {path.name}")
-    return found
+    return files
 
 
 def read_idx_folder(
@@ -75,13 +84,20 @@ def read_idx_folder(
     both_parts: bool = False,
     md5: Mapping[str, str] | None = None,
 ) -> Dataset:
-    """The dataset in a folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-...`
-    and `t10k-labels-...`, each plain or `.gz`.
+    """Read a folder of idx files: images and labels of a training and a test part.
 
-    classes: the name of each label; without it the distinct labels name themselves.
-    both_parts: when False a folder with one part alone is cut in two by distinct image, seeded.
-    md5: checksums of the unpacked bytes by file name without `.gz`.
-    Raises FileNotFoundError naming the file that is missing; ValueError naming a bad file.
+    Args:
+        folder: with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
+            `t10k-labels-idx1-ubyte`, each plain or `.gz`.
+        name: of the dataset.
+        classes: the name of each label. None: the distinct labels are the names.
+        both_parts: whether both parts must be there. If not, a single part is cut in two, by distinct images and with
+            a fixed seed.
+        md5: checksums of the unpacked bytes by file name without `.gz`.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message names the file.
+        ValueError: a file is damaged or does not fit the others; the message names the file.
     """
     folder = Path(folder)
     files = idx_files(folder)

@@ -1,4 +1,4 @@
-"""Reader: images in folders, one folder a class; a folder on disk, or a zip, tar, tar.gz or tar.xz."""
+"""Reader: images in folders, one folder a class; on disk, or in a zip, tar, tar.gz or tar.xz."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ Names = tuple[str, ...]
 
 
 def is_image(name: str) -> bool:
-    """Whether the file name is that of an image."""
+    """Whether the file name has a suffix of an image."""
     return name.lower().endswith(SUFFIXES)
 
 
 def read_images(path: str | Path, name: str, *, size: tuple[int, int] | None = None) -> Dataset:
-    """The dataset in `train/<class>/<image>` and `test/<class>/<image>`, or in `<class>/<image>` alone.
+    """Read images from `train/<class>/<image>` and `test/<class>/<image>`, or from `<class>/<image>` alone.
 
-    Without train/ and test/ a fifth of the distinct images of each class, drawn with a fixed seed, is for
-    testing. One folder may wrap it all. Classes are in the order of their names, images in the order of
-    theirs. Images are grey when all are, else RGB, 8 bits a channel.
+    Without train/ and test/, a fifth of the distinct images of each class, drawn with a fixed seed, is the test part.
+    Other folders may wrap all these folders. Classes are sorted by name, and so are the images of a class. If all
+    images are grey, the dataset is grey; otherwise it is RGB. A channel has 8 bits.
 
-    size: (H, W) to resize to; without it images of different sizes are refused.
-    Raises ValueError that names the file or the folder: a class without images, a class in one part only,
-    an image that cannot be decoded or that lies elsewhere, different sizes, a damaged archive.
+    Args:
+        path: a folder or an archive.
+        name: of the dataset.
+        size: (H, W) to resize the images to. None: all images must have one size.
+
+    Raises:
+        ValueError: a class has no images or is in one part only, an image cannot be decoded or lies outside of the
+            class folders, images have different sizes, or the archive is damaged; the message names the file or folder.
     """
     path = Path(path)
     decode = _decoder(size)
@@ -58,7 +63,7 @@ def read_images(path: str | Path, name: str, *, size: tuple[int, int] | None = N
 
 
 def _decoder(size: tuple[int, int] | None) -> Callable[[str, bytes], np.ndarray]:
-    """A function (where, bytes) -> uint8 [H, W, 1 or 3] that insists on one size."""
+    """A function (place, bytes) -> uint8 [H, W, 1 or 3] that refuses an image of another size than the first."""
     pillow = optional("PIL.Image", "a folder of images")
     first: list[tuple[str, tuple[int, int]]] = []
 
@@ -71,7 +76,7 @@ def _decoder(size: tuple[int, int] | None) -> Callable[[str, bytes], np.ndarray]
                 if size is not None and image.size != (size[1], size[0]):
                     image = image.resize((size[1], size[0]), pillow.Resampling.BILINEAR)
                 pixels = np.asarray(image)
-        except Exception as error:  # Pillow raises many kinds for damaged bytes
+        except Exception as error:  # Pillow raises errors of many classes for damaged bytes
             raise ValueError(f"{where}: expected an 8-bit image, got {error}") from error
         first[:] = first or [(where, pixels.shape[:2])]
         if pixels.shape[:2] != first[0][1]:
@@ -85,7 +90,7 @@ def _decoder(size: tuple[int, int] | None) -> Callable[[str, bytes], np.ndarray]
 
 
 def _wrapping_depth(images: dict[Names, np.ndarray]) -> int:
-    """How many folders wrap everything, above `train` and `test` or the classes."""
+    """How many folders wrap all others, above `train` and `test` or above the classes."""
     depth = 0
     while all(len(n) > depth + 2 for n in images) and len(tops := {n[depth] for n in images}) == 1:
         if tops & {"train", "test"}:
@@ -95,7 +100,7 @@ def _wrapping_depth(images: dict[Names, np.ndarray]) -> int:
 
 
 def _parts(folders: set[Names], path: Path) -> list[Names]:
-    """The folders that hold the classes: train and test, or the top alone."""
+    """The folders that hold the class folders: train and test, or the top folder alone."""
     tops = {n[0] for n in folders if n}
     if not tops & {"train", "test"}:
         return [()]
@@ -105,17 +110,17 @@ def _parts(folders: set[Names], path: Path) -> list[Names]:
 
 
 def _classes(parts: list[Names], folders: set[Names], path: Path) -> list[str]:
-    found = [{n[-1] for n in folders if len(n) == len(part) + 1 and n[: len(part)] == part} for part in parts]
-    if found[0] != found[-1]:
-        odd = ", ".join(sorted(found[0] ^ found[-1]))
-        raise ValueError(f"{path}: expected the same class folders in train/ and test/, got in one alone: {odd}")
-    return sorted(found[0])
+    names = [{n[-1] for n in folders if len(n) == len(part) + 1 and n[: len(part)] == part} for part in parts]
+    if names[0] != names[-1]:
+        unmatched = ", ".join(sorted(names[0] ^ names[-1]))
+        raise ValueError(f"{path}: expected the same class folders in train/ and test/, got in only one: {unmatched}")
+    return sorted(names[0])
 
 
 def _part(
     images: dict[Names, np.ndarray], wrapped: int, part: Names, classes: list[str], path: Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(images uint8 [N, H, W, C], labels [N]) of one part, by class and then by name."""
+    """(images uint8 [N, H, W, C], labels [N]) of one part, sorted by class and then by name."""
     members: dict[str, list[Names]] = {c: [] for c in classes}
     for names in sorted(images):
         inside = names[wrapped:]
@@ -126,7 +131,7 @@ def _part(
     for name, files in members.items():
         if not files:
             raise ValueError(f"{path}: {'/'.join((*part, name))}: expected images in this class folder, got none")
-    chosen = [images[n] for name in classes for n in members[name]]
-    channels = max(image.shape[2] for image in chosen)
-    x = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in chosen])
+    part_images = [images[n] for name in classes for n in members[name]]
+    channels = max(image.shape[2] for image in part_images)
+    x = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image in part_images])
     return x, np.repeat(np.arange(len(classes)), [len(members[c]) for c in classes])

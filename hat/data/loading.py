@@ -1,4 +1,4 @@
-"""Loading a dataset by its name or its path, and listing the names."""
+"""Load a dataset by its name or its path, and list the names."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from hat.data.read import read
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """A dataset with a name, and whether it is here.
+    """A dataset with a name, and whether its files are on this machine.
 
-    status: "bundled" (with a package), "here" (at `path`), "download" (fetched on first use) or "missing".
+    Attributes:
+        name: what `load` calls the dataset.
+        about: one line that describes the images.
+        status: "bundled" (comes with a package), "here" (at `path`), "download" (downloaded on first use) or "missing".
+        path: where the dataset is, or None.
     """
 
     name: str
@@ -29,30 +33,34 @@ class SourceStatus:
 
 
 def sources(root: str | Path | None = None) -> tuple[SourceStatus, ...]:
-    """Every dataset that `load` knows by name, and where it was found. Nothing is read or downloaded."""
+    """Every dataset that `load` knows by name, and where its files are. Nothing is read or downloaded."""
     chosen = chosen_root(root)
     roots = search_roots(root)
-    found = []
+    statuses = []
     for source in CATALOGUE.values():
         path = source.find(roots, system=chosen is None) if source.places else None
         absent = "download" if source.remotes and chosen is None else "missing"
         status = "bundled" if not source.places else "here" if path else absent
-        found.append(SourceStatus(source.name, source.about, status, path))
-    return tuple(found)
+        statuses.append(SourceStatus(source.name, source.about, status, path))
+    return tuple(statuses)
 
 
 def load(dataset: str | Path, root: str | Path | None = None, *, size: tuple[int, int] | None = None) -> Dataset:
-    """The Dataset of a name or a path.
+    """Load a dataset by its name or its path.
 
-    dataset: a name that `sources()` lists (`-`, `_` and case do not matter), or the path of a user's own
-        data: an `.npz` file, an archive or a folder of images, a folder of idx files or CIFAR batches. A
-        name goes before a path; write `./mnist` for a folder called mnist.
-    root: the data root (`--data`); see `hat.data.root`. A root that the user named (here or by `HAT_DATA`)
-        is searched alone. Otherwise what is not found is downloaded to the user's cache and verified.
-    size: (H, W) to resize images in a user's own folder or archive to.
+    Args:
+        dataset: a name that `sources()` lists (`-`, `_` and case do not matter), or the path of a user's own data: an
+            `.npz` file, an archive or a folder of images, a folder of idx files or of CIFAR batches. If a name and a
+            path are equal, the name is taken; write `./mnist` for a folder called mnist.
+        root: the data root (`--data`); see `hat.data.root`. If the user names a root (here or by `HAT_DATA`), only this
+            root is searched. If not, a dataset that is not found is downloaded to the user's cache and verified.
+        size: (H, W) to resize the images of a user's own folder or archive to.
 
-    Raises FileNotFoundError, ValueError or ConnectionError: each names the file, what was expected, and how
-    to get it; ImportError when a package of the `data` extra is missing.
+    Raises:
+        FileNotFoundError: a file or folder is missing; the message says how to get it.
+        ValueError: a file is damaged, or `size` was given for a named dataset; the message names the file or option.
+        ConnectionError: a download failed; the message says how to get the file by hand.
+        ImportError: a package of the `data` extra is missing.
     """
     source = _named(dataset) if isinstance(dataset, str) else None
     if source is not None:
@@ -68,9 +76,13 @@ def load(dataset: str | Path, root: str | Path | None = None, *, size: tuple[int
 
 
 def resolve(dataset: str | Path | Dataset, root: str | Path | None, size: tuple[int, int] | None = None) -> Dataset:
-    """The dataset itself, or what `load` gives for its name or path.
+    """The dataset itself if it is a `Dataset`; otherwise load it by its name or path.
 
-    size: (H, W) for a user's own images, which may differ in size; those of a named dataset do not.
+    Args:
+        dataset: a Dataset, a name or a path.
+        root: as in `load`.
+        size: (H, W) to resize a user's own images to, which may differ in size. A named dataset ignores it, as its
+            images have one size.
     """
     if isinstance(dataset, Dataset):
         return dataset
@@ -78,7 +90,7 @@ def resolve(dataset: str | Path | Dataset, root: str | Path | None, size: tuple[
 
 
 def is_name(dataset: str | Path) -> bool:
-    """Whether `load` takes this for the name of a dataset rather than a path."""
+    """Whether `load` takes `dataset` for a name rather than a path."""
     return isinstance(dataset, str) and _named(dataset) is not None
 
 
@@ -96,13 +108,13 @@ def _load_source(source: Source, root: str | Path | None) -> Dataset:
     roots = search_roots(root)
     path = source.find(roots, system=chosen is None)
     folder = chosen or download_folder()
-    unfinished = folder / source.name == path and chosen is None  # in the cache: a download that was cut short
+    unfinished = folder / source.name == path and chosen is None  # in the cache: a download may have been cut short
     if source.remotes and chosen is None and (path is None or unfinished):
         download(source.remotes, folder / source.name)
         path = source.find(roots, system=True)
     if path is None:
         searched = ", ".join(str(r / source.places[0]) for r in roots)
-        hint = "" if chosen is None or not source.remotes else "; without --data and HAT_DATA it is downloaded"
+        hint = "" if chosen is None or not source.remotes else "; without --data and HAT_DATA, hat downloads it"
         raise FileNotFoundError(f"{searched}: no such file or folder; {source.how_to_get(folder)}{hint}")
     try:
         return source.open(path)

@@ -1,4 +1,4 @@
-"""Where data lies: the folders that are searched, and the user's cache."""
+"""Where data lies: the folders to search, and the user's cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of this library (it need not exist yet)."""
+    """The folder of this library in the user's cache. The folder may not exist yet."""
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
     elif sys.platform == "darwin":
@@ -21,14 +21,15 @@ def cache_folder() -> Path:
 
 
 def download_folder() -> Path:
-    """The data root that downloads go to."""
+    """The data root for downloads."""
     return cache_folder() / "data"
 
 
 def chosen_root(explicit: str | Path | None = None) -> Path | None:
     """The data root that the user named: `explicit` (`--data`), else `HAT_DATA`, else None.
 
-    Raises FileNotFoundError when the folder that was named does not exist.
+    Raises:
+        FileNotFoundError: the user named a folder that does not exist.
     """
     named = [("root (--data)", explicit), ("HAT_DATA", os.environ.get("HAT_DATA"))]
     for origin, value in named:
@@ -43,7 +44,7 @@ def chosen_root(explicit: str | Path | None = None) -> Path | None:
 def search_roots(explicit: str | Path | None = None) -> list[Path]:
     """The data roots to search, in order.
 
-    A root that the user named is searched alone: what it lacks is an error, not a download.
+    If the user named a root, only this root is searched: a missing dataset is an error then, not a download.
     """
     chosen = chosen_root(explicit)
     if chosen is not None:
@@ -56,8 +57,10 @@ def search_roots(explicit: str | Path | None = None) -> list[Path]:
 def root(explicit: str | Path | None = None) -> Path:
     """The data root that is searched first.
 
-    In order: `explicit` (`--data`), the environment variable `HAT_DATA`, `../shared/data` beside a
-    checkout that has it, the user's cache (which need not exist yet). Raises FileNotFoundError when
-    `explicit` or `HAT_DATA` names no folder.
+    In order: `explicit` (`--data`), the environment variable `HAT_DATA`, `../shared/data` beside a checkout if that
+    folder exists, the user's cache (which may not exist yet).
+
+    Raises:
+        FileNotFoundError: `explicit` or `HAT_DATA` names a folder that does not exist.
     """
     return search_roots(explicit)[0]

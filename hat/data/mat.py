@@ -1,4 +1,4 @@
-"""Reader: the cropped-digit `.mat` files of SVHN."""
+"""Reader: the `.mat` files of SVHN (cropped digits)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ FILES = ("train_32x32.mat", "test_32x32.mat")
 
 
 def read_mat(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """(images uint8 [N, H, W, 3], labels int64 [N]) of one file with `X` [H, W, 3, N] and `y` [N, 1].
+    """Read one file with `X` [H, W, 3, N] and `y` [N, 1].
 
-    Label 10 stands for the digit 0. Raises FileNotFoundError, ImportError without scipy, and ValueError
-    that names the file.
+    Returns:
+        (images uint8 [N, H, W, 3], labels int64 [N]). The label 10 of the file, which stands for the digit 0, is 0.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: scipy is not installed.
+        ValueError: the file is damaged or holds other arrays; the message names the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -25,7 +30,7 @@ def read_mat(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     scipy_io = optional("scipy.io", f"{path.name} (a .mat file)")
     try:
         content = scipy_io.loadmat(path, variable_names=("X", "y"))
-    except Exception as error:  # scipy raises whatever the damaged bytes lead to: ValueError, TypeError, zlib.error
+    except Exception as error:  # damaged bytes make scipy raise ValueError, TypeError, zlib.error and others
         raise ValueError(f"{path}: expected a whole .mat file, got a damaged one ({error})") from error
     x, y = content.get("X"), content.get("y")
     if x is None or y is None or x.ndim != 4 or x.dtype != np.uint8 or y.size != x.shape[3]:
@@ -36,6 +41,6 @@ def read_mat(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_svhn(folder: str | Path, name: str = "svhn") -> Dataset:
-    """The dataset in a folder with `train_32x32.mat` and `test_32x32.mat`."""
+    """Read a folder with `train_32x32.mat` and `test_32x32.mat`. Errors as in `read_mat`."""
     train, test = (read_mat(Path(folder) / file) for file in FILES)
     return make_dataset(Path(folder), name, train, test, [str(digit) for digit in range(10)])

@@ -1,4 +1,4 @@
-"""Mixed tasks: one dataset after another, brought to one image shape."""
+"""Mixed tasks: every task is another dataset, and all images have one shape."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ def mixture(
     root: str | Path | None = None,
     limit: int | None = None,
 ) -> Stream:
-    """One task for each dataset, in the order given, with all its classes.
+    """One task for each dataset, in the order given, with all classes of the dataset.
 
-    Each dataset is normalised by its own training images, then resized (bilinear) to one size. Grey images
-    become RGB, three times the same channel, when any dataset is RGB; that costs no memory.
+    Each dataset is normalised by its own training images, then resized (bilinear) to one size. If a dataset is RGB,
+    grey images become RGB too: three times the same channel, which costs no memory.
 
-    datasets: names, paths or Datasets, at least one; their images are grey or RGB when the channels differ.
-    size: (H, W) of every image; None takes the largest height and the largest width among them.
-    validation, seed, root, limit: as in `hat.data.permuted`.
-    Raises ValueError that names the argument, and whatever `hat.data.load` raises.
+    Args:
+        datasets: names, paths or Datasets, at least one. If the numbers of channels differ, each dataset must be grey
+            or have the largest number of channels.
+        size: (H, W) of every image; None takes the largest height and the largest width of all datasets.
+        validation, seed, root, limit: as in `hat.data.permuted`.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names the argument.
+        FileNotFoundError, ConnectionError, ImportError: as `hat.data.load`.
     """
     check_options(validation, seed, limit, size)
     if isinstance(datasets, (str, Path, Dataset)) or len(datasets) == 0:

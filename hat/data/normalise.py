@@ -8,19 +8,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-CHUNK = 4096  # images a step: what is converted at once stays small beside the result
+CHUNK = 4096  # images a step, so that temporary tensors stay small beside the result
 
 
 @dataclass(frozen=True, eq=False)
 class Normalisation:
-    """mean, std: float32 [C], of the training images of one dataset; a constant channel has std 1."""
+    """Mean and standard deviation of the training images of one dataset.
+
+    Attributes:
+        mean: float32 [C].
+        std: float32 [C]; 1 for a constant channel.
+    """
 
     mean: Tensor
     std: Tensor
 
     @staticmethod
     def of(x: Tensor) -> Normalisation:
-        """The normalisation that x, uint8 or float32 [N, C, H, W], asks for; sums in float64."""
+        """Measure images.
+
+        Args:
+            x: uint8 or float32 [N, C, H, W]; sums are taken in float64.
+        """
         if x.dtype == torch.uint8:
             values = torch.arange(256, dtype=torch.float64)
             counts = torch.stack([torch.bincount(x[:, c].reshape(-1), minlength=256) for c in range(x.shape[1])])
@@ -36,9 +45,15 @@ class Normalisation:
         return Normalisation(mean.float(), torch.where(std > 0, std, 1.0).float())
 
     def apply(self, x: Tensor, rows: Tensor | None = None, size: tuple[int, int] | None = None) -> Tensor:
-        """float32 [n, C, H, W]: the normalised images of x at `rows` (all without), resized to `size` (H, W).
+        """Normalise images.
 
-        Resizing is bilinear, with antialiasing where it shrinks.
+        Args:
+            x: [N, C, H, W].
+            rows: which images; None takes all.
+            size: (H, W) to resize to, bilinear, with antialiasing when images shrink; None leaves the size.
+
+        Returns:
+            float32 [n, C, H, W].
         """
         count = len(x) if rows is None else len(rows)
         out = torch.empty(count, x.shape[1], *(size or x.shape[2:]))

@@ -16,12 +16,20 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def read_npz(path: str | Path, name: str, *, classes: Sequence[str] | None = None) -> Dataset:
-    """The dataset in an npz file.
+    """Read a dataset from an npz file.
 
-    x: [N, H, W], [N, H, W, C], [N, C, H, W] or [N, D]; y: [N], whole numbers or strings. An optional
-    array `classes` of strings names the labels 0, 1, ... (an argument `classes` goes before it).
-    Object arrays are refused: nothing in the file is executed.
-    Raises FileNotFoundError, and ValueError that names the file and the key.
+    The arrays `x_train` and `x_test` are [N, H, W], [N, H, W, C], [N, C, H, W] or [N, D]. The arrays `y_train` and
+    `y_test` are [N], whole numbers or strings. An array `classes` of strings may name the labels 0, 1, ... Object
+    arrays are refused, so nothing in the file is executed.
+
+    Args:
+        path: the file.
+        name: of the dataset.
+        classes: the name of each label; replaces the array `classes` of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or an array is missing or wrong; the message names the file and the array.
     """
     path = Path(path)
     expected = f"{path}: expected an npz file with {', '.join(KEYS)}"

@@ -1,4 +1,4 @@
-"""Packages of the `data` extra, imported where they are used."""
+"""Import packages of the `data` extra when they are used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import Any
 
 
 def optional(module: str, purpose: str) -> Any:
-    """Import `module`, or raise ImportError that says what it is for and how to install it."""
+    """Import a module of a package that may not be installed.
+
+    Args:
+        module: name of the module.
+        purpose: what needs the module, for the message.
+
+    Raises:
+        ImportError: the package is not installed; the message says how to install it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -11,16 +11,23 @@ from torch import Tensor
 
 
 class Part:
-    """Normalised images and labels in memory, seen through the task's pixel permutation if it has one.
+    """Normalised images and labels in memory. If the task permutes pixels, the images come out permuted.
 
-    images: float32 [N, C, H, W], shared with other parts and not to be written to (copied only when it is
-        not contiguous); N may be 0.
-    labels: int64 [N], the task's own labels 0, 1, ...
-    permutation: int64 [H * W], a bijection, or None. It moves pixel positions, the same for every channel:
-        `x.flatten(2)[:, :, j] = images.flatten(2)[:, :, permutation[j]]`. It acts on a batch when the batch
-        is served, so a hundred permuted tasks hold one set of images.
-    channels: show grey images (C = 1) with so many equal channels; they are held once. None: as they are.
-    Raises ValueError for another shape, dtype or value.
+    Args:
+        images: float32 [N, C, H, W], N >= 0. The part does not copy them (unless they are not contiguous), as other
+            parts may share them: do not write to them.
+        labels: int64 [N], the labels 0, 1, ... of the task.
+        permutation: int64 [H * W], a bijection, or None. It moves pixel positions, the same for every channel:
+            `x.flatten(2)[:, :, j] = images.flatten(2)[:, :, permutation[j]]`. A batch is permuted when it is served, so
+            a hundred permuted tasks hold one set of images.
+        channels: show grey images (C = 1) with this many equal channels; memory holds one. None: show the channels of
+            the images.
+
+    Attributes:
+        y: int64 [N], the labels.
+
+    Raises:
+        ValueError: a shape, dtype or value is not as above.
     """
 
     def __init__(
@@ -43,7 +50,7 @@ class Part:
         self.y = labels.detach()
 
     def permuted(self, permutation: Tensor) -> Part:
-        """The same images (one storage, one copy on each device) through another permutation."""
+        """A part with the same images (one storage, one copy on each device) and another permutation."""
         part = Part(self._images, self.y, permutation, channels=self._channels)
         part._copies, part._norms = self._copies, self._norms
         return part
@@ -61,19 +68,19 @@ class Part:
 
     @property
     def device(self) -> torch.device:
-        """Where the images are, and the batches."""
+        """The device of the images and of the batches."""
         return self._images.device
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the images take (whoever else shares them)."""
+        """Bytes that the images take. Other parts may share these bytes."""
         return self._images.numel() * self._images.element_size()
 
     def fingerprint(self) -> list[float]:
-        """What tells this part from another: a checksum of labels and permutation, and three means over the images.
+        """Numbers that tell this part from another: a checksum of labels and permutation, and three means.
 
-        The means are of x, |x| and x^2 in float64, and only nearly equal on another machine. Those of images that
-        permuted parts share are computed once.
+        The means are those of x, |x| and x^2 over the images, in float64. On another machine they are only nearly
+        equal. Permuted parts that share images compute the means once.
         """
         if not self._norms:
             flat, count = self._images.flatten(), max(1, self._images.numel())
@@ -87,32 +94,38 @@ class Part:
 
     @property
     def x(self) -> Tensor:
-        """All images, float32 [N, C, H, W]; built anew at each access when they are permuted or spread."""
+        """All images, float32 [N, C, H, W]. If they are permuted or get more channels, every access copies them."""
         return self._show(self._images)
 
     def __getitem__(self, rows: Tensor | Sequence[int] | slice) -> tuple[Tensor, Tensor]:
-        """(x [n, C, H, W], y [n]) at `rows`: an int64 tensor or list of row numbers >= 0, or a slice.
+        """Images and labels at `rows`.
 
-        A row that is not there raises IndexError (on a CPU).
+        Args:
+            rows: an int64 tensor or a list of row numbers >= 0, or a slice.
+
+        Returns:
+            (x [n, C, H, W], y [n]).
+
+        Raises:
+            IndexError: a row does not exist (checked on a CPU only).
         """
         if isinstance(rows, slice):
             return self._show(self._images[rows]), self.y[rows]
-        at = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
+        indices = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
         if self.device.type != "cpu":
-            return self._show(self._images.index_select(0, at)), self.y.index_select(0, at)
-        # numpy, which starts no threads: torch splits a batch of 64 x 784 over all cores, and where another
-        # process holds one of them, each such split was measured to wait 3 ms (of 0.08 ms for the whole batch)
-        where = at.numpy()
-        x, y = (torch.from_numpy(part.numpy().take(where, 0)) for part in (self._images, self.y))
+            return self._show(self._images.index_select(0, indices)), self.y.index_select(0, indices)
+        # numpy starts no threads. torch splits a batch of 64 x 784 over all cores: when another process held one of
+        # the cores, a split was measured to wait 3 ms, while the whole batch takes 0.08 ms.
+        x, y = (torch.from_numpy(values.numpy().take(indices.numpy(), 0)) for values in (self._images, self.y))
         return self._show(x), y
 
     def batches(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of every image, in order; the last batch may be smaller."""
+        """(x, y) of all images in order, `batch_size` at a time. The last batch may be smaller."""
         check_batch_size(batch_size)
         return (self[start : start + batch_size] for start in range(0, len(self), batch_size))
 
     def to(self, device: torch.device | str) -> Part:
-        """This part on `device`. Parts that share images share the copy there too, while one of them lives."""
+        """This part on `device`. Parts that share images also share their copy there, as long as one part lives."""
         device = torch.device(device)
         if device == self.device:
             return self
@@ -121,14 +134,14 @@ class Part:
             images = self._copies[str(device)] = self._images.to(device)
         permutation = None if self._permutation is None else self._permutation.to(device)
         part = Part(images, self.y.to(device), channels=self._channels)
-        part._permutation, part._images = permutation, images  # checked already; the very tensor that is shared
+        part._permutation, part._images = permutation, images  # already checked; the tensor that the parts share
         return part
 
     def _show(self, x: Tensor) -> Tensor:
-        """The images x [n, 1 or C, H, W] as the task sees them."""
+        """Permute the images x [n, 1 or C, H, W] and give them their channels."""
         if self._permutation is not None:
             flat = x.flatten(2)
-            if x.device.type == "cpu":  # "clip": without it numpy checks the permutation again, at twice the time
+            if x.device.type == "cpu":  # mode "clip" spares numpy a check of the permutation, which doubles the time
                 flat = torch.from_numpy(flat.numpy().take(self._permutation.numpy(), 2, mode="clip"))
             else:
                 flat = flat.gather(2, self._permutation.expand_as(flat))
@@ -148,13 +161,17 @@ def _check_permutation(permutation: Tensor, pixels: int) -> None:
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raise ValueError unless `batch_size` is an int >= 1."""
+    """Check a batch size.
+
+    Raises:
+        ValueError: it is not an int >= 1.
+    """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size: expected an int >= 1, got {batch_size!r}")
 
 
 def placed(part: Part, device: torch.device) -> Part:
-    """The part on `device`, or where it is when it would take more than half of a GPU's free memory."""
+    """The part on `device`. If the images take more than half of a GPU's free memory, the part stays where it is."""
     if device.type == "cuda" and part.device.type != "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if part.nbytes > free // 2:

@@ -1,4 +1,4 @@
-"""Permuted tasks: the same images and classes, the pixels in another order for each task."""
+"""Permuted tasks: all tasks have the same images and classes, and every task has its own order of the pixels."""
 
 from __future__ import annotations
 
@@ -23,22 +23,27 @@ def permuted(
     limit: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> Stream:
-    """`tasks` tasks, each with all classes and one fixed random permutation of the pixels.
+    """Tasks with all classes of a dataset, each with a fixed random permutation of the pixels.
 
-    The permutation moves the H * W pixel positions, the same for all channels (on grey images, for which
-    the literature defines permuted MNIST, that is a permutation of all values; a colour keeps its three
-    numbers together). Every task is permuted, the first too; its train, validation and test parts share the
-    permutation. Task k does not depend on `tasks`. All tasks share one set of images: see `hat.data.Part`.
+    The permutation moves the H * W pixel positions, the same for all channels. (The literature defines permuted MNIST
+    for grey images, where this permutes all values. The three numbers of a colour stay together.) Every task is
+    permuted, the first too. The train, validation and test parts of a task share its permutation. Task k does not
+    depend on `tasks`. All tasks share one set of images: see `hat.data.Part`.
 
-    dataset: a name, a path, or a Dataset. tasks: int >= 1.
-    validation: the fraction of the training images, the last of a seeded shuffle, that validates, in [0, 1)
-        (0.15 in the HAT paper). No validation image has an identical copy among the training images.
-    seed: of the permutations, the validation part and `limit`.
-    root: the data root, see `hat.data.load`.
-    limit: at most so many training images of each class (validation included), drawn by `seed`, for quick
-        runs; the test part stays whole, and normalisation is by all training images.
-    size: (H, W) to resize every image to (bilinear); None leaves them as they are.
-    Raises ValueError that names the argument, and whatever `hat.data.load` raises.
+    Args:
+        dataset: a name, a path, or a Dataset.
+        tasks: how many tasks, >= 1.
+        validation: the fraction of the training images that becomes the validation part, in [0, 1) (0.15 in the HAT
+            paper): the last of a seeded shuffle. No validation image has an identical copy among the training images.
+        seed: of the permutations, the validation part and `limit`.
+        root: the data root, see `hat.data.load`.
+        limit: at most this many training images of each class (validation included), drawn by `seed`, for quick runs.
+            The test part stays whole, and all training images count for the normalisation.
+        size: (H, W) to resize every image to (bilinear); None leaves the size.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names the argument.
+        FileNotFoundError, ConnectionError, ImportError: as `hat.data.load`.
     """
     if not isinstance(tasks, int) or tasks < 1:
         raise ValueError(f"tasks: expected an int >= 1, got {tasks!r}")

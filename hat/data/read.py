@@ -1,4 +1,4 @@
-"""A user's own data: which of the readers a path is for."""
+"""Read a user's own data: choose the reader by the files at a path."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from hat.data.npz import read_npz
 
 
 def read(path: str | Path, name: str | None = None, *, size: tuple[int, int] | None = None) -> Dataset:
-    """The dataset at `path`, by what is there.
+    """Read the dataset at `path`.
 
-    - a `.npz` file with x_train, y_train, x_test, y_test
-    - a folder with idx files (plain or gzip), CIFAR python batches, or SVHN's two `.mat` files
-    - a folder or an archive (zip, tar, tar.gz, tar.xz) of images, one folder a class; a `.tar.gz` of CIFAR batches
+    The decoded images of an archive are kept in the user's cache.
 
-    name: what to call it; without it the name of the file or folder.
-    size: (H, W) to resize images in folders and archives to.
-    What an archive of images decodes to is kept in the user's cache.
-    Raises FileNotFoundError when there is nothing, and ValueError that names a file of no known kind.
+    Args:
+        path: one of
+            - a `.npz` file with x_train, y_train, x_test, y_test,
+            - a folder with idx files (plain or gzip), CIFAR python batches, or the two `.mat` files of SVHN,
+            - a folder or an archive (zip, tar, tar.gz, tar.xz) of images, one folder a class,
+            - a `.tar.gz` of CIFAR batches.
+        name: of the dataset; None takes the name of the file or folder.
+        size: (H, W) to resize images in folders and archives to.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: no reader knows the file, or its reader refuses it; the message names the file.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -59,7 +65,7 @@ def _stem(path: Path) -> str:
 
 
 def _is_cifar_archive(path: Path) -> bool:
-    """Whether a file of a CIFAR batch comes before any image: no need to unpack it all."""
+    """Whether a file of the CIFAR batches comes before any image. So the archive need not be unpacked as a whole."""
     for names, content in entries(path):
         if content is not None:
             if is_image(names[-1]) or len(names) > 2:

@@ -1,4 +1,4 @@
-"""Where the named datasets are downloaded from, with their checksums."""
+"""Addresses and checksums of the downloads of the named datasets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One random generator for each named purpose, so that no draw depends on how many came before it."""
+"""One random generator for each named purpose, so that no draw depends on earlier draws."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A CPU generator seeded by `key`: equal keys give equal draws, on any machine, in any order of calls."""
+    """A CPU generator seeded by `key`. Equal keys give equal draws, on any machine and in any order of calls."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 

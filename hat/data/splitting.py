@@ -25,18 +25,27 @@ def split(
     limit: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> Stream:
-    """The classes dealt out in order, `classes_per_task` to each task; labels count from 0 in every task.
+    """Tasks that get the classes of a dataset in order, `classes_per_task` each.
 
-    When the number of classes is no multiple, the last task has the rest.
+    The labels of every task count from 0. If the number of classes is no multiple of `classes_per_task`, the last task
+    has fewer classes. The dataset is normalised once, by all its training images.
 
-    dataset: a name, a path, or a Dataset. classes_per_task: int >= 1.
-    tasks: how many tasks to make, from the first; None makes all.
-    validation: the fraction of each task's training images that validates, as in `hat.data.permuted`.
-    shuffle_classes: deal the classes out in an order drawn by `seed` instead of label order.
-    limit: at most so many training images of each class (validation included), drawn by `seed`; the test
-        part stays whole. Normalisation is by all training images of the dataset, once.
-    size: (H, W) to resize every image to (bilinear); None leaves them as they are.
-    Raises ValueError that names the argument, and whatever `hat.data.load` raises.
+    Args:
+        dataset: a name, a path, or a Dataset.
+        classes_per_task: >= 1.
+        tasks: make only this many tasks, from the first; None makes all.
+        validation: the fraction of the training images of each task that becomes its validation part, as in
+            `hat.data.permuted`.
+        seed: of the order of the classes, the validation parts and `limit`.
+        shuffle_classes: draw the order of the classes by `seed`; otherwise it is the order of the labels.
+        root: the data root, see `hat.data.load`.
+        limit: at most this many training images of each class (validation included), drawn by `seed`. The test part
+            stays whole.
+        size: (H, W) to resize every image to (bilinear); None leaves the size.
+
+    Raises:
+        ValueError: an argument is out of its range; the message names the argument.
+        FileNotFoundError, ConnectionError, ImportError: as `hat.data.load`.
     """
     check_options(validation, seed, limit, size)
     data = resolve(dataset, root, size)
@@ -47,11 +56,11 @@ def split(
     order = shuffled(count, seed, "classes").tolist() if shuffle_classes else list(range(count))
     groups = [order[start : start + classes_per_task] for start in range(0, count, classes_per_task)]
     if tasks is not None and (not isinstance(tasks, int) or not 1 <= tasks <= len(groups)):
-        what = f"{count} classes, {classes_per_task} a task"
-        raise ValueError(f"tasks: expected None or an int in 1..{len(groups)} ({what}), got {tasks!r}")
-    absent = [name for label, name in enumerate(data.classes) if not bool((data.y_train == label).any())]
-    if absent:
-        raise ValueError(f"dataset: expected training images of every class of {data.name}, got none of {absent}")
+        reason = f"{count} classes, {classes_per_task} a task"
+        raise ValueError(f"tasks: expected None or an int in 1..{len(groups)} ({reason}), got {tasks!r}")
+    empty = [name for label, name in enumerate(data.classes) if not bool((data.y_train == label).any())]
+    if empty:
+        raise ValueError(f"dataset: expected training images of every class of {data.name}, got none of {empty}")
     normalisation = Normalisation.of(data.x_train)
     stream = []
     for index, labels in enumerate(groups[:tasks]):

@@ -1,4 +1,4 @@
-"""A sequence of tasks, in the order in which they are learned."""
+"""A sequence of tasks, in the order in which a network learns them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from hat.data.task import Task
 
 
 class Stream(Sequence[Task]):
-    """Tasks of one image shape.
+    """Tasks whose images have one shape. `stream[i]` is a Task, `stream[a:b]` is a Stream.
 
-    name: for people ("permuted fashion-mnist"). input_shape: (C, H, W) of every image of every task.
-    `stream[i]` is a Task, `stream[a:b]` a Stream. Raises ValueError for no task, or tasks of several shapes.
+    Args:
+        name: for people ("permuted fashion-mnist").
+        tasks: in order.
+        input_shape: (C, H, W) of every image of every task; by default that of the first task.
+
+    Raises:
+        ValueError: there is neither a task nor `input_shape`, or a task has another image shape.
     """
 
     def __init__(self, name: str, tasks: Iterable[Task], *, input_shape: tuple[int, int, int] | None = None) -> None:

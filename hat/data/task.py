@@ -18,13 +18,16 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a network learns at a time.
+    """The images and labels that a network learns before it goes on to the next task.
 
-    name: for people, distinct within a stream ("permuted fashion-mnist 3").
-    classes: the name of each label 0..len(classes)-1 of this task.
-    train, validation, test: its parts, of one image shape; `train` is not empty, the others may be.
-    index: its place in the stream, from 0.
-    Raises ValueError when a part disagrees.
+    Attributes:
+        name: for people, distinct within a stream ("permuted fashion-mnist 3").
+        classes: the name of each label 0..len(classes)-1 of this task.
+        train, validation, test: parts with one image shape. `train` is not empty; the others may be empty.
+        index: the place of the task in the stream, from 0.
+
+    Raises:
+        ValueError: `train` is empty, or the image shape or the labels of a part do not fit.
     """
 
     name: str
@@ -50,28 +53,44 @@ class Task:
     def batches(
         self, *, epochs: int = 1, batch_size: int = 64, seed: int = 0, device: torch.device | str | None = None
     ) -> Iterator[tuple[float, Batch]]:
-        """Training batches of epochs 0..epochs-1, one after the other: `epoch` says what each is.
+        """The training batches of epochs 0..epochs-1, one epoch after the other; see `epoch`.
 
-        epochs: int >= 0. device: where the batches go; see `epoch`.
+        Args:
+            epochs: >= 0.
+            batch_size, seed, device: as in `epoch`.
+
+        Raises:
+            ValueError: `epochs` or `batch_size` is out of its range.
         """
         if not isinstance(epochs, int) or epochs < 0:
             raise ValueError(f"epochs: expected an int >= 0, got {epochs!r}")
         check_batch_size(batch_size)
         task = self if device is None else replace(self, train=placed(self.train, torch.device(device)))
-        each = (task.epoch(e, batch_size=batch_size, seed=seed, device=device) for e in range(epochs))
-        return chain.from_iterable(each)
+        batches_by_epoch = (task.epoch(e, batch_size=batch_size, seed=seed, device=device) for e in range(epochs))
+        return chain.from_iterable(batches_by_epoch)
 
     def epoch(
         self, epoch: int, *, batch_size: int = 64, seed: int = 0, device: torch.device | str | None = None
     ) -> Iterator[tuple[float, Batch]]:
-        """The training batches of one epoch, shuffled: yields (progress, (x, y)).
+        """The shuffled training batches of one epoch.
 
-        progress: (b-1)/(B-1) for batch b = 1..B of the epoch, in [0, 1]; 1.0 when B = 1.
-        x: float32 [n, C, H, W]; y: int64 [n]; n = batch_size but for the last batch, which may be smaller.
-        The order depends on (seed, task name, index, epoch) alone, not on what was drawn before: a resumed
-        run sees the batches of an uninterrupted one.
-        device: where the batches go (the part's own device without). Images that take no more than half the
-        free memory of a GPU are moved there at once and stay while the iterator lives; `to` keeps them there.
+        The order depends on (seed, task name, index, epoch) alone, not on earlier draws: a resumed run sees the same
+        batches as an uninterrupted run.
+
+        Args:
+            epoch: >= 0.
+            batch_size: images a batch, >= 1; the last batch may be smaller.
+            seed: of the order.
+            device: of the batches; None is the device of the part. If the images take no more than half of the free
+                memory of a GPU, all of them are moved there at once and stay as long as the iterator lives. `to` keeps
+                them there for longer.
+
+        Returns:
+            An iterator over (progress, (x, y)). `progress` is (b-1)/(B-1) for batch b = 1..B of the epoch, in [0, 1],
+            and 1.0 if B = 1; `x` is float32 [n, C, H, W]; `y` is int64 [n].
+
+        Raises:
+            ValueError: `epoch` or `batch_size` is out of its range.
         """
         check_batch_size(batch_size)
         if not isinstance(epoch, int) or epoch < 0:

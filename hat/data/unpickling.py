@@ -1,4 +1,4 @@
-"""Reading a pickle of numpy arrays and plain containers without trusting it."""
+"""Read a pickle of numpy arrays and plain containers without trusting it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
-    """What `_codecs.encode` does in the pickle of a bytes object, and nothing else."""
+    """Does what `_codecs.encode` does in the pickle of a bytes object, and nothing else."""
     return text.encode("latin1")
 
 
 def _frombuffer(buffer: Any, dtype: np.dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
-    """What `numpy._core.numeric._frombuffer` does in a protocol-5 pickle of an array."""
+    """Does what `numpy._core.numeric._frombuffer` does in a protocol-5 pickle of an array."""
     return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)
 
 
-# numpy moved its modules (numpy.core to numpy._core): names are looked up here, never imported.
+# The names of numpy that a pickle may use. They are looked up here and never imported, because numpy renamed its module
+# numpy.core to numpy._core.
 _NUMPY: dict[str, Any] = {
     "_reconstruct": np.zeros(0).__reduce__()[0],
     "_frombuffer": _frombuffer,
@@ -29,7 +30,7 @@ _NUMPY: dict[str, Any] = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """An unpickler for which any name but those of numpy arrays is an error, never an import or a call."""
+    """An unpickler that knows the names of numpy arrays only. Any other name is an error, never an import or a call."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "numpy" and name in _NUMPY:
@@ -40,13 +41,18 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def unpickle(where: str, data: bytes) -> dict[str, Any]:
-    """The dictionary pickled in `data` (Python 2 strings become str); nothing in it is executed.
+    """Read a pickled dictionary. Nothing in it is executed. Strings of Python 2 become str.
 
-    Raises ValueError that names `where` when it is damaged, holds anything else, or is no dictionary.
+    Args:
+        where: the place of the pickle, for the message.
+        data: the pickle.
+
+    Raises:
+        ValueError: the pickle is damaged, holds other objects, or is no dictionary; the message names `where`.
     """
     try:
         content = _ArraysOnly(io.BytesIO(data), encoding="latin1").load()
-    except Exception as error:  # a damaged pickle raises anything
+    except Exception as error:  # a damaged pickle may raise any error
         raise ValueError(f"{where}: expected a pickled dict of arrays, got {error or 'a truncated one'}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{where}: expected a pickled dict of arrays, got a {type(content).__name__}")

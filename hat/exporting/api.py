@@ -16,10 +16,9 @@ from hat.exporting.modules import Exporter
 from hat.exporting.plain import attention
 from hat.layers.chain import Chain
 from hat.life.model import HATModel
+from hat.network.tolerance import LAYERS, difference
 from hat.resizing.fitting import UnexplainedError
 from hat.resizing.shrink import shrunk
-from hat.resizing.trial import rounding
-from hat.verification.verify import largest_change
 
 
 class TaskNetwork(nn.Module):
@@ -245,9 +244,8 @@ def _check_same(
         got = network(*example, **options)
     except Exception as error:
         raise ExportError(f"task {task}: the exported network fails on the example: {error}") from error
-    bound = rounding(expected.dtype) * expected.abs().max().clamp(min=1e-6)
-    change = float("inf") if got.shape != expected.shape else largest_change(got, expected)
-    if not change <= bound:
+    change = difference(got, expected, LAYERS)
+    if change:
         raise ExportError(
             f"task {task}: the exported network differs by {change:g} on the example, more than rounding; units stay "
             "whose gate is not `complete`"

@@ -40,7 +40,7 @@ from hat.tracing.substitutes import DroppedAttention
 from hat.units.composed import Gated, GatedAnywhere
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask, PerTaskParameter
-from hat.units.state import State
+from hat.units.state import Finished, State
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
@@ -98,7 +98,6 @@ class Exporter:
             )
         found = copy.copy(module)
         vars(found).update({name: copy.copy(value) for name, value in vars(module).items() if isinstance(value, dict)})
-        vars(found).pop("_along", None)  # the gates of its parameters
         found._parameters = {k: None if p is None else self.parameter(p) for k, p in module._parameters.items()}
         found._buffers = {k: None if b is None else b.detach().clone() for k, b in module._buffers.items()}
         found._modules = {k: None if m is None else self.plain(m) for k, m in module._modules.items()}
@@ -118,11 +117,8 @@ class Exporter:
         """What `make` makes for each task; one module where it is the same for all."""
         made = []
         for task in self.tasks:
-            self.state.task = task
-            try:
+            with self.state.answering(Finished(task)):
                 made.append(make())
-            finally:
-                self.state.task = None
         return made[0] if all(_equal(made[0], other) for other in made[1:]) else Choice(made, self.chosen)
 
     # -- layers ---------------------------------------------------------------------------------------------------
@@ -156,9 +152,8 @@ class Exporter:
         """The mask of all tasks, None where they have several."""
         found = []
         for task in self.tasks:
-            self.state.task = task
-            found.append(gate.form()["mask"].detach())
-        self.state.task = None
+            with self.state.answering(Finished(task)):
+                found.append(gate.form()["mask"].detach())
         return found[0] if all(torch.equal(found[0], other) for other in found[1:]) else None
 
     def _bare(self, layer: Any) -> nn.Module:

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.layers.folding import folded_dtype, pays
 from hat.layers.updaters import updater_of
-from hat.units.along import sides_of, uses_of
-from hat.units.gate import Gate
+from hat.units.gate import Gate, KnowsGates
+from hat.units.sides import Use, sides_of, uses_of
+from hat.units.state import LEARNING
 from hat_kernels.activation import check_activation
 from hat_kernels.dropout.api import check_probability
 
 
-class GatedLayer(nn.Module):
+class GatedLayer(KnowsGates):
     """What linear and convolutional layers have in common: an activation, dropout, a gate and the gate of their inputs.
 
     A layer that is told no input gate counts as a first layer: all incoming weights of a used unit are locked.
@@ -93,7 +94,12 @@ class GatedLayer(nn.Module):
     @property
     def inputs(self) -> list[Gate]:
         """The gates whose units come in, as `Gate.attach` was told."""
-        return list(dict.fromkeys(gate for gate, along in uses_of(self, "weight") if along.dim == 1))
+        return list(dict.fromkeys(gate for gate, along in self._uses if along.dim == 1))
+
+    @property
+    def _uses(self) -> list[Use]:
+        """The gates along which the weight lies, and how."""
+        return uses_of(self._weight_gates).get((self, "weight"), [])
 
     def _frozen(self, weight: Tensor) -> tuple[int, int] | None:
         """The leading rows and columns of the weight that are locked where they meet; None unless a task is learned.
@@ -102,16 +108,17 @@ class GatedLayer(nn.Module):
         """
         if torch.compiler.is_compiling():
             return None
-        uses = uses_of(self, "weight")
-        if not uses or uses[0][0].state.task is not None:
+        gates = self._weight_gates
+        if not gates or gates[0].state.answer is not LEARNING:
             return None
-        locked = tuple(gate.locked for gate, _ in uses)
+        locked = [gate.locked for gate in gates]
         if not any(locked):
             return 0, 0
+        key = locked, weight.shape
         known, frozen = self.__dict__.get("_frozen_at", (None, (0, 0)))
-        if known != locked:  # a step asks for it, a task changes it
-            frozen = sides_of(uses, weight.shape).frozen(weight.shape)
-            self.__dict__["_frozen_at"] = locked, frozen
+        if known != key:  # a step asks for the numbers; the end of a task and units that join change them
+            frozen = sides_of(self._uses, weight.shape).frozen(weight.shape)
+            self.__dict__["_frozen_at"] = key, frozen
         return frozen
 
     def _folded(

@@ -11,6 +11,7 @@ import hat_kernels
 from hat.layers.folding import folds_affine
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
+from hat.units.state import PerSample
 from hat_kernels.activation import check_activation
 
 
@@ -109,7 +110,7 @@ class GatedNorm(PerTask):
         form: dict[str, Any] = {} if self.gate is None else self.gate.form()
         if form and self._folds(x, weight, form):
             (weight, bias), form = _folded(weight, bias, form), {}
-        y = (self._mixed if isinstance(self.state.task, Tensor) else self._normalised)(x, weight, bias)
+        y = (self._mixed if isinstance(self.state.answer, PerSample) else self._normalised)(x, weight, bias)
         if not form and self.activation == "identity":
             return y
         return hat_kernels.gated_activation(

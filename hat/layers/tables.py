@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import hat_kernels
 from hat.units.gate import Gate
+from hat.units.state import PerSample
 
 STD = 0.02  # small beside the tokens, as transformers start
 
@@ -33,7 +34,7 @@ class _Table(nn.Module):
         if x.dim() != 3 or x.shape[-1] != units:
             raise ValueError(f"x: expected shape (B, N, {units}), got {tuple(x.shape)}")
         table = self.weight[:rows]
-        if isinstance(self.gate.state.task, Tensor):
+        if isinstance(self.gate.state.answer, PerSample):
             table = table.expand(x.shape[0], -1, -1)
         return hat_kernels.gated_activation(table, activation="identity", **self.gate.form())
 

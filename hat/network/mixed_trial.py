@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from hat.network.network import Network
+from hat.network.tolerance import SUMS, difference
 from hat.units import buffers
+from hat.units.state import Finished, PerSample
 
 _TASKS = 2
 _CHANGE, _OFFSET = 0.3, 0.05
-_ROUNDINGS, _LOOSEST = 2**8, 0.125
-"""Two ways to round may differ by so many of the last bits, in the norm, and in low precision by that share."""
 
 
 @torch.no_grad()
@@ -40,12 +40,12 @@ def in_one_pass(model: Network, x: Any, batch: Tensor) -> bool | None:
     """
     tasks = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
     with _made_up(model):
-        expected = model.features_of(x, 0)
+        expected = model.features_of(x, Finished(0))
         try:
             with redirect_stderr(io.StringIO()):  # a graph prints where it fails, besides
-                same = model.features_of(x, tasks)
+                same = model.features_of(x, PerSample(tasks))
                 tasks[1::2] = 1
-                other = model.features_of(x, tasks)
+                other = model.features_of(x, PerSample(tasks))
         except torch.OutOfMemoryError:
             raise
         except Exception:  # a gate that meets another number of rows says so, and so does a sum that does not fit
@@ -54,15 +54,9 @@ def in_one_pass(model: Network, x: Any, batch: Tensor) -> bool | None:
         return False
     if not expected.isfinite().all():  # one bad sample says nothing about the network
         return None
-    if not torch.equal(same[::2], other[::2]) or not _close(same, expected):
+    if not torch.equal(same[::2], other[::2]) or difference(same, expected, SUMS):
         return False
     return None if torch.equal(same, other) else True
-
-
-def _close(one: Tensor, other: Tensor) -> bool:
-    bound = min(_ROUNDINGS * torch.finfo(other.dtype).eps, _LOOSEST)
-    one, other = one.double(), other.double()
-    return bool((one - other).norm() <= bound * other.norm())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hat.network.mixed_trial import in_one_pass
 from hat.network.network import Network
 from hat.tracing.trees import replaced, tensors
+from hat.units.state import PerSample
 from hat_kernels.dispatch import free_to_read
 
 ABSENT = float("-inf")
@@ -36,7 +37,7 @@ def mixed(model: Network, x: Any, task: Tensor) -> Tensor:
         model.mixes = in_one_pass(model, x, batch)
     if not model.mixes:  # nor where this batch could not tell
         return in_parts(x, rows, model.answer)
-    return logits(model.features_of(x, task.to(batch.device, torch.int64)), rows, model.heads)
+    return logits(model.features_of(x, PerSample(task.to(batch.device, torch.int64))), rows, model.heads)
 
 
 def _ids(task: Tensor, batch: int) -> list[int]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hat.network.network import Network
-from hat.units.along import Along
+from hat.units.along import Along, Owner
 from hat.units.gate import Gate
-from hat.units.locks import Use, owners
+from hat.units.locks import owners
 from hat.units.per_task import PerTask
 from hat.units.wired import Wired
 
@@ -73,9 +73,9 @@ def _shared(gates: Sequence[Gate]) -> set[Gate]:
     return {gate for sharing in found.values() if len(sharing) > 1 for gate in sharing}
 
 
-def _is_alone(gate: Gate, used: Mapping[Tensor, set[Use]]) -> bool:
+def _is_alone(gate: Gate, used: Mapping[Tensor, set[Owner]]) -> bool:
     """What lies along the axis are parameters, not computed from others, and lies along it wherever it is used."""
-    along: dict[tuple[Tensor, int], set[Use]] = {}
+    along: dict[tuple[Tensor, int], set[Owner]] = {}
     layouts: dict[tuple[Tensor, int], set[tuple[int, int, int]]] = {}
     for member in gate.members:
         parameter = member.parameter

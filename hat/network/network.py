@@ -18,7 +18,7 @@ from hat.units.blocks import Block
 from hat.units.gate import Gate
 from hat.units.locks import frozen_lock, gates, locks, sides, unlocked
 from hat.units.per_task import PerTask, per_task
-from hat.units.state import GateConfig, State
+from hat.units.state import LEARNING, Answer, Finished, GateConfig, State
 from hat.units.wired import Wired
 from hat.warnings import UnlockedWarning
 from hat_kernels import Lock
@@ -240,28 +240,24 @@ class Network(nn.Module):
 
     def answer(self, x: Any, task: int) -> Tensor:
         """The logits [B, ..., classes] of a task that is known to exist."""
-        logits: Tensor = self.heads[task](self.features_of(x, self._gate_task(task)))
+        logits: Tensor = self.heads[task](self.features_of(x, self._answer_of(task)))
         return logits
 
-    def features_of(self, x: Any, task: int | Tensor | str | None) -> Tensor:
-        """What the body answers, [B, ..., features], with gates for `task`; see `State.task`.
+    def features_of(self, x: Any, answer: Answer) -> Tensor:
+        """The features [B, ..., features] that the body makes of `x` while it answers for `answer`.
 
         Raises:
             ValueError: the features are not as many as `features` says.
         """
-        self.state.task = task
-        try:
-            with buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
-                features: Tensor = self.body(x)
-        finally:
-            self.state.task = None
+        with self.state.answering(answer), buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
+            features: Tensor = self.body(x)
         if features.shape[-1] != self.features:
             raise ValueError(f"features: expected {self.features} from the body, got {features.shape[-1]}")
         return features
 
-    def _gate_task(self, task: int) -> int | str | None:
-        """What `State.task` must be for the gates to answer for a task."""
-        return None if self.learning and task == self.task else task
+    def _answer_of(self, task: int) -> Answer:
+        """What the body answers for while the model answers for a task."""
+        return LEARNING if self.learning and task == self.task else Finished(task)
 
     def _keeps_buffers(self) -> bool:
         """Whether the body's buffers must stay: what a module counts while it trains would change finished tasks."""

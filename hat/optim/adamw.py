@@ -10,30 +10,31 @@ from torch import Tensor
 
 import hat_kernels
 from hat.life.model import HATModel
-from hat.optim.base import LockedOptimizer, Piece, Step, check_at_least_0
+from hat.optim.base import LockedOptimizer, Piece, StepOptions, check_at_least_0
 
 
 class AdamW(LockedOptimizer):
-    """AdamW, or Adam, whose updates are locked after moments and weight decay, and which clamps the embeddings.
+    """AdamW, or Adam, under the lock of a model. It also clamps the embeddings.
 
-    The step of `torch.optim.AdamW` with `W -= rate * d`, see `hat_kernels.adamw_update_`. Embeddings do not decay.
-    Works with `torch.amp.GradScaler`; moments are kept in float32 at least. The counters of the steps live on the
-    parameters' device, so that a CUDA graph can always capture a step, once an earlier one has made the state.
+    The step is that of `torch.optim.AdamW` with `W -= rate * d`, see `hat_kernels.adamw_update_`: the lock acts after
+    moments and weight decay. Embeddings do not decay. `torch.amp.GradScaler` works. Moments have at least float32. The
+    step counters are on the device of the parameters, so a CUDA graph can capture every step but the first, which makes
+    the state.
 
     Args:
         params: `model.task_parameters()`, or any parameters or groups of one model if `model` is given.
         lr: learning rate, >= 0, a number or a 0-d tensor.
-        betas: of the two moments, in [0, 1).
+        betas: decay of the two moments, in [0, 1).
         eps: added to the root of the second moment, >= 0.
         weight_decay: >= 0.
         amsgrad: divide by the largest second moment so far.
         maximize: ascend instead of descend.
-        decoupled_weight_decay: decay the weights (AdamW) rather than add to the gradient (Adam).
+        decoupled_weight_decay: True decays the weights (AdamW); False adds the decay to the gradient (Adam).
         max_norm: clip the global norm of the locked gradients to this, > 0, or None; the paper's code has 10 000.
-        model: whose locks count; by default the one that `params` comes from.
+        model: its locks count; by default the model that `params` comes from.
 
     Raises:
-        ValueError: an option out of range, or parameters of no model.
+        ValueError: an option is out of range, or the parameters belong to no model.
     """
 
     def __init__(
@@ -64,17 +65,17 @@ class AdamW(LockedOptimizer):
         }
         super().__init__(params, defaults, max_norm=max_norm, model=model)
 
-    def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
+    def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions) -> None:
         self._update(pieces, group, step, group["weight_decay"])
 
-    def _update_embeddings(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
+    def _update_embeddings(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions) -> None:
         self._update(pieces, group, step, 0.0)
         limit = self._model.config.limit
         embeddings = [piece.value for piece in pieces]
         torch._foreach_clamp_min_(embeddings, -limit)
         torch._foreach_clamp_max_(embeddings, limit)
 
-    def _update(self, pieces: list[Piece], group: dict[str, Any], step: Step, weight_decay: float) -> None:
+    def _update(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions, weight_decay: float) -> None:
         for piece in pieces:
             state = self.state[piece.parameter]
             if "step" not in state:

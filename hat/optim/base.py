@@ -1,4 +1,4 @@
-"""What the optimizers of this package share: what may move, clipping, loss scaling, and states of float32."""
+"""The base class of the optimizers here: it finds what may move, clips, unscales, and keeps states in float32."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from hat_kernels.dispatch import free_to_read
 from hat_kernels.gradient_memory import norm_bound
 
 
-class Step(NamedTuple):
-    """What one step of all groups has in common.
+class StepOptions(NamedTuple):
+    """Options of an update that all parameter groups share in one step.
 
     Attributes:
         grad_scale: 0-d factor of every gradient, or None.
-        found_inf: 0-d; not 0 if the step is to be left out. None: it is taken.
-        mend: the update shall count what is not finite as 0.
+        found_inf: 0-d; if it is not 0, the update does nothing. None: the update is always made.
+        mend: the update counts inf and NaN in gradients as 0.
     """
 
     grad_scale: Tensor | None
@@ -36,21 +36,21 @@ class Step(NamedTuple):
     mend: bool
 
     def options(self) -> dict[str, Any]:
-        """As arguments of an update."""
+        """The options as arguments of an update."""
         return self._asdict()
 
 
 class Piece(NamedTuple):
-    """A part of a parameter that may move, in one step.
+    """One block of a parameter that may move, as a step sees it.
 
     Attributes:
-        parameter: all of it.
-        blocks: of the parameter.
-        number: which of them.
-        value, grad: views of the parameter and its gradient.
-        lock: of the part; None where all of it may move.
-        shared: finished tasks meet it.
-        norm: on a CPU, a number no less than that of `grad` if one is known.
+        parameter: the whole parameter.
+        blocks: all blocks of the parameter that may move.
+        number: which of these blocks this is.
+        value, grad: the block of the parameter and of its gradient, as views.
+        lock: of the block; None if all of the block may move.
+        shared: finished tasks read the block.
+        norm: on a CPU, an upper bound of the norm of `grad`; None if no bound is known.
     """
 
     parameter: Tensor
@@ -64,30 +64,31 @@ class Piece(NamedTuple):
 
 
 Groups = list[tuple[dict[str, Any], list[Piece]]]
-"""Parameter groups, and what this step moves of each."""
+"""Every parameter group with the pieces that this step moves."""
 
 
 class LockedOptimizer(torch.optim.Optimizer):
-    """An optimizer that updates what the locks of a model let move, and nothing else.
+    """An optimizer that updates only what the locks of a model let move.
 
-    A state, such as a momentum buffer, exists for the blocks of a parameter that may move, see `HATModel.blocks`: a
-    tensor, or a list where there is not one block. It moves and shrinks with them when a task ends.
+    The optimizer keeps a state, such as a momentum buffer, only for the blocks of a parameter that may move, see
+    `HATModel.blocks`. For one block the state is a tensor; otherwise it is a list of tensors, one a block. When a task
+    ends, units change places and blocks shrink, and the states follow.
 
-    Works with `torch.amp.GradScaler`: gradients are unscaled, and a step with an overflow is left out, inside the
-    update, without waiting for the device. Clipping is of the unscaled gradients.
+    `torch.amp.GradScaler` works: the update itself unscales the gradients and leaves out a step with an overflow,
+    without waiting for the device. The unscaled gradients are clipped.
 
     Args:
         params: `model.task_parameters()`, or any parameters or groups of one model if `model` is given.
-        defaults: of a parameter group.
+        defaults: the options of a parameter group.
         max_norm: clip the global norm of the locked gradients to this, > 0, or None.
-        model: whose locks count; by default the one that `params` comes from.
+        model: its locks count; by default the model that `params` comes from.
 
     Raises:
-        ValueError: an option out of range, or parameters of no model.
+        ValueError: an option is out of range, or the parameters belong to no model.
     """
 
     locks_itself = True
-    _step_supports_amp_scaling = True  # what GradScaler asks for: it then leaves `grad_scale` and `found_inf` here
+    _step_supports_amp_scaling = True  # GradScaler reads this, and then sets `grad_scale` and `found_inf` on self
 
     def __init__(
         self, params: Iterable[Any], defaults: dict[str, Any], *, max_norm: float | None, model: HATModel | None
@@ -104,17 +105,21 @@ class LockedOptimizer(torch.optim.Optimizer):
 
     @property
     def model(self) -> HATModel:
-        """The model whose locks count."""
+        """The model; its locks count."""
         return self._model
 
     @property
     def max_norm(self) -> float | None:
-        """What the global norm of the locked gradients is clipped to."""
+        """The largest global norm of the locked gradients, or None."""
         return self._max_norm
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; returns what `closure` returned, if there is one."""
+        """Update every parameter that has a gradient.
+
+        Returns:
+            The result of `closure`, or None without a closure.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -128,56 +133,58 @@ class LockedOptimizer(torch.optim.Optimizer):
         embeddings = {id(embedding) for embedding in self._model.embeddings}
         for group, pieces in groups:
             weights = [piece for piece in pieces if id(piece.parameter) not in embeddings]
-            own = [piece for piece in pieces if id(piece.parameter) in embeddings]
+            gates = [piece for piece in pieces if id(piece.parameter) in embeddings]
             if weights:
                 self._update_weights(weights, group, step)
-            if own:
-                self._update_embeddings(own, group, step)
+            if gates:
+                self._update_embeddings(gates, group, step)
         if not step.mend:
             self._bounds.keep(grown)
         return loss
 
-    def _pieces(self, parameters: list[Tensor], known: Blocks) -> list[Piece]:
-        """What this step moves."""
-        unscaled = getattr(self, "found_inf", None) is not None  # by a GradScaler, whose writing PyTorch does not count
-        found = []
+    def _pieces(self, parameters: list[Tensor], blocks_by_parameter: Blocks) -> list[Piece]:
+        """The pieces that this step moves."""
+        # A GradScaler has written to the gradients, and PyTorch does not count its writes: the bounds may be too old.
+        unscaled = getattr(self, "found_inf", None) is not None
+        pieces = []
         for parameter in parameters:
             if parameter.grad is None or not parameter.requires_grad:
                 continue
-            blocks, norm = known.get(parameter, _WHOLE), None if unscaled else norm_bound(parameter)
+            blocks, norm = blocks_by_parameter.get(parameter, _WHOLE), None if unscaled else norm_bound(parameter)
             for number, block in enumerate(blocks):
                 value, grad = parameter, parameter.grad
                 if block.where:
                     value, grad = parameter[block.where], grad[block.where]
-                # A CPU saves the mask. A kernel takes it for its sign that finished tasks meet the parameter.
+                # A CPU saves the time of a lock that locks nothing. A kernel gets the lock, because the lock tells the
+                # kernel that finished tasks read the parameter.
                 lock = None if block.free and free_to_read(value) else block.lock
-                found.append(Piece(parameter, blocks, number, value, grad, lock, block.lock is not None, norm))
-        return found
+                pieces.append(Piece(parameter, blocks, number, value, grad, lock, block.lock is not None, norm))
+        return pieces
 
-    def _grown(self, piece: Piece, group: dict[str, Any], step: Step) -> Grown:
-        """A piece as it will be after the step."""
+    def _grown(self, piece: Piece, group: dict[str, Any], step: StepOptions) -> Grown:
+        """A piece after the step, with a bound of its norm."""
         before, growth = self._bounds.of(piece.parameter, piece.number), self._growth(piece, group, step)
         bound = None if before is None or growth is None else before + growth
         return Grown(piece.parameter, piece.number, piece.value, piece.lock, bound)
 
-    def _growth(self, piece: Piece, group: dict[str, Any], step: Step) -> float | None:
-        """A number no less than the norm of what the step adds to a piece, or None where that is not known."""
+    def _growth(self, piece: Piece, group: dict[str, Any], step: StepOptions) -> float | None:
+        """An upper bound of the norm of the update of a piece; None if no bound is known."""
         return None
 
     def _states(self, pieces: list[Piece], name: str) -> list[Tensor]:
-        """The state of this name of every piece; zeros where there is none yet."""
-        found = []
+        """The state `name` of every piece; a new state is zeros."""
+        states = []
         for piece in pieces:
             state = self.state[piece.parameter]
             if name not in state:
                 state[name] = pack([new_state(part) for part in cut(piece.parameter, piece.blocks)])
             parts = unpack(state[name], piece.blocks, piece.parameter)
             state[name] = pack(parts)
-            found.append(parts[piece.number])
-        return found
+            states.append(parts[piece.number])
+        return states
 
     def abandon(self) -> None:
-        """Leave a step that a graph has recorded in part and that has not run."""
+        """Clean up after a step that a graph has recorded only in part, and that has not run."""
 
     def follow(self, changes: Changes, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
         """See `hat.network.moving.Follower`."""
@@ -187,34 +194,37 @@ class LockedOptimizer(torch.optim.Optimizer):
             old, new = before.get(parameter, _WHOLE), after.get(parameter, _WHOLE)
             for name in state.keys() - {"step"}:
                 try:
-                    was = like.get(parameter, parameter)
-                    whole = join(unpack(state[name], old, was), old, was)
-                except ValueError:  # of other blocks: the next step says so, the task ends all the same
+                    old_tensor = like.get(parameter, parameter)
+                    whole = join(unpack(state[name], old, old_tensor), old, old_tensor)
+                except ValueError:  # the state fits other blocks: the next step says so, but the task may end
                     continue
                 state[name] = pack([part.clone() for part in cut(applied(whole, changes.get(parameter, ())), new)])
 
     def forget(self, gone: Sequence[Tensor]) -> None:
-        """See `hat.network.moving.Follower`: the next step starts anew."""
+        """See `hat.network.moving.Follower`. The next step starts with a new state."""
         self._bounds.forget()
         drop_finished(self, gone)
         self.state.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the model, so that a deepcopy of both together is a copy that locks its own model."""
+        """Includes the model: if a deepcopy copies both together, the copied optimizer locks the copied model."""
         return {**super().__getstate__(), "_model": self._model, "_max_norm": self._max_norm}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._bounds = Bounds()
-        if "_model" in state:  # not where a state_dict is loaded, which comes this way too
+        if "_model" in state:  # absent when a state_dict is loaded: `load_state_dict` calls this method too
             follow(self._model, self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer`, which casts a state to its parameter's dtype; here it keeps `state_dtype`."""
+        """Load a state as `torch.optim.Optimizer` does, but keep the states in `state_dtype`.
+
+        `torch.optim.Optimizer` would cast a state to the dtype of its parameter.
+        """
         super().load_state_dict(state_dict)
         keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        own = chain.from_iterable(group["params"] for group in self.param_groups)
-        for key, parameter in zip(keys, own, strict=True):
+        parameters = chain.from_iterable(group["params"] for group in self.param_groups)
+        for key, parameter in zip(keys, parameters, strict=True):
             for name, value in state_dict["state"].get(key, {}).items():
                 dtype = torch.float32 if name == "step" else state_dtype(parameter)
                 loaded = self.state[parameter]
@@ -224,9 +234,14 @@ class LockedOptimizer(torch.optim.Optimizer):
                     pairs = zip(value, loaded[name], strict=True)
                     loaded[name] = [_as(given, cast, parameter.device, dtype) for given, cast in pairs]
 
-    def _prepare(self, groups: Groups) -> tuple[Step | None, Groups]:
-        """What the step needs, or None for none: on a CPU an overflow is known here. The pieces know their norms."""
-        pieces = [piece for _, own in groups for piece in own]
+    def _prepare(self, groups: Groups) -> tuple[StepOptions | None, Groups]:
+        """Clip the gradients.
+
+        Returns:
+            (the options that all groups share, the groups with the norms of their gradients). The options are None if
+            the step is left out: nothing has a gradient, or, on a CPU, a gradient has overflowed.
+        """
+        pieces = [piece for _, group_pieces in groups for piece in group_pieces]
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         loss_scale: Tensor | None = getattr(self, "grad_scale", None)
         if not pieces:
@@ -240,24 +255,25 @@ class LockedOptimizer(torch.optim.Optimizer):
                 found_inf = None
         inverse = None if loss_scale is None else loss_scale.to(device).reciprocal()
         grads, locks, bounds = zip(*((piece.grad, piece.lock, piece.norm) for piece in pieces), strict=True)
-        tamed = clip(grads, locks, self._max_norm, inverse, bounds)
-        norms = iter(tamed.norms or bounds)
-        groups = [(group, [piece._replace(norm=next(norms)) for piece in own]) for group, own in groups]
-        return Step(tamed.factor, found_inf, tamed.mend), groups
+        clipped = clip(grads, locks, self._max_norm, inverse, bounds)
+        norms = iter(clipped.norms or bounds)
+        groups = [(group, [piece._replace(norm=next(norms)) for piece in pieces]) for group, pieces in groups]
+        return StepOptions(clipped.factor, found_inf, clipped.mend), groups
 
-    def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
+    def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions) -> None:
+        """Update pieces of weights."""
         raise NotImplementedError
 
-    def _update_embeddings(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
-        """The step of the embeddings, without weight decay, which would pull every gate towards one half; clamped."""
+    def _update_embeddings(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions) -> None:
+        """Update embeddings and clamp them. They do not decay: weight decay would pull every gate towards 1/2."""
         raise NotImplementedError
 
 
 def check_at_least_0(**options: float | Tensor) -> None:
-    """Validate learning rates and the like.
+    """Validate options such as learning rates.
 
     Raises:
-        ValueError: one is negative or NaN.
+        ValueError: an option is negative or NaN.
     """
     for name, value in options.items():
         if not value >= 0:
@@ -265,17 +281,17 @@ def check_at_least_0(**options: float | Tensor) -> None:
 
 
 def state_dtype(parameter: Tensor) -> torch.dtype:
-    """float32 at least: a small change of a bfloat16 average would be rounded away."""
+    """The dtype of a state: at least float32, because a small change of a bfloat16 average would be rounded away."""
     return torch.promote_types(parameter.dtype, torch.float32)
 
 
 def new_state(parameter: Tensor) -> Tensor:
-    """Zeros in the layout of a part of a parameter."""
+    """Zeros with the memory layout of a part of a parameter."""
     return torch.zeros_like(parameter, dtype=state_dtype(parameter), memory_format=torch.preserve_format)
 
 
 def _as(given: Tensor, cast: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What was cast in loading, if that kept dtype and device, else what was given."""
+    """`cast`, the value after loading, if it has the dtype and device; otherwise `given`, the value before loading."""
     fits = cast.dtype == dtype and cast.device == device
     return cast if fits else given.to(device, dtype, copy=True)
 

@@ -1,4 +1,4 @@
-"""How large weights may have become, so that they need not be measured after every step."""
+"""Upper bounds of the norms of weights, so that the weights need not be measured after every step."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hat_kernels.limits import LARGEST
 
 
 class Grown(NamedTuple):
-    """A part of a parameter that finished tasks meet, after a step.
+    """A part of a parameter after a step, if finished tasks read the part.
 
     Attributes:
-        parameter: all of it.
-        number: of the part.
+        parameter: the whole parameter.
+        number: of the part among the parts of the parameter.
         value: the part.
         lock: of the part.
-        bound: a number no less than its norm; None where none is known.
+        bound: an upper bound of the norm of the part; None if no bound is known.
     """
 
     parameter: Tensor
@@ -32,33 +32,34 @@ class Grown(NamedTuple):
 
 
 class Bounds:
-    """Numbers no less than the norms of parts of parameters, from step to step.
+    """Upper bounds of the norms of parts of parameters, carried from step to step.
 
-    Finished tasks meet a weight that they do not use with an input of exactly 0, but 0 * inf is NaN: so a weight must
-    stay finite, and within what autocast can cast to float16. A norm bounds every element, and grows by no more than
-    the norm of a step. On a CPU, where it is free to look.
+    Finished tasks multiply a weight that they do not use with an input of exactly 0, but 0 * inf is NaN. So every
+    weight must stay finite, and in the range of float16, to which autocast may cast it. The norm of a part bounds every
+    element. It grows by no more than the norm of the update. This class works on a CPU, where numbers can be read
+    without waiting.
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Tensor, int], tuple[int, float]] = {}
+        self._versions_and_bounds: dict[tuple[Tensor, int], tuple[int, float]] = {}
 
     def forget(self) -> None:
-        """The parts are others now."""
-        self._known.clear()
+        """Drop all bounds, because the parts have changed."""
+        self._versions_and_bounds.clear()
 
     def of(self, parameter: Tensor, number: int) -> float | None:
-        """What is known of a part, unless somebody else has changed the parameter since."""
-        version, bound = self._known.get((parameter, number), (-1, 0.0))
+        """The bound of a part. None if there is none, or if other code has changed the parameter since."""
+        version, bound = self._versions_and_bounds.get((parameter, number), (-1, 0.0))
         return bound if version == parameter._version else None
 
     def keep(self, parts: Sequence[Grown]) -> None:
-        """Measure what may be out of bounds, bring it back, and remember."""
-        found = []
+        """Record the bounds of parts. A part that may be out of range is measured, and brought back if need be."""
+        bounds = []
         for part in parts:
             bound = part.bound
             if bound is None or not bound <= LARGEST:
                 keep_finite_([(part.value, part.lock)])
                 bound = hat_kernels.gradient_norm([part.value], [None]).item()
-            found.append(bound)
-        for part, bound in zip(parts, found, strict=True):
-            self._known[part.parameter, part.number] = part.parameter._version, bound
+            bounds.append(bound)
+        for part, bound in zip(parts, bounds, strict=True):
+            self._versions_and_bounds[part.parameter, part.number] = part.parameter._version, bound

@@ -1,4 +1,4 @@
-"""What a gradient must be before a step: finite, and clipped by the global norm of what may move."""
+"""Prepare gradients for a step: make them finite, and clip them by the global norm of what may move."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SMALL = 2**16  # elements
 
 
 class Tamed(NamedTuple):
-    """What a step must know of its gradients.
+    """How a step must treat its gradients.
 
     Attributes:
-        factor: 0-d, what the update shall multiply them with; None for 1.
-        mend: the update shall count what is not finite as 0.
-        norms: on a CPU, a number no less than the norm of each; None where it is not known.
+        factor: 0-d, the factor of the gradients in the update; None for 1.
+        mend: the update must count inf and NaN in gradients as 0.
+        norms: on a CPU, an upper bound of the norm of every gradient; None if the norms are not known.
     """
 
     factor: Tensor | None
@@ -42,10 +42,10 @@ def clip(
     grad_scale: Tensor | None = None,
     bounds: Sequence[float | None] | None = None,
 ) -> Tamed:
-    """Clip by the global norm of what may move, and count inf and NaN as 0.
+    """Clip by the global norm of what may move, and count inf and NaN as 0. Arguments as in `tame_`.
 
-    On a CPU the gradients are mended here, where that is cheaper, see `tame_`; on a GPU it costs nothing in the update
-    itself.
+    On a CPU this function itself replaces inf and NaN (see `tame_`), which is cheaper there. On a GPU the update
+    replaces them, which costs nothing.
     """
     if not grads or free_to_read(grads[0]):
         return tame_(grads, locks, max_norm, grad_scale, bounds)
@@ -61,24 +61,25 @@ def tame_(
     grad_scale: Tensor | None = None,
     bounds: Sequence[float | None] | None = None,
 ) -> Tamed:
-    """Zero what is not finite, in place, and return the factor that clips the rest.
+    """Set inf and NaN in gradients to 0, in place, and compute the factor that clips the gradients.
 
-    A weight of NaN would reach finished tasks: they meet it with an input of exactly 0, but 0 * NaN is NaN.
+    A NaN in a weight would reach finished tasks: they multiply the weight with an input of exactly 0, but 0 * NaN is
+    NaN.
 
     Args:
-        grads: of one device.
-        locks: one a gradient; None where nothing is locked.
+        grads: gradients on one device.
+        locks: one a gradient; None if nothing of the gradient is locked.
         max_norm: the largest global norm of the locked gradients, or None.
-        grad_scale: 0-d factor that the gradients are still to be multiplied with (one over a loss scale), or None.
-        bounds: one a gradient, a number no less than its norm if one is known; finite for a finite gradient. Where
-            these settle that nothing is clipped, no norm is computed.
+        grad_scale: 0-d factor of the gradients that is not yet applied (1 / loss scale), or None.
+        bounds: one a gradient, an upper bound of its norm, or None; the bound of a finite gradient is finite. If the
+            bounds show that nothing needs clipping, no norm is computed.
 
     Returns:
-        The factor `grad_scale * min(1, max_norm / (grad_scale * norm + 1e-6))`, as `torch.nn.utils.clip_grad_norm_` has
-        it.
+        The factor `grad_scale * min(1, max_norm / (grad_scale * norm + 1e-6))`, as in
+        `torch.nn.utils.clip_grad_norm_`.
 
     Warns:
-        NonFiniteWarning: there was something to zero; on a CPU only, elsewhere to look would stall the stream.
+        NonFiniteWarning: a gradient held inf or NaN. Only on a CPU; on other devices the host would have to wait.
     """
     if not grads:
         return Tamed(grad_scale)
@@ -87,11 +88,12 @@ def tame_(
         factor = grad_scale if max_norm is None else _factor(grads, locks, max_norm, grad_scale)
         return Tamed(factor)
     scale = 1.0 if grad_scale is None else grad_scale.item()
-    most = math.inf if max_norm is None else max_norm
-    for known in (bounds or [], []):  # no lock makes a norm larger, nor does a bound
-        norms = _norms(grads, known)
+    limit = math.inf if max_norm is None else max_norm
+    # First try the bounds, then the norms without locks: the clipped norm is never larger than either of them.
+    for known_norms in (bounds or [], []):
+        norms = _norms(grads, known_norms)
         total = math.hypot(*norms)
-        if math.isfinite(total) and total * scale <= most:
+        if math.isfinite(total) and total * scale <= limit:
             return Tamed(grad_scale, norms=norms)
     if not math.isfinite(total):
         warnings.warn("a gradient holds inf or NaN, which count as 0: is the loss finite?", NonFiniteWarning, 2)
@@ -101,19 +103,19 @@ def tame_(
     return Tamed(factor, norms=norms)
 
 
-def _norms(grads: Sequence[Tensor], known: Sequence[float | None]) -> list[float]:
-    """The norm of every gradient, or what is known instead."""
-    unknown = [grad for grad, bound in zip_longest(grads, known) if bound is None]
-    measured = iter(torch.stack(_measured(unknown)).tolist() if unknown else [])
-    return [next(measured) if bound is None else bound for _, bound in zip_longest(grads, known)]
+def _norms(grads: Sequence[Tensor], bounds: Sequence[float | None]) -> list[float]:
+    """The bound of every gradient; its measured norm if there is no bound."""
+    unbounded = [grad for grad, bound in zip_longest(grads, bounds) if bound is None]
+    measured = iter(torch.stack(_measured(unbounded)).tolist() if unbounded else [])
+    return [next(measured) if bound is None else bound for _, bound in zip_longest(grads, bounds)]
 
 
 def _measured(grads: Sequence[Tensor]) -> list[Tensor]:
-    """The norm of every gradient, float32 at least: the small ones in one call, which would cost more than they do."""
+    """The norm of every gradient, at least float32. Small gradients share one call, because calls cost more."""
     small = [grad for grad in grads if grad.numel() <= _SMALL and grad.dtype == torch.float32]
-    at_once = iter(torch._foreach_norm(small) if small else ())
-    own = {id(grad) for grad in small}
-    return [next(at_once) if id(grad) in own else hat_kernels.gradient_norm([grad], [None]) for grad in grads]
+    small_norms = iter(torch._foreach_norm(small) if small else ())
+    small_ids = {id(grad) for grad in small}
+    return [next(small_norms) if id(grad) in small_ids else hat_kernels.gradient_norm([grad], [None]) for grad in grads]
 
 
 def _factor(
@@ -123,15 +125,16 @@ def _factor(
 
 
 def keep_finite_(parts_: Sequence[tuple[Tensor, Lock | None]]) -> None:
-    """Bring back what a step has thrown out of bounds, in place: finished tasks meet it with an input of 0.
+    """Bring weights back into the range of float16 after a step, in place.
 
-    The bounds are those of float16, which autocast may cast a weight to: beyond them 0 * inf waits as well.
+    Finished tasks multiply these weights with an input of 0, and 0 * inf is NaN. A weight beyond the range of float16
+    is just as bad as inf, because autocast may cast it.
 
     Args:
-        parts_: of parameters that finished tasks meet, and their locks; locked elements are left alone.
+        parts_: parts of parameters that finished tasks read, and their locks. Locked elements are not changed.
     """
     for values, lock in parts_:
-        # The norm bounds every element, and takes half the time of the extremes.
+        # The norm bounds every element, and takes half the time of minimum and maximum.
         if free_to_read(values) and hat_kernels.gradient_norm([values], [None]) <= LARGEST:
             continue
         for part in parts(values, lock):

@@ -1,4 +1,4 @@
-"""Any torch optimizer made safe: what it may not move, it does not move."""
+"""Guard any torch optimizer, so that it moves no locked weight."""
 
 from __future__ import annotations
 
@@ -27,61 +27,74 @@ from hat_kernels import Lock
 def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float | None = None) -> torch.optim.Optimizer:
     """Make every step of a torch optimizer respect the locks of a model.
 
-    Before a step, or after the closure of a step that has one, locked gradients are removed, inf and NaN become 0, and
-    the rest is clipped; after the step each update is multiplied by its rate, so that momentum, moments kept from
-    earlier tasks and weight decay cannot move a locked weight, and the embeddings are clamped. Holds for all later
+    Before a step (after its closure, if the step has a closure), the guard removes locked gradients, sets inf and NaN
+    to 0, and clips. After the step, the guard multiplies each update by its rate and clamps the embeddings. So neither
+    momentum, nor moments of earlier tasks, nor weight decay can move a locked weight. The guard holds for all later
     tasks: guard an optimizer once.
 
-    What is locked as a block is not even shown to an optimizer that treats every element by itself (all of
-    `torch.optim` but LBFGS, Adafactor, Muon and fused ones), see `hat.optim.standins`: it does no work for it and keeps
-    no state. Others step first, and the locked elements get their bits back.
+    Most optimizers treat every element by itself: all of `torch.optim` but LBFGS, Adafactor, Muon and fused ones. Such
+    an optimizer does not see locked blocks at all, so it does no work and keeps no state for them, see
+    `hat.optim.standins`. Other optimizers move all weights, and then the guard restores the locked weights bit by bit.
 
-    Embeddings are not decayed, it would pull every gate towards one half: they move into a group of their own, at the
-    end, where theirs has weight decay. Make learning-rate schedulers after the guard.
+    Embeddings do not decay, because weight decay would pull every gate towards 1/2. If a group with weight decay holds
+    embeddings, they move to a new group at the end. So make learning-rate schedulers after the guard.
 
     Args:
-        optimizer: made over any of the model's parameters, and others if need be, which it leaves alone.
-        model: whose locks count.
-        max_norm: clip the global norm of the locked gradients to this, > 0; the paper's code has 10 000. Done here
-            because a clip outside of the step would count the gradients of locked weights.
+        optimizer: over any parameters of the model. It may hold other parameters too; the guard ignores them.
+        model: its locks count.
+        max_norm: clip the global norm of the locked gradients to this, > 0, or None; the paper's code has 10 000. The
+            guard clips, because clipping outside of the step would count the gradients of locked weights.
 
     Returns:
-        The same optimizer, with two hooks. A `copy.deepcopy` of it guards the copy of the model.
+        The same optimizer, with two hooks. A `copy.deepcopy` of the optimizer guards the copy of the model.
 
     Raises:
-        ValueError: no parameter of the optimizer belongs to the model, it is guarded already, or `max_norm` is not
-            positive.
+        ValueError: no parameter of the optimizer belongs to the model, the optimizer is already guarded, or `max_norm`
+            is not positive.
         TypeError: the optimizer is one of `hat.optim`, which need no guard.
     """
     if getattr(optimizer, "locks_itself", False):
         raise TypeError(f"optimizer: {type(optimizer).__name__} of hat.optim locks by itself, no guard needed")
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm: expected > 0, got {max_norm}")
-    own = {id(p) for p in model.parameters()}
-    if not any(id(p) in own for p in _parameters(optimizer)):
+    model_ids = {id(p) for p in model.parameters()}
+    if not any(id(p) in model_ids for p in _parameters(optimizer)):
         raise ValueError("optimizer: expected parameters of the model, got none")
-    if hasattr(optimizer, "_guarded"):
-        raise ValueError("optimizer: expected one without a guard, got a guarded one; a fractional rate counts once")
+    if hasattr(optimizer, "_guarded"):  # two guards would apply a fractional rate twice
+        raise ValueError("optimizer: expected an optimizer without a guard, got a guarded one")
     hooks = _Guard(optimizer, model, max_norm)
     optimizer._guarded = hooks  # type: ignore[attr-defined]
     claim(_parameters(optimizer), None)
     _part_embeddings(optimizer, model)
     optimizer.register_step_pre_hook(hooks.before_step)
     optimizer.register_step_post_hook(hooks.after_step)
-    # torch copies no hooks along: the copy would forget.
+    # torch does not copy hooks, so a plain copy would have no guard.
     optimizer.__deepcopy__ = partial(_copy, optimizer, model, max_norm)  # type: ignore[attr-defined]
     return optimizer
 
 
 def locker_of(optimizer: Any) -> Any:
-    """What holds an optimizer to the locks of a model: itself if it is of `hat.optim`, or its guard; None if nothing.
+    """The object that makes an optimizer respect the locks of a model.
 
-    It has the `model`, the `max_norm` of its clipping, and `abandon`.
+    Returns:
+        The optimizer itself if it is one of `hat.optim`; the guard of a guarded optimizer; None for any other
+        optimizer. The object has the attributes `model` and `max_norm`, and the method `abandon`.
     """
     return optimizer if getattr(optimizer, "locks_itself", False) else getattr(optimizer, "_guarded", None)
 
 
 class _Guard:
+    """The hooks of a guarded optimizer, and what they keep between the two hooks of a step.
+
+    Attributes:
+        optimizer: a weak reference to the guarded optimizer.
+        model: its locks count.
+        max_norm: the largest global norm of the locked gradients, or None.
+        before: (tensor, values before the step, lock) of every tensor with a lock.
+        shared: every tensor that finished tasks read, with its lock.
+        stand_ins: the stand-ins of the present step, or None.
+    """
+
     def __init__(self, optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float | None) -> None:
         self.optimizer, self.model, self.max_norm = ref(optimizer), model, max_norm
         self.before: list[tuple[Tensor, Tensor, Lock]] = []
@@ -93,7 +106,7 @@ class _Guard:
     def before_step(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._leave()  # after a step that an error cut short
+        self._leave()  # in case an error has ended the last step
         locks = self._enter(optimizer)
         self.before = [(p, p.detach().clone(), lock) for p, lock in locks.items() if lock is not None]
         self.shared = list(locks.items())
@@ -131,7 +144,7 @@ class _Guard:
             moved(optimizer, changes, before, after, like)
 
     def forget(self, gone: Sequence[Tensor]) -> None:
-        """See `hat.network.moving.Follower`: the next step starts anew."""
+        """See `hat.network.moving.Follower`. The next step starts with a new state."""
         self._leave()
         optimizer = self.optimizer()
         if optimizer is not None:
@@ -140,35 +153,41 @@ class _Guard:
             optimizer.state.clear()
 
     def abandon(self) -> None:
-        """Leave a step that a graph has recorded in part and that has not run: there is nothing to bring back."""
+        """Clean up after a step that a graph has recorded only in part. It has not run, so no weight is restored."""
         self.before = []
         self._leave()
 
     def _enter(self, optimizer: torch.optim.Optimizer) -> dict[Tensor, Lock | None]:
-        """The locks of what finished tasks meet, whole or in parts as the optimizer sees it from now on."""
-        parameters = _parameters(optimizer)  # a look at all that the model has would grow with the number of tasks
+        """Replace parameters by their stand-ins, if the optimizer allows stand-ins.
+
+        Returns:
+            The lock of every tensor that the optimizer now holds (a whole parameter or a part) and that finished tasks
+            read; None if all of the tensor may move.
+        """
+        parameters = _parameters(optimizer)  # not those of the model: their number grows with the number of tasks
         if not can_stand_in(optimizer):
             frozen = [p for p in parameters if not p.requires_grad]
             locks = self.model.locks()
-            found: dict[Tensor, Lock | None] = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
-            # Those too that have no gradient: LBFGS moves them by its history.
-            return found | {p: frozen_lock(p) for p in frozen}
-        known = self.model.blocks()
-        blocks = {p: known[p] for p in parameters if p in known and known[p] != [Block()]}
+            held: dict[Tensor, Lock | None] = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
+            # Parameters without a gradient need a lock too: LBFGS moves them by its history.
+            return held | {p: frozen_lock(p) for p in frozen}
+        model_blocks = self.model.blocks()
+        blocks = {p: model_blocks[p] for p in parameters if p in model_blocks and model_blocks[p] != [Block()]}
         packed = {p for p, state in optimizer.state.items() if any(isinstance(value, list) for value in state.values())}
-        blocks |= {p: known.get(p, [Block()]) for p in packed}  # of a later stage of the model than this: refused
-        # One of a model's heads, frozen before the optimizer was made.
-        frozen = [p for p in parameters if not p.requires_grad and p not in known and p not in optimizer.state]
+        # If a loaded state comes from a model with more locks, `StandIns` refuses it.
+        blocks |= {p: model_blocks.get(p, [Block()]) for p in packed}
+        # Heads that were frozen before the optimizer was made.
+        frozen = [p for p in parameters if not p.requires_grad and p not in model_blocks and p not in optimizer.state]
         self.stand_ins = StandIns(optimizer, {**blocks, **dict.fromkeys(frozen, ())})
         return {
             part: None if block.free else block.lock
-            for p, found in blocks.items()
-            for part, block in zip(self.stand_ins.parts[p], found, strict=True)
+            for p, movable in blocks.items()
+            for part, block in zip(self.stand_ins.parts[p], movable, strict=True)
         }
 
     @contextmanager
     def _leaving(self) -> Iterator[None]:
-        """An error in the block puts everything back before it goes on."""
+        """If an error leaves the block, restore everything before the error goes on."""
         try:
             yield
         except BaseException:
@@ -177,7 +196,8 @@ class _Guard:
 
     @torch.no_grad()
     def _leave(self) -> None:
-        for values, before, lock in self.before:  # left by an error between the step and its hook
+        """Restore locked elements, and put the parameters back into the optimizer."""
+        for values, before, lock in self.before:
             hat_kernels.lock_update_(values, before, lock)
         if self.stand_ins is not None:
             self.stand_ins.leave()
@@ -185,9 +205,10 @@ class _Guard:
 
     @torch.no_grad()
     def _tame(self, optimizer: torch.optim.Optimizer, locks: dict[Tensor, Lock | None]) -> None:
-        own = {id(p) for p in self.model.body.parameters()} | {id(p) for p in locks}
-        own |= {id(p) for p in self.model.head.parameters()} if self.model.learning else set()
-        grads = [(p.grad, locks.get(p)) for p in _parameters(optimizer) if p.grad is not None and id(p) in own]
+        """Remove locked gradients of the model, make the others finite, and clip them."""
+        trained = {id(p) for p in self.model.body.parameters()} | {id(p) for p in locks}
+        trained |= {id(p) for p in self.model.head.parameters()} if self.model.learning else set()
+        grads = [(p.grad, locks.get(p)) for p in _parameters(optimizer) if p.grad is not None and id(p) in trained]
         for grad, lock in grads:
             if lock is not None:
                 _drop_locked_(grad, lock)
@@ -202,19 +223,19 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _part_embeddings(optimizer: torch.optim.Optimizer, model: HATModel) -> None:
-    """Give the embeddings a group without weight decay."""
-    embeddings = {id(e) for e in model.embeddings}
+    """Move the embeddings to a group without weight decay."""
+    embedding_ids = {id(e) for e in model.embeddings}
     for group in list(optimizer.param_groups):
-        apart = [p for p in group["params"] if id(p) in embeddings]
-        if apart and group.get("weight_decay"):
-            group["params"] = [p for p in group["params"] if id(p) not in embeddings]
-            optimizer.add_param_group({**group, "params": apart, "weight_decay": 0.0})
+        embeddings = [p for p in group["params"] if id(p) in embedding_ids]
+        if embeddings and group.get("weight_decay"):
+            group["params"] = [p for p in group["params"] if id(p) not in embedding_ids]
+            optimizer.add_param_group({**group, "params": embeddings, "weight_decay": 0.0})
 
 
 def _copy(
     optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float | None, memo: dict[int, Any]
 ) -> torch.optim.Optimizer:
-    """A copy that guards the copy of the model, the one that `memo` holds if both are copied together."""
+    """A copy of the optimizer that guards a copy of the model. `memo` holds this copy if both are copied together."""
     copied = type(optimizer).__new__(type(optimizer))
     memo[id(optimizer)] = copied
     copied.__setstate__(copy.deepcopy(optimizer.__getstate__(), memo))
@@ -222,7 +243,7 @@ def _copy(
 
 
 def _drop_locked_(grad: Tensor, lock: Lock) -> None:
-    """Zero the gradient where nothing may move; a fractional rate is left to the update, which it must scale once."""
+    """Set the gradient to 0 where the rate is 0. The guard applies fractional rates later, once, to the update."""
     movable = lock._replace(
         rows=None if lock.rows is None else (lock.rows > 0).to(lock.rows.dtype),
         columns=None if lock.columns is None else (lock.columns > 0).to(lock.columns.dtype),

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent inside the matmul of the backward pass: `W -= lr dZ^T X`, and no gradient in memory."""
+"""Gradient descent inside the matmul of the backward pass: `W -= lr dZ^T X`, without a gradient in memory."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from hat_kernels.locked_linear.reference import gradient_bound
 
 
 class InBackward:
-    """The updates of the weights of linear layers, for `hat.optim.SGD(in_backward=True)`.
+    """Updates the weights of linear layers, for `hat.optim.SGD(in_backward=True)`.
 
     Args:
-        model: whose weights move.
-        groups: the parameter group of every weight, with its learning rate as of now.
-        bounds: of the optimizer's weights.
+        model: the model that learns.
+        groups: the parameter group of every weight, with its present learning rate.
+        bounds: the bounds of the weights of the optimizer.
     """
 
     def __init__(self, model: HATModel, groups: Mapping[Tensor, dict[str, Any]], bounds: Bounds) -> None:
@@ -37,26 +37,29 @@ class InBackward:
 
     @torch.no_grad()
     def update(self, weight: Tensor, dz: Tensor, x: Tensor) -> bool:
-        """`W -= lr rate (dZ^T X + weight_decay W)`; False where it needs the gradient after all.
+        """`W -= lr rate (dZ^T X + weight_decay W)`.
 
-        On a GPU under any lock, in one launch that reads nothing back. On a CPU on the free blocks, where the lock cuts
-        the weight into some.
+        On a GPU this is one launch under any lock, and the host reads nothing back. On a CPU only blocks that are all
+        free can be updated.
 
         Args:
             weight: [N, K].
-            dz: [M, N], of the weight's dtype, or under autocast on a GPU of a lower one.
-            x: [M, K], of the dtype of `dz`.
+            dz: [M, N], in the dtype of the weight; on a GPU under autocast, in a lower dtype.
+            x: [M, K], in the dtype of `dz`.
+
+        Returns:
+            False if the weight was not updated and needs a gradient: on a CPU, if its blocks are not all free.
 
         Raises:
-            RuntimeError: the weight has moved since the last step, a hook waits for its gradient, its group has got a
-                momentum meanwhile, or several processes train together.
+            RuntimeError: the weight has already moved since the last step, a hook waits for its gradient, its group now
+                has momentum, or several processes train together.
         """
         by_kernel = use_triton("linear_update_", weight, dz, x)
         if not self.moved:  # once a step
             blocks = self.model.blocks()
             if blocks is not self._blocks:
                 self._blocks, self._locks = blocks, {}
-            if by_kernel and not self._locks:  # once a task: to ask for them is to walk through the network
+            if by_kernel and not self._locks:  # once a task, as `locks` walks through the network
                 self._locks = self.model.locks()
         if by_kernel:
             self._check(weight)
@@ -79,14 +82,14 @@ class InBackward:
         group = self.groups[weight]
         options = {"lr": float(group["lr"]), "weight_decay": group["weight_decay"], "maximize": group["maximize"]}
         keep = 1 - options["lr"] * options["weight_decay"]
-        before = [self.bounds.of(weight, number) for number in range(len(blocks))]  # before the first of them moves
+        bounds_before = [self.bounds.of(weight, number) for number in range(len(blocks))]  # before any block moves
         grown = []
         for number, block in enumerate(blocks):
             rows, columns = (*block.where, slice(None), slice(None))[:2]
-            value, known = weight[rows, columns], before[number]
+            value, bound_before = weight[rows, columns], bounds_before[number]
             hat_kernels.linear_update_(value, dz[:, rows], x[:, columns], **options)
             if block.lock is not None:
-                bound = None if known is None else abs(keep) * known + options["lr"] * norm
+                bound = None if bound_before is None else abs(keep) * bound_before + options["lr"] * norm
                 grown.append(Grown(weight, number, value, None, bound))
         self.bounds.keep(grown)
         return True
@@ -98,8 +101,8 @@ class InBackward:
                 "backward pass need the gradient, use in_backward=False"
             )
         if self.groups[weight]["momentum"]:
-            raise RuntimeError("in_backward: expected no momentum, which needs the gradient, got a group that has one")
+            raise RuntimeError("in_backward: expected no momentum, which needs the gradient, got a group with momentum")
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             raise RuntimeError("in_backward: expected one process, got a group of several, which share gradients")
         if weight._backward_hooks or getattr(weight, "_post_accumulate_grad_hooks", None):
-            raise RuntimeError("in_backward: expected weights without hooks, got one that waits for the gradient")
+            raise RuntimeError("in_backward: expected weights without hooks, got a hook that waits for the gradient")

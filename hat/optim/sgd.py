@@ -10,35 +10,40 @@ from torch import Tensor
 import hat_kernels
 from hat.layers.updaters import claim
 from hat.life.model import HATModel
-from hat.optim.base import LockedOptimizer, Piece, Step, check_at_least_0
+from hat.optim.base import LockedOptimizer, Piece, StepOptions, check_at_least_0
 from hat.optim.in_backward import InBackward
 
 OPTIONS = ("lr", "momentum", "dampening", "nesterov", "maximize")
 
 
 class SGD(LockedOptimizer):
-    """SGD whose updates are locked after momentum and weight decay, and which clamps the embeddings.
+    """SGD under the lock of a model. It also clamps the embeddings.
 
-    The step of `torch.optim.SGD` with `W -= lr * rate * d`, see `hat_kernels.sgd_update_`. Embeddings do not decay.
-    Works with `torch.amp.GradScaler`; momentum is kept in float32 at least.
+    The step is that of `torch.optim.SGD` with `W -= lr * rate * d`, see `hat_kernels.sgd_update_`: the lock acts after
+    momentum and weight decay. Embeddings do not decay. `torch.amp.GradScaler` works. Momentum has at least float32.
+
+    With `in_backward`, the weights of `hat.HATLinear` move inside the matmul of the backward pass:
+
+    - Their gradients are never in memory, and `.grad` stays None. All other parameters move in `step`, which must
+      follow every backward pass.
+    - Every backward pass moves these weights, even `torch.autograd.grad` for inputs.
+    - Everything that needs the gradient is refused: momentum and clipping at once; gradient accumulation, a second
+      backward pass, a layer that is used twice, a hook, and several processes when they happen. A loss scale is refused
+      in `step`; by then the scaled gradients are already in the weights.
+    - On a GPU it works under any lock and under autocast, and nothing waits for the device. A gradient is in memory for
+      a moment, unless the kernel was measured to be faster, see `hat_kernels.linear_update_`.
+    - On a CPU, weights move in `step` as usual under autocast, and if their units are not in order.
 
     Args:
         params: `model.task_parameters()`, or any parameters or groups of one model if `model` is given.
-        lr: learning rate, >= 0, a number or a 0-d tensor; the paper's is 0.05.
-        momentum, dampening, weight_decay, nesterov, maximize: as of `torch.optim.SGD`.
+        lr: learning rate, >= 0, a number or a 0-d tensor; 0.05 in the paper.
+        momentum, dampening, weight_decay, nesterov, maximize: as in `torch.optim.SGD`.
         max_norm: clip the global norm of the locked gradients to this, > 0, or None; the paper's code has 10 000.
-        in_backward: move the weights of `hat.HATLinear` inside the matmul of the backward pass. Their gradients are
-            never in memory, `.grad` stays None; the rest moves in `step`, which must come after every backward pass.
-            Refused with what needs the gradient: momentum, clipping, and when it happens gradient accumulation, a
-            second backward pass, a layer that is used twice, a hook, several processes. A loss scale is refused in
-            `step`, when it is in the weights already. Any backward pass moves weights, `torch.autograd.grad` for inputs
-            too. On a GPU under any lock, under autocast too, and nothing waits for the device; there a gradient is in
-            memory for a moment unless the kernel was measured to be faster, see `hat_kernels.linear_update_`. On a CPU
-            weights move in `step` as ever under autocast and where units are not in order.
-        model: whose locks count; by default the one that `params` comes from.
+        in_backward: move the weights of `hat.HATLinear` in the backward pass, see above.
+        model: its locks count; by default the model that `params` comes from.
 
     Raises:
-        ValueError: an option out of range, two that exclude each other, or parameters of no model.
+        ValueError: an option is out of range, two options exclude each other, or the parameters belong to no model.
     """
 
     def __init__(
@@ -57,7 +62,8 @@ class SGD(LockedOptimizer):
     ) -> None:
         check_at_least_0(lr=lr, momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
-            raise ValueError("nesterov: expected momentum > 0 and dampening 0, got neither or one")
+            got = f"momentum {momentum} and dampening {dampening}"
+            raise ValueError(f"nesterov: expected momentum > 0 and dampening 0, got {got}")
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -77,17 +83,17 @@ class SGD(LockedOptimizer):
         """See `LockedOptimizer.step`.
 
         Raises:
-            RuntimeError: a loss scale, and `in_backward`.
+            RuntimeError: a GradScaler scales the loss, and `in_backward` is on.
         """
         if self._inside is None:
             return super().step(closure)
         if getattr(self, "grad_scale", None) is not None:
-            raise RuntimeError("in_backward: expected no loss scale, which is in the weights by now; use bfloat16")
+            raise RuntimeError("in_backward: expected no loss scale, got one, and it is in the weights; use bfloat16")
         self._inside.moved.clear()
         try:
             return super().step(closure)
         finally:
-            self._inside.moved.clear()  # what a closure has moved
+            self._inside.moved.clear()  # a closure may have moved weights
 
     def abandon(self) -> None:
         """See `LockedOptimizer.abandon`."""
@@ -108,45 +114,48 @@ class SGD(LockedOptimizer):
         self._claim(in_backward)
 
     def _claim(self, in_backward: bool) -> None:
-        """Move the weights that lie along a gate in the backward pass, with their groups as they are now."""
+        """Tell the weights that lie along a gate to move in the backward pass, with the options of their groups."""
         if in_backward:
-            known = self._model.blocks()
-            groups = {p: group for group in self.param_groups for p in group["params"] if p in known}
+            blocks = self._model.blocks()
+            groups = {p: group for group in self.param_groups for p in group["params"] if p in blocks}
             self._inside = InBackward(self._model, groups, self._bounds)
             claim(groups, self._inside)
 
-    def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
+    def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions) -> None:
         for batch, buffers, options in self._batches(pieces, group, step):
             values, grads, locks = [p.value for p in batch], [p.grad for p in batch], [p.lock for p in batch]
             decay = group["weight_decay"]
             hat_kernels.sgd_update_(values, grads, buffers, locks, weight_decay=decay, **options)
 
-    def _update_embeddings(self, pieces: list[Piece], group: dict[str, Any], step: Step) -> None:
+    def _update_embeddings(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions) -> None:
         limit = self._model.config.limit
         for batch, buffers, options in self._batches(pieces, group, step):
             values, grads = [p.value for p in batch], [p.grad for p in batch]
             hat_kernels.embedding_update_(values, grads, buffers, limit=limit, **options)
 
-    def _growth(self, piece: Piece, group: dict[str, Any], step: Step) -> float | None:
+    def _growth(self, piece: Piece, group: dict[str, Any], step: StepOptions) -> float | None:
         if group["momentum"] or group["weight_decay"] or piece.norm is None:
-            return None  # three passes over memory: one more to measure does not count
+            return None  # such a step reads much memory: to measure the weights after it costs little in comparison
         scale = 1.0 if step.grad_scale is None else step.grad_scale.item()
         return float(group["lr"]) * scale * piece.norm
 
     def _batches(
-        self, pieces: list[Piece], group: dict[str, Any], step: Step
+        self, pieces: list[Piece], group: dict[str, Any], step: StepOptions
     ) -> Iterator[tuple[list[Piece], list[Tensor], dict[str, Any]]]:
-        """(pieces, buffers, options) a call: one, or where momentum is dampened another for its first step."""
+        """(pieces, buffers, options) of every call of the kernel.
+
+        There is one call. With dampened momentum, pieces that take their first step need a call for themselves.
+        """
         options = {name: group[name] for name in OPTIONS} | step.options()
         if not group["momentum"]:
             yield pieces, [], options
             return
-        # `v = g` is what momentum makes of a buffer of zeros, but for the dampening.
-        new = {
+        # The first step of momentum is `v = g`. Without dampening, a buffer of zeros gives the same.
+        without_buffer = {
             id(p.parameter) for p in pieces if group["dampening"] and "momentum_buffer" not in self.state[p.parameter]
         }
         for is_first_step in (True, False):
-            batch = [p for p in pieces if (id(p.parameter) in new) is is_first_step]
+            batch = [p for p in pieces if (id(p.parameter) in without_buffer) is is_first_step]
             if batch:
                 buffers = self._states(batch, "momentum_buffer")
                 yield batch, buffers, {**options, "is_first_step": is_first_step}

@@ -1,7 +1,11 @@
-"""Showing an optimizer the parts of its parameters that may move, in place of the parameters, for one step.
+"""Stand-ins: for one step, an optimizer holds the parts of its parameters that may move, instead of the parameters.
 
 An optimizer that treats every element by itself takes the same step on the parts, and makes and keeps its state for
-them alone. Between steps it holds the whole parameters; what extends over one is then kept as `blocks.pack` has it.
+the parts alone. Between steps the optimizer holds the whole parameters; states are then packed by `blocks.pack`.
+
+For example, a weight [10, 4] whose first 3 rows are locked has one block, `weight[3:]`. In a step, SGD with momentum
+holds this view [7, 4], and its momentum buffer is [7, 4] too. After the step, SGD holds the weight again, and
+`state[weight]["momentum_buffer"]` is the buffer [7, 4].
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ State = dict[str, Any]
 
 
 def can_stand_in(optimizer: torch.optim.Optimizer) -> bool:
-    """Every element moves by itself, and views may be given: fused kernels walk dense memory."""
+    """Whether an optimizer moves every element by itself and accepts views. Fused kernels accept dense memory only."""
     plain = not any(group.get("fused") or group.get("differentiable") for group in optimizer.param_groups)
     return type(optimizer) in ELEMENTWISE and plain
 
@@ -47,29 +51,36 @@ class StandIns:
 
     Args:
         optimizer: see `can_stand_in`.
-        blocks: of the parameters that are to be replaced; one with none is hidden.
+        blocks: the blocks of every parameter to replace. A parameter without blocks is hidden from the optimizer.
+
+    Attributes:
+        parts: the stand-ins of every replaced parameter, views of its blocks.
+
+    Raises:
+        ValueError: a state of the optimizer has other blocks.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, blocks: Blocks) -> None:
         self.optimizer, self.blocks = optimizer, blocks
         self.groups = [group["params"] for group in optimizer.param_groups]
-        self.parts = {p: cut(p.detach(), found) for p, found in blocks.items()}
-        known = {p: optimizer.state[p] for p in blocks if p in optimizer.state}
-        states = {p: parted(state, p, blocks[p]) for p, state in known.items()}  # may raise, so before anything changes
-        for parameter, own in states.items():
+        self.parts = {p: cut(p.detach(), parameter_blocks) for p, parameter_blocks in blocks.items()}
+        whole_states = {p: optimizer.state[p] for p in blocks if p in optimizer.state}
+        # `parted` may raise, so it comes before anything changes.
+        part_states = {p: parted(state, p, blocks[p]) for p, state in whole_states.items()}
+        for parameter, states in part_states.items():
             del optimizer.state[parameter]
-            optimizer.state.update(zip(self.parts[parameter], own, strict=True))
+            optimizer.state.update(zip(self.parts[parameter], states, strict=True))
         self._enter()
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """For the length of a closure, which clears and fills the gradients of the whole parameters."""
+        """Put the parameters back inside the block: a closure clears and fills the gradients of whole parameters."""
         self._put_back()
         yield
         self._enter()
 
     def _enter(self) -> None:
-        """Into the groups, with the gradients that the parameters have now."""
+        """Put the stand-ins into the groups, with the present gradients of the parameters."""
         for group in self.optimizer.param_groups:
             group["params"] = [part for p in group["params"] for part in self.parts.get(p, [p])]
         for parameter, parts in self.parts.items():
@@ -78,7 +89,7 @@ class StandIns:
                 part.grad = grad
 
     def leave(self) -> None:
-        """Put the parameters back for good."""
+        """Put the parameters and their states back."""
         self._put_back()
         for parameter, parts in self.parts.items():
             states = [self.optimizer.state.pop(part, {}) for part in parts]
@@ -91,80 +102,84 @@ class StandIns:
 
 
 def parted(state: State, parameter: Tensor, blocks: Sequence[Block]) -> list[State]:
-    """A parameter's state as one a block; what does not extend over it, as a counter, is there for each.
+    """Split the state of a parameter into one state a block.
+
+    A value that does not extend over the parameter, such as a step counter, is copied for every block.
 
     Raises:
-        ValueError: it is of other blocks.
+        ValueError: the state has other blocks.
     """
     parts: list[State] = [{} for _ in blocks]
     for name, value in state.items():
         extends = isinstance(value, list) or (isinstance(value, Tensor) and value.dim() == parameter.dim())
-        # The first part keeps a counter itself: a CUDA graph may know where it is.
+        # The first block keeps the counter tensor itself, because a CUDA graph may have recorded its address.
         values = (
-            unpack(value, blocks, parameter) if extends else [value, *(_own(value) for _ in blocks[1:])][: len(parts)]
+            unpack(value, blocks, parameter) if extends else [value, *(_copy(value) for _ in blocks[1:])][: len(parts)]
         )
-        for part, own in zip(parts, values, strict=True):
-            part[name] = own
+        for part, part_value in zip(parts, values, strict=True):
+            part[name] = part_value
     return parts
 
 
 def united(states: list[State], parts: Sequence[Tensor]) -> State:
-    """What `parted` was given."""
-    found: State = {}
+    """Unite the states of the blocks to the state of their parameter: the inverse of `parted`."""
+    state: State = {}
     for name, first in states[0].items():
-        values = [state[name] for state in states]
+        values = [part_state[name] for part_state in states]
         extends = isinstance(first, Tensor) and first.shape == parts[0].shape
-        found[name] = pack(values) if extends else first
-    return found
+        state[name] = pack(values) if extends else first
+    return state
 
 
 def moved(
     optimizer: torch.optim.Optimizer, changes: Changes, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]
 ) -> None:
-    """Let the states of an optimizer follow their parameters, and shrink to what may move.
+    """Move the states of an optimizer with their parameters, and shrink them to the blocks that may still move.
 
-    A state that does not have its parameter's dimensions, as the history of LBFGS, is of other places now: it is
-    dropped, and starts anew. One that does not fit its parameter stays as it is, for the next step to refuse.
+    A state without the dimensions of its parameter, such as the history of LBFGS, cannot be moved. It is dropped, and
+    the optimizer starts a new one. A state that does not fit its parameter stays as it is, and the next step refuses
+    it.
 
     Args:
-        optimizer: of any kind.
+        optimizer: any torch optimizer.
         changes, before, after, like: see `hat.network.moving.Follower`.
     """
     parts = can_stand_in(optimizer)
     for parameter, state in list(optimizer.state.items()):
         old, new = before.get(parameter, WHOLE), after.get(parameter, WHOLE)
-        was = like.get(parameter, parameter)
+        old_tensor = like.get(parameter, parameter)
         try:
-            whole = {name: _whole(value, old, was) for name, value in state.items()} if parts else state
-        except ValueError:  # of other blocks: the next step says so, the task ends all the same
+            whole = {name: _whole(value, old, old_tensor) for name, value in state.items()} if parts else state
+        except ValueError:  # the state fits other blocks: the next step says so, but the task may end
             continue
-        if changes and not all(_follows(value, was) for value in whole.values()):
+        if changes and not all(_can_follow(value, old_tensor) for value in whole.values()):
             del optimizer.state[parameter]
             continue
-        found = {name: _moved(value, parameter, changes) for name, value in whole.items()}
+        moved_state = {name: _moved(value, parameter, changes) for name, value in whole.items()}
         if parts and list(new) != list(WHOLE):
-            found = united(parted(found, parameter, new), cut(parameter, new)) if new else {}
-        optimizer.state[parameter] = found
+            moved_state = united(parted(moved_state, parameter, new), cut(parameter, new)) if new else {}
+        optimizer.state[parameter] = moved_state
 
 
 def drop_finished(optimizer: torch.optim.Optimizer, frozen: Iterable[Tensor]) -> None:
-    """Take what is frozen for good out of an optimizer: a step would visit the heads of all finished tasks."""
-    gone = set(frozen)
-    for parameter in gone & optimizer.state.keys():
+    """Remove frozen parameters from an optimizer. Otherwise every step would visit the heads of all finished tasks."""
+    dropped = set(frozen)
+    for parameter in dropped & optimizer.state.keys():
         del optimizer.state[parameter]
     for group in optimizer.param_groups:
-        group["params"][:] = [parameter for parameter in group["params"] if parameter not in gone]
+        group["params"][:] = [parameter for parameter in group["params"] if parameter not in dropped]
 
 
 def _whole(value: Any, blocks: Sequence[Block], parameter: Tensor) -> Any:
-    """A state that extends over the parameter, all of it; 0 where nothing was kept."""
+    """Join a value that was kept for the blocks of a parameter; it is 0 outside of the blocks. Others stay."""
     packed = isinstance(value, list) and all(isinstance(part, Tensor) for part in value)
     if packed or (isinstance(value, Tensor) and len(blocks) == 1 and value.shape == parameter[blocks[0].where].shape):
         return join(unpack(value, blocks, parameter), blocks, parameter)
     return value
 
 
-def _follows(value: Any, parameter: Tensor) -> bool:
+def _can_follow(value: Any, parameter: Tensor) -> bool:
+    """Whether a value of a state has the dimensions of its parameter, or is a single number."""
     if not isinstance(value, Tensor):
         return not isinstance(value, Mapping | Sequence) or isinstance(value, str)
     same = value.dim() == parameter.dim() and all(
@@ -178,5 +193,5 @@ def _moved(value: Any, parameter: Tensor, changes: Changes) -> Any:
     return applied(value, changes.get(parameter, ())) if extends else value
 
 
-def _own(value: Any) -> Any:
+def _copy(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value

@@ -1,4 +1,4 @@
-"""After how many more tasks a network is full."""
+"""Forecast after how many more tasks a network is full."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from hat.reports.text import aligned, axis_name
 from hat.units.gate import Gate
 
 LAST = 3
-"""So many of the newest tasks tell what the next will use."""
+"""By default, the forecast averages over this many of the newest tasks."""
 
 
 @dataclass(frozen=True)
 class AxisForecast:
-    """One axis of units.
+    """The forecast for one axis of units.
 
     Attributes:
-        name: of its gate, a key of `HATModel.gates`.
-        units: how many there are.
-        free: how many no task has used yet.
-        mean_new: how many units of the axis that no earlier task had used the newest tasks took, on average.
+        name: of the gate of the axis, a key of `HATModel.gates`.
+        units: the number of units.
+        free: the number of units that no task has used yet.
+        mean_new: the number of new units (used by no earlier task) of a task, on average over the newest tasks.
     """
 
     name: str
@@ -34,9 +34,9 @@ class AxisForecast:
 
     @property
     def full_after(self) -> float:
-        """`free / mean_new`: after how many more tasks like those the axis is full.
+        """`free / mean_new`: after how many more tasks like the newest ones the axis is full.
 
-        0 where it is already; infinity where those tasks took no new unit, or there was none.
+        0 if the axis is already full. Infinity if the newest tasks took no new units, or if there is no finished task.
         """
         if not self.free:
             return 0.0
@@ -45,11 +45,11 @@ class AxisForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What `hat.forecast` found; its `str` is a table.
+    """The result of `hat.forecast`. `str` gives a table.
 
     Attributes:
-        rows: one an axis, in the order of `HATModel.gates`.
-        last: over how many of the newest tasks was averaged.
+        rows: one row an axis, in the order of `HATModel.gates`.
+        last: the number of newest tasks that the forecast averages over.
     """
 
     rows: tuple[AxisForecast, ...]
@@ -57,13 +57,13 @@ class Forecast:
 
     @property
     def first_full(self) -> AxisForecast | None:
-        """The axis that is full first; None where none will be if all goes on like this."""
+        """The axis that is full first; None if no axis fills up with tasks like the newest ones."""
         first = min(self.rows, key=lambda row: row.full_after)
         return None if math.isinf(first.full_after) else first
 
     @property
     def full_after(self) -> float:
-        """Of that axis; infinity where there is none."""
+        """After how many more tasks the first axis is full; infinity if no axis fills up."""
         return min(row.full_after for row in self.rows)
 
     def __str__(self) -> str:
@@ -73,24 +73,24 @@ class Forecast:
         return "\n".join([table[0], rule, *table[1:], rule, self._conclusion()])
 
     def _conclusion(self) -> str:
-        over = f"new a task: mean of the last {self.last}" if self.last != 1 else "new a task: that of the last"
+        averaged = f"new a task: mean of the last {self.last}" if self.last != 1 else "new a task: those of the last"
         if not self.last:
-            return "no finished task to go by"
+            return "no forecast, as no task is finished"
         if self.first_full is None:
-            return f"{over}; no axis fills up"
+            return f"{averaged}; no axis fills up"
         name, after = axis_name(self.first_full.name), self.full_after
-        return f"{over}; {name} {'is full' if not after else f'is the first that is full, after {after:.1f} more'}"
+        return f"{averaged}; {name} {'is full' if not after else f'is full first, after {after:.1f} more tasks'}"
 
 
 def forecast(model: HATModel, *, last: int = LAST) -> Forecast:
-    """After how many more tasks like the newest ones each axis of units is full.
+    """Forecast after how many more tasks like the newest ones each axis of units is full.
 
-    A unit is new to the first finished task whose mask exceeds 0.5 there; one that was used before the first task
-    (`Gate.reserved`) is new to none. A task that was forgotten counts as if it had never been learned.
+    A unit is new for the first finished task whose mask exceeds 0.5 at this unit. A unit that was used before the first
+    task (`Gate.reserved`) is new for no task. A forgotten task counts as if it had never been learned.
 
     Args:
-        model: any, while it learns a task or between tasks, grown since or not; it is left as it is.
-        last: average over so many of the newest finished tasks, >= 1; over all where there are fewer.
+        model: may be learning a task, and may have grown. It is not changed.
+        last: average over this many of the newest finished tasks, >= 1; over all tasks if there are fewer.
 
     Raises:
         TypeError: `model` is not a `HATModel`.
@@ -105,14 +105,13 @@ def forecast(model: HATModel, *, last: int = LAST) -> Forecast:
 
 
 def finished_tasks(model: HATModel) -> list[int]:
-    """The ids of the finished tasks that were not forgotten and have masks."""
-    gone = model.forgotten
+    """The ids of the finished tasks that have masks and are not forgotten."""
     masks = min(gate.tasks for gate in model.gates.values())
-    return [task for task in range(masks) if task not in gone]
+    return [task for task in range(masks) if task not in model.forgotten]
 
 
 def newly_used(gate: Gate) -> Tensor:
-    """[T, units] bool, whether a finished task uses a unit that none before it used, nor what the network came with."""
+    """bool [T, units]: whether a finished task uses a unit that is neither reserved nor used by an earlier task."""
     used = gate.masks > 0.5
     before = torch.cat([gate.reserved[None] > 0.5, used])[: len(used)]
     return used & ~before.cumsum(0).bool()
@@ -120,8 +119,8 @@ def newly_used(gate: Gate) -> Tensor:
 
 def _axis(name: str, gate: Gate, tasks: list[int]) -> AxisForecast:
     free = gate.units - int((gate.used > 0.5).sum())
-    taken = int(newly_used(gate)[tasks].sum())
-    return AxisForecast(name, gate.units, free, taken / len(tasks) if tasks else 0.0)
+    new = int(newly_used(gate)[tasks].sum())
+    return AxisForecast(name, gate.units, free, new / len(tasks) if tasks else 0.0)
 
 
 def _cells(row: AxisForecast) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a task keeps of a network's weights: the measure of compression."""
+"""Count the weights of a network that a task keeps: the measure of compression."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from hat.life.model import HATModel
-from hat.units.along import sides_of, uses_of
 from hat.units.gate import Gate
 from hat.units.locks import locked_elements, sides, unlocked
 from hat.units.per_task import per_task
+from hat.units.sides import sides_of, uses_of
 from hat_kernels import Lock
 
 
 @dataclass(frozen=True)
 class WeightsKept:
-    """How many elements of a network's parameters a task computes with.
+    """How many elements of the parameters of a network a task computes with.
 
     Attributes:
-        kept: that many.
-        total: elements of all parameters that the task computes with when every unit is on, its head among them.
+        kept: the elements that the task computes with.
+        total: the elements that the task would compute with if every unit were on, including its head.
     """
 
     kept: int
@@ -29,7 +29,7 @@ class WeightsKept:
 
     @property
     def share(self) -> float:
-        """In [0, 1]."""
+        """`kept / total`, in [0, 1]."""
         return self.kept / self.total
 
     def __str__(self) -> str:
@@ -39,13 +39,15 @@ class WeightsKept:
 def weights_kept(model: HATModel, task: int | None = None) -> WeightsKept:
     """Count the weights between units that a task has switched on.
 
-    Element W[i, j] is kept where the hardened gates of output i and of input j are both 1; one of a bias or a norm with
-    its unit. What no gate knows counts as on: the inputs of a first layer, the outputs of a head, a parameter along no
-    axis. Of inputs that are sums of several gates' units one of them is enough. Embeddings are no weights.
+    Element W[i, j] is kept if the hardened gates of output i and of input j are both 1. An element of a bias or a norm
+    is kept if its unit is on. Units without a gate count as on: the inputs of a first layer, the outputs of a head, and
+    parameters along no gate. If an input is the sum of units of several gates, it is on if one of these units is on.
+    Embeddings do not count as weights.
 
     Args:
-        model: any, while it learns a task or between tasks; it is left as it is.
-        task: a finished task, or the current one as `end_task` would commit it; by default the current one.
+        model: may be learning a task. It is not changed.
+        task: a finished task, or the current task, which is counted as `end_task` would commit it; by default the
+            current task.
 
     Raises:
         TypeError: `model` is not a `HATModel`, or `task` is not an int.
@@ -57,8 +59,8 @@ def weights_kept(model: HATModel, task: int | None = None) -> WeightsKept:
     task = model.task if task is None else model.check_task(task)
     current = model.learning and task == model.task
     off = {gate: _off(gate.hardened() if current else gate.masks[task]) for gate in model.gates.values()}
-    parts = [*_shared(model, off), *_own(model, off), *_head(model, task, off)]
-    return WeightsKept(sum(kept for kept, _ in parts), sum(total for _, total in parts))
+    counts = [*_shared(model, off), *_per_task(model, off), *_head(model, task, off)]
+    return WeightsKept(sum(kept for kept, _ in counts), sum(total for _, total in counts))
 
 
 def _off(mask: Tensor) -> Tensor:
@@ -76,12 +78,13 @@ def _shared(model: HATModel, off: dict[Gate, Tensor]) -> Counts:
         yield parameter.numel(), parameter.numel()
 
 
-def _own(model: HATModel, off: dict[Gate, Tensor]) -> Counts:
-    """What every task has of its own, as norms."""
+def _per_task(model: HATModel, off: dict[Gate, Tensor]) -> Counts:
+    """The parameters that every task has for itself, such as those of norms."""
+    uses = uses_of(off)
     for module in per_task(model.body).values():
         for name, parameter in module.named_parameters(recurse=False):
-            uses = [use for use in uses_of(module, name) if use[0] in off]
-            yield locked_elements(sides_of(uses, parameter.shape, off).lock, parameter), parameter.numel()
+            side = sides_of(uses.get((module, name), ()), parameter.shape, off)
+            yield locked_elements(side.lock, parameter), parameter.numel()
 
 
 def _head(model: HATModel, task: int, off: dict[Gate, Tensor]) -> Counts:

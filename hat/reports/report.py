@@ -1,4 +1,4 @@
-"""What a model looks like inside: which task uses which units, what they share, and what is left."""
+"""Report on the units of a model: which task uses which units, which units tasks share, and which are free."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from hat.units.gate import Gate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN = 10  # tasks side by side in a table
+_SHOWN = 10  # the most tasks side by side in a table
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
 class TaskUnits:
-    """What one task uses of one axis of units.
+    """The units of one axis that one task uses.
 
     Attributes:
-        task: its id.
+        task: the id of the task.
         axis: the name of the gate, a key of `HATModel.gates`.
-        used: units that are on.
-        new: how many of them no earlier task had used; the others it shares with earlier tasks.
+        used: the number of units that are on.
+        new: the number of these units that no earlier task had used.
     """
 
     task: int
@@ -43,22 +43,24 @@ class TaskUnits:
 
     @property
     def shared(self) -> int:
-        """With earlier tasks."""
+        """The number of used units that an earlier task uses too."""
         return self.used - self.new
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What `hat.report` found; its `str` is a table of the axes, one of the tasks, and one of what tasks share.
+    """The result of `hat.report`. `str` gives three tables: of the axes, of the tasks, and of shared units.
 
     Attributes:
-        tasks: ids of the finished tasks, those that were forgotten excepted.
+        tasks: ids of the finished tasks that are not forgotten.
         names: of these tasks.
-        rows: one a task and axis, by tasks.
-        forecast: of every axis how many units are free, and for how many tasks that is enough.
-        overlap: [T, T] float64, the share of a task's units (row) that another one (column) uses too, over all axes.
-        masks: [T, units] bool of every axis by name, in the order in which the units lie now.
-        reserved: [units] bool of every axis by name, units that are used by what the network was trained for before.
+        rows: one row for each task and axis, sorted by task.
+        forecast: the number of free units of every axis, and for how many tasks they are enough.
+        overlap: [T, T] float64, the share of the units of a task (row) that another task (column) uses too, over all
+            axes.
+        masks: [T, units] bool of every axis by name, in the present order of the units.
+        reserved: [units] bool of every axis by name, the units that were reserved before the first task, for what the
+            network had learned before.
         channels: names of the axes whose units are channels of convolutions.
     """
 
@@ -76,10 +78,10 @@ class Report:
         return "\n\n".join(part for part in parts if part)
 
     def plots(self) -> dict[str, Figure]:
-        """Pictures by name; none where no task is finished.
+        """Pictures by name; none if no task is finished.
 
-        `units`, what every task uses of every axis; `capacity`, how the axes fill up; `overlap`, what tasks share; and
-        `channels-AXIS`, the masks of every axis of channels as an image.
+        `units` shows the units that every task uses on every axis; `capacity` shows how the axes fill up; `overlap`
+        shows the units that tasks share; `channels-AXIS` shows the masks of an axis of channels as an image.
 
         Raises:
             ImportError: matplotlib is missing.
@@ -100,14 +102,14 @@ class Report:
         return figures
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write the pictures to a folder, which is made, as PNG files.
+        """Write the pictures to a folder as PNG files. The folder is made if it does not exist.
 
         Returns:
-            The files.
+            The paths of the files.
 
         Raises:
             ImportError: matplotlib is missing.
-            OSError: they cannot be written.
+            OSError: the files cannot be written.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
         files = []
@@ -117,20 +119,20 @@ class Report:
         return files
 
     def _units(self) -> str:
-        """One row an axis, one column a task."""
+        """The table of used units: one row an axis, one column a task."""
         shown = self.tasks[-_SHOWN:]
         if not shown:
             return ""
         cells = {(row.task, row.axis): f"{row.used:,} ({row.new:,})" for row in self.rows}
         lines = [[axis_name(axis), *(cells[task, axis] for task in shown)] for axis in self.masks]
-        mine = [[row for row in self.rows if row.task == task] for task in shown]
-        totals = [f"{sum(row.used for row in rows):,} ({sum(row.new for row in rows):,})" for rows in mine]
-        of = f"the last {_SHOWN} of {len(self.tasks)} tasks" if len(shown) < len(self.tasks) else "every task"
-        title = f"units that {of} used (those that no earlier one had used; the others it shares)"
+        rows_by_task = [[row for row in self.rows if row.task == task] for task in shown]
+        totals = [f"{sum(row.used for row in rows):,} ({sum(row.new for row in rows):,})" for rows in rows_by_task]
+        which = f"the last {_SHOWN} of {len(self.tasks)} tasks" if len(shown) < len(self.tasks) else "every task"
+        title = f"units used by {which} (in brackets: units that no earlier task had used)"
         return _table(title, ["axis", *map(str, shown)], lines, ["all axes", *totals])
 
     def _overlap(self) -> str:
-        """One row and one column a task."""
+        """The table of shared units: one row and one column a task."""
         if len(self.tasks) < 2:
             return ""
         shown = range(max(0, len(self.tasks) - _SHOWN), len(self.tasks))
@@ -143,25 +145,25 @@ class Report:
             for task in shown
         ]
         head = ["task", *(str(self.tasks[task]) for task in shown)]
-        return _table("units of a task (row) that another one uses too (column)", head, lines)
+        return _table("share of the units of a task (row) that another task (column) uses too", head, lines)
 
 
 def report(model: HATModel, *, names: Sequence[str] | None = None, last: int = LAST) -> Report:
-    """Which units every task uses, which it shares, what is free, and how long that is enough.
+    """Report which units every task uses and shares, which are free, and for how many tasks the free units are enough.
 
-    A unit counts as used where a committed mask exceeds 0.5. `hat.summary` shows what lies along the axes, and how much
-    of it is locked.
+    A unit counts as used if a committed mask exceeds 0.5. `hat.summary` shows the layers along the axes, and how many
+    weights are locked.
 
     Args:
-        model: any, while it learns a task or between tasks; it is left as it is.
-        names: of the tasks by their ids, of forgotten ones too; by default `task 0` and so on.
-        last: as of `hat.forecast`.
+        model: may be learning a task. It is not changed.
+        names: of all tasks in the order of their ids, forgotten tasks included; by default `task 0` and so on.
+        last: as in `hat.forecast`.
 
     Raises:
         TypeError: `model` is not a `HATModel`.
-        ValueError: `last` is below 1, or there are not as many names as tasks.
+        ValueError: `last` is below 1, or there are more or fewer names than tasks.
     """
-    found = forecast(model, last=last)
+    axis_forecast = forecast(model, last=last)
     tasks = finished_tasks(model)
     if names is not None and len(names) != model.tasks:
         raise ValueError(f"names: expected {model.tasks}, one a task, got {len(names)}")
@@ -175,7 +177,7 @@ def report(model: HATModel, *, names: Sequence[str] | None = None, last: int = L
             for index, task in enumerate(tasks)
             for name, mask in masks.items()
         ),
-        forecast=found,
+        forecast=axis_forecast,
         overlap=plots.overlap_matrix([mask.double() for mask in masks.values()]),
         masks=masks,
         reserved={name: (gate.reserved > 0.5).cpu() for name, gate in model.gates.items()},

@@ -1,4 +1,4 @@
-"""A network's axes of units in a table: how full they are, what lies along them, and how much of it is locked."""
+"""A table of the axes of a network: how many units are used, which layers lie along them, and how much is locked."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hat.units.locks import locked_elements, unlocked
 from hat.units.per_task import PerTask, per_task
 
 HEADS = "heads"
-"""What reads the features, among the names of layers."""
+"""The name that stands for the heads among the names of layers."""
 
-_SHOWN = 2  # names of layers in a cell; of more, their number
+_SHOWN = 2  # the most names of layers in a cell; the cell then says how many more there are
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class AxisSummary:
     """One axis of units.
 
     Attributes:
-        name: of its gate, a key of `HATModel.gates`.
-        units: how many there are.
-        used: how many a finished task uses.
-        locked: the share in [0, 1] that is locked: those, and those of a network that came with them locked.
-        tasks: how many finished tasks use one of them.
-        own: modules along the axis of which every task has its own, as norms, by their names in the body.
-        made_by: layers whose outputs the units are, by their names in the body.
-        read_by: layers that take them as inputs; `"heads"` among them where the features are these units.
+        name: of the gate of the axis, a key of `HATModel.gates`.
+        units: the number of units.
+        used: the number of units that a finished task uses.
+        locked: the share of locked units, in [0, 1]: used units, and units that were reserved before the first task.
+        tasks: the number of finished tasks that use a unit of the axis.
+        own: names in the body of the modules along the axis that every task has for itself, such as norms.
+        made_by: names in the body of the layers whose outputs are the units.
+        read_by: names in the body of the layers whose inputs are the units, and `"heads"` if the heads read the units.
     """
 
     name: str
@@ -47,17 +47,18 @@ class AxisSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `hat.summary` found; its `str` is a table.
+    """The result of `hat.summary`. `str` gives a table.
 
     Attributes:
-        rows: one an axis, in the order of `HATModel.gates`.
-        tasks: how many are finished and not forgotten.
-        shared: elements of all parameters that tasks share.
-        locked: how many of them no task may move any more.
-        own: elements of the parameters of which every task has its own, for one task, without head and masks.
-        heads: how many there are.
-        head_elements: elements of all of them.
-        frozen: elements of parameters along no axis, which the end of the first task freezes; not among the shared.
+        rows: one row an axis, in the order of `HATModel.gates`.
+        tasks: the number of finished tasks that are not forgotten.
+        shared: the number of elements of all parameters that tasks share.
+        locked: the number of shared elements that no task may move any more.
+        own: the number of elements that one task has for itself, without its head and masks.
+        heads: the number of heads.
+        head_elements: the number of elements of all heads.
+        frozen: the number of elements of parameters along no axis, which are frozen when the first task ends. They do
+            not count as shared.
     """
 
     rows: tuple[AxisSummary, ...]
@@ -71,7 +72,7 @@ class Summary:
 
     @property
     def locked_share(self) -> float:
-        """Of the shared elements, in [0, 1]; 0.0 where there are none."""
+        """The locked share of the shared elements, in [0, 1]; 0.0 if nothing is shared."""
         return self.locked / self.shared if self.shared else 0.0
 
     def __str__(self) -> str:
@@ -89,12 +90,12 @@ class Summary:
 
 
 def summary(model: HATModel) -> Summary:
-    """The axes of a model's units, what lies along them, and how much of its parameters is locked.
+    """Summarise the axes of a model: their units, the layers along them, and how many elements are locked.
 
-    The share of locked elements is exact: an element is locked where its rate is 0, `hat_kernels.Lock`.
+    The share of locked elements is exact: an element is locked if its rate is 0, see `hat_kernels.Lock`.
 
     Args:
-        model: any, while it learns a task or between tasks; it is left as it is.
+        model: may be learning a task. It is not changed.
 
     Returns:
         Plain numbers and names; `print` shows them as a table.
@@ -106,13 +107,13 @@ def summary(model: HATModel) -> Summary:
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
     names = {module: name for name, module in model.body.named_modules()}
     locks = model.locks()
-    own = (p for module in per_task(model.body).values() for p in module.parameters(recurse=False))
+    task_parameters = (p for module in per_task(model.body).values() for p in module.parameters(recurse=False))
     return Summary(
         rows=tuple(_axis(model, name, gate, names) for name, gate in model.gates.items()),
         tasks=len(model.remembered),
         shared=_elements(locks),
         locked=sum(locked_elements(lock, p) for p, lock in locks.items() if lock is not None),
-        own=_elements(own),
+        own=_elements(task_parameters),
         heads=len(model.heads) - len(model.forgotten),
         head_elements=_elements(model.heads.parameters()),
         frozen=_elements(unlocked(model.body).values()),
@@ -120,11 +121,12 @@ def summary(model: HATModel) -> Summary:
 
 
 def _axis(model: HATModel, name: str, gate: Gate, names: dict[nn.Module, str]) -> AxisSummary:
-    reads_features = gate is model.outputs or (isinstance(model.body, Converted) and gate in model.body.loose)
+    read_by_heads = gate is model.outputs or (isinstance(model.body, Converted) and gate in model.body.loose)
     on = gate.masks > 0.5
 
-    def which(wanted: Callable[[bool, bool], bool]) -> tuple[str, ...]:
-        modules = (m.module for m in gate.members if wanted(isinstance(m.module, PerTask), m.produces))
+    def modules_that(matches: Callable[[bool, bool], bool]) -> tuple[str, ...]:
+        """Names of the members for which `matches(is per task, produces the units)` is true."""
+        modules = (m.module for m in gate.members if matches(isinstance(m.module, PerTask), m.produces))
         return tuple(dict.fromkeys(names.get(module) or type(module).__name__ for module in modules))
 
     return AxisSummary(
@@ -133,9 +135,9 @@ def _axis(model: HATModel, name: str, gate: Gate, names: dict[nn.Module, str]) -
         used=int(on.any(0).sum()),
         locked=(gate.used == 1).float().mean().item(),
         tasks=int(on.any(1).sum()),
-        own=which(lambda own, produces: own),
-        made_by=which(lambda own, produces: produces and not own),
-        read_by=which(lambda own, produces: not produces and not own) + (HEADS,) * reads_features,
+        own=modules_that(lambda per_task, produces: per_task),
+        made_by=modules_that(lambda per_task, produces: produces and not per_task),
+        read_by=modules_that(lambda per_task, produces: not produces and not per_task) + (HEADS,) * read_by_heads,
     )
 
 

@@ -1,4 +1,4 @@
-"""Plain-text tables: columns of equal width, and names of axes that are short enough for a cell."""
+"""Plain-text tables: aligned columns, and names of axes that are short enough for a cell."""
 
 from __future__ import annotations
 
@@ -6,17 +6,25 @@ from collections.abc import Iterable, Sequence
 
 
 def short_name(name: str) -> str:
-    """Without where a converted body keeps its graph and its gates."""
+    """The name of a module without the prefixes `network.` and `gates.` of a converted body."""
     return name.removeprefix("network.").removeprefix("gates.")
 
 
 def axis_name(name: str) -> str:
-    """Of a layer's own gate, the layer."""
+    """The name of an axis: the name of the layer if the gate belongs to a layer."""
     return short_name(name).removesuffix(".gate")
 
 
 def aligned(rows: Sequence[Sequence[str]], numbers: Iterable[int]) -> list[str]:
-    """Columns of equal width; those of numbers end in one line."""
+    """Pad the cells of a table, so that its columns have equal widths.
+
+    Args:
+        rows: of cells.
+        numbers: the columns to align to the right; the others are aligned to the left.
+
+    Returns:
+        One line a row.
+    """
     widths, right = [max(map(len, column)) for column in zip(*rows, strict=True)], set(numbers)
     return [
         "  ".join(

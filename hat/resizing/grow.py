@@ -23,6 +23,7 @@ from hat.resizing.trial import misfits
 from hat.units.gate import Gate
 from hat.units.layout import Unfit
 from hat.units.per_task import PerTask, per_task
+from hat.units.state import Finished
 from hat.warnings import CapacityWarning
 
 _SHOWN = 3  # names in a warning; of more, their number
@@ -172,5 +173,5 @@ def _tried(model: Network, counts: Tensor) -> Tensor | None:
     except Unfit as unfit:
         return unfit.units
     if isinstance(before.body, Converted) and isinstance(after.body, Converted):
-        return misfits(before.body, after.body, counts, next(iter(before.gates.values())).tasks - 1)
+        return misfits(before.body, after.body, counts, Finished(next(iter(before.gates.values())).tasks - 1))
     return None

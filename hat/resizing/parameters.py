@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat.units.along import Along, Use
+from hat.units.along import Along
 from hat.units.change import Change
 from hat.units.gate import Gate
 from hat.units.layout import Layout, Unfit
+from hat.units.sides import Use
 
 
 def change_along(

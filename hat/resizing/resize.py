@@ -18,12 +18,12 @@ from hat.resizing.fresh import fill_joined, fresh_head, fresh_stack
 from hat.resizing.graph import resize_graph
 from hat.resizing.lengths import follow_layout, length_of, norms, own_length, set_length
 from hat.resizing.parameters import change_along, relaid
-from hat.units.along import uses_of
 from hat.units.change import Change, Changes, applied
 from hat.units.composed import GatedAnywhere, SideBySide
 from hat.units.gate import Gate
 from hat.units.layout import Layout
 from hat.units.per_task import PerTask
+from hat.units.sides import uses_of
 from hat_kernels.gradient_memory import release
 
 _Changes = dict[Tensor, list[Change]]
@@ -98,9 +98,7 @@ def _changes(model: Network, first: dict[Gate, int], counts: Tensor) -> tuple[_C
     changes: _Changes = {}
     stacks: list[Any] = []
     placed: list[Any] = []
-    every = [member for gate in first for member in gate.members]
-    for module, name in dict.fromkeys((member.module, member.name) for member in every):
-        uses = [use for use in uses_of(module, name) if use[0] in first]
+    for (module, name), uses in uses_of(first).items():
         own = isinstance(module, PerTask)
         parameter = getattr(module, name) if own else module._parameters.get(name)
         if parameter is None:

@@ -15,6 +15,7 @@ from hat.resizing.fitting import fit, fix, needed
 from hat.resizing.resize import resize
 from hat.resizing.trial import misfits
 from hat.units.layout import Unfit
+from hat.units.state import Finished
 
 
 @torch.no_grad()
@@ -54,7 +55,7 @@ def _tried(model: Network, counts: Tensor, tasks: Sequence[int]) -> Tensor | Non
         return unfit.units
     if isinstance(model.body, Converted) and isinstance(small.body, Converted):
         for task in tasks:
-            bad = misfits(model.body, small.body, counts, task)
+            bad = misfits(model.body, small.body, counts, Finished(task))
             if bad is not None:
                 return bad
     return None

@@ -8,17 +8,11 @@ import torch
 from torch import Tensor, fx
 
 from hat.conversion.body import Converted
+from hat.network.tolerance import LAYERS, difference
 from hat.resizing.labels import lie_as_said
 from hat.tracing.checks import other
 from hat.units.layout import Layout, layouts_in
-
-_ROUNDINGS = 2**12
-_MOST = 0.25
-
-
-def rounding(dtype: torch.dtype) -> float:
-    """The share of the largest value by which results may differ where sums are taken in another order."""
-    return min(_ROUNDINGS * torch.finfo(dtype).eps, _MOST)
+from hat.units.state import Answer
 
 
 class _Values(fx.Interpreter):
@@ -44,7 +38,7 @@ class _Values(fx.Interpreter):
 
 
 @torch.no_grad()
-def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str) -> Tensor | None:
+def misfits(before: Converted, after: Converted, counts: Tensor, answer: Answer) -> Tensor | None:
     """The units that go or join where the two first differ, or the second fails; None where it computes the same.
 
     Tried on other inputs than the example, if the network takes them: of zeros all values are alike.
@@ -53,9 +47,9 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
         before: in evaluation mode, with weights that are all different; see `hat.conversion.trials.vary`.
         after: the same with `counts`; in evaluation mode.
         counts: [units] int64 through all gates.
-        task: see `hat.units.state.State.task`.
+        answer: what both answer for.
     """
-    old, new, failed = _tried(before, after, task)
+    old, new, failed = _tried(before, after, answer)
     changed, resized = _changed(before, counts), {node.name: node for node in after.network.graph.nodes}
     for node in before.network.graph.nodes:
         if node.op == "output":
@@ -70,13 +64,10 @@ def misfits(before: Converted, after: Converted, counts: Tensor, task: int | str
     return None
 
 
-def _tried(before: Converted, after: Converted, task: int | str) -> tuple[_Values, _Values, bool]:
+def _tried(before: Converted, after: Converted, answer: Answer) -> tuple[_Values, _Values, bool]:
     """The values of both on the same inputs, and whether the second has failed."""
     old, new = _Values(before.network), _Values(after.network)
-    for body in (before, after):
-        for gate in body.gates.values():
-            gate.state.task = task  # type: ignore[union-attr]
-    try:
+    with before.answering(answer), after.answering(answer):
         example = other(before.inputs(), 0)
         if old.values(example) is not None:  # lengths, say, that fit together only as they are
             example = before.inputs()
@@ -84,10 +75,6 @@ def _tried(before: Converted, after: Converted, task: int | str) -> tuple[_Value
             if error is not None:
                 raise error
         return old, new, new.values(example) is not None
-    finally:
-        for body in (before, after):
-            for gate in body.gates.values():
-                gate.state.task = None  # type: ignore[union-attr]
 
 
 def _changed(body: Converted, counts: Tensor) -> set[str]:
@@ -118,15 +105,4 @@ def _same(old: Any, new: Any, layout: Any, counts: Tensor) -> bool:
         if new.shape != layout.resized(counts).shape:
             return False
         old, new = layout.taken(old, counts.clamp(max=1)), layout.first(new, counts)
-    if old.shape != new.shape:
-        return False
-    if not old.is_floating_point():
-        return bool(torch.equal(old, new))
-    bound = rounding(old.dtype) * max(1e-6, _largest(old))
-    return torch.allclose(new, old, rtol=0.0, atol=bound, equal_nan=True)
-
-
-def _largest(values: Tensor) -> float:
-    """The largest absolute value that is finite."""
-    finite = values[values.isfinite()]
-    return float(finite.abs().max()) if finite.numel() else 0.0
+    return not difference(new, old, LAYERS, equal_nan=True)

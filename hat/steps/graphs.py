@@ -1,7 +1,8 @@
-"""A function of tensors as a graph of the GPU: recorded once, then launched as one piece.
+"""Run a function of tensors as a graph of the GPU: record the graph once, then launch it as one piece.
 
-A step of a small network is bound by the host, which launches some forty kernels of microseconds each. A graph launches
-them all at once. What a recording reads must lie in tensors that keep their addresses; a Python number is fixed in it.
+A training step of a small network is bound by the host, which launches about forty kernels that run for microseconds
+each. A graph launches all these kernels at once. A recorded graph reads tensors at fixed addresses, so these tensors
+must stay where they are. The graph also keeps every Python number as it was when it was recorded.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from hat.warnings import GraphWarning
 from hat_kernels.capturing import holding
 
 Function = Callable[..., Tensor]
-_WAITS = "called a synchronizing CUDA operation"  # what PyTorch says of each, in its debug mode
-_PATIENCE = 8  # changes without a recording in between
+_WAITS = "called a synchronizing CUDA operation"  # PyTorch's warning for every such operation, in its debug mode
+_PATIENCE = 8  # after this many changes in a row without a recording, `Graphs` warns
 
 
 class CudaRecorder:
-    """Runs a function on a stream of its own, and records it there.
+    """Runs a function on a separate stream, and records the function there.
 
-    Recordings share the memory between their results, as they run one after the other.
+    All recordings share one memory for temporary tensors, because they never run at the same time.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
     def run(self, function: Function, inputs: tuple[Tensor, ...]) -> Tensor:
-        """The function's result, computed on the stream that recordings need: a backward pass stays where it began."""
+        """Run the function on the stream of the recordings, because a backward pass stays on its first stream."""
         current = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -45,33 +46,52 @@ class CudaRecorder:
         return result
 
     def obstacle(self, function: Function, inputs: tuple[Tensor, ...]) -> tuple[Tensor, str]:
-        """`run`, and why it cannot be recorded if it waits for the device: a recording that fails leaves debris."""
+        """Run the function, and check whether it waits for the device: such a function cannot be recorded.
+
+        Checking first is better than to try a recording, because a recording that fails cannot be cleaned up wholly.
+
+        Returns:
+            (the result, the place where the function waits, or "" if it does not wait).
+        """
         before = torch.cuda.get_sync_debug_mode()
-        with warnings.catch_warnings(record=True) as seen:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
                 result = self.run(function, inputs)
             finally:
                 torch.cuda.set_sync_debug_mode(before)
-        waits = [each for each in seen if _WAITS in str(each.message)]
-        for other in seen:
+        waits = [warning for warning in caught if _WAITS in str(warning.message)]
+        for other in caught:
             if other not in waits and "set_sync_debug_mode" not in str(other.message):
                 warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
         where = f"it waits for the device at {waits[0].filename}:{waits[0].lineno}" if waits else ""
         return result, where
 
     def record(self, function: Function, inputs: tuple[Tensor, ...]) -> tuple[Callable[[], None], Tensor]:
-        """(replay, result): nothing runs yet; a replay reads `inputs` and writes the result."""
-        gc.collect()  # a graph that dies while another is captured would end the capture
+        """Record the function. Nothing runs yet.
+
+        Returns:
+            (replay, result): a call of `replay` reads `inputs` and writes `result`.
+        """
+        gc.collect()  # now, because collecting an old graph during a capture would end the capture
         graph = torch.cuda.CUDAGraph()
-        mode = "thread_local"  # a thread that loads data may go on
+        mode = "thread_local"  # so that other threads, which load data, may use the device during the capture
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode=mode):
             result = function(*inputs)
         return graph.replay, result
 
 
-class _Recording(NamedTuple):
+class _GraphRecording(NamedTuple):
+    """A recorded graph.
+
+    Attributes:
+        inputs: the tensors that the graph reads.
+        replay: runs the graph.
+        result: the tensor that the graph writes.
+        held: objects that must live as long as the graph.
+    """
+
     inputs: tuple[Tensor, ...]
     replay: Callable[[], None]
     result: Tensor
@@ -79,71 +99,76 @@ class _Recording(NamedTuple):
 
 
 class Graphs:
-    """Graphs of one function, one a key: the first calls run as they are, then it is recorded, then replayed.
+    """The graphs of one function, one graph a key.
+
+    The first calls of a key run the function without a graph. The next call records a graph, and all later calls replay
+    the graph.
 
     Args:
-        function: of tensors on one device, to a tensor. Whatever else it reads must keep its address, or change the
-            key, or be followed by `clear`. A method's owner is not kept alive: the memory of graphs goes with it.
-        what: its name in warnings.
-        warm: calls of a key that run before it is recorded; they compile kernels and make what a step needs, >= 1.
-        most: keys that are recorded; others run as they are.
-        abandon: called when a recording has failed, to put back what the function leaves behind in Python.
+        function: takes tensors on one device and returns a tensor. Any other tensor that the function reads must keep
+            its address; if it does not, the key must change or `clear` must be called. The owner of a method is not
+            kept alive, so the memory of the graphs is freed with the owner.
+        name: of the function, in warnings.
+        warm: how many calls of a key run before it is recorded, >= 1. They compile kernels and make the states of
+            optimizers.
+        most: how many keys are recorded. Other keys run without a graph.
+        abandon: is called after a recording has failed, to clean up what the function has left in Python objects.
     """
 
     def __init__(
         self,
         function: Function,
         *,
-        what: str,
+        name: str,
         warm: int = 3,
         most: int = 16,
         abandon: Callable[[], None] = lambda: None,
     ) -> None:
-        self.what, self.warm, self.most = what, warm, most
+        self.name, self.warm, self.most = name, warm, most
         self._function, self._abandon = _weakly(function), _weakly(abandon)
         self._recorder: CudaRecorder | None = None
-        self._recordings: dict[Hashable, _Recording] = {}
+        self._recordings: dict[Hashable, _GraphRecording] = {}
         self._seen: Counter[Hashable] = Counter()
         self._refused: set[Hashable] = set()
         self._said: set[str] = set()
         self._idle = 0
 
     def clear(self) -> None:
-        """Forget all recordings: what they were made of has changed."""
+        """Drop all recordings, because something that they read has changed."""
         self._idle = 0 if self._recordings or not self._seen else self._idle + 1
         if self._idle == _PATIENCE:
-            self.say(f"what it is made of has changed {_PATIENCE} times before it could be recorded")
+            self.say(f"a tensor or an option has changed {_PATIENCE} times before it could be recorded")
         self._recordings.clear()
         self._seen.clear()
         self._refused.clear()
-        self._recorder = None  # with its memory
+        self._recorder = None  # frees the memory that the recordings shared
 
     def can_record(self, device: torch.device) -> bool:
-        """Whether there are graphs on a device; if not it says so, once."""
+        """Whether the device can run graphs. If it cannot, this warns once."""
         self._recorder = self._recorder or make_recorder(device)
         if self._recorder is None:
             self.say(f"expected a GPU, got tensors on {device}")
         return self._recorder is not None
 
     def __call__(self, key: Hashable, *inputs: Tensor) -> Tensor:
-        """The function's result, the caller's own.
+        """The result of the function, in a new tensor.
 
         Args:
-            key: of all that a recording fixes, shapes included.
-            inputs: copied to where the recording reads them.
+            key: must differ for inputs that need another recording, such as inputs of other shapes.
+            inputs: the tensors; a replay copies them to the tensors that the recording reads.
         """
         if not self.can_record(inputs[0].device):
             return self._function()(*inputs)
         recording = self._recordings.get(key) or self._make(key, inputs)
         if isinstance(recording, Tensor):
             return recording
-        for held, given in zip(recording.inputs, inputs, strict=True):
-            held.copy_(given, non_blocking=True)
+        for recorded, given in zip(recording.inputs, inputs, strict=True):
+            recorded.copy_(given, non_blocking=True)
         recording.replay()
         return recording.result.clone()
 
-    def _make(self, key: Hashable, inputs: tuple[Tensor, ...]) -> _Recording | Tensor:
-        """A recording, or the result while there is none."""
+    def _make(self, key: Hashable, inputs: tuple[Tensor, ...]) -> _GraphRecording | Tensor:
+        """A new recording; or the result, if this call must run without a graph."""
         recorder = self._recorder
         assert recorder is not None
         self._seen[key] += 1
@@ -158,13 +183,13 @@ class Graphs:
         if len(self._recordings) >= self.most:
             return self._refuse(key, f"expected at most {self.most} kinds of input, got one more", inputs)
         try:
-            own = tuple(torch.empty_like(given).copy_(given) for given in inputs)
+            copies = tuple(torch.empty_like(given).copy_(given) for given in inputs)
             with holding() as held:
-                replay, recorded = recorder.record(self._function(), own)
+                replay, recorded = recorder.record(self._function(), copies)
         except Exception as error:
             self._abandon()()
             return self._refuse(key, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}", inputs)
-        self._recordings[key] = _Recording(own, replay, recorded, held)
+        self._recordings[key] = _GraphRecording(copies, replay, recorded, held)
         return self._recordings[key]
 
     def _refuse(self, key: Hashable, reason: str, inputs: tuple[Tensor, ...]) -> Tensor:
@@ -174,19 +199,19 @@ class Graphs:
         return self._recorder.run(self._function(), inputs)
 
     def say(self, reason: str) -> None:
-        """Warn that there is no graph, once a reason."""
+        """Warn that there is no graph, once for every reason."""
         if reason not in self._said:
             self._said.add(reason)
-            warnings.warn(f"{self.what} is no graph: {reason}; it runs as it is", GraphWarning, stacklevel=5)
+            warnings.warn(f"{self.name} is no graph: {reason}; it runs without", GraphWarning, stacklevel=5)
 
 
 def make_recorder(device: torch.device) -> Any:
-    """What records on a device, or None where nothing can."""
+    """The recorder for a device, or None if the device cannot run graphs."""
     return CudaRecorder(device) if device.type == "cuda" else None
 
 
 def _weakly(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
-    """Gives the function; of a method, as long as its owner lives."""
+    """A function that returns `function`. If `function` is a method, its owner is not kept alive."""
     if not inspect.ismethod(function):
         return lambda: function
     weak = WeakMethod(function)
@@ -200,5 +225,5 @@ def _weakly(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
 
 
 def kind_of(tensor: Tensor) -> Hashable:
-    """What a recording fixes of an input."""
+    """The properties of an input that a recording fixes; part of a key of `Graphs`."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device

@@ -1,4 +1,4 @@
-"""The whole training step as one callable, and as one graph of the GPU."""
+"""The whole training step in one call; on a GPU, `graph=True` records the step as one graph."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hat_kernels.dispatch import free_to_read
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became inf or NaN; the weights of the step before it are kept."""
+    """The loss became inf or NaN. The weights are those of the step before."""
 
 
 class StepLoss(NamedTuple):
-    """What a step has minimised, before its update.
+    """The losses of a step, computed before its update.
 
     Attributes:
         task: 0-d float32, the loss of the batch.
@@ -35,40 +35,47 @@ class StepLoss(NamedTuple):
 
 
 class TrainStep:
-    """One step of a task that is being learned: Serrà et al. 2018, section 2, in the order of the published code.
+    """One training step of the task that is being learned (Serrà et al. 2018, section 2).
 
-    Anneal, forward, `loss + lamb * penalty`, backward, lock, compensate, clip, update, clamp. As one callable it does
-    what the five lines of a training loop do, with the same bits; as a graph it does so in one launch.
+    In the order of the published code: anneal, forward, `loss + lamb * penalty`, backward, lock, compensate, clip,
+    update, clamp. A call gives the same bits as the five lines of a training loop. As a graph it is one launch.
 
         step = hat.TrainStep(model, optimizer, F.cross_entropy, graph=True)
         for progress, (x, y) in task.batches(epochs=10, batch_size=64, device="cuda"):
             losses = step(x, y, progress=progress)
 
-    With `graph`, the first three steps of a batch shape run as they are, then one is recorded, and from then on
-    replayed. The annealed scale, the counters of AdamW and, for optimizers of `hat.optim`, the learning rate are read
-    from tensors and may change at every step. Where something else changes, a task ends, a parameter or a state of the
-    optimizer is another tensor, an option, a mode or the shape of a batch is another, steps are recorded anew; a new
-    value of a tensor that `loss` or a module reads is seen, another decision that they take in Python is not. Batches
-    are copied to where the graph reads them, so they may lie anywhere on the device. Dropout draws on as ever.
-    Gradients live inside of the graph: after a step `.grad` is None, and hooks do not run in a replay. Where recording
-    is not possible (on a CPU, with an optimizer that waits for the device, for a seventeenth shape) steps run as they
-    are, and one `GraphWarning` says why.
+    With `graph`:
+
+    - The first three steps of a batch shape run without a graph. The fourth step is recorded, and all later steps
+      replay the recording.
+    - The graph reads the annealed scale, the counters of AdamW and, for optimizers of `hat.optim`, the learning rate
+      from tensors. They may change at every step.
+    - Steps are recorded again if a task ends, if a parameter or a state of the optimizer becomes another tensor, or if
+      an option, a mode or the shape of a batch changes.
+    - The graph sees new values in tensors that `loss` or a module reads. It does not see a Python decision in `loss` or
+      a module that would now be different.
+    - Batches may lie anywhere on the device: they are copied to the tensors that the graph reads. Dropout draws new
+      numbers in every step.
+    - Gradients live inside the graph: `.grad` is None after a step, and hooks do not run in a replay.
+    - If a step cannot be recorded (on a CPU, with an optimizer that waits for the device, or with a seventeenth batch
+      shape), it runs without a graph, and one `GraphWarning` says why.
 
     Args:
-        model: a task of it must be learning when a step is taken; it may be any task, one after another.
-        optimizer: of `hat.optim` or guarded by `hat.guard`, over the model's parameters.
-        loss: of (logits [B, classes], y), to a 0-d tensor.
-        lamb: weight of the penalty, >= 0; the paper's is 0.75.
-        autocast: run the forward pass in this dtype, `torch.bfloat16` or `torch.float16`. None: as around the step.
-        scaler: of the loss, for float16.
+        model: must be learning a task at every step; it may learn one task after another.
+        optimizer: of `hat.optim` or guarded by `hat.guard`, over parameters of the model.
+        loss: takes (logits [B, classes], y) and returns a 0-d tensor.
+        lamb: weight of the penalty, >= 0; 0.75 in the paper.
+        autocast: dtype of the forward pass, `torch.bfloat16` or `torch.float16`. None: the caller decides by its own
+            autocast.
+        scaler: scales the loss, for float16.
         graph: record the step on a GPU.
-        compile: compile the forward pass and its gradient by `torch.compile`, as one graph of operations, anew for
-            every task.
+        compile: compile the forward pass and its gradient by `torch.compile`, without graph breaks, again for every
+            task.
 
     Raises:
-        TypeError: `model` is no `HATModel`.
-        ValueError: the optimizer is neither of `hat.optim` nor guarded, or of another model; `lamb` is negative, or
-            `autocast` another dtype.
+        TypeError: `model` is not a `HATModel`.
+        ValueError: the optimizer is neither of `hat.optim` nor guarded, or belongs to another model; `lamb` is
+            negative; or `autocast` is another dtype.
     """
 
     def __init__(
@@ -86,7 +93,7 @@ class TrainStep:
         _check(model, optimizer, lamb, autocast)
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.lamb, self.autocast, self.scaler, self.compile = lamb, autocast, scaler, compile
-        self._graphs = Graphs(self._recorded, what="the training step", abandon=self._abandon)
+        self._graphs = Graphs(self._recorded, name="the training step", abandon=self._abandon)
         self._graph, self._structure = graph, Structure(model, optimizer)
         self._forward: Callable[..., tuple[Tensor, Tensor]] = _forward
         self._compiled_for = -1
@@ -97,18 +104,19 @@ class TrainStep:
         """Learn one batch.
 
         Args:
-            x: [B, ...], what the model takes, on its device.
-            y: what the loss takes, on the same device.
+            x: [B, ...], the input of the model, on the device of the model.
+            y: the target of the loss, on the same device.
             progress: of the batch in its epoch, in [0, 1], see `HATModel.anneal`; None leaves the scale as it is.
-            task: whose head answers; by default that of the task that is being learned.
+            task: the task whose head answers; by default the task that is being learned.
 
         Returns:
-            The losses, on the device: to read them waits for it.
+            The losses, on the device; reading them waits for the device.
 
         Raises:
-            NonFiniteLossError: before anything moves; on a CPU only, elsewhere to look would be to wait.
+            NonFiniteLossError: the loss is inf or NaN, and nothing was updated. Only on a CPU; on other devices the
+                host would have to wait.
             RuntimeError: no task is being learned.
-            TypeError: `x` or `y` is no tensor.
+            TypeError: `x` or `y` is not a tensor.
             ValueError: `progress` is not in [0, 1], a tensor is on another device, or there is no such task.
         """
         self._check_batch(x, y)
@@ -119,8 +127,8 @@ class TrainStep:
             self._forward = torch.compile(own_code(_forward), fullgraph=True)
         if not self._is_recorded(x.device):
             return StepLoss(*self._step(x, y, task).unbind())
-        rest = (self.lamb, self.loss, self.autocast, self.scaler)
-        if self._structure.has_changed(rest, rates=not self._reads_rates()):
+        options = (self.lamb, self.loss, self.autocast, self.scaler)
+        if self._structure.has_changed(options, rates=not self._reads_rates()):
             self._graphs.clear()
         self._task = task
         self._hold_rates()
@@ -137,7 +145,7 @@ class TrainStep:
             raise RuntimeError("step: no task is being learned; call begin_task() first")
 
     def _step(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
-        """[2] the losses."""
+        """Take the step. Returns the losses [task, penalty]."""
         loss, penalty = self._forward(self.model, self.loss, self.autocast, x, y, task)
         if free_to_read(loss) and not torch.isfinite(loss):
             raise NonFiniteLossError(f"loss: expected finite, got {loss.item()}")
@@ -155,23 +163,23 @@ class TrainStep:
     # -- as a graph -----------------------------------------------------------------------------------------------
 
     def _is_recorded(self, device: torch.device) -> bool:
-        """Whether steps are to be a graph, and can be."""
+        """Whether the user wants a graph, and the device and the optimizer allow one."""
         if not self._graph or not self._graphs.can_record(device):
             return False
-        fixed = any(group.get("capturable") is False for group in self.optimizer.param_groups)
-        if fixed:
+        capturable = all(group.get("capturable") is not False for group in self.optimizer.param_groups)
+        if not capturable:
             self._graphs.say(f"expected capturable=True of {type(self.optimizer).__name__}, got False")
-        return not fixed
+        return capturable
 
     def _recorded(self, x: Tensor, y: Tensor) -> Tensor:
-        """A step that leaves no gradient behind: another recording may use its memory."""
+        """A step that keeps no gradient, because another recording may use the memory of the gradients."""
         with self._rates_on_device() if self._reads_rates() else nullcontext():
             losses = self._step(x, y, self._task)
         self.optimizer.zero_grad()
         return losses
 
     def _abandon(self) -> None:
-        """After a recording that failed: what Python has begun, no kernel has."""
+        """Clean up after a recording that failed: Python objects are in the middle of a step, but no kernel has run."""
         locker_of(self.optimizer).abandon()
         self.optimizer.zero_grad()
         if self.scaler is not None:
@@ -180,16 +188,16 @@ class TrainStep:
                 self.optimizer.__dict__.pop(name, None)
 
     def _reads_rates(self) -> bool:
-        """The optimizer reads its learning rates from tensors; to others they are fixed numbers."""
+        """Whether the optimizer reads its learning rates from tensors. For others a recording fixes the rates."""
         return locker_of(self.optimizer) is self.optimizer
 
     def _hold_rates(self) -> None:
-        """Bring the tensors that stand for the learning rates up to date."""
+        """Write the present learning rates to the tensors that a recording reads."""
         device = self.model.state.scale.device
         for index, group in enumerate(self.optimizer.param_groups):
             rate = group["lr"]
             if isinstance(rate, Tensor) and rate.device == device and device.type != "cpu":
-                self._rates.pop(index, None)  # it is read where it is
+                self._rates.pop(index, None)  # a recording reads this tensor itself
                 continue
             value = float(rate)
             held, last = self._rates.get(index) or (torch.zeros((), device=device), float("nan"))
@@ -199,7 +207,7 @@ class TrainStep:
 
     @contextmanager
     def _rates_on_device(self) -> Iterator[None]:
-        """The learning rates are the tensors that stand for them inside the block."""
+        """Inside the block, the learning rates of the groups are the tensors of `_hold_rates`."""
         groups = self.optimizer.param_groups
         before = [group["lr"] for group in groups]
         for index, (held, _) in self._rates.items():
@@ -219,7 +227,7 @@ def _forward(
     y: Tensor,
     task: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """(the loss of a batch, the penalty)."""
+    """The forward pass. Returns (loss of the batch, penalty)."""
     with nullcontext() if autocast is None else torch.autocast(x.device.type, dtype=autocast):
         loss = criterion(model(x, task=task), y)
     return loss, model.penalty()
@@ -233,7 +241,7 @@ def _check(model: HATModel, optimizer: torch.optim.Optimizer, lamb: float, autoc
         got = type(optimizer).__name__
         raise ValueError(f"optimizer: expected one of hat.optim or one guarded by hat.guard, got {got}")
     if locker.model is not model:
-        raise ValueError("optimizer: expected one of this model, got one of another")
+        raise ValueError("optimizer: expected an optimizer of this model, got that of another model")
     if isinstance(lamb, bool) or not isinstance(lamb, Real) or not lamb >= 0:
         raise ValueError(f"lamb: expected a number >= 0, got {lamb!r}")
     if autocast not in (None, torch.bfloat16, torch.float16):

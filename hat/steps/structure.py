@@ -1,4 +1,4 @@
-"""What a recorded or compiled step takes for granted: which tensors it meets, and what was decided in Python."""
+"""Detect changes that make a recorded step invalid: of the tensors that it reads, or of decisions taken in Python."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from hat_kernels.dispatch import chosen_backend
 
 
 class Structure:
-    """Of a model and its optimizer: whether it is what it was when somebody asked last.
+    """Tells whether a model and its optimizer have changed since the last call.
 
-    A step asks, so it costs a fraction of a microsecond a tensor; it does not grow with the number of tasks.
+    Every step calls this, so it must be fast: it takes a fraction of a microsecond a tensor, and the time does not grow
+    with the number of tasks.
     """
 
     def __init__(self, model: HATModel, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -27,17 +28,17 @@ class Structure:
         self._heads = -1
         self._last: object = None
 
-    def has_changed(self, rest: object = None, *, rates: bool = True) -> bool:
+    def has_changed(self, options: object = None, *, rates: bool = True) -> bool:
         """Compare with the last call.
 
         Args:
-            rest: what else counts.
-            rates: count learning rates that are numbers.
+            options: other values to compare.
+            rates: whether a new learning rate counts as a change, if the rate is a number.
         """
-        if self._heads != len(self.model.heads):  # modules do not come and go while a task is learned
+        if self._heads != len(self.model.heads):  # the modules stay the same while a task is learned
             self._modules, self._heads = list(self.model.body.modules()), len(self.model.heads)
-        now = (rest, *self._settings(), *self._of_model(), *self._of_optimizer(rates))
-        changed, self._last = now != self._last, now
+        facts = (options, *self._settings(), *self._of_model(), *self._of_optimizer(rates))
+        changed, self._last = facts != self._last, facts
         return changed
 
     def _settings(self) -> Iterator[Hashable]:
@@ -87,7 +88,10 @@ _numbers = count()
 
 
 def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function with code of its own: `torch.compile` counts what it has compiled by code, and stops at eight."""
+    """A copy of a function with a new code object.
+
+    `torch.compile` counts how often it has compiled a code object, and stops after eight times.
+    """
     assert isinstance(function, types.FunctionType)
     code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
     return types.FunctionType(

@@ -1,4 +1,4 @@
-"""The training loop: a stream of tasks in, a model that has forgotten none of them out."""
+"""The training loop: a model learns a stream of tasks and forgets none of them."""
 
 from hat.training.config import TrainConfig
 from hat.training.evaluation import Evaluation, evaluate

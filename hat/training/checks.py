@@ -1,4 +1,4 @@
-"""Looking after every task whether a run has forgotten anything."""
+"""Check after every task that a run has forgotten nothing."""
 
 from __future__ import annotations
 
@@ -11,40 +11,47 @@ from hat.life.model import HATModel
 from hat.training.config import TrainConfig
 from hat.verification.verify import ForgettingError, Probes, Verification, verify
 
-_IMAGES = 64  # of every task: what they answer stands on all that the task uses
+_IMAGES = 64  # probed images of every task; their logits depend on all units that the task uses
 
 
 class Check(NamedTuple):
-    """What was found after a task."""
+    """The result of a check.
+
+    Attributes:
+        task: the task that had just ended.
+        verification: the result of `hat.verify`.
+    """
 
     task: int
-    found: Verification
+    verification: Verification
 
     def row(self) -> dict[str, Any]:
-        """As plain numbers and names: the largest change of any logit, and what moved or None."""
-        moved = None if self.found.moved is None else f"{self.found.kind} {self.found.moved}"
-        return {"verified_drift": self.found.largest, "verified_moved": moved}
+        """Plain numbers and names: the largest change of any logit, and the name of what moved, or None."""
+        result = self.verification
+        moved = None if result.moved is None else f"{result.kind} {result.moved}"
+        return {"verified_drift": result.largest, "verified_moved": moved}
 
     def require(self) -> None:
         """Refuse to go on with a model that forgets.
 
         Raises:
-            ForgettingError: so it does.
+            ForgettingError: an earlier task answers differently, or something that it uses has moved.
         """
-        if not self.found.exact:
-            raise ForgettingError(f"verify: expected nothing to move in task {self.task}, got {self.found}", self.found)
+        result = self.verification
+        if not result.exact:
+            raise ForgettingError(f"verify: expected nothing to move in task {self.task}, got {result}", result)
 
 
 class Checks:
-    """Probes of the learned tasks of a run.
+    """The probes of all tasks that a run has learned.
 
     Args:
-        model: that learns.
-        stream: its tasks.
-        config: the device.
+        model: the model that learns.
+        stream: the tasks.
+        config: names the device.
 
     Raises:
-        ValueError: all weights of the model may move a little.
+        ValueError: the mask mode of the model is not `"binary"`, so all weights may move a little.
     """
 
     def __init__(self, model: HATModel, stream: Sequence[Task], config: TrainConfig) -> None:
@@ -54,13 +61,13 @@ class Checks:
         self.probes = Probes()
 
     def start(self) -> None:
-        """Probe the tasks that a model knows already, as they are now: what they were before is not kept."""
+        """Probe the tasks that the model knows now. Earlier probes are dropped."""
         self.probes = Probes()
         for task in self.model.remembered:
             self._add(task)
 
     def after(self, task: int) -> Check:
-        """Probe the task that has just ended, and compare all others with what they were."""
+        """Probe the task that has just ended, and compare all other tasks with their probes."""
         self._add(task)
         return Check(task, verify(self.model, self.probes))
 

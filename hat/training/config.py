@@ -1,4 +1,4 @@
-"""What a training run may be told, with the published recipe as defaults."""
+"""The options of a training run. Their defaults are the published recipe."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The published recipe (Serrà et al. 2018, section 4.1 and its code): plain SGD with a step-wise falling rate.
+    """The published recipe (Serrà et al. 2018, section 4.1 and its code): plain SGD whose rate falls in steps.
 
     Attributes:
-        epochs: at most this many a task, > 0.
-        batch_size: images a training step, > 0.
+        epochs: the most epochs of a task, > 0.
+        batch_size: images of a training step, > 0.
         lr: learning rate, > 0.
-        lr_factor: the rate is divided by this, > 1 ...
+        lr_factor: the rate is divided by this number, > 1 ...
         lr_patience: ... after this many epochs without a better validation loss, > 0.
         lr_min: a task ends when the rate falls below this, from 0 to `lr`.
-        clip: largest global norm of the locked gradients, > 0; infinity for none.
+        clip: the largest global norm of the locked gradients, > 0; infinity turns clipping off.
         lamb: weight of the capacity penalty, >= 0.
-        optimizer: `"sgd"`, `"adam"`, `"adamw"` or `"rmsprop"`; new for every task.
-        momentum: of SGD and RMSprop, >= 0; the others take none.
+        optimizer: `"sgd"`, `"adam"`, `"adamw"` or `"rmsprop"`; every task gets a new one.
+        momentum: of SGD and RMSprop, >= 0; must be 0 for Adam and AdamW.
         weight_decay: pull of the free weights towards 0, >= 0.
         seed: of everything random.
-        device: a torch device, or `"auto"`: CUDA or ROCm where there is one, else the CPU.
+        device: a torch device, or `"auto"`: a GPU (CUDA or ROCm) if there is one, else the CPU.
         dtype: `"float32"`, or `"bfloat16"` or `"float16"` for autocast (float16 with a gradient scaler).
-        eval_batch_size: fixed for a whole run: bit-identity needs equal batch shapes.
+        eval_batch_size: images of a batch in evaluation; must stay the same for a run, as equal bits need equal shapes.
         graph: on a GPU, record training steps and evaluation into graphs, see `hat.TrainStep`; the results are the
             same.
         compile: compile the forward pass and its gradient by `torch.compile`.
+
+    Raises:
+        ValueError: an option is out of its range.
     """
 
     epochs: int = 200
@@ -70,7 +73,7 @@ class TrainConfig:
             )
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         if self.momentum and self.optimizer in ("adam", "adamw"):
-            raise ValueError(f"momentum: expected 0 with {self.optimizer}, which takes none, got {self.momentum:g}")
+            raise ValueError(f"momentum: expected 0 with {self.optimizer}, which has none, got {self.momentum:g}")
         check_choice("dtype", self.dtype, tuple(DTYPES))
         for name in ("graph", "compile"):
             check_switch(name, getattr(self, name))
@@ -80,7 +83,7 @@ class TrainConfig:
         """The device that `device` names.
 
         Raises:
-            ValueError: it names none, or one that this machine lacks.
+            ValueError: `device` names no device, or a device that this machine lacks.
         """
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -90,17 +93,17 @@ class TrainConfig:
             raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {self.device!r}") from None
         try:
             torch.empty(0, device=device)
-        except Exception:  # what a backend that is not there raises is its own affair
+        except Exception:  # a missing backend may raise any error
             raise ValueError(f"device: expected one that this machine has, got {self.device!r}") from None
         if device.type == "meta":
-            raise ValueError("device: expected one that computes, got 'meta'")
+            raise ValueError("device: expected a device that computes, got 'meta'")
         return device
 
     def autocast_dtype(self) -> torch.dtype | None:
-        """What a forward pass is cast to; None for float32."""
+        """The dtype of autocast in a forward pass; None for float32, without autocast."""
         return None if self.dtype == "float32" else DTYPES[self.dtype]
 
     def autocast(self) -> torch.autocast:
-        """The context that a forward pass runs in; does nothing for float32."""
+        """The context for a forward pass. It does nothing for float32."""
         dtype = self.autocast_dtype()
         return torch.autocast(self.torch_device().type, dtype=dtype, enabled=dtype is not None)

@@ -1,4 +1,4 @@
-"""Loss, accuracy and logits of one task on one part of its data."""
+"""Evaluate one task on one part of its data: loss, accuracy and logits."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from hat.data import Part
 from hat.data.part import placed
 from hat.life.model import HATModel
+from hat.network.tolerance import largest_change
 from hat.steps.graphs import Graphs, kind_of
 from hat.steps.structure import Structure
 from hat.training.config import TrainConfig
-from hat.verification.verify import largest_change
 from hat_kernels.dispatch import free_to_read
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model does on a part.
+    """How well a model solves a task on a part of the data.
 
     Attributes:
         loss: mean cross entropy.
@@ -33,13 +33,13 @@ class Evaluation:
     logits: Tensor
 
     def drift_from(self, earlier: Tensor) -> float:
-        """The largest absolute change of any logit; exactly 0.0 only if every one is equal.
+        """The largest absolute change of any logit; exactly 0.0 only if all logits are equal.
 
         Args:
-            earlier: [N, classes].
+            earlier: [N, classes], the logits of an earlier evaluation.
 
         Raises:
-            ValueError: another shape.
+            ValueError: `earlier` has another shape.
         """
         if earlier.shape != self.logits.shape:
             raise ValueError(f"earlier: expected {tuple(self.logits.shape)}, got {tuple(earlier.shape)}")
@@ -47,21 +47,21 @@ class Evaluation:
 
 
 class Answers:
-    """What a model answers for one task; on a GPU as a graph, which is recorded again when the model has changed.
+    """Computes the logits of one task; on a GPU as a graph, which is recorded again when the model has changed.
 
     Args:
         model: on the device that `config` names.
-        task: a finished task, or the one that is being learned.
-        config: the dtype of autocast, and whether there are to be graphs.
+        task: a finished task, or the task that is being learned.
+        config: gives the dtype of autocast, and says whether to record graphs.
     """
 
     def __init__(self, model: HATModel, task: int, config: TrainConfig) -> None:
         self.model, self.task, self.config = model, task, config
         self.structure = Structure(model)
-        self.graphs = Graphs(self._answer, what="evaluation", warm=1)
+        self.graphs = Graphs(self._answer, name="evaluation", warm=1)
 
     def __call__(self, x: Tensor, *, graph: bool) -> Tensor:
-        """The logits [B, classes] in float32 of a batch, as a graph if that is asked for and possible."""
+        """The logits [B, classes] of a batch, float32. `graph` asks for a graph, which is used if it is possible."""
         if not graph or not self.config.graph or free_to_read(x):
             return self._answer(x)
         if self.structure.has_changed():
@@ -78,14 +78,15 @@ class Answers:
 def evaluate(
     model: HATModel, part: Part, task: int, config: TrainConfig, *, answers: Answers | None = None
 ) -> Evaluation:
-    """Evaluate one task in evaluation mode; the model returns to the mode it was in.
+    """Evaluate one task in evaluation mode. Afterwards the model is in the mode that it was in before.
 
     Args:
         model: on the device that `config` names.
-        part: the images and labels of the task, in order, in batches of `config.eval_batch_size`.
-        task: a finished task, or the one that is being learned.
-        config: batch size, dtype and device.
-        answers: of this model and task, kept from one evaluation to the next.
+        part: images and labels of the task, taken in order, in batches of `config.eval_batch_size`.
+        task: a finished task, or the task that is being learned.
+        config: gives batch size, dtype and device.
+        answers: the `Answers` of this model and task, to use their graph again in the next evaluation. None: no graph
+            is kept.
 
     Raises:
         ValueError: the part is empty, or there is no such task.
@@ -107,4 +108,4 @@ def evaluate(
     return Evaluation(F.cross_entropy(logits, labels).item(), accuracy, logits)
 
 
-_FEWEST = 4  # batches: the first runs as it is, and to record costs about as much as another
+_FEWEST = 4  # batches that pay for a graph: the first runs without, and to record costs about as much as one more batch

@@ -1,4 +1,4 @@
-"""Learning one lesson: epochs until the schedule ends, then the best weights back."""
+"""Learn one lesson: epochs until the schedule ends, then restore the best weights."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ FIT_FORM = {
 
 
 class Fit:
-    """A model that is learning a lesson, with all that an exact resume needs.
+    """A model that is learning a lesson, and everything that an exact resume needs.
 
     Args:
-        model: a task of it has begun.
-        lesson: what it learns.
-        config: how.
-        progress: where to show it.
+        model: must be learning a task.
+        lesson: the batches to learn from.
+        config: the recipe.
+        progress: shows how far the lesson is.
     """
 
     def __init__(self, model: HATModel, lesson: Lesson, config: TrainConfig, progress: Progress) -> None:
@@ -58,7 +58,7 @@ class Fit:
         """Train to the end of the schedule and restore the weights of the best validation loss.
 
         Args:
-            after_epoch: gets one row of plain numbers.
+            after_epoch: is called after every epoch with a row of plain numbers.
 
         Raises:
             NonFiniteLossError: the loss became inf or NaN.
@@ -99,7 +99,7 @@ class Fit:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the model, as `FIT_FORM` says."""
+        """Everything but the model, in the form `FIT_FORM`."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -108,7 +108,7 @@ class Fit:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue from a `state_dict`."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.plateau = Plateau(**state["plateau"])

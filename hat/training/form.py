@@ -1,4 +1,4 @@
-"""Whether what was read from a file has the form of what was once written there."""
+"""Check that a value read from a file has the form in which this library writes it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ def check_form(value: Any, form: Any, where: str) -> None:
     """Compare a nested value with a form.
 
     Args:
-        value: of dicts, lists and leaves.
-        form: a type, for a leaf; a tuple of types, any of them; `[form]`, a list of such; `{key: form}`, a dict with at
-            least these keys.
-        where: what the value is, for the message.
+        value: dicts, lists and leaves, nested.
+        form: a type, or a tuple of types of which a leaf must have one; `[form]` for a list of values of this form;
+            `{key: form}` for a dict with at least these keys.
+        where: the name of the value, for the message.
 
     Raises:
-        ValueError: another type, or a key is missing; names the place.
+        ValueError: a value has another type, or a key is missing; the message names the place.
     """
     if isinstance(form, dict):
         _check_type(value, (dict,), where)

@@ -1,4 +1,4 @@
-"""Growing before a network runs out of units."""
+"""Grow a network before it runs out of free units."""
 
 from __future__ import annotations
 
@@ -11,25 +11,32 @@ from hat.training.ranges import check_choice
 
 GROWTHS = ("auto",)
 ROOM = 2
-"""For so many tasks like the last ones an axis has room once it has grown."""
+"""A grown axis has free units for this many tasks like the last ones."""
 
 
 def check_growth(grow: str | None) -> None:
-    """Validate an option.
+    """Validate the option `grow`.
 
     Raises:
-        ValueError: it is neither None nor one of `GROWTHS`.
+        ValueError: `grow` is neither None nor one of `GROWTHS`.
     """
     if grow is not None:
         check_choice("grow", grow, GROWTHS)
 
 
-def wanted(model: HATModel) -> dict[str, int]:
-    """How many units the axes need that are too full for one more task like the last ones, by the name of the gate."""
+def units_needed(model: HATModel) -> dict[str, int]:
+    """How many units to add, by the name of the gate, for each axis too full for one more task like the last ones."""
     rows = [row for row in forecast(model).rows if row.free < row.mean_new]
     return {row.name: math.ceil(ROOM * row.mean_new) - row.free for row in rows}
 
 
 def make_room(model: HATModel) -> dict[str, int]:
-    """Grow those; how many have joined each. An axis that cannot grow is left, with a `CapacityWarning`."""
-    return grow_what_can(model, wanted(model))
+    """Add the units that the next task needs.
+
+    Returns:
+        How many units were added, by the name of the gate.
+
+    Warns:
+        CapacityWarning: an axis cannot grow; it is left as it is.
+    """
+    return grow_what_can(model, units_needed(model))

@@ -1,4 +1,4 @@
-"""What a run has seen so far: every epoch, the accuracy matrix, capacity and drift."""
+"""The history of a run: every epoch, the accuracy matrix, capacity and drift."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ _FORM = {"epochs": [dict], "accuracy": [[float]], "capacity": [dict], "drift": [
 
 @dataclass
 class History:
-    """Plain lists and numbers, so that it is saved as it is.
+    """The history of a run in plain lists and numbers, so that it can be saved without conversion.
 
     Attributes:
         epochs: one dict an epoch.
-        accuracy: row t holds the test accuracy, in [0, 1], of tasks 0..t after task t; NaN for one that is forgotten.
+        accuracy: row t holds the test accuracy, in [0, 1], of tasks 0..t after task t; NaN for a forgotten task.
         capacity: row t holds the used share of every gate by name after task t.
-        drift: row t holds the largest change of any logit of tasks 0..t since they were learned, or the model has last
-            grown; NaN as of accuracy.
+        drift: row t holds the largest change of any logit of tasks 0..t since they were learned, or since the model
+            last grew; NaN for a forgotten task.
         names: of the tasks.
-        growth: one dict every time that the model has grown: the `task` before which, how many `units` have joined by
-            the name of the gate, and the largest `change` of any logit, a rounding. Drift is measured from there on.
+        growth: one dict for each time that the model grew: `task`, the task before which it grew; `units`, how many
+            units were added by the name of the gate; `change`, the largest change of any logit, which is rounding.
+            From then on drift is measured from the changed logits.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -38,17 +39,17 @@ class History:
 
     @classmethod
     def read(cls, saved: Any, where: str) -> History:
-        """What `dataclasses.asdict` made of a history.
+        """The history that `dataclasses.asdict` turned into a dict.
 
         Args:
-            saved: as it was read.
-            where: from, for the message.
+            saved: the dict.
+            where: the name of the dict, for the message.
 
         Raises:
-            ValueError: it is not that.
+            ValueError: `saved` is not such a dict.
         """
         check_form(saved, _FORM, where)
-        growth = saved.get("growth", [])  # none in one of a version that could not
+        growth = saved.get("growth", [])  # missing if the version that wrote the history could not grow
         check_form(growth, [dict], f"{where}: growth")
         history = cls(**{name: saved[name] for name in _FORM}, growth=growth)
         tasks = len(history.names)
@@ -62,7 +63,7 @@ class History:
 
     @property
     def matrix(self) -> Tensor:
-        """[T, T] float64 accuracy, NaN for tasks not yet learned, or forgotten."""
+        """The accuracy, float64 [T, T]; NaN for tasks that are not yet learned, or forgotten."""
         matrix = torch.full((len(self.accuracy), len(self.accuracy)), torch.nan, dtype=torch.float64)
         for task, row in enumerate(self.accuracy):
             matrix[task, : len(row)] = torch.tensor(row, dtype=torch.float64)
@@ -70,16 +71,16 @@ class History:
 
     @property
     def kept(self) -> list[int]:
-        """The tasks that `hat.forget` had not removed when the last one was learned: what `hat.metrics` is of."""
+        """The tasks that `hat.forget` had not removed when the last task ended. `hat.metrics` counts these tasks."""
         return [task for task, value in enumerate(self.accuracy[-1]) if not math.isnan(value)] if self.accuracy else []
 
     @property
     def largest_drift(self) -> float:
-        """Over all tasks and times; 0.0 if nothing was forgotten."""
+        """The largest drift of all tasks at all times; 0.0 if nothing was forgotten."""
         return max((value for row in self.drift for value in row if not math.isnan(value)), default=0.0)
 
     def last_line(self, total: int, epochs: int) -> str:
-        """What became of the last task, of `total` in the run, that took so many epochs."""
+        """A line about the last task, which took `epochs` epochs, in a run of `total` tasks."""
         task, row, used = len(self.names), self.accuracy[-1], list(self.capacity[-1].values())
         shares, drift = [row[task] for task in self.kept], [self.drift[-1][task] for task in self.kept]
         return (

@@ -1,4 +1,4 @@
-"""What makes a run that run: a resumed one must have the same."""
+"""The identity of a run: a run can be resumed only with the same network, data and options."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ OLDER: dict[str, dict[str, Any]] = {
     "network": {"width": None, "stem": None, "depth": None, "heads": None, "patch": None},
     "config": {"graph": True, "compile": False},
 }
-"""What a run did whose options were written down before there was a choice."""
+"""The values of options that older versions did not write, because they had no such option."""
 
-_ELSEWHERE = ("device", "graph")  # where and how a step runs, not what it computes
+_MAY_DIFFER = ("device", "graph")  # they say where and how a step runs, not what it computes
 IDENTITY_FORM = {
     "config": dict,
     "gates": dict,
@@ -32,11 +32,11 @@ IDENTITY_FORM = {
 def identity(
     model: HATModel, stream: Sequence[Task], config: TrainConfig, *, grow: str | None = None
 ) -> dict[str, Any]:
-    """Plain numbers and strings that tell a run from others.
+    """Plain numbers and strings that tell this run from others.
 
     Args:
-        model: fresh.
-        stream: the tasks, known by names, classes, shapes and `Part.fingerprint`.
+        model: a fresh model.
+        stream: the tasks; their names, classes, shapes and `Part.fingerprint` are part of the identity.
         config: the recipe.
         grow: how the model grows.
     """
@@ -50,30 +50,33 @@ def identity(
     }
 
 
-def check_same(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Compare the identity in a checkpoint with the present one; `_ELSEWHERE` may differ, `OLDER` fills gaps.
+def check_same(saved: dict[str, Any], present: dict[str, Any]) -> None:
+    """Compare the identity in a checkpoint with the identity of the present run.
+
+    Options in `_MAY_DIFFER` may differ. `OLDER` gives the values that an older version did not write.
 
     Raises:
-        ValueError: they differ; names the first option or task that does.
+        ValueError: the identities differ; the message names the first option or task that differs.
     """
     for part in ("config", "gates"):
-        for name, value in now[part].items():
-            then = saved[part].get(name, OLDER[part].get(name, value))
-            if name not in _ELSEWHERE and then != value:
-                raise ValueError(f"{name}: expected {then} as in the checkpoint, got {value}")
-    if saved.get("grow") != now["grow"]:  # none in one of a version that did not grow
-        raise ValueError(f"grow: expected {saved.get('grow')} as in the checkpoint, got {now['grow']}")
-    if saved["network"] != now["network"]:
-        raise ValueError("model: expected the network of the checkpoint, got one of other layers")
-    if len(saved["tasks"]) != len(now["tasks"]):
-        raise ValueError(f"stream: expected {len(saved['tasks'])} tasks as in the checkpoint, got {len(now['tasks'])}")
-    for index, (then, here) in enumerate(zip(saved["tasks"], now["tasks"], strict=True)):
+        for name, value in present[part].items():
+            saved_value = saved[part].get(name, OLDER[part].get(name, value))
+            if name not in _MAY_DIFFER and saved_value != value:
+                raise ValueError(f"{name}: expected {saved_value} as in the checkpoint, got {value}")
+    if saved.get("grow") != present["grow"]:  # missing if the version that wrote the checkpoint could not grow
+        raise ValueError(f"grow: expected {saved.get('grow')} as in the checkpoint, got {present['grow']}")
+    if saved["network"] != present["network"]:
+        raise ValueError("model: expected the network of the checkpoint, got a network of other layers")
+    if len(saved["tasks"]) != len(present["tasks"]):
+        expected = f"{len(saved['tasks'])} tasks as in the checkpoint"
+        raise ValueError(f"stream: expected {expected}, got {len(present['tasks'])}")
+    for index, (saved_task, task) in enumerate(zip(saved["tasks"], present["tasks"], strict=True)):
         for fact in ("name", "classes", "input_shape"):
-            if then[fact] != here[fact]:
-                expected = f"{then[fact]} as in the checkpoint"
-                raise ValueError(f"stream: expected {expected} as {fact} of task {index}, got {here[fact]}")
+            if saved_task[fact] != task[fact]:
+                expected = f"{saved_task[fact]} as in the checkpoint"
+                raise ValueError(f"stream: expected {expected} as {fact} of task {index}, got {task[fact]}")
         for part in PARTS:
-            if not _equal(then[part], here[part]):
+            if not _same_fingerprint(saved_task[part], task[part]):
                 raise ValueError(f"stream: expected the {part} data of the checkpoint in task {index}, got other data")
 
 
@@ -82,10 +85,10 @@ def _task(task: Task) -> dict[str, Any]:
     return {**facts, **{part: getattr(task, part).fingerprint() for part in PARTS}}
 
 
-def _equal(then: list[float], here: list[float]) -> bool:
-    """The checksums are equal, and the means but for the rounding of another machine."""
+def _same_fingerprint(saved: list[float], present: list[float]) -> bool:
+    """Whether the checksums are equal, and the means nearly equal: another machine may round them differently."""
     return (
-        len(then) == len(here)
-        and then[:1] == here[:1]
-        and all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) for a, b in zip(then[1:], here[1:], strict=True))
+        len(saved) == len(present)
+        and saved[:1] == present[:1]
+        and all(math.isclose(a, b, rel_tol=1e-4, abs_tol=1e-6) for a, b in zip(saved[1:], present[1:], strict=True))
     )

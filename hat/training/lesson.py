@@ -1,4 +1,4 @@
-"""What one call of the training loop learns: a task, or all tasks of a stream at once."""
+"""A lesson: the batches that the training loop learns from, of one task or of all tasks of a stream at once."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from hat.training.evaluation import Answers, evaluate
 
 
 class Lesson(Protocol):
-    """Batches to learn from, and a validation."""
+    """Batches to learn from, and a validation part."""
 
     name: str
 
     def __len__(self) -> int:
-        """How many batches an epoch has."""
+        """The number of batches of an epoch."""
 
     def epoch(self, epoch: int) -> Iterator[tuple[float, Tensor, Tensor, int]]:
-        """The progress, images, labels and task of every batch of an epoch; the same whenever it is asked for."""
+        """(progress, images, labels, task) of every batch of an epoch. Every call gives the same batches."""
 
     def validate(self, model: HATModel) -> tuple[float, float]:
-        """Mean validation loss and accuracy."""
+        """(mean loss, mean accuracy) on the validation part."""
 
 
 class TaskLesson:
@@ -82,10 +82,11 @@ class JointLesson:
 
 
 def check_stream(stream: Sequence[Task]) -> None:
-    """Find out before training what would end it later.
+    """Refuse before training a stream that would end the training later.
 
     Raises:
-        ValueError: there is no task, or one has no image to train, validate or test with; names task and part.
+        ValueError: there is no task, or a task has no images to train, validate or test with; the message names the
+            task and the part.
     """
     if not len(stream):
         raise ValueError("stream: expected at least one task, got none")

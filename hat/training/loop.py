@@ -1,4 +1,4 @@
-"""The epoch: a step a batch."""
+"""One epoch: a training step for every batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from hat.training.lesson import Lesson
 
 @dataclass(frozen=True)
 class EpochLoss:
-    """Means over the batches of an epoch: the task loss and the capacity penalty."""
+    """Means over the batches of an epoch.
+
+    Attributes:
+        task: the task loss.
+        penalty: the capacity penalty.
+    """
 
     task: float
     penalty: float
@@ -26,14 +31,15 @@ def train_epoch(
     """One epoch of HAT: a step for every batch of a lesson.
 
     Args:
-        step: of a model that is learning a task.
-        lesson: what is learned.
+        step: the training step of a model that is learning a task.
+        lesson: the batches.
         epoch: counted from 0.
-        on_batch: gets the sum of the task losses so far, 0-d on the device, after every batch.
+        on_batch: is called after every batch with the sum of the task losses so far, 0-d on the device.
 
     Raises:
-        NonFiniteLossError: before the update that would have spoiled the weights (on a CPU), or at the end of the epoch
-            (on other devices, where looking at every loss would stall the stream).
+        NonFiniteLossError: a loss is inf or NaN. On a CPU this is raised before the update that would spoil the
+            weights. On other devices it is raised at the end of the epoch, because reading every loss would make the
+            host wait for the device.
     """
     step.model.train()
     total = torch.zeros(2, device=step.model.state.scale.device)

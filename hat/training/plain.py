@@ -1,4 +1,4 @@
-"""The same network without attention: what HAT is compared with."""
+"""The same network without attention, to compare HAT with."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from hat.life.model import HATModel, TaskParameters
 from hat.units.blocks import Block
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
-from hat.units.state import PLAIN
+from hat.units.state import PLAIN, Answer
 from hat_kernels import Lock
 
 
 class PlainModel(HATModel):
     """A `HATModel` with every gate open and nothing locked: one shared network, one head per task, plain training.
 
-    Trained on a stream it forgets, which is the point of comparison; trained on one task, or on all at once, it is
-    the accuracy that a task can reach.
+    If it learns a stream task by task, it forgets: HAT is compared with this. If it learns one task, or all tasks at
+    once, it shows the accuracy that a task can reach.
     """
 
     def locks(self) -> dict[Tensor, Lock | None]:
@@ -33,7 +33,7 @@ class PlainModel(HATModel):
         return torch.zeros((), device=self.state.scale.device)
 
     def task_parameters(self) -> TaskParameters:
-        """Everything but the embeddings; a head that is not used gets no gradient and stays."""
+        """All parameters but the embeddings. A head that is not used gets no gradient, so it does not move."""
         self.require_learning("task_parameters")
         embeddings = {id(embedding) for embedding in self.embeddings}
         shared = [p for p in self.body.parameters() if id(p) not in embeddings]
@@ -48,9 +48,9 @@ class PlainModel(HATModel):
     def _keeps_buffers(self) -> bool:
         return False
 
-    def _gate_task(self, task: int) -> str:
+    def _answer_of(self, task: int) -> Answer:
         return PLAIN
 
     def parts(self) -> list[Gate | PerTask]:
-        """No part but a gate begins anew with a task: one network is shared by all."""
+        """Only the gates, because all tasks share one network: no other part begins anew with a task."""
         return list(self.gates.values())

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, one line a task elsewhere."""
+"""Show progress: bars on a terminal; otherwise one line a task."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Progress:
-    """Shows the task, epoch, mean loss of the epoch so far, and what the last epoch reached: accuracy and capacity.
+    """Shows the task, the epoch, the mean loss of the epoch so far, and accuracy and capacity of the last epoch.
 
     Args:
-        shown: False for silence.
+        shown: False shows nothing.
     """
 
     def __init__(self, shown: bool) -> None:
@@ -33,11 +33,11 @@ class Progress:
         self.bar.set_postfix(self.reached)
 
     def advance(self, total: Tensor) -> None:
-        """One more batch.
+        """Count one more batch.
 
         Args:
-            total: 0-d, the sum of the losses so far in this epoch; read only when the bar is drawn, as reading it waits
-                for the device.
+            total: 0-d, the sum of the losses so far in this epoch. It is read only when the bar is drawn, because
+                reading it waits for the device.
         """
         if self.bar is None:
             return
@@ -46,7 +46,7 @@ class Progress:
             self.bar.set_postfix({"loss": f"{total.item() / self.batches:.3f}", **self.reached})
 
     def end_epoch(self, accuracy: float, capacity: float) -> None:
-        """Remember what the epoch reached for the bar of the next."""
+        """Remember accuracy and capacity of the epoch for the bar of the next epoch."""
         self.reached = {"val": f"{accuracy:.2%}", "used": f"{capacity:.1%}"}
         self.close()
 

@@ -1,4 +1,4 @@
-"""The state of the random number generators, which an exact resume puts back."""
+"""The state of the random number generators, which an exact resume restores."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ RANDOM_FORM = {"cpu": Tensor, "cuda": [Tensor]}
 
 
 def random_state() -> dict[str, Any]:
-    """Of the CPU and of every CUDA device."""
+    """The state of the generators of the CPU and of every CUDA device."""
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` gave, as far as this machine has the devices."""
+    """Restore a state that `random_state` returned. Devices that this machine does not have are left out."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])

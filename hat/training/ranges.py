@@ -1,4 +1,4 @@
-"""Checks of single options: of the right type, and in their range."""
+"""Check that single options have the right type and are in their range."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import math
 
 
 def check_whole(name: str, value: object, *, least: int | None = None) -> None:
-    """Raise ValueError unless `value` is an int, and at least `least` where that is given."""
+    """Check an integer.
+
+    Raises:
+        ValueError: `value` is not an int, or it is below `least`.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name}: expected an int, got {value!r}")
     if least is not None and value < least:
@@ -22,15 +26,18 @@ def check_number(
     below: float | None = None,
     finite: bool = True,
 ) -> None:
-    """Raise ValueError unless `value` is a number (never NaN) that is > `above`, >= `least` and < `below`.
+    """Check a number.
 
     Args:
         name: of the option.
-        value: what it was given.
+        value: of the option.
         above: exclusive lower bound, or None.
         least: inclusive lower bound, or None.
         below: exclusive upper bound, or None.
-        finite: infinity is refused too.
+        finite: whether infinity is refused.
+
+    Raises:
+        ValueError: `value` is not a number, is NaN, or is out of the bounds.
     """
     bounds = [f"{sign} {bound:g}" for sign, bound in ((">", above), (">=", least), ("<", below)) if bound is not None]
     expected = " and ".join([" ".join(["a finite number" if finite else "a number", *bounds[:1]]), *bounds[1:]])
@@ -45,13 +52,21 @@ def check_number(
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
-def check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of `known`."""
-    if value not in known:
-        raise ValueError(f"{name}: expected one of {known}, got {value!r}")
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Check a choice.
+
+    Raises:
+        ValueError: `value` is not one of the choices.
+    """
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
 
 
 def check_switch(name: str, value: object) -> None:
-    """Raise ValueError unless `value` is True or False."""
+    """Check a switch.
+
+    Raises:
+        ValueError: `value` is neither True nor False.
+    """
     if not isinstance(value, bool):
         raise ValueError(f"{name}: expected True or False, got {value!r}")

@@ -1,4 +1,4 @@
-"""What HAT is held against: each task alone, all tasks at once, and one after another without attention."""
+"""References to compare HAT with: each task alone, all tasks at once, or task after task without attention."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ def reference_accuracy(
     *,
     progress: bool = True,
 ) -> list[float]:
-    """Test accuracy of every task in [0, 1] without HAT, by the same recipe.
+    """Train without HAT, by the same recipe, and test.
 
     Args:
         kind: `"alone"`, a fresh network for each task; `"joint"`, one network for all tasks at once (the multi-task
             reference of the forgetting ratio); or `"sequential"`, one network for task after task, which forgets.
-        make_model: makes a fresh model, a `PlainModel` for a reference without HAT.
+        make_model: makes a fresh model; a `PlainModel` for a reference without HAT.
         stream: the tasks.
         config: the recipe.
         progress: show progress.
 
+    Returns:
+        The test accuracy of every task, in [0, 1].
+
     Raises:
-        ValueError: an unknown kind.
+        ValueError: the kind is unknown.
     """
     if kind == "alone":
         return [_sequential(make_model(), [task], config, progress)[0] for task in stream]

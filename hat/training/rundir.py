@@ -25,7 +25,7 @@ _SAVED_FORM = {"model": dict, "seconds": float, "identity": IDENTITY_FORM, "rand
 
 
 class RunDir:
-    """Files of one run. Every write replaces a whole file, so that a kill leaves the old one or the new one.
+    """The files of one run. Every write replaces a whole file, so a killed process leaves the old or the new file.
 
     Args:
         path: the folder; `prepare` makes it.
@@ -36,10 +36,10 @@ class RunDir:
 
     @classmethod
     def existing(cls, path: Path, option: str = "run_dir") -> RunDir:
-        """The folder of a run that was made before.
+        """The folder of an earlier run.
 
         Raises:
-            ValueError: there is no such folder; names the option that asked for it.
+            ValueError: there is no such folder; the message names the option that gave the path.
         """
         if not path.is_dir():
             raise ValueError(f"{option}: expected the folder of a run, got {path}")
@@ -62,23 +62,23 @@ class RunDir:
         return self.path / "plots"
 
     def check_free(self) -> None:
-        """Refuse to replace a run.
+        """Refuse a folder that holds a run.
 
         Raises:
-            ValueError: the folder holds a run, of which at least one epoch or the results are there.
+            ValueError: the folder holds at least one epoch or the results of a run.
         """
         if self.checkpoint.exists():
             raise ValueError(
-                f"{self.path}: expected a folder without a run, got one that can be resumed or overwritten"
+                f"{self.path}: expected a folder without a run, got a run that can be resumed or overwritten"
             )
         if any((self.path / name).exists() for name in (_METRICS, _RESULT)):
             raise ValueError(f"{self.path}: expected a folder without a run, got the results of one")
 
     def prepare(self) -> None:
-        """Make the folder, and find out now rather than after the first epoch that nothing can be written there.
+        """Make the folder, and check at once (rather than after the first epoch) that files can be written there.
 
         Raises:
-            ValueError: so it is.
+            ValueError: the folder cannot be made or written to.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -88,11 +88,11 @@ class RunDir:
             raise ValueError(f"run_dir: expected a folder to write to, got {self.path} ({error.strerror})") from error
 
     def begin(self, payload: dict[str, Any], config: dict[str, Any] | None) -> None:
-        """Save the first checkpoint of a run, and only then remove what an earlier run left here, and nothing else.
+        """Save the first checkpoint of a run, and then remove the files of an earlier run. Other files stay.
 
         Args:
             payload: as for `save`.
-            config: for `read_config`; None for no such file.
+            config: the content of config.json; None writes no such file.
         """
         self.save(payload)
         stale = [*self.path.glob("logits/task-*.pt"), *self.plots.glob("*.png")]
@@ -104,17 +104,17 @@ class RunDir:
             self.write_config(config)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Keep what the run was asked for."""
+        """Write the options of the run."""
         self._write(_CONFIG, json.dumps(config, indent=2) + "\n")
 
     def read_config(self) -> dict[str, Any]:
         """The config of the run.
 
         Raises:
-            ValueError: there is none, or it is no JSON object.
+            ValueError: there is no config, or it is no JSON object.
         """
         if not self.config.exists():
-            raise ValueError(f"{self.config}: expected the config of a run, found no such file")
+            raise ValueError(f"{self.config}: expected the config of a run, got no such file")
         return self._read_json(self.config)
 
     def write_history(self, history: History) -> None:
@@ -128,22 +128,22 @@ class RunDir:
         self._write(_ACCURACY, table.getvalue())
 
     def read_result(self) -> dict[str, Any]:
-        """What `write_result` wrote; empty for a run that has not ended.
+        """The figures that `write_result` wrote; empty for a run that has not ended.
 
         Raises:
-            ValueError: it is no JSON object.
+            ValueError: the file is no JSON object.
         """
         return self._read_json(self.result) if self.result.exists() else {}
 
     def write_result(self, result: dict[str, Any]) -> None:
-        """Keep the figures of the run."""
+        """Write the figures of the run."""
         self._write(_RESULT, json.dumps(result, indent=2) + "\n")
 
     def save(self, payload: dict[str, Any]) -> None:
         """Replace the checkpoint.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: the checkpoint could not be written.
         """
         checkpoint.save(self.checkpoint, payload)
 
@@ -151,10 +151,10 @@ class RunDir:
         """The checkpoint.
 
         Raises:
-            ValueError: there is none, it is damaged, or it is not that of a run.
+            ValueError: there is no checkpoint, it is damaged, or it is not the checkpoint of a run.
         """
         if not self.checkpoint.exists():
-            raise ValueError(f"{self.checkpoint}: expected the checkpoint of a run, found no such file")
+            raise ValueError(f"{self.checkpoint}: expected the checkpoint of a run, got no such file")
         saved = checkpoint.load(self.checkpoint)
         check_form(saved, {**_SAVED_FORM, "fit": (dict, type(None))}, str(self.checkpoint))
         if saved["fit"] is not None:
@@ -163,15 +163,15 @@ class RunDir:
         return saved
 
     def save_logits(self, task: int, logits: Tensor) -> None:
-        """Keep what a task answered on its test part when it was learned."""
+        """Write the logits of a task on its test part."""
         (self.path / "logits").mkdir(exist_ok=True)
         checkpoint.save(self._logits(task), {"logits": logits})
 
     def load_logits(self, task: int, *, images: int, classes: int) -> Tensor:
-        """The logits [images, classes] that `save_logits` kept.
+        """The logits [images, classes] that `save_logits` wrote.
 
         Raises:
-            ValueError: there are none, or of another shape.
+            ValueError: there are no logits, or they have another shape.
         """
         file = self._logits(task)
         saved = checkpoint.load(file)
@@ -188,7 +188,7 @@ class RunDir:
         try:
             content = json.loads(file.read_text())
         except (ValueError, RecursionError):
-            raise ValueError(f"{file}: expected JSON, found something else") from None
+            raise ValueError(f"{file}: expected JSON, got other text") from None
         if not isinstance(content, dict):
             raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")
         return content

@@ -1,4 +1,4 @@
-"""A model and what else a checkpoint holds, read back."""
+"""Read a run back from its checkpoint."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from hat.training.identity import check_same
 from hat.training.rundir import RunDir
 
 
-def restore(folder: RunDir, model: HATModel, now: dict[str, Any]) -> dict[str, Any]:
-    """Load the model of a run and return the rest of its checkpoint.
+def restore(folder: RunDir, model: HATModel, present: dict[str, Any]) -> dict[str, Any]:
+    """Load the state of a model from the checkpoint of a run.
 
     Args:
         folder: of the run.
-        model: takes the state.
-        now: the present `identity`.
+        model: gets the state.
+        present: the `identity` of the present run.
+
+    Returns:
+        The content of the checkpoint.
 
     Raises:
-        ValueError: the checkpoint is missing, broken, or of another model, stream or config.
+        ValueError: the checkpoint is missing or damaged, or belongs to another model, stream or config.
     """
     saved = folder.load()
-    check_same(saved["identity"], now)
+    check_same(saved["identity"], present)
     with reading(folder.checkpoint):
         model.load_state_dict(saved["model"])
     if model.tasks != len(saved["history"]["names"]) or model.learning != (saved["fit"] is not None):
@@ -36,7 +39,7 @@ def restore(folder: RunDir, model: HATModel, now: dict[str, Any]) -> dict[str, A
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Whatever goes wrong in the block with what a file holds becomes a ValueError of one line that names it."""
+    """Turn every error in the block into a ValueError of one line that names the file."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The published schedule: a third of the rate on a plateau, stop when it gets too small."""
+"""The published schedule: divide the rate by three on a plateau, and stop when the rate is too small."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from hat.training.config import TrainConfig
 
 @dataclass
 class Plateau:
-    """Where a task stands between its first epoch and its last.
+    """The state of the schedule of a task.
 
     Attributes:
         lr: the learning rate of the next epoch.
+        patience: after this many more epochs without a better validation loss, the rate falls.
         epoch: how many epochs are done.
         best: the lowest validation loss so far.
-        patience: how many epochs without a better one are still borne at this rate.
     """
 
     lr: float
@@ -25,11 +25,15 @@ class Plateau:
 
     @classmethod
     def start(cls, config: TrainConfig) -> Plateau:
-        """Before the first epoch of a task."""
+        """The state before the first epoch of a task."""
         return cls(lr=config.lr, patience=config.lr_patience)
 
     def update(self, loss: float, config: TrainConfig) -> bool:
-        """Take the validation loss of one more epoch; True if it is the best so far."""
+        """Record the validation loss of one more epoch.
+
+        Returns:
+            True if this loss is the lowest so far.
+        """
         self.epoch += 1
         if loss < self.best:
             self.best, self.patience = loss, config.lr_patience
@@ -40,5 +44,5 @@ class Plateau:
         return False
 
     def done(self, config: TrainConfig) -> bool:
-        """No epoch is left, or the rate is below `lr_min`."""
+        """Whether no epoch is left, or the rate is below `lr_min`."""
         return self.epoch >= config.epochs or self.lr < config.lr_min

@@ -1,4 +1,4 @@
-"""Learning a stream of tasks, epoch by epoch, so that an interrupted run continues exactly."""
+"""Learn a stream of tasks, epoch by epoch, so that an interrupted run can continue exactly."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from hat.training.subnormals import flushed_subnormals
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves behind.
+    """The result of a run.
 
     Attributes:
         history: every epoch, the accuracy matrix, capacity and drift.
-        seconds: spent in training and evaluation, over all resumed parts.
+        seconds: time of training and evaluation; of a resumed run, the sum of all its parts.
     """
 
     history: History
@@ -47,26 +47,26 @@ class Trainer:
     """Learns the tasks of a stream in order.
 
     Args:
-        model: fresh; moved to the config's device.
+        model: a fresh model; it is moved to the device of the config.
         stream: the tasks.
-        config: by default the published recipe.
-        run_dir: where to keep metrics, checkpoints and logits, or None.
-        description: what the run directory's config.json says; None for no such file.
-        progress: show progress bars on a terminal, a line a task elsewhere.
-        verify: after every task, compare all learned tasks with what they were by `hat.verify`, on the first images of
-            their test parts; what it found is in the last epoch's row of the task. A resumed run compares with what it
-            has loaded.
-        grow: `"auto"`: before a task for which an axis has too few free units, if it takes as many as the last ones
-            did, the axis grows, see `hat.grow` and `hat.forecast`; drift is measured from there on.
-        after_epoch: gets the model and the row of plain numbers that is kept of every epoch, before it is saved; the
-            numbers that it returns are kept beside them.
+        config: the recipe; by default the published one.
+        run_dir: the folder for metrics, checkpoints and logits, or None.
+        description: the content of config.json in the run directory; None writes no such file.
+        progress: show progress: bars on a terminal, otherwise a line a task.
+        verify: after every task, check by `hat.verify` that all learned tasks answer as before, on the first images of
+            their test parts. The result is in the row of the last epoch of the task. A resumed run compares with the
+            model that it has loaded.
+        grow: None, or `"auto"`: if the last tasks took more units of an axis than are free, the axis grows before the
+            next task, see `hat.grow` and `hat.forecast`. Drift is then measured from the logits after the growth.
+        after_epoch: is called after every epoch with the model and the row of plain numbers of the epoch, before the
+            row is saved. The numbers that it returns are added to the row.
 
     Attributes:
         saved: the run directory holds a checkpoint of this run.
 
     Raises:
         ValueError: the stream is empty, a task has an empty part, or the model has already learned something; `grow` is
-            neither None nor `"auto"`; or `verify` is asked for in mode `"published"`, where all weights move a little.
+            neither None nor `"auto"`; or `verify` is True in mask mode `"published"`, where all weights move a little.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Trainer:
         check_stream(stream)
         check_growth(grow)
         if len(model.heads):
-            raise ValueError(f"model: expected a fresh one, got one with {len(model.heads)} tasks")
+            raise ValueError(f"model: expected a fresh one, got a model with {len(model.heads)} tasks")
         self.config = config or TrainConfig()
         self.model = model.to(self.config.torch_device())
         self.stream = stream
@@ -101,18 +101,20 @@ class Trainer:
         self._seconds, self._since = 0.0, time.perf_counter()
 
     def run(self, *, resume: bool = False, overwrite: bool = False) -> TrainResult:
-        """Learn every task that is not learned yet; a checkpoint is saved after every epoch.
+        """Learn every task that is not learned yet. A checkpoint is saved after every epoch.
 
         Args:
-            resume: continue from the run directory's checkpoint: after Ctrl-C or a crash, from the last epoch that was
-                finished. The run then ends with the bits that it would have had without the interruption (same device).
-            overwrite: replace a run in the run directory, once the first epoch of this one is finished.
+            resume: continue from the checkpoint in the run directory, that is from the last finished epoch before
+                Ctrl-C or a crash. On the same device the run ends with the same bits as without the interruption.
+            overwrite: replace an earlier run in the run directory, when the first epoch of this run is finished.
 
         Raises:
-            ValueError: `resume` without a fitting checkpoint, or neither option and a run directory that holds a run.
-            KeyboardInterrupt: says what is saved.
+            ValueError: `resume` is True and there is no fitting checkpoint, both options are True, or none is and the
+                run directory holds a run.
+            KeyboardInterrupt: Ctrl-C; the message says what is saved.
             NonFiniteLossError: the loss became inf or NaN; the last checkpoint stays.
-            ForgettingError: with `verify`, a task was not what it had been; the run is saved, as it is.
+            ForgettingError: with `verify`, an earlier task answers differently or something that it uses has moved; the
+                run is saved.
         """
         if resume and overwrite:
             raise ValueError("overwrite: expected False when a run is resumed, got True")
@@ -159,7 +161,7 @@ class Trainer:
             check.require()
 
     def _begin(self, index: int) -> Fit:
-        """Start a task, or pick up the one that the model is in the middle of."""
+        """Begin a task. If the model is already learning the task, continue it."""
         task = self.stream[index]
         if not self.model.learning:
             if self.grow is not None:
@@ -168,7 +170,7 @@ class Trainer:
         return Fit(self.model, TaskLesson(task, index, self.config), self.config, self.progress)
 
     def _make_room(self, index: int) -> None:
-        """Grow for a task, and measure drift from what the model answers then."""
+        """Grow the model for a task. From then on measure drift from the logits of the grown model."""
         joined = make_room(self.model)
         if not joined:
             return
@@ -176,14 +178,14 @@ class Trainer:
         for task in self.model.remembered:
             result = evaluate(self.model, self.stream[task].test, task, self.config)
             change = max(change, result.drift_from(self.learned[task]))
-            self._keep(task, result.logits)
+            self._keep_logits(task, result.logits)
         self.history.growth.append({"task": index, "units": joined, "change": change})
         if self._checks is not None:
             self._checks.start()
         self._save()
 
-    def _keep(self, task: int, logits: Tensor) -> None:
-        """What drift is measured from."""
+    def _keep_logits(self, task: int, logits: Tensor) -> None:
+        """Keep the logits from which the drift of a task is measured."""
         self.learned[task:] = [logits, *self.learned[task + 1 :]]
         if self.run_dir is not None:
             self.run_dir.save_logits(task, logits)
@@ -193,7 +195,7 @@ class Trainer:
         self._save()
 
     def _evaluate(self, last: int) -> None:
-        """One more row of accuracy, capacity and drift."""
+        """Add a row of accuracy, capacity and drift to the history."""
         accuracy, drift = [], []
         for index in range(last + 1):
             if index in self.model.forgotten:
@@ -202,7 +204,7 @@ class Trainer:
                 continue
             result = evaluate(self.model, self.stream[index].test, index, self.config)
             if index == last:
-                self._keep(index, result.logits)
+                self._keep_logits(index, result.logits)
             accuracy.append(result.accuracy)
             drift.append(result.drift_from(self.learned[index]))
         self.history.names.append(self.stream[last].name)
@@ -248,4 +250,4 @@ class Trainer:
                 self._fit.load_state_dict(saved["fit"])
             set_random_state(saved["random"])
         self.saved = True
-        self.run_dir.write_history(self.history)  # a kill may have come between the checkpoint and these
+        self.run_dir.write_history(self.history)  # a killed run may have written the checkpoint, but not these files

@@ -12,7 +12,7 @@ import hat_kernels
 from hat.units.along import Along
 from hat.units.blocks import Side
 from hat.units.change import Change
-from hat.units.state import Float32Module, State
+from hat.units.state import LEARNING, OPEN, PLAIN, Finished, Float32Module, State
 
 
 class Gate(Float32Module):
@@ -76,7 +76,7 @@ class Gate(Float32Module):
         self.share(State())
 
     def share(self, state: State) -> None:
-        """Follow the scale and task of `state`, whose owner keeps it in its own `state_dict`."""
+        """Follow the scale and the answer of `state`, whose owner keeps it in its own `state_dict`."""
         self.__dict__["state"] = state  # not a submodule: one state, many gates
         self._count_locked()
 
@@ -109,14 +109,12 @@ class Gate(Float32Module):
                 expected = f"{self.units} units x {repeat}"
                 raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")
         self.members.append(member)
-        # Not a submodule of the layer that reads it: a plain list, out of reach of `Module.__setattr__`.
-        module.__dict__.setdefault("_along", []).append((self, member))
+        if isinstance(module, KnowsGates) and name == "weight" and self not in module._weight_gates:
+            module._weight_gates += (self,)
 
     def replace(self, member: Along, by: Along) -> None:
         """Declare that a member lies along this axis in another way."""
         self.members[:] = [by if each is member else each for each in self.members]
-        uses = member.module.__dict__["_along"]
-        uses[:] = [(gate, by if along is member else along) for gate, along in uses]
 
     def reads(self, module: nn.Module) -> bool:
         """Whether the inputs of a module are units of this gate."""
@@ -149,13 +147,13 @@ class Gate(Float32Module):
             return torch.where(soft < hat_kernels.GATE_FLOOR, 0.0, soft)
 
     def form(self) -> dict[str, Any]:
-        """The gate in the form that `hat_kernels.gated_activation` takes, for the task that `state` names.
+        """The gate in the form that `hat_kernels.gated_activation` takes, for what `state` answers for.
 
         While a task is learned, that is the soft gate in training mode and `hardened()` in evaluation mode, so that
         what is validated is what will be committed.
         """
-        task = self.state.task
-        if task is None:
+        answer = self.state.answer
+        if answer is LEARNING:
             if not self.training:
                 return {"mask": self.hardened()}
             config = self.state.config
@@ -165,9 +163,9 @@ class Gate(Float32Module):
                 "s_max": config.s_max,
                 "compensation": config.compensation,
             }
-        if isinstance(task, Tensor):
-            return {"mask": self.masks, "task": task}
-        return {} if isinstance(task, str) else {"mask": self.masks[task]}
+        if isinstance(answer, Finished):
+            return {"mask": self.masks[answer.task]}
+        return {} if answer is OPEN or answer is PLAIN else {"mask": self.masks, "task": answer.tasks}
 
     def forward(self, x: Tensor) -> Tensor:
         """`x * a` along `unit_dim`; same shape and dtype."""
@@ -263,3 +261,12 @@ class Gate(Float32Module):
 
     def extra_repr(self) -> str:
         return f"units={self.units}, tasks={self.tasks}"
+
+
+class KnowsGates(nn.Module):
+    """A layer that remembers which gates its weight lies along, because it asks for them in every step.
+
+    Of any other module the gates alone know what lies along them: a user's own module holds nothing of ours.
+    """
+
+    _weight_gates: tuple[Gate, ...] = ()

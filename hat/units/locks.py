@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from hat.layers.chain import Chain
 from hat.layers.gated import GatedLayer
-from hat.units.along import sides_of, uses_of
+from hat.units.along import Owner
 from hat.units.blocks import Sides
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask, per_task
+from hat.units.sides import sides_of, uses_of
 from hat_kernels import Lock
 
 
@@ -31,20 +32,21 @@ def sides(body: nn.Module, free: Mapping[Gate, Tensor] | None = None) -> dict[Te
     task has its own of is included nowhere: nothing locks it.
     """
     found: dict[Tensor, Sides] = {}
-    uses: dict[Tensor, dict[Use, set[int]]] = {}
-    inside = set(gates(body).values())
-    for module, name, parameter in _along(body):
-        here = [use for use in uses_of(module, name) if use[0] in inside]  # others belong to a layer that was replaced
-        sides = sides_of(here, parameter.shape, free)
-        found[parameter] = found[parameter].meet(sides) if parameter in found else sides
-        uses.setdefault(parameter, {})[module, name] = {along.dim for _, along in here}
+    known_dims: dict[Tensor, dict[Owner, set[int]]] = {}
+    for (module, name), uses in uses_of(gates(body).values()).items():
+        tensor = None if isinstance(module, PerTask) else module._parameters.get(name)
+        if tensor is None:  # there is none, or every task has its own, which needs no lock
+            continue
+        sides = sides_of(uses, tensor.shape, free)
+        found[tensor] = found[tensor].meet(sides) if tensor in found else sides
+        known_dims.setdefault(tensor, {})[module, name] = {along.dim for _, along in uses}
     for parameter, elsewhere in owners(body).items():
-        if parameter in found and not elsewhere <= uses[parameter].keys():
+        if parameter in found and not elsewhere <= known_dims[parameter].keys():
             del found[parameter]
     first = first_layers(body)
     for parameter, known in list(found.items()):
-        everywhere = set.intersection(*uses[parameter].values())  # what one use does not know holds for all
-        if any(owner in first for owner, _ in uses[parameter]):
+        everywhere = set.intersection(*known_dims[parameter].values())  # what one use does not know holds for all
+        if any(owner in first for owner, _ in known_dims[parameter]):
             everywhere.discard(1)
         if not everywhere or (known.groups > 1 and 0 not in everywhere):  # the columns of groups do not lock alone
             del found[parameter]
@@ -55,16 +57,6 @@ def sides(body: nn.Module, free: Mapping[Gate, Tensor] | None = None) -> dict[Te
     return found
 
 
-def _along(body: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Every parameter that a gate of `body` knows, once for each module that has it."""
-    every = [member for gate in gates(body).values() for member in gate.members]
-    members = [member for member in every if not isinstance(member.module, PerTask)]  # what needs no lock
-    for module, name in dict.fromkeys((member.module, member.name) for member in members):
-        parameter = module._parameters.get(name)
-        if parameter is not None:
-            yield module, name, parameter
-
-
 def first_layers(body: nn.Module) -> set[nn.Module]:
     """The layers that have inputs nobody knows: as a chain has found, or as a module that is no chain has them too."""
     layers = {module for module in body.modules() if isinstance(module, GatedLayer)}
@@ -73,13 +65,9 @@ def first_layers(body: nn.Module) -> set[nn.Module]:
     return {layer for layer in layers if layer.fed_unknown or layer in chained & outside}
 
 
-Use = tuple[nn.Module, str]
-"""A module that has a parameter, and its name there."""
-
-
-def owners(module: nn.Module) -> dict[Tensor, set[Use]]:
+def owners(module: nn.Module) -> dict[Tensor, set[Owner]]:
     """All that has a parameter, of every parameter."""
-    found: dict[Tensor, set[Use]] = {}
+    found: dict[Tensor, set[Owner]] = {}
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
             found.setdefault(parameter, set()).add((owner, name))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hat.units.state import PLAIN, State
+from hat.units.state import LEARNING, OPEN, PLAIN, Finished, PerSample, State
 
 
 class PerTask(nn.Module):
@@ -26,7 +26,7 @@ class PerTask(nn.Module):
 
     Attributes:
         kept: the names.
-        state: whose task answers, see `State.task`.
+        state: says what a forward pass answers for, see `State.answer`.
     """
 
     state: State
@@ -57,21 +57,23 @@ class PerTask(nn.Module):
         self.kept += (name,)
 
     def share(self, state: State) -> None:
-        """Follow the task of `state`, whose owner keeps it in its own `state_dict`."""
+        """Follow the answer of `state`, whose owner keeps it in its own `state_dict`."""
         self.__dict__["state"] = state  # not a submodule, as of a gate
 
     @property
     def is_learning(self) -> bool:
         """The current task answers, or there are no tasks: its tensors are trained, and may be written to."""
-        task = self.state.task
-        return task is None or (isinstance(task, str) and task == PLAIN)
+        answer = self.state.answer
+        return answer is LEARNING or answer is PLAIN
 
     def of_task(self, name: str) -> Any:
-        """The tensor [...] of the task that `state` names; [B, ...] for a task a sample; None if there is none."""
-        task = self.state.task
-        if name not in self.kept or self.is_learning:
+        """The tensor [...] of what `state` answers for; [B, ...] for a task a sample; None if there is none."""
+        answer = self.state.answer
+        if name not in self.kept or answer is LEARNING or answer is PLAIN:
             return getattr(self, name)
-        return getattr(self, f"{name}_initial") if isinstance(task, str) else getattr(self, f"{name}_tasks")[task]
+        if answer is OPEN:
+            return getattr(self, f"{name}_initial")
+        return getattr(self, f"{name}_tasks")[answer.task if isinstance(answer, Finished) else answer.tasks]
 
     @torch.no_grad()
     def begin_task(self) -> None:
@@ -132,7 +134,7 @@ class PerTaskParameter(PerTask):
     def forward(self) -> Tensor:
         """The tensor of the present task, [...]; with a task a sample [B, ...], of `rank` dimensions if it can be."""
         found: Tensor = self.of_task("value")
-        if self.rank is None or not isinstance(self.state.task, Tensor):
+        if self.rank is None or not isinstance(self.state.answer, PerSample):
             return found
         own = found.shape[1:]
         if len(own) == self.rank and own[0] == 1:

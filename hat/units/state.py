@@ -1,10 +1,12 @@
-"""What all gates of a model share: the scale, the task they answer for, and how gates become masks."""
+"""What all gates of a model share: the scale, what a forward pass answers for, and how gates become masks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +15,49 @@ MASK_MODES = ("binary", "published")
 COMPENSATIONS = ("published", "exact")
 INITS = ("normal", "uniform")
 FOLDS = ("auto", "always", "never")
-OPEN = "open"
-"""The task of no task at all: gates are open, and what every task has of its own has the values it starts from."""
-PLAIN = "plain"
+
+
+class Unfinished(Enum):
+    """What a forward pass answers for, if not for finished tasks.
+
+    Attributes:
+        LEARNING: the task that is being learned: its gates, and its own tensors as they are trained now.
+        OPEN: no task at all: gates are open, and tensors of a task's own have the values that every task starts from.
+        PLAIN: a network without HAT: gates are open, and tensors of a task's own are those that are trained now.
+    """
+
+    LEARNING = "learning"
+    OPEN = "open"
+    PLAIN = "plain"
+
+
+LEARNING: Final = Unfinished.LEARNING
+OPEN: Final = Unfinished.OPEN
+PLAIN: Final = Unfinished.PLAIN
+
+
+class Finished(NamedTuple):
+    """A forward pass answers for one finished task: its masks, and its own tensors.
+
+    Attributes:
+        task: the id.
+    """
+
+    task: int
+
+
+class PerSample(NamedTuple):
+    """A forward pass answers for a finished task a sample.
+
+    Attributes:
+        tasks: [B] int64, the id of every sample's task.
+    """
+
+    tasks: Tensor
+
+
+Answer = Unfinished | Finished | PerSample
+"""What a forward pass answers for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +121,7 @@ class State(Float32Module):
     Attributes:
         scale: 0-d float32 buffer, the annealed `s`.
         config: see `GateConfig`.
-        task: which gate answers: None, the task that is being learned; an int, a finished task; a [B] int64 tensor, a
-            finished task per sample; `"open"`, no gate at all and the values that every task starts from; or `"plain"`,
-            no gate at all and what is trained now. Set for the length of one forward pass.
+        answer: what the present forward pass answers for; `LEARNING` between two passes. Only `answering` writes it.
     """
 
     scale: Tensor
@@ -89,8 +129,17 @@ class State(Float32Module):
     def __init__(self, config: GateConfig | None = None) -> None:
         super().__init__()
         self.config = config or GateConfig()
-        self.task: int | Tensor | str | None = None
+        self.answer: Answer = LEARNING
         self.register_buffer("scale", torch.tensor(self.config.s_max, dtype=torch.float32))
+
+    @contextmanager
+    def answering(self, answer: Answer) -> Iterator[None]:
+        """Let forward passes inside of the `with` block answer for this."""
+        before, self.answer = self.answer, answer
+        try:
+            yield
+        finally:
+            self.answer = before
 
     def anneal(self, progress: float) -> None:
         """`s = 1/s_max + (s_max - 1/s_max) progress`: Serrà et al. 2018, eq. 3."""

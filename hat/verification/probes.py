@@ -1,4 +1,4 @@
-"""What finished tasks answer and stand on, kept so that `hat.verify` can compare."""
+"""Probes: the logits of finished tasks and the locked elements that they use, kept for `hat.verify` to compare."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from hat_kernels.lock import rate
 
 @dataclass
 class Probe:
-    """What one task answered at the time of `Probes.add`, and every module on the way."""
+    """The answers for one task at the time of `Probes.add`.
+
+    Attributes:
+        inputs: [B, ...], the probed inputs, or a tuple of tensors.
+        logits: [B, classes].
+        calls: the recorded calls of all modules.
+    """
 
     inputs: Tensor
     logits: Tensor
@@ -27,15 +33,15 @@ class Probe:
 
 @dataclass
 class Probes:
-    """Inputs and logits of learned tasks, and what they stood on, to be compared later with `hat.verify`.
+    """Inputs and logits of learned tasks, and the locked elements that they use, for `hat.verify` to compare later.
 
     Attributes:
         tasks: the probe of every task by id.
-        parameters: by name, every element as it was when it was first found locked.
-        buffers: by name, the same of masks, of what finished tasks keep for themselves, and of the body's own buffers.
-        locked: by name, which elements have been found locked, bool.
-        finished: how many tasks there were at the last `add`.
-        forgotten: which of them were forgotten by then.
+        parameters: by name, the parameters; a locked element has the value that it had when it was first locked.
+        buffers: by name, the same for masks, for tensors that every task has for itself, and for buffers of the body.
+        locked: by name, which elements are locked, bool.
+        finished: how many tasks were finished at the last `add`.
+        forgotten: which of these tasks were forgotten at the last `add`.
     """
 
     tasks: dict[int, Probe] = field(default_factory=dict)
@@ -47,32 +53,37 @@ class Probes:
 
     @torch.no_grad()
     def add(self, model: HATModel, task: int, inputs: Any) -> None:
-        """Remember the logits of a finished task on `inputs` [B, ...], in evaluation mode, and what is locked.
+        """Keep the logits of a finished task on `inputs`, in evaluation mode, and all locked elements.
+
+        Args:
+            model: has finished the task.
+            task: the id of the task.
+            inputs: [B, ...], or a tuple of tensors if the model takes several.
 
         Raises:
             ValueError: the task is not finished, or it is forgotten; or the model was grown since the last `add`.
         """
         if not 0 <= task < model.tasks:
-            raise ValueError(f"task: expected a finished one, 0 to {model.tasks - 1}, got {task}")
+            raise ValueError(f"task: expected a finished task, 0 to {model.tasks - 1}, got {task}")
         self.check_shapes(model)
         logits = logits_of(model, task, inputs)
         self._drop_forgotten(model)
-        for store, standing in ((self.parameters, standing_parameters(model)), (self.buffers, standing_buffers(model))):
-            for name, now, locked in standing:
-                self._keep(store, name, now.detach().clone(), locked)
+        for store, tensors in ((self.parameters, locked_parameters(model)), (self.buffers, locked_buffers(model))):
+            for name, values, locked in tensors:
+                self._keep(store, name, values.detach().clone(), locked)
         self.finished = model.tasks
         self.tasks[task] = Probe(_copied(inputs), logits, record(model, task, lambda: logits_of(model, task, inputs)))
 
-    def _keep(self, store: dict[str, Tensor], name: str, now: Tensor, locked: Tensor) -> None:
-        """Elements keep the value that they were first found locked with."""
+    def _keep(self, store: dict[str, Tensor], name: str, values: Tensor, locked: Tensor) -> None:
+        """Store the values of a tensor. Elements that were locked before keep their stored values."""
         if name in store:
-            known = rows_of(store[name])  # more tasks may be finished since
-            now[known] = torch.where(self.locked[name], store[name], now[known])
-            locked[known] |= self.locked[name]
-        store[name], self.locked[name] = now, locked
+            old_rows = rows_of(store[name])  # a stack has more rows if more tasks are finished
+            values[old_rows] = torch.where(self.locked[name], store[name], values[old_rows])
+            locked[old_rows] |= self.locked[name]
+        store[name], self.locked[name] = values, locked
 
     def _drop_forgotten(self, model: HATModel) -> None:
-        """What only forgotten tasks have locked may have any value, and may be locked again with that."""
+        """Drop elements that only forgotten tasks have locked: they may change, and may be locked again later."""
         self.locked = self.still_locked(model)
         self.forgotten = model.forgotten
         for store in (self.tasks, self.parameters, self.buffers):
@@ -80,34 +91,41 @@ class Probes:
                 del store[key]  # type: ignore[arg-type]
 
     def still_locked(self, model: HATModel) -> dict[str, Tensor]:
-        """Of `locked`, what tasks that were finished at the last `add` and are not forgotten now lock."""
+        """The elements of `locked` that are still locked by tasks that were finished at the last `add`.
+
+        Elements that only forgotten tasks have locked do not count.
+        """
         if model.forgotten == self.forgotten:
             return self.locked
-        left = [task for task in model.remembered if task < self.finished]
-        if not left and not any(gate.reserves for gate in model.gates.values()):
+        remembered = [task for task in model.remembered if task < self.finished]
+        if not remembered and not any(gate.reserves for gate in model.gates.values()):
             return {}
-        with having_used(model, left):
-            now = {name: locked for name, _, locked in (*standing_parameters(model), *standing_buffers(model))}
-        return {name: was & now[name][rows_of(was)] for name, was in self.locked.items() if name in now}
+        with having_used(model, remembered):
+            locked_now = {name: locked for name, _, locked in (*locked_parameters(model), *locked_buffers(model))}
+        return {
+            name: locked & locked_now[name][rows_of(locked)]
+            for name, locked in self.locked.items()
+            if name in locked_now
+        }
 
     def check_shapes(self, model: HATModel) -> None:
-        """Refuse a model of other sizes than the one that was looked at.
+        """Refuse a model whose tensors have other shapes than the stored ones.
 
         Raises:
             ValueError: a parameter or a mask has another shape.
         """
-        now = {name: (p.shape, self.parameters) for name, p in model.named_parameters()}
-        now |= {f"body.{name}.masks": (gate.masks.shape, self.buffers) for name, gate in model.gates.items()}
-        for name, (shape, store) in now.items():
-            rows = int(store is self.buffers)  # more tasks may be finished since
-            then = store[name].shape if name in store else shape
-            if shape[rows:] != then[rows:]:
-                got = f"{name} of {tuple(then)}, now {tuple(shape)}"
+        shapes = {name: (p.shape, self.parameters) for name, p in model.named_parameters()}
+        shapes |= {f"body.{name}.masks": (gate.masks.shape, self.buffers) for name, gate in model.gates.items()}
+        for name, (shape, store) in shapes.items():
+            first = int(store is self.buffers)  # skips the rows of masks, which grow with the number of tasks
+            stored_shape = store[name].shape if name in store else shape
+            if shape[first:] != stored_shape[first:]:
+                got = f"{name} of {tuple(stored_shape)}, now {tuple(shape)}"
                 raise ValueError(f"probes: made before the model was grown; expected them added anew, got {got}")
 
 
-def standing_parameters(model: HATModel) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(name, values, which elements are locked) of every parameter that a lock holds in part or altogether."""
+def locked_parameters(model: HATModel) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, values, which elements are locked) of every parameter with a lock."""
     locks = model.active_locks()
     unread = {f"heads.{task}.weight": ~read_by_head(model, task) for task in model.remembered}
     for name, parameter in model.named_parameters():
@@ -118,12 +136,12 @@ def standing_parameters(model: HATModel) -> Iterator[tuple[str, Tensor, Tensor]]
             yield name, parameter, locked
 
 
-def standing_buffers(model: HATModel) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The same of buffers that an answer can depend on."""
+def locked_buffers(model: HATModel) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, values, which elements are locked) of every buffer on which the logits of a finished task can depend."""
     for stack in stacks(model):
         yield stack.name, stack.values, stack.read
     for name, gate in model.gates.items():
-        moves = model.config.mask_mode == "published"  # a unit that is used a little may change places
+        moves = model.config.mask_mode == "published"  # there, units with a small mask may change places
         locked = gate.masks > 0.5 if moves else torch.ones_like(gate.masks, dtype=torch.bool)
         locked[list(model.forgotten)] = False
         yield f"body.{name}.masks", gate.masks, locked
@@ -132,19 +150,20 @@ def standing_buffers(model: HATModel) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def rows_of(values: Tensor) -> Any:
-    """To index what may have more rows by now."""
+    """The index of the rows of `values` in a tensor that may have more rows."""
     return slice(len(values)) if values.dim() else ...
 
 
 def _copied(inputs: Any) -> Any:
-    """Of a tensor or a tuple of them."""
+    """A copy of a tensor, or of a tuple of tensors."""
     return tuple(map(_copied, inputs)) if isinstance(inputs, tuple) else inputs.clone()
 
 
 def logits_of(model: HATModel, task: int, inputs: Any) -> Tensor:
+    """The logits of a task in evaluation mode. Afterwards the model is in its old mode."""
     was_training = model.training
     try:
-        found: Tensor = model.eval()(inputs, task=task)
+        logits: Tensor = model.eval()(inputs, task=task)
     finally:
         model.train(was_training)
-    return found
+    return logits

@@ -1,7 +1,7 @@
-"""What the modules of a network answer for a task, in few bytes, so that a later look finds the one that has changed.
+"""Record what every module of a network computes for a task, so that a later comparison finds a changed module.
 
-Of shared weights only those count here which the task uses: the rest is 0 in the forward pass that is recorded, as what
-others train would show in layers that are gated further on.
+A recording takes few bytes: digests and samples. During the recording, shared weights that the task does not use are 0.
+Without this, the training of a later task would change the recorded output of a layer whose gate comes further on.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from hat.network.reading import stacks
 from hat_kernels.lock import rate
 
 WHOLE = "model"
-"""The name of the model among those of its modules."""
+"""The name that stands for the model itself among the names of modules."""
 
-_SAMPLED = 256
+_SAMPLED = 256  # elements
 
 
 class Call(NamedTuple):
@@ -29,8 +29,8 @@ class Call(NamedTuple):
 
     Attributes:
         name: of the module in the model.
-        number: of the call among those of this module.
-        inputs, output: digests of every bit, but that 0 has no sign.
+        number: of the call, among the calls of this module.
+        inputs, output: digests of all bits, except that -0 counts as 0.
         sample: at most 256 elements of the output, evenly spaced, on the CPU.
     """
 
@@ -42,7 +42,16 @@ class Call(NamedTuple):
 
 
 def record(model: HATModel, task: int, run: Callable[[], Any]) -> list[Call]:
-    """The calls of modules while `run` lets the model answer for a finished task, in the order in which they end."""
+    """Record a forward pass.
+
+    Args:
+        model: the model.
+        task: a finished task.
+        run: makes the forward pass of the task.
+
+    Returns:
+        The calls of all modules, in the order in which they end.
+    """
     named = [(WHOLE, model), *((f"body.{name}".rstrip("."), module) for name, module in model.body.named_modules())]
     calls: list[Call] = []
     with ExitStack() as stack:
@@ -53,18 +62,22 @@ def record(model: HATModel, task: int, run: Callable[[], Any]) -> list[Call]:
     return calls
 
 
-def first_difference(now: Sequence[Call], then: Sequence[Call]) -> tuple[Call, Call] | None:
-    """The first call that had another result though it got the same; None if there is none."""
-    known = {(call.name, call.number): call for call in then}
-    for call in now:
-        before = known.get((call.name, call.number))
-        if before is not None and before.inputs == call.inputs and before.output != call.output:
-            return call, before
+def first_difference(calls: Sequence[Call], earlier_calls: Sequence[Call]) -> tuple[Call, Call] | None:
+    """The first call whose output differs from the earlier call although the inputs are equal.
+
+    Returns:
+        (call, earlier call), or None if no output differs.
+    """
+    earlier_by_key = {(call.name, call.number): call for call in earlier_calls}
+    for call in calls:
+        earlier = earlier_by_key.get((call.name, call.number))
+        if earlier is not None and earlier.inputs == call.inputs and earlier.output != call.output:
+            return call, earlier
     return None
 
 
 def _listen(stack: ExitStack, name: str, module: nn.Module, calls: list[Call]) -> None:
-    """Inputs are what comes before anybody's hooks, the output what leaves behind them."""
+    """Append the calls of a module. Its inputs are taken before all other hooks, its output after all other hooks."""
     waiting: list[bytes] = []
     count = 0
 
@@ -85,42 +98,48 @@ def _listen(stack: ExitStack, name: str, module: nn.Module, calls: list[Call]) -
 
 @contextmanager
 def _of_this_task_alone(model: HATModel, task: int) -> Iterator[None]:
-    """Inside the block, what the task does not use is 0; no memory of the model is written to."""
+    """Inside the block, weights that the task does not use are 0. Tensors of the model are replaced, not written."""
     with having_used(model, [task], reserved=False):
         locks = {p: lock for p, lock in model.locks().items() if lock is not None}
-        used = {p: torch.where(rate(lock, p) == 1, 0, p.detach()) for p, lock in locks.items()}
-    whole = {p: p.data for p in used}
-    found = [(s.module, s.name.rpartition(".")[2], s.values, s.read) for s in stacks(model)]
+        used_weights = {p: torch.where(rate(lock, p) == 1, 0, p.detach()) for p, lock in locks.items()}
+    all_weights = {p: p.data for p in used_weights}
+    task_stacks = [(s.module, s.name.rpartition(".")[2], s.values, s.read) for s in stacks(model)]
     try:
-        for p, values in used.items():
+        for p, values in used_weights.items():
             p.data = values
-        for module, name, values, read in found:
+        for module, name, values, read in task_stacks:
             module._buffers[name] = torch.where(read, values, 0)
         yield
     finally:
-        for p, values in whole.items():
+        for p, values in all_weights.items():
             p.data = values
-        for module, name, values, _ in found:
+        for module, name, values, _ in task_stacks:
             module._buffers[name] = values
 
 
 @contextmanager
 def having_used(model: HATModel, tasks: Sequence[int], *, reserved: bool = True) -> Iterator[None]:
-    """Inside the block, the locks of a model are those of these finished tasks, with or without what is reserved."""
-    before = [(gate, gate.free) for gate in model.gates.values()]
+    """Inside the block, the model locks only what these finished tasks use.
+
+    Args:
+        model: the model.
+        tasks: ids of finished tasks.
+        reserved: whether reserved units (`Gate.reserved`) are locked too.
+    """
+    free_before = [(gate, gate.free) for gate in model.gates.values()]
     try:
-        for gate, free in before:
+        for gate, free in free_before:
             rows = gate.masks[[task for task in tasks if task < gate.tasks]]
             used = torch.cat([rows, gate.reserved[None] if reserved else torch.zeros_like(free)[None]]).amax(0)
             gate.free = 1 - used
         yield
     finally:
-        for gate, free in before:
+        for gate, free in free_before:
             gate.free = free
 
 
 def _tensors(value: Any) -> Iterator[Tensor | str]:
-    """The tensors in a nested value, and the text of what else can make a difference."""
+    """The tensors in a nested value, and a text for every other value that can make a difference."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -135,14 +154,14 @@ def _tensors(value: Any) -> Iterator[Tensor | str]:
 
 
 def _digest(value: Any) -> bytes:
-    found = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for part in _tensors(value):
         if isinstance(part, Tensor):
-            found.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            found.update(_plain(part).view(torch.uint8).numpy())  # type: ignore[arg-type]
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            digest.update(_plain(part).view(torch.uint8).numpy())  # type: ignore[arg-type]
         else:
-            found.update(part.encode())
-    return found.digest()
+            digest.update(part.encode())
+    return digest.digest()
 
 
 def _sample(value: Any) -> Tensor:
@@ -152,6 +171,6 @@ def _sample(value: Any) -> Tensor:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """[numel] on the CPU, side by side in memory, without a negative 0."""
+    """The elements of a tensor, [numel], on the CPU, contiguous, with 0 for -0."""
     flat = tensor.detach().flatten().cpu().contiguous()
     return flat + 0 if flat.is_floating_point() or flat.is_complex() else flat

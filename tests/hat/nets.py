@@ -11,6 +11,7 @@ from torch import nn
 
 import hat
 import hat_kernels
+from hat.units.state import Answer
 
 ACTIVATIONS = ["relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "identity"]
 CONVS = {1: hat.HATConv1d, 2: hat.HATConv2d, 3: hat.HATConv3d}
@@ -219,11 +220,11 @@ def squeezed(draw):
 networks = st.one_of(mlps(), convnets(), shared(), transformers(), squeezed())
 
 
-def answer_for(module: nn.Module, task) -> nn.Module:
-    """Let every gate answer for a task, as a model does for one forward pass; see `hat.units.state.State`."""
+def answer_for(module: nn.Module, answer: Answer) -> nn.Module:
+    """Let every gate answer for this, as a model does for one forward pass; see `hat.units.state.State`."""
     for gate in module.modules():
         if isinstance(gate, hat.Gate):
-            gate.state.task = task
+            gate.state.answer = answer
     return module
 
 

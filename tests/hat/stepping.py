@@ -1,4 +1,4 @@
-"""What the tests of the training step share: a small network, its batches, and training by hand or by a callable."""
+"""Helpers for the tests of the training step: a small network, its batches, and training by hand or by a callable."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def batch(number, size=BATCH):
 
 
 def end(model):
-    """A third of the units a task: something is locked, something left."""
+    """End a task that uses a third of the units, so that some units are locked and some are free."""
     with torch.no_grad():
         for embedding in model.embeddings:
             embedding.copy_(torch.where(torch.arange(len(embedding)) % 3 == model.task, 2.0, -2.0))

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, whatever happens while it is written or to it afterwards."""
+"""A checkpoint is never half written, and a file that was damaged later is refused."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Measures of continual learning against values worked out by hand, and what must hold for any matrix."""
+"""The measures of continual learning: values worked out by hand, and properties that hold for any matrix."""
 
 import math
 

@@ -73,11 +73,8 @@ def _difference(model: hat.HATModel, original: nn.Module, architecture: Architec
         original.get_submodule(head).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     seen.append(original(inputs))
     model.eval()
-    model.state.task = OPEN
-    try:
+    with model.state.answering(OPEN):
         features = model.body(inputs)
-    finally:
-        model.state.task = None
     expected = seen[0].reshape(features.shape)
     return float((features - expected).abs().max() / expected.abs().max())
 

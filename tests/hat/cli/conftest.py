@@ -1,4 +1,4 @@
-"""A small finished run that many tests start from, and runs whose pictures are put together but not painted."""
+"""A small finished run, from which many tests start. Pictures are made, but not painted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUICK = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "2", "--
 
 
 def leave_pictures_empty(patch: pytest.MonkeyPatch) -> None:
-    """To paint them takes longer than all else in a run of this size."""
+    """Do not paint pictures, because painting takes most of the time of such a small run."""
     patch.setattr("hat.plots.save", lambda figure, path: Path(path).write_bytes(b""))
 
 
@@ -24,7 +24,7 @@ def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a reference; nobody writes into it."""
+    """A finished run with a reference. No test may write to its folder."""
     folder = tmp_path_factory.mktemp("runs") / "quick"
     with pytest.MonkeyPatch.context() as patch:
         leave_pictures_empty(patch)
@@ -34,5 +34,5 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
+    """A copy of the finished run."""
     return shutil.copytree(finished, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""A run folder with a wrong file in it: one line that names the file, never a traceback."""
+"""A run folder with a damaged file: the error is one line that names the file, never a traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUICK = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "2", "--
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a command that fails prints."""
+    """The one line that a failing command prints."""
     capsys.readouterr()
     assert main(list(arguments)) == 2
     error = capsys.readouterr().err
@@ -122,7 +122,7 @@ def test_config_edited_by_hand(
     ],
 )
 def test_config_of_before_there_was_an_option(run: Path, part: str, option: str, then: object, now: object) -> None:
-    """Read as what the run did, so that a resumed one goes on as it was."""
+    """An option that is missing in an old config has the value that the run had, so the run can be resumed."""
     assert getattr(getattr(read_spec(RunDir(run)), part), option) == now
     edit_config(run, lambda c: c[part].pop(option))
     assert getattr(getattr(read_spec(RunDir(run)), part), option) == then

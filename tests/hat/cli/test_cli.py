@@ -76,7 +76,7 @@ def test_report_draws(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "average accuracy" in printed
     assert "joint" in printed
-    assert "units that every task used" in printed
+    assert "units used by every task" in printed
     assert "1: permuted digits 1" in printed
     assert all(picture.stat().st_size > 5000 for picture in (run / "plots").iterdir())
     names = {"accuracy_matrix", "accuracy_over_time", "capacity", "overlap", "units"}

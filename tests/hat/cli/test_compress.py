@@ -82,7 +82,7 @@ def test_the_figures_are_those_of_the_model_in_the_folder(run: Path) -> None:
 def test_interrupted_runs_go_on(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the middle of a dataset, and between learning with attention and without; they end with the same figures."""
+    """A run that is interrupted in the middle of a dataset, or between its two parts, ends with the same figures."""
     folder, counted = tmp_path / "run", []
     command = ["compress", *QUICK, "--run-dir", str(folder)]
 
@@ -130,7 +130,7 @@ def test_a_finished_run_is_refused_then_replaced_then_resumed(run: Path, capsys:
     before = (run / "compression.json").read_bytes()
     command = ["compress", *QUICK, "--run-dir", str(run), "--quiet"]
     assert main(command) == 2
-    assert "expected a folder without a run, got one" in capsys.readouterr().err
+    assert "expected a folder without a run, got a run" in capsys.readouterr().err
     assert (run / "compression.json").read_bytes() == before
     (run / "compression.png").unlink()
     assert main(["compress", "--resume", str(run), "--quiet"]) == 0  # draws again, learns nothing
@@ -184,7 +184,7 @@ def test_folders_of_other_runs(run: Path, tmp_path: Path, capsys: pytest.Capture
         (["--resume", str(run / "digits")], "--resume: expected a folder of hat compress, got a run of hat train in"),
         ([*QUICK, "--run-dir", str(run / "digits"), "--overwrite"], "run_dir: expected a folder of hat compress"),
         (["--resume", str(tmp_path / "nothing")], "--resume: expected the folder of a run, got"),
-        (["--resume", str(tmp_path)], "expected the config of a run, found no such file"),
+        (["--resume", str(tmp_path)], "expected the config of a run, got no such file"),
     ):
         assert main(["compress", *command]) == 2
         assert message in capsys.readouterr().err

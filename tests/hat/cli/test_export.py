@@ -1,4 +1,4 @@
-"""`hat export`: a run's task as files that run without this package, and what is wrong in one line."""
+"""`hat export`: the task of a run as files that work without this package; errors in one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that a command that fails prints."""
+    """The one line that a failing command prints."""
     capsys.readouterr()
     assert main(["export", *map(str, arguments)]) == 2
     error = capsys.readouterr().err
@@ -141,4 +141,4 @@ def test_a_network_that_answers_something_else(
         return network
 
     monkeypatch.setattr(module, "export", broken)
-    assert "task 0: expected the logits of the run, got some that differ by 0.25" in refused(capsys, run, "--task", 0)
+    assert "task 0: expected the logits of the run, got logits that differ by 0.25" in refused(capsys, run, "--task", 0)

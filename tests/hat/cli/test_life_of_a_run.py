@@ -1,4 +1,4 @@
-"""Starting, stopping, resuming and replacing runs: nothing measured is lost, and every message is true."""
+"""Start, stop, resume and replace runs: no figure is lost, and every message is true."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_one_class_tasks_have_no_forgetting_ratio(tmp_path: Path, capsys: pytest
 def test_result_is_kept_when_a_reference_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The run's figures are written before the references, and each reference as soon as it is there."""
+    """The figures of the run are written before the references, and each reference as soon as it is known."""
     folder = tmp_path / "run"
 
     def reference(kind: str, *_: object, **__: object) -> list[float]:
@@ -146,7 +146,7 @@ def test_ctrl_c_before_the_first_epoch_says_that_nothing_is_saved(
     command = ["train", *QUICK, "--run-dir", str(run), *words]
     assert main(command) == 130
     error = capsys.readouterr().err
-    assert "nothing of this run was saved yet; the same command starts it again" in error
+    assert "nothing of this run was saved yet; the same command starts the run again" in error
     assert "--resume" not in error
     assert contents(run) == before
     monkeypatch.undo()
@@ -169,7 +169,7 @@ def test_config_alone_is_no_run(run: Path, capsys: pytest.CaptureFixture[str]) -
         if file.name != "config.json":
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     assert main(["train", "--resume", str(run)]) == 2
-    assert "expected a run with a finished epoch, found no checkpoint" in capsys.readouterr().err
+    assert "expected a run with a finished epoch, got no checkpoint" in capsys.readouterr().err
     assert main(["train", *QUICK, "--run-dir", str(run)]) == 0
 
 

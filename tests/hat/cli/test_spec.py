@@ -1,4 +1,4 @@
-"""What a spec refuses, and that an option is documented where its field is."""
+"""A spec refuses wrong options, and the help of an option is the documentation of its field."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hat.cli.spec import NetworkSpec, RunSpec, StreamSpec
             {"stream": "mixture", "datasets": ("digits", "mnist"), "tasks": 3},
             "tasks: expected at most 2, one a dataset",
         ),
-        ({"classes_per_task": 3}, "classes_per_task: expected for a split stream only, got 3 for a permuted one"),
+        ({"classes_per_task": 3}, "classes_per_task: expected for a split stream only, got 3 for a permuted stream"),
         ({"stream": "split", "classes_per_task": 0}, "classes_per_task: expected at least 1"),
         ({"validation": 0.0}, "validation: expected a finite number > 0 and < 1, got 0"),
         ({"validation": None}, "validation: expected"),

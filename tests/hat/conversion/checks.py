@@ -13,6 +13,7 @@ from torch import nn
 import hat
 import hat_kernels
 from hat.units.per_task import per_task
+from hat.units.state import LEARNING, OPEN, Finished
 from hat_kernels.lock import rate
 
 EPS = torch.finfo(torch.float32).eps
@@ -38,14 +39,10 @@ def batch(example):
     return example if isinstance(example, tuple) else (example,)
 
 
-def features(model, example, task):
-    """What the heads of a task see, of any number of inputs."""
-    model.state.task = task
-    try:
-        with torch.no_grad():
-            return model.body(*batch(example))
-    finally:
-        model.state.task = None
+def features(model, example, answer):
+    """What the heads see where the body answers for this, of any number of inputs."""
+    with torch.no_grad(), model.state.answering(answer):
+        return model.body(*batch(example))
 
 
 def opened(module, example):
@@ -59,7 +56,7 @@ def same_function(module, example, **options):
     before = copy.deepcopy(module.state_dict())
     expected = opened(copy.deepcopy(module), example)
     model = convert(module, example, head=None, **options)
-    torch.testing.assert_close(features(model.eval(), example, "open"), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(features(model.eval(), example, OPEN), expected, rtol=1e-9, atol=1e-9)
     for name, values in module.state_dict().items():
         assert torch.equal(values, before[name]), name
     return model
@@ -97,7 +94,7 @@ def others(example):
 
 def answers(model, example):
     """The features that the heads of every finished task see."""
-    return [features(model.eval(), example, task) for task in range(model.tasks)]
+    return [features(model.eval(), example, Finished(task)) for task in range(model.tasks)]
 
 
 def poison(model, seed, size=30.0):
@@ -141,7 +138,7 @@ def nothing_forgotten(model, example, *, tasks=3, seed=0, share=0.5):
         draw_own(model, seed + task)
         before = answer(model, example)
         model.end_task()
-        remembered.append(features(model, example, task))
+        remembered.append(features(model, example, Finished(task)))
         assert remembered[-1].isfinite().all()
         close(answer(model, example, task), before)
         same(answers(model, example), remembered)
@@ -158,7 +155,8 @@ def nothing_forgotten(model, example, *, tasks=3, seed=0, share=0.5):
 def answer(model, example, task=None):
     """The logits of a task, by default of the one that is being learned."""
     with torch.no_grad():
-        return model.heads[-1 if task is None else task](features(model.eval(), example, task))
+        head = model.heads[-1 if task is None else task]
+        return head(features(model.eval(), example, LEARNING if task is None else Finished(task)))
 
 
 def close(now, then):
@@ -196,7 +194,7 @@ def no_drift(model, example, name, *, tasks=3, seed=0):
         learn(model, example, OPTIMIZERS[name](model))
         draw_units(model, seed + task, 0.4)
         model.end_task()
-        remembered.append(features(model, example, task))
+        remembered.append(features(model, example, Finished(task)))
         same(answers(model, example), remembered)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 import hat
 from hat.tracing.errors import ConversionError
+from hat.units.state import OPEN, Finished
 from hat_kernels.lock import rate
 from tests.hat.conversion.checks import (
     OPTIMIZERS,
@@ -139,7 +140,7 @@ def test_another_dtype(name, dtype):
     model, example = made(name)
     model, example = model.to(dtype), tuple(x.to(dtype) for x in example)
     assert all(gate.embedding.dtype == torch.float32 for gate in model.gates.values())
-    assert features(model.eval(), example, "open").dtype == dtype
+    assert features(model.eval(), example, OPEN).dtype == dtype
     for seed in range(2):
         model.begin_task(2)
         draw_units(model, seed, 0.5)
@@ -212,7 +213,7 @@ def test_the_step_as_one_callable(name):
             assert all(loss.isfinite() for loss in losses)
         draw_units(model, task, 0.5)
         model.end_task()
-        remembered.append(features(model, example, task))
+        remembered.append(features(model, example, Finished(task)))
         same(answers(model, example), remembered)
 
 
@@ -244,12 +245,12 @@ def test_an_old_task_answers_alike_in_training_mode(name):
     """Its own statistics, and no step of the current task in them."""
     model, example = made(name)
     finish(model, example)
-    before = features(model.eval(), example, 0)
+    before = features(model.eval(), example, Finished(0))
     model.begin_task(2)
     learn(model, example, OPTIMIZERS["SGD"](model))
     now = {n: b.clone() for n, b in model.named_buffers()}
-    assert torch.equal(features(model.train(), example, 0), before)
-    assert torch.equal(features(model.eval(), example, 0), before)
+    assert torch.equal(features(model.train(), example, Finished(0)), before)
+    assert torch.equal(features(model.eval(), example, Finished(0)), before)
     for buffer, values in model.named_buffers():
         assert torch.equal(values, now[buffer]), buffer
 
@@ -283,8 +284,8 @@ def test_the_network_computes_what_it_did():
     with torch.no_grad():
         assert torch.equal(module(*example), before)
         module.positions.mul_(3)
-        changed = features(model.eval(), example, "open")
-        assert not torch.allclose(changed, features(hat.convert(*NETWORKS["transformer_fused"]()), example, "open"))
+        changed = features(model.eval(), example, OPEN)
+        assert not torch.allclose(changed, features(hat.convert(*NETWORKS["transformer_fused"]()), example, OPEN))
 
 
 def test_names_are_those_of_the_network():
@@ -319,7 +320,7 @@ def test_locked_weights_never_move(name, optimizer):
             assert torch.equal(parameter, before), parameter_name
         draw_units(model, task)
         model.end_task()
-        remembered.append(features(model, example, task))
+        remembered.append(features(model, example, Finished(task)))
         same(answers(model, example), remembered)
 
 

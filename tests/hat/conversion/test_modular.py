@@ -8,6 +8,7 @@ from torch import nn
 import hat
 from hat.conversion.modular import make_modular
 from hat.tracing.trace import trace
+from hat.units.state import OPEN
 from tests.hat.conversion.zoo import Net, parameter
 
 CASES = {
@@ -85,6 +86,6 @@ def test_a_layer_with_modules_inside_keeps_them():
     norms = [type(module) for module in model.body.modules() if isinstance(module, hat.PerTask)]
     assert norms == [hat.HATBatchNorm2d]
     model.begin_task(2)
-    model.eval().state.task = "open"
-    torch.testing.assert_close(model.body(x), expected)
+    with model.eval().state.answering(OPEN):
+        torch.testing.assert_close(model.body(x), expected)
     assert isinstance(network[1].act, nn.ReLU)

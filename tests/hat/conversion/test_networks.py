@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import hat
+from hat.units.state import OPEN
 from tests.hat.conversion.checks import (
     OPTIMIZERS,
     convert,
@@ -29,7 +30,7 @@ def test_a_network(name):
     number = sorted(NETWORKS).index(name)
     model = same_function(module, example, config=hat.GateConfig(locked_first=number % 4 != 0))
     larger = tuple(torch.cat([x, x.flip(0)]) for x in example)
-    torch.testing.assert_close(features(model.eval(), larger, "open"), opened(module, larger), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(features(model.eval(), larger, OPEN), opened(module, larger), rtol=1e-9, atol=1e-9)
     for path, gate in model.gates.items():  # one of what is always 0, or nobody's, would be counted as capacity
         assert any(m.dim == 0 or not isinstance(m.module, nn.Linear) for m in gate.members), path
     right_gradients(copy.deepcopy(model), example)

@@ -7,6 +7,7 @@ import hat
 from hat.layers.gated_norm import GatedNorm
 from hat.network.movable import movable, segments
 from hat.units.composed import Gated, GatedAnywhere
+from hat.units.state import OPEN
 from tests.hat.conversion.checks import convert, nothing_forgotten
 from tests.hat.conversion.zoo import NETWORKS
 
@@ -141,5 +142,5 @@ def test_the_only_unit_of_tokens_lies_along_no_positions():
     module, (example,) = NETWORKS["one_unit_by_itself"]()
     model = convert(module, example, head=None)
     longer = torch.cat([example, example.flip(1)], 1)
-    model.state.task = "open"
-    torch.testing.assert_close(model.eval().body(longer), module(longer))
+    with model.state.answering(OPEN):
+        torch.testing.assert_close(model.eval().body(longer), module(longer))

@@ -9,7 +9,7 @@ import hat.data as data
 
 @pytest.fixture(autouse=True)
 def clean_machine(tmp_path_factory, monkeypatch):
-    """No HAT_DATA, and a user cache of the test's own."""
+    """No HAT_DATA, and an empty user cache for the test alone."""
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.delenv("HAT_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))

@@ -26,7 +26,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(tmp_path):
-    """A folder, and the address at which a server of this machine shows it."""
+    """(folder, address): a server on this machine serves the folder at the address."""
     folder = tmp_path / "served"
     folder.mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
@@ -40,7 +40,7 @@ def served(tmp_path):
 
 @pytest.fixture
 def refused():
-    """An address where nobody listens."""
+    """An address where no server listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}/"
@@ -48,7 +48,7 @@ def refused():
 
 @pytest.fixture
 def tiny(served, monkeypatch):
-    """The source "mnist", made of a few images that the server has."""
+    """The source "mnist" with a few images, which the server has."""
     folder, url = served
     remotes = []
     for seed, stem in enumerate(FILES):

@@ -20,7 +20,7 @@ def png(seed, size=(5, 4), mode="RGB", form="PNG"):
 
 
 def tree(prefix="", mode="RGB", train=6, test=3, seed=0):
-    """Files by path: train/<class>/, test/<class>/ of two classes."""
+    """Images by path, in train/<class>/ and test/<class>/ of two classes."""
     files = {}
     for part, n in (("train", train), ("test", test)):
         for number, name in enumerate(("cat", "dog")):

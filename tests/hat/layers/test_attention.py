@@ -9,6 +9,7 @@ from torch import nn
 
 import hat
 from hat.units.locks import sides, unlocked
+from hat.units.state import OPEN, Finished, PerSample
 from tests.hat.nets import anneal, answer_for, same_gradients, soft, use
 
 BOTH = pytest.mark.parametrize("per_head", [False, True], ids=["dimensions", "heads"])
@@ -64,7 +65,7 @@ def by_hand(layer, x, products, values, heads, out):
 @BOTH
 @pytest.mark.parametrize("bias", [True, False])
 def test_self_attention(bias, per_head):
-    layer = answer_for(make(bias=bias, per_head=per_head), "open")
+    layer = answer_for(make(bias=bias, per_head=per_head), OPEN)
     x = stream()
     torch.testing.assert_close(layer(x), torch_own(layer, bias=bias)(x, x, x)[0])
 
@@ -73,7 +74,7 @@ def test_self_attention(bias, per_head):
 @pytest.mark.parametrize("mask", ["bool", "added", "per sample", "causal"])
 def test_masks(mask, per_head):
     """As those of scaled_dot_product_attention: True is what takes part, and nn.MultiheadAttention has it turned."""
-    layer, x = answer_for(make(per_head=per_head), "open"), stream()
+    layer, x = answer_for(make(per_head=per_head), OPEN), stream()
     own, earlier = torch_own(layer), torch.ones(4, 4, dtype=torch.bool).tril()
     if mask == "causal":
         got, expected = layer(x, is_causal=True), own(x, x, x, attn_mask=~earlier)[0]
@@ -90,14 +91,14 @@ def test_masks(mask, per_head):
 
 @BOTH
 def test_keys_and_values_of_other_widths(per_head):
-    layer = answer_for(make(kdim=5, vdim=7, per_head=per_head), "open")
+    layer = answer_for(make(kdim=5, vdim=7, per_head=per_head), OPEN)
     query, key, value = stream(), stream(count=3, width=5), stream(count=3, width=7)
     torch.testing.assert_close(layer(query, key, value), torch_own(layer, kdim=5, vdim=7)(query, key, value)[0])
 
 
 def test_a_memory():
     stream_gate, memory = hat.Gate(6), hat.Gate(6)
-    layer = answer_for(make(gate=stream_gate, inputs=stream_gate, memory=memory), "open")
+    layer = answer_for(make(gate=stream_gate, inputs=stream_gate, memory=memory), OPEN)
     query, other = stream(), stream(count=3, seed=2)
     torch.testing.assert_close(layer(query, other), torch_own(layer)(query, other, other)[0])
     assert layer.query.inputs == [stream_gate]
@@ -128,7 +129,7 @@ def test_off_dimensions_have_no_part():
     use(layer.query.gate, [1, 0, 1, 1, 0, 0])
     use(layer.value.gate, [1, 1, 0, 1, 0, 0])
     use(layer.gate, [0, 1, 1, 0, 1, 1])
-    y = answer_for(layer, 0)(x)
+    y = answer_for(layer, Finished(0))(x)
     assert not y[..., [0, 3]].any()
     with torch.no_grad():
         for producer, off in ((layer.query, [1, 4, 5]), (layer.key, [1, 4, 5]), (layer.value, [2, 4, 5])):
@@ -143,7 +144,7 @@ def test_an_off_head_has_no_part():
     layer, x = make(per_head=True), stream()
     use(layer.query.gate, [1, 0, 1])
     use(layer.gate, [1] * 6)
-    y = answer_for(layer, 0)(x)
+    y = answer_for(layer, Finished(0))(x)
     with torch.no_grad():
         for producer in (layer.query, layer.key, layer.value):
             producer.weight[2:4] = float("nan")
@@ -160,9 +161,9 @@ def test_a_task_per_sample(per_head):
     for gate in {layer.query.gate, layer.value.gate, layer.gate}:
         masks = torch.randint(2, (2, gate.units)).float()
         gate.load_state_dict({**gate.state_dict(), "masks": masks})
-    one, other = (answer_for(layer, task)(x) for task in (0, 1))
+    one, other = (answer_for(layer, Finished(task))(x) for task in (0, 1))
     assert not torch.equal(one, other)
-    y = answer_for(layer, torch.tensor([1, 0]))(x)
+    y = answer_for(layer, PerSample(torch.tensor([1, 0])))(x)
     torch.testing.assert_close(y, torch.stack([other[0], one[1]]))
 
 
@@ -238,7 +239,7 @@ def test_locked_blocks_have_no_gradient_and_the_rest_has_the_same(per_head):
 
 @BOTH
 def test_dropout_in_training_only(per_head):
-    layer, x = answer_for(make(dropout=0.5, per_head=per_head), "open"), stream()
+    layer, x = answer_for(make(dropout=0.5, per_head=per_head), OPEN), stream()
     assert not torch.equal(layer(x), layer(x))
     layer.eval()
     torch.testing.assert_close(layer(x), torch_own(layer)(x, x, x)[0])
@@ -250,7 +251,7 @@ def test_under_autocast(per_head):
     use(layer.query.gate, [1, 0, 1] if per_head else [1, 0, 1, 1, 0, 1])
     use(layer.value.gate, [1, 0, 1] if per_head else [0, 1, 1, 1, 1, 1])
     use(layer.gate, [0, 1, 1, 1, 1, 1])
-    expected = answer_for(layer, 0)(x)
+    expected = answer_for(layer, Finished(0))(x)
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
     assert y.dtype == torch.bfloat16
@@ -260,7 +261,7 @@ def test_under_autocast(per_head):
 
 @BOTH
 def test_a_copy_and_other_dtypes(per_head):
-    layer, x = answer_for(make(per_head=per_head), "open"), stream()
+    layer, x = answer_for(make(per_head=per_head), OPEN), stream()
     twin = copy.deepcopy(layer)
     assert twin.query.gate is twin.key.gate
     assert twin.query.gate is not layer.query.gate

@@ -7,6 +7,7 @@ from torch import nn
 
 import hat
 from hat.units.locks import first_layers, locks, sides, unlocked
+from hat.units.state import OPEN, Finished, PerSample
 from hat_kernels.lock import rate
 from tests.hat.nets import anneal, answer_for, same_gradients, soft, use
 
@@ -19,7 +20,7 @@ def embedding(**options):
 
 
 def test_with_open_gates_it_is_that_of_torch():
-    layer = answer_for(embedding(), "open")
+    layer = answer_for(embedding(), OPEN)
     assert torch.equal(layer(TOKENS), F.embedding(TOKENS, layer.weight))
     assert layer(TOKENS[0, 0]).shape == (6,)
 
@@ -32,7 +33,7 @@ def test_gradients_of_a_computation_by_hand():
 def test_an_off_unit_is_exactly_0():
     layer = embedding()
     use(layer.gate, [1, 0, 1, 1, 0, 0])
-    answer_for(layer, 0)
+    answer_for(layer, Finished(0))
     with torch.no_grad():
         layer.weight[:, 1] = float("nan")
     assert not layer(TOKENS)[..., [1, 4, 5]].any()
@@ -42,7 +43,7 @@ def test_an_off_unit_is_exactly_0():
 def test_a_task_per_sample():
     layer = embedding()
     layer.gate.load_state_dict({**layer.gate.state_dict(), "masks": torch.eye(2, 6)})
-    answer_for(layer, torch.tensor([1, 0]))
+    answer_for(layer, PerSample(torch.tensor([1, 0])))
     y = layer(TOKENS)
     assert y[0].nonzero()[:, 1].unique().tolist() == [1]
     assert y[1].nonzero()[:, 1].unique().tolist() == [0]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 import hat
 from hat.units.locks import sides, unlocked
+from hat.units.state import OPEN, Finished
 from tests.hat.nets import anneal, answer_for, same_gradients, soft, use
 
 KINDS = [hat.FeedForward, hat.SwiGLU]
@@ -28,7 +29,7 @@ def by_hand(layer, x, hidden, out):
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_open_gates(kind, bias):
     layer, x = make(kind, bias=bias)
-    torch.testing.assert_close(answer_for(layer, "open")(x), by_hand(layer, x, 1, 1))
+    torch.testing.assert_close(answer_for(layer, OPEN)(x), by_hand(layer, x, 1, 1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -46,7 +47,7 @@ def test_off_units_have_no_part(kind):
     layer, x = make(kind)
     use(layer.up.gate, [1, 0, 1, 0, 0, 1])
     use(layer.gate, [0, 1, 1, 0])
-    y = answer_for(layer, 0)(x)
+    y = answer_for(layer, Finished(0))(x)
     assert not y[..., [0, 3]].any()
     with torch.no_grad():
         for producer in (layer.up, getattr(layer, "switch", layer.up)):
@@ -96,7 +97,7 @@ def test_locked_blocks_have_no_gradient_and_the_rest_has_the_same(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout(kind):
     layer, x = make(kind, dropout=0.5)
-    answer_for(layer, "open")
+    answer_for(layer, OPEN)
     y = layer(x.expand(2, 3, 4).repeat(50, 1, 1))
     assert 0.4 < (y == 0).double().mean() < 0.6
     layer.down.dropout = 0.0  # that of the hidden units is left

@@ -12,6 +12,7 @@ from torch import nn
 import hat
 import hat_kernels
 from hat.layers.folding import pays
+from hat.units.state import OPEN, Finished, PerSample
 from tests.hat.nets import use
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.launches import count_launches
@@ -187,9 +188,9 @@ def test_a_finished_task_is_not_folded():
     layer = configure(hat.HATConv2d(4, 6, 3), fold="always")
     use(layer.gate, [1, 0, 1, 0, 1, 0])
     with counted() as calls:
-        for task in (0, torch.zeros(5, dtype=torch.int64), "open"):
-            layer.gate.state.task = task
-            layer(torch.randn(5, 4, 8, 8))
+        for answer in (Finished(0), PerSample(torch.zeros(5, dtype=torch.int64)), OPEN):
+            with layer.gate.state.answering(answer):
+                layer(torch.randn(5, 4, 8, 8))
     assert not calls.called
 
 

@@ -10,6 +10,7 @@ from torch import nn
 import hat
 import hat_kernels
 from hat.layers.norms import NORMS
+from hat.units.state import LEARNING, OPEN, PLAIN, Finished, PerSample
 from hat_kernels import ACTIVATIONS
 from tests.hat.nets import use
 from tests.hat.stepping import end
@@ -76,19 +77,20 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 # ---------------------------------------------------------------- open gates
 
 
-OPEN = [*((name, False) for name in CASES | SEVERAL), *((name, True) for name in CASES)]
+OPENED = [*((name, False) for name in CASES | SEVERAL), *((name, True) for name in CASES)]
 
 
-@pytest.mark.parametrize(("name", "has_gate"), OPEN)
+@pytest.mark.parametrize(("name", "has_gate"), OPENED)
 def test_an_open_gate_leaves_torchs_norm(name, has_gate):
     norm, x = pair(name)
     mine = gated(copy.deepcopy(norm)) if has_gate else converted(copy.deepcopy(norm))
-    mine.state.task = "plain" if has_gate else None
+    answer = PLAIN if has_gate else LEARNING
     for training in (True, True, True, False):
         x = torch.randn_like(x).requires_grad_()
         results = []
         for module in (norm, mine):
-            y = module.train(training)(x)
+            with mine.state.answering(answer):
+                y = module.train(training)(x)
             own = [p for key, p in module.named_parameters() if key in ("weight", "bias")]
             results.append([y, *torch.autograd.grad(y.square().sum(), [x, *own])])
         for theirs, ours in zip(*results, strict=True):
@@ -111,8 +113,8 @@ def test_open_is_what_every_task_starts_from(name):
     with torch.no_grad():
         for _, values in mine.current():
             values.add_(1)
-    mine.state.task = "open"
-    assert torch.equal(mine.train()(x), norm.eval()(x))
+    with mine.state.answering(OPEN):
+        assert torch.equal(mine.train()(x), norm.eval()(x))
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
@@ -139,11 +141,11 @@ def test_a_finished_task_is_the_norm_times_its_mask(name, activation):
     mask = [1, 0, 0, 1, 1, 0]
     mine = gated(norm, mask, activation=activation)
     mine.commit()
-    mine.state.task = 0
     on = torch.tensor(mask, dtype=torch.bool)
     wanted = ACTIVATIONS[activation](norm.eval()(x))
     for training in (False, True):
-        y = mine.train(training)(x)
+        with mine.state.answering(Finished(0)):
+            y = mine.train(training)(x)
         off = y.movedim(mine.unit_dim, -1)[..., ~on]
         assert torch.equal(off, torch.zeros_like(off))
         assert torch.equal(y.movedim(mine.unit_dim, -1)[..., on], wanted.movedim(mine.unit_dim, -1)[..., on])
@@ -253,9 +255,8 @@ def test_an_off_unit_that_overflows_stays_0(activation, how):
     x[:, 2] = 7e4  # more than float16 holds
     mine = gated(norm, [1, 1, 0, 1, 1, 1], activation=activation)
     mine.commit()
-    mine.state.task = 0
     mine = mine.half() if how == "module" else mine
-    with torch.autocast("cpu", dtype=torch.float16, enabled=how == "autocast"):
+    with torch.autocast("cpu", dtype=torch.float16, enabled=how == "autocast"), mine.state.answering(Finished(0)):
         y = mine(x.half())
     assert not y[:, 2].any()
     assert y.isfinite().all()
@@ -285,12 +286,13 @@ def test_a_task_a_sample(name, training):
     mine, x = with_tasks(name)
     mine.train(training)
     tasks = torch.arange(len(x)) % 3
-    mine.state.task = tasks
-    mixed = mine(x)
+    with mine.state.answering(PerSample(tasks)):
+        mixed = mine(x)
     for task in range(3):
-        mine.state.task = task
-        assert torch.allclose(mixed[tasks == task], mine(x)[tasks == task], rtol=1e-5, atol=1e-6)
-        assert torch.equal(mixed[tasks == task] == 0, mine(x)[tasks == task] == 0)
+        with mine.state.answering(Finished(task)):
+            alone = mine(x)
+        assert torch.allclose(mixed[tasks == task], alone[tasks == task], rtol=1e-5, atol=1e-6)
+        assert torch.equal(mixed[tasks == task] == 0, alone[tasks == task] == 0)
 
 
 def test_a_task_a_sample_over_images():
@@ -301,11 +303,12 @@ def test_a_task_a_sample_over_images():
             mine.weight.normal_()
         mine.commit()
     tasks = torch.tensor([0, 1, 1, 0, 1])
-    mine.state.task = tasks
-    mixed = mine(x)
+    with mine.state.answering(PerSample(tasks)):
+        mixed = mine(x)
     for task in range(2):
-        mine.state.task = task
-        assert torch.allclose(mixed[tasks == task], mine(x)[tasks == task], rtol=1e-5, atol=1e-6)
+        with mine.state.answering(Finished(task)):
+            alone = mine(x)
+        assert torch.allclose(mixed[tasks == task], alone[tasks == task], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("batch")])
@@ -313,11 +316,11 @@ def test_only_the_current_task_averages(name):
     mine, x = with_tasks(name)
     mine.train()
     before = {key: value.clone() for key, value in mine.named_buffers()}
-    for mine.state.task in (1, torch.tensor([0, 1, 2, 0, 1]), "open"):
-        mine(x)
+    for answer in (Finished(1), PerSample(torch.tensor([0, 1, 2, 0, 1])), OPEN):
+        with mine.state.answering(answer):
+            mine(x)
     for key, value in mine.named_buffers():
         assert torch.equal(value, before[key])
-    mine.state.task = None
     mine.eval()(x)
     for key, value in mine.named_buffers():
         assert torch.equal(value, before[key])

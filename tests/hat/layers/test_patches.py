@@ -5,12 +5,13 @@ import torch
 
 import hat
 from hat.units.locks import sides
+from hat.units.state import OPEN, Finished
 from tests.hat.nets import answer_for, use
 
 
 def test_every_patch_is_a_token():
     torch.manual_seed(0)
-    layer = answer_for(hat.PatchEmbedding((6, 4), (3, 2), 2, 5, dtype=torch.float64), "open")
+    layer = answer_for(hat.PatchEmbedding((6, 4), (3, 2), 2, 5, dtype=torch.float64), OPEN)
     x = torch.randn(2, 2, 6, 4, dtype=torch.float64)
     weight, bias = layer.convolution.weight.flatten(1), layer.convolution.bias
     patches = [x[:, :, i : i + 3, j : j + 2].flatten(1) for i in (0, 3) for j in (0, 2)]
@@ -23,7 +24,7 @@ def test_off_units_and_locks():
     """Nobody knows the units of an image: whole rows are locked."""
     layer = hat.PatchEmbedding(4, 2, 3, 4, bias=False)
     use(layer.gate, [1, 0, 1, 0])
-    y = answer_for(layer, 0)(torch.randn(2, 3, 4, 4))
+    y = answer_for(layer, Finished(0))(torch.randn(2, 3, 4, 4))
     assert not y[..., [1, 3]].any()
     assert y[..., [0, 2]].all()
     found = sides(layer)[layer.convolution.weight]
@@ -35,7 +36,7 @@ def test_its_gate_is_that_of_a_stream():
     """Which has its units last, though those of a convolution come second."""
     layer = hat.PatchEmbedding(4, 2, 1, 4)
     use(layer.gate, [1, 0, 0, 0])
-    answer_for(layer, 0)
+    answer_for(layer, Finished(0))
     assert layer.gate(torch.ones(1, 4, 4)).sum(1).tolist() == [[4, 0, 0, 0]]
     gate = hat.Gate(4)
     assert hat.PatchEmbedding(4, 2, 1, 4, gate=gate).gate is gate

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 import hat
 from hat.units.locks import sides
+from hat.units.state import OPEN, Finished
 from tests.hat.nets import Squeezed, anneal, answer_for, same_gradients, soft, use
 
 
@@ -22,7 +23,7 @@ def by_hand(layer, x, gate):
 
 def test_with_open_gates():
     layer, x = layer_and_images()
-    torch.testing.assert_close(answer_for(layer, "open")(x), by_hand(layer, x, 1))
+    torch.testing.assert_close(answer_for(layer, OPEN)(x), by_hand(layer, x, 1))
 
 
 def test_gradients_of_a_computation_by_hand():
@@ -40,7 +41,7 @@ def test_off_units_have_no_part():
     use(layer.excite.gate, [1, 0, 1, 0])
     use(layer.squeeze.gate, [0, 1, 1])
     x[:, 1::2] = 0
-    y = answer_for(layer, 0)(x)
+    y = answer_for(layer, Finished(0))(x)
     assert not y[:, 1::2].any()
     with torch.no_grad():
         layer.squeeze.weight[:, 1::2] += 1

@@ -6,6 +6,7 @@ from torch import nn
 
 import hat
 from hat.units.locks import sides, unlocked
+from hat.units.state import OPEN, Finished, PerSample
 from tests.hat.nets import anneal, answer_for, same_gradients, soft, use
 
 
@@ -20,7 +21,7 @@ def stream(count=3, dtype=torch.float64):
 
 
 def test_with_open_gates():
-    positions, tokens = (answer_for(table, "open") for table in tables(dtype=torch.float64))
+    positions, tokens = (answer_for(table, OPEN) for table in tables(dtype=torch.float64))
     x = stream()
     assert torch.equal(positions(x), x + positions.weight[:3])
     assert torch.equal(positions(stream(5)), stream(5) + positions.weight)
@@ -41,7 +42,7 @@ def test_an_off_unit_is_exactly_0(unit_dim):
     for table in tables():
         table.gate.unit_dim = unit_dim
         use(table.gate, [1, 0, 0, 1])
-        answer_for(table, 0)
+        answer_for(table, Finished(0))
         y = table(torch.zeros(2, 3, 4))
         assert not y[..., 1:3].any()
         assert y[:, 0, [0, 3]].all()
@@ -51,7 +52,7 @@ def test_an_off_unit_is_exactly_0(unit_dim):
 def test_a_task_per_sample(index):
     table = tables()[index]
     table.gate.load_state_dict({**table.gate.state_dict(), "masks": torch.eye(4)[[3, 1]]})
-    answer_for(table, torch.tensor([1, 0]))
+    answer_for(table, PerSample(torch.tensor([1, 0])))
     y = table(torch.zeros(2, 3, 4))
     assert [y[sample].nonzero()[:, 1].unique().tolist() for sample in (0, 1)] == [[1], [3]]
 

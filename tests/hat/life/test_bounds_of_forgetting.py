@@ -180,7 +180,7 @@ def test_a_second_guard_is_refused():
     model = hat.HATModel(hat.models.mlp(8, (12,)))
     model.begin_task(3)
     optimizer = hat.guard(torch.optim.SGD(model.task_parameters(), lr=1.0), model)
-    with pytest.raises(ValueError, match="optimizer: expected one without a guard"):
+    with pytest.raises(ValueError, match="optimizer: expected an optimizer without a guard"):
         hat.guard(optimizer, model)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 import hat
 from hat.units.gate import Gate
+from hat.units.state import LEARNING
 from hat_kernels import GATE_FLOOR, Lock
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,14 +123,14 @@ def test_the_task_that_is_asked_for_answers():
     assert model(X).shape == (5, 4)
     assert torch.equal(model(X), model(X, task=2))
     assert not torch.equal(model(X, task=0), model(X, task=1))
-    assert model.state.task is None
+    assert model.state.answer is LEARNING
 
 
 def test_an_error_in_the_body_leaves_no_task_behind():
     model = learn(make())
     with pytest.raises(ValueError, match="x: expected"):
         model(torch.randn(5, 7), task=0)
-    assert model.state.task is None
+    assert model.state.answer is LEARNING
 
 
 def test_published_masks_are_soft_and_drift_but_only_a_little():

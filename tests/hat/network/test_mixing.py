@@ -12,6 +12,7 @@ from torch import nn
 import hat
 import hat_kernels
 from hat.network.mixing import batched, in_parts, logits, rows_of
+from hat.units.state import Finished, PerSample
 from tests.hat.conversion.checks import convert, draw_own, draw_units, others
 from tests.hat.conversion.zoo import NETWORKS
 from tests.hat.nets import Transformer
@@ -112,8 +113,8 @@ def test_every_row_is_that_of_its_task(make):
         close(got, answers(model, x, ids()))
         assert torch.equal(got.isinf(), torch.arange(4) >= 2 + ids()[:, None])
         if make in (mlp, alexnet):  # no norm in between
-            features = torch.stack([model.features_of(x, int(task))[row] for row, task in enumerate(ids())])
-            assert torch.equal(model.features_of(x, ids()), features)
+            features = torch.stack([model.features_of(x, Finished(int(task)))[row] for row, task in enumerate(ids())])
+            assert torch.equal(model.features_of(x, PerSample(ids())), features)
         two = torch.tensor([1, 0] * 3 + [1])
         assert model(x, task=two).shape == (BATCH, 3)
         close(model(x, task=two), answers(model, x, two))

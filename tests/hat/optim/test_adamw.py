@@ -1,4 +1,4 @@
-"""hat.optim.AdamW: torch's Adam and AdamW where nothing is locked, and nothing forgotten where something is."""
+"""hat.optim.AdamW: if nothing is locked, it is the AdamW of torch; if something is locked, nothing is forgotten."""
 
 import copy
 
@@ -66,7 +66,7 @@ def test_is_torch_in_the_first_task(options, kind, max_norm):
 
 @pytest.mark.parametrize("options", [{}, {"amsgrad": True}, {"decoupled_weight_decay": False}])
 def test_nothing_is_forgotten(options):
-    """Moments kept over tasks and weight decay move no locked weight; not one bit of an old answer changes."""
+    """Neither weight decay nor moments of earlier tasks move a locked weight: old logits keep all bits."""
     model, probes = make(), hat.Probes()
     optimizer = hat.optim.AdamW(model.task_parameters(), lr=0.05, weight_decay=0.3, max_norm=1.0, **options)
     for task in range(3):
@@ -111,7 +111,7 @@ def test_state_dict_goes_on(dtype):
 
 
 def test_goes_on_from_torch():
-    """A state_dict of torch.optim.AdamW is one of ours."""
+    """hat.optim.AdamW can load a state_dict of torch.optim.AdamW."""
     one, other = make(), make()
     first = torch.optim.AdamW(one.task_parameters(), lr=0.01, weight_decay=0.0, foreach=False)
     train(one, first)
@@ -157,7 +157,7 @@ def test_options(options, message):
 
 
 def test_launches_under_the_triton_backend():
-    """Two updates, one of the weights and one of the embeddings, each after its count; two for the norm."""
+    """Six launches: for weights and for embeddings one count of steps and one update each; two for the norm."""
     model = make()
     optimizer = hat.optim.AdamW(model.task_parameters(), lr=0.01, max_norm=1e-3)
     loss_of(model).backward()

@@ -1,4 +1,4 @@
-"""The guard of a torch optimizer: what it does where nothing is locked, and what it refuses."""
+"""The guard of a torch optimizer: its step if nothing is locked, and the arguments that it refuses."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_clamps_the_embeddings():
 
 
 def test_soft_masks_scale_the_update_once():
-    """SGD under the guard is hat.optim.SGD, with fractional rates as well."""
+    """SGD under the guard is hat.optim.SGD, also with fractional rates."""
     guarded, plain = make(mask_mode="published"), make(mask_mode="published")
     for model in (guarded, plain):
         with torch.no_grad():
@@ -206,7 +206,7 @@ def test_an_error_between_the_step_and_its_hook_leaves_what_is_locked():
 
 
 def test_a_counter_stays_where_it_is():
-    """A CUDA graph may know its address."""
+    """The counter tensor stays the same object, because a CUDA graph may have recorded its address."""
     model = learning_a_second_task()
     optimizer = hat.guard(torch.optim.Adam(model.task_parameters()), model)
     places = set()

@@ -97,7 +97,7 @@ def test_the_scale_does_not_stay():
 
 
 def test_a_gradient_that_a_scaler_has_made_larger_is_clipped():
-    """It changes gradients in a way that PyTorch does not count: what was known of their norm is not."""
+    """A scaler changes gradients without a new version number, so the known norms of the gradients must not count."""
     model = make()
     optimizer = hat.optim.SGD(model.task_parameters(), lr=1.0, max_norm=1.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-20)

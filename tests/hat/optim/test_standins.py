@@ -1,4 +1,4 @@
-"""A guarded torch optimizer: shown what may move in place of the parameters, and none the worse for it."""
+"""Stand-ins: a guarded torch optimizer holds only the parts of parameters that may move, and takes the same step."""
 
 import copy
 import io
@@ -35,7 +35,7 @@ PARTS = {
 
 
 class Own(torch.optim.AdamW):
-    """Somebody's own optimizer: nobody knows that it treats every element by itself."""
+    """An optimizer of a user. The guard cannot know that it treats every element by itself."""
 
 
 WHOLE = {
@@ -79,7 +79,7 @@ def next_task(model, optimizer, seed):
 
 
 def second_task(make, dtype=torch.float32):
-    """(model, optimizer) in the middle of the second task, the optimizer made anew in it."""
+    """(model, optimizer) in the middle of the second task. The optimizer was made in this task."""
     model = fresh(dtype)
     model.begin_task(3)
     train(model, hat.optim.SGD(model.task_parameters(), lr=0.1))
@@ -94,7 +94,7 @@ def tensors(value):
 
 
 def extending(parameter, state):
-    """What extends over a parameter, by name."""
+    """The states that extend over a parameter, by name."""
     return {
         n: v for n, v in state.items() if isinstance(v, list) or (torch.is_tensor(v) and v.dim() == parameter.dim())
     }
@@ -105,7 +105,7 @@ def blocks_of(model, parameter):
 
 
 def holds(optimizer, model):
-    """It holds the parameters themselves, each once, and states of nothing else."""
+    """Whether the optimizer holds the parameters themselves, each once, and has states of nothing else."""
     held = [p for group in optimizer.param_groups for p in group["params"]]
     own = {id(p) for p in model.parameters()}
     assert len(held) == len({id(p) for p in held})
@@ -119,7 +119,7 @@ def holds(optimizer, model):
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("name", PARTS)
 def test_is_the_step_of_the_whole_where_something_may_move(name, foreach):
-    """Elements are treated by themselves, so that the same optimizer on all of it takes the same step there."""
+    """The optimizer treats every element by itself, so it takes the same step on parts as on whole parameters."""
     model, _ = second_task(PARTS["SGD"])
     twin = copy.deepcopy(model)
     make = PARTS[name]
@@ -169,7 +169,7 @@ def test_states_are_of_the_blocks_and_shrink(name):
 
 
 def mark(model, optimizer):
-    """Make every state that extends over a parameter equal to it; along what it has of each dimension."""
+    """Set every state that extends over a parameter to the values of the parameter."""
     for parameter, state in optimizer.state.items():
         views = (
             cut(parameter.detach(), blocks_of(model, parameter)) if can_stand_in(optimizer) else [parameter.detach()]
@@ -238,7 +238,7 @@ def test_nothing_is_forgotten_and_something_is_learned(name):
 # ---------------------------------------------------------------- saving and loading
 
 
-# Not of NAdam and ASGD in bfloat16: torch casts their 0-d factors to that when it loads them.
+# NAdam and ASGD are left out in bfloat16, because torch casts their 0-d factors to bfloat16 when it loads them.
 ROUND_TRIPS = [(name, torch.float32) for name in [*PARTS, "Adafactor"]]
 ROUND_TRIPS += [(name, torch.bfloat16) for name in PARTS if name not in ("NAdam", "ASGD")]
 
@@ -282,7 +282,7 @@ def test_a_state_of_other_blocks_is_refused_and_leaves_the_optimizer_usable():
 
 
 def test_an_optimizer_whose_state_does_not_fit_does_not_stop_a_task_from_ending():
-    """One that is still alive when an earlier checkpoint is loaded, say."""
+    """Such a state exists if the optimizer is still in use when an earlier checkpoint of the model is loaded."""
     model, old = second_task(PARTS["SGD"])
     earlier = copy.deepcopy(model.state_dict())
     next_task(model, old, 2)
@@ -312,7 +312,7 @@ def closure_of(model, optimizer, calls=None):
 
 @pytest.mark.parametrize("name", [*PARTS, *WHOLE])
 def test_a_closure_is_the_step_without(name):
-    """It zeroes the gradients of the parameters, not of what stands in for them."""
+    """A closure clears and fills the gradients of the whole parameters, not of their stand-ins."""
     model, optimizer = second_task({**PARTS, **WHOLE}[name])
     other, own = copy.deepcopy((model, optimizer))
     for progress in (0.0, 0.005, 0.01):
@@ -329,7 +329,7 @@ def test_a_closure_is_the_step_without(name):
 
 
 def test_a_closure_that_looks_at_the_parameters():
-    """Inside of it, the optimizer holds what it held outside."""
+    """Inside a closure, the optimizer holds the whole parameters, as outside of a step."""
     model, optimizer = second_task(PARTS["Adam"])
     expected = [id(p) for group in optimizer.param_groups for p in group["params"]]
     seen = []
@@ -387,7 +387,7 @@ def test_a_warning_that_is_an_error_leaves_the_optimizer_usable():
 
 
 def test_lbfgs_goes_on_when_units_move():
-    """Its history is of other places then: it starts anew, and forgets nothing."""
+    """The history of LBFGS cannot follow the units, so LBFGS starts a new one. No task is forgotten."""
     model, _ = second_task(PARTS["SGD"])
     optimizer = hat.guard(torch.optim.LBFGS(list(model.body.parameters()), lr=0.1, max_iter=4), model)
     probes = hat.Probes()
@@ -478,7 +478,7 @@ def test_united_undoes_parted():
 
 
 def test_strangers_are_left_alone():
-    """Parameters of no model, and their states."""
+    """The guard does not touch parameters that belong to no model, nor their states."""
     model, _ = second_task(PARTS["SGD"])
     stranger = torch.nn.Parameter(torch.randn(4))
     optimizer = hat.guard(PARTS["Adam"]([*model.task_parameters(), stranger]), model)
@@ -492,7 +492,7 @@ def test_strangers_are_left_alone():
 
 @pytest.mark.parametrize("make", [*PARTS.values(), *WHOLE.values()], ids=[*PARTS, *WHOLE])
 def test_a_parameter_that_a_user_freezes_for_a_while(make):
-    """It stays, with its state, and goes on when it may."""
+    """The parameter stays in the optimizer with its state, and moves again when the user unfreezes it."""
     model, optimizer = second_task(make)
     weight = model.body.linear2.weight
     before = weight.detach().clone()
@@ -511,7 +511,7 @@ def test_a_parameter_that_a_user_freezes_for_a_while(make):
 
 @pytest.mark.parametrize("make", [*PARTS.values(), *WHOLE.values()], ids=[*PARTS, *WHOLE])
 def test_a_parameter_that_a_user_freezes_while_a_task_ends(make):
-    """Only what the model has frozen for good leaves the optimizer: the next task may train it, and strangers too."""
+    """The optimizer drops only parameters that the model has frozen. The next task may train all others."""
     model, optimizer = second_task(make)
     weight, stranger = model.body.linear2.weight, torch.nn.Parameter(torch.zeros(2, 3))
     optimizer.add_param_group({"params": [stranger]})

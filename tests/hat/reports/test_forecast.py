@@ -1,4 +1,4 @@
-"""How long free units last, counted by hand."""
+"""For how many tasks the free units are enough, counted by hand."""
 
 import math
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.
 
 
 def after(tasks, *, widths=(8, 6), **options):
-    """A model behind tasks that each use these units of every axis, by where they lay at first."""
+    """A model that has learned tasks. Each task uses the given units of every axis, by their first places."""
     body = hat.chain(hat.HATLinear(3, widths[0]), hat.HATLinear(widths[0], widths[1]))
     model = hat.HATModel(body, **options)
     for units in tasks:
@@ -53,14 +53,14 @@ def test_its_table():
     assert lines[0].split() == ["axis", "units", "free", "new", "a", "task", "full", "after"]
     assert lines[2].split() == ["0", "8", "2", "1.0", "2.0", "tasks"]
     assert lines[3].split() == ["1", "6", "5", "0.0", "never"]
-    assert lines[-1] == "new a task: mean of the last 3; 0 is the first that is full, after 2.0 more"
+    assert lines[-1] == "new a task: mean of the last 3; 0 is full first, after 2.0 more tasks"
 
 
 def test_before_the_first_task_and_while_one_is_learned():
     model = after([])
     found = hat.forecast(model)
     assert (found.last, found.first_full, found.full_after) == (0, None, math.inf)
-    assert str(found).splitlines()[-1] == "no finished task to go by"
+    assert str(found).splitlines()[-1] == "no forecast, as no task is finished"
     learned = after(TASKS)
     before = hat.forecast(learned)
     learned.begin_task(2)
@@ -75,12 +75,12 @@ def test_nothing_new_and_nothing_free():
     full = hat.forecast(after([([*range(8)], [0])]))
     assert full.first_full.name == "0.gate"
     assert (full.rows[0].full_after, full.rows[1].full_after) == (0.0, 5.0)
-    assert str(full).splitlines()[-1] == "new a task: that of the last; 0 is full"
+    assert str(full).splitlines()[-1] == "new a task: those of the last; 0 is full"
     assert str(full).splitlines()[2].split()[-1] == "now"
 
 
 def test_a_forgotten_task_counts_for_nothing(monkeypatch):
-    """What it used and a later one uses too is that one's."""
+    """A unit that a forgotten task and a later task use counts as new for the later task."""
     model = after(TASKS)
     for gate in model.gates.values():
         rows = gate.masks.clone()
@@ -92,7 +92,7 @@ def test_a_forgotten_task_counts_for_nothing(monkeypatch):
 
 
 def test_an_axis_that_has_grown():
-    """Earlier tasks know nothing of its newest units."""
+    """Earlier tasks do not use the units that were added later."""
     model = after([], widths=(5, 4))
     use_all = {"0.gate": [[1, 1, 0, 0, 0], [0, 0, 1, 1, 0]], "1.gate": [[1, 0, 0, 0], [1, 0, 0, 0]]}
     for name, gate in model.gates.items():

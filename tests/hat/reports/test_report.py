@@ -1,4 +1,4 @@
-"""What a model looks like inside, counted by hand."""
+"""The numbers of the report of a model, counted by hand."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_units_by_hand():
 def test_its_tables():
     lines = str(hat.report(after(TASKS), names=["a", "b", "c", "d"])).splitlines()
     assert lines[0].split()[:3] == ["axis", "units", "free"]
-    units = lines.index("units that every task used (those that no earlier one had used; the others it shares)") + 2
+    units = lines.index("units used by every task (in brackets: units that no earlier task had used)") + 2
     assert lines[units].split() == ["axis", "0", "1", "2", "3"]
     assert lines[units + 2] == "0         3 (3)  3 (1)  3 (0)  2 (2)"
     assert lines[units + 5] == "all axes  4 (4)  4 (1)  4 (0)  3 (2)"
@@ -47,7 +47,7 @@ def test_its_tables():
 def test_many_tasks_are_shown_in_part_and_kept_whole():
     found = hat.report(after([([task % 8], [0]) for task in range(12)]))
     assert len(found.rows) == 24
-    assert "units that the last 10 of 12 tasks used" in str(found)
+    assert "units used by the last 10 of 12 tasks" in str(found)
     assert "\n11: task 11" in str(found)
     assert "\n1: task 1 " not in str(found)
 

@@ -1,4 +1,4 @@
-"""The table of a network's axes: every number is counted again here, the slow way."""
+"""The table of the axes of a network. The tests count every number again in a slow way."""
 
 import warnings
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.
 
 
 def learned(body, tasks=2, share=3, **options):
-    """A model that has learned tasks, each of every third unit."""
+    """A model that has learned tasks, each of which uses every third unit."""
     model = hat.HATModel(body, **options)
     for task in range(tasks):
         model.begin_task(classes=2 + task)

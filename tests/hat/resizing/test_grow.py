@@ -239,6 +239,40 @@ def test_converted_networks_grow_everywhere(name):
     assert all(torch.equal(a, b) for a, b in zip(answers(model, inputs), expected, strict=False))
 
 
+class Beside(nn.Module):
+    """Two layers side by side, which a third one reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.both, self.head = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.both(torch.cat([self.a(x), self.b(x)], 1).relu()).relu())
+
+
+@pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
+def test_weights_of_units_that_join_behind_locked_ones_are_learned():
+    """In front of what was locked beside them: the block of a weight that is frozen has become smaller."""
+    torch.manual_seed(0)
+    model = hat.convert(Beside(), torch.randn(2, 3))
+    model.begin_task(2)
+    with torch.no_grad():
+        for name, gate in model.gates.items():
+            gate.embedding.copy_(torch.where(torch.arange(gate.units) < (4 if name == "gates.a" else 2), 1.0, -1.0))
+    model.end_task()
+    model.begin_task(2)
+    model(torch.randn(5, 3)).sum().backward()
+    hat.grow(model, {"gates.a": 2})
+    (layer,) = (m for m in model.body.modules() if isinstance(m, hat.HATLinear) and m.in_features == 10)
+    layer.weight.grad = None
+    with torch.no_grad():
+        for gate in model.gates.values():
+            gate.embedding.fill_(1)
+        layer.bias.fill_(9)  # all units answer
+    model(torch.randn(5, 3)).square().sum().backward()
+    assert layer.weight.grad[:2, 4:6].any()
+
+
 def test_norms_go_on_over_as_many_units_as_there_were():
     """The mean over 8 units, 4 of which are off, is not that over 11."""
     module, example = NETWORKS["transformer_fused"]()

@@ -12,6 +12,7 @@ from hat.resizing.fitting import fit, needed, numbers
 from hat.resizing.resize import resize
 from hat.resizing.shrink import shrunk
 from hat.resizing.trial import misfits
+from hat.units.state import Finished
 from tests.hat.conversion.checks import convert
 from tests.hat.conversion.zoo import Net
 
@@ -78,8 +79,8 @@ def test_a_trial_names_the_units_where_networks_part():
     counts = torch.tensor([1, 1, 0, 0, 1, 1, 0, 0, 0])
     small = copy.deepcopy(model)
     resize(small, counts)
-    assert misfits(model.body, small.body, counts, 0) is None
+    assert misfits(model.body, small.body, counts, Finished(0)) is None
     with torch.no_grad():
         small.body.network.get_submodule("2").weight[0] += 0.1
-    assert misfits(model.body, small.body, counts, 0).tolist() == [2, 3]  # its inputs that are gone
+    assert misfits(model.body, small.body, counts, Finished(0)).tolist() == [2, 3]  # its inputs that are gone
     assert [gate.units for gate in shrunk(model, [0]).gates.values()] == [2, 2]

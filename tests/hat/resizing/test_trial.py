@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
+from hat.units.state import Finished
 from tests.hat.conversion.checks import convert, draw_units, features, poison
 from tests.hat.conversion.zoo import NETWORKS, Net
 
@@ -65,9 +66,9 @@ def test_what_has_joined_is_locked_where_it_lies(forward, columns):
         for embedding in model.embeddings:
             embedding.fill_(1)
     model.end_task()
-    before = [features(model, x, task) for task in range(2)]
+    before = [features(model, x, Finished(task)) for task in range(2)]
     poison(model, 1)
-    assert all(torch.equal(features(model, x, task), then) for task, then in enumerate(before))
+    assert all(torch.equal(features(model, x, Finished(task)), then) for task, then in enumerate(before))
 
 
 def test_a_table_of_which_the_inputs_say_how_much_is_read_stays():
@@ -94,10 +95,10 @@ def test_any_batch_goes_through_heads_that_are_fewer_or_more():
     batches = [inputs(size, 6, 5) for size in (1, 5)]
     for x in batches:
         exports_agree(model, x)
-    before = [features(model, x, 0) for x in batches]
+    before = [features(model, x, Finished(0)) for x in batches]
     assert len(hat.grow(model, 1)) == len(hat.grow(model, 1)) == len(model.gates)
     for x, then in zip(batches, before, strict=True):
-        now = features(model, x, 0)
+        now = features(model, x, Finished(0))
         kept = model.body.gates["last"].origin < then.shape[-1]
         torch.testing.assert_close(now[..., kept], then, rtol=0, atol=1e-10)
         exports_agree(model, x)

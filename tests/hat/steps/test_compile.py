@@ -24,7 +24,7 @@ def compiled(module):
 
 
 def steps(model, call, x, y):
-    """Three steps; the losses."""
+    """The losses of three steps."""
     optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1)
     losses = []
     for step in range(3):

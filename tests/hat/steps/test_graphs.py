@@ -1,4 +1,4 @@
-"""The step as a graph: the same bits, whatever changes; it never waits, and where there is no graph it says so."""
+"""The step as a graph: it gives the same bits after every change, never waits, and warns if there is no graph."""
 
 import copy
 import warnings
@@ -37,7 +37,7 @@ LAUNCHES = {
 
 
 def slower(number, optimizer):
-    """A rate that falls, as the recipe has it."""
+    """Lower the learning rate after four steps, as the recipe does."""
     if number == 4:
         for group in optimizer.param_groups:
             group["lr"] /= 3
@@ -50,8 +50,8 @@ def as_a_graph(model, optimizer):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @on_kernels
 def test_a_graph_is_the_step(optimizer):
-    """Scale, rate, counters and dropout go on in a recording; a task that ends makes a new one."""
-    each = (lambda *_: None) if optimizer == "guarded" else slower  # to others than ours a rate is a fixed number
+    """In a recording, scale, rate, counters and dropout change from step to step. A new task needs a new recording."""
+    each = (lambda *_: None) if optimizer == "guarded" else slower  # a recording of a guarded optimizer fixes the rate
     tasks = 2 if optimizer == "momentum" else 1
     with as_on_a_gpu() as recorder:
         eager = learn(optimizer, tasks=tasks, step=hat.TrainStep, each=each)
@@ -176,7 +176,7 @@ def test_a_graph_does_what_the_step_does_whatever_changes():
 
 @on_kernels
 def test_a_graph_uses_no_memory_that_somebody_else_may_get():
-    """An eager backward pass between two replays, whose gradients the user keeps."""
+    """A user keeps the gradients of an eager backward pass between two replays, and the replay must not write there."""
 
     def run(graph):
         model = make()
@@ -237,7 +237,7 @@ def test_on_a_cpu_it_says_once_that_there_is_no_graph():
 
 def test_a_function_that_waits_is_not_recorded():
     with as_on_a_gpu("reference") as recorder:
-        graphs = Graphs(lambda x: x + x.sum().item(), what="it", warm=2)
+        graphs = Graphs(lambda x: x + x.sum().item(), name="it", warm=2)
         with pytest.warns(hat.GraphWarning, match="it is no graph: it waits for _local_scalar_dense") as seen:
             results = [graphs("key", torch.full((2,), float(n))) for n in range(5)]
     assert [r[0].item() for r in results] == [0.0, 3.0, 6.0, 9.0, 12.0]
@@ -248,7 +248,7 @@ def test_a_function_that_waits_is_not_recorded():
 def test_a_recording_that_fails_falls_back():
     with as_on_a_gpu("reference") as recorder:
         recorder.record = mock.Mock(side_effect=RuntimeError("operation not permitted\nand more"))
-        graphs = Graphs(lambda x: x + 1, what="it", warm=1)
+        graphs = Graphs(lambda x: x + 1, name="it", warm=1)
         with pytest.warns(hat.GraphWarning, match="it is no graph: RuntimeError: operation not permitted; it runs"):
             results = [graphs("key", torch.full((2,), float(n)))[0].item() for n in range(4)]
     assert results == [1.0, 2.0, 3.0, 4.0]
@@ -256,7 +256,7 @@ def test_a_recording_that_fails_falls_back():
 
 
 class Refusing:
-    """Stands in for a recorder: what is recorded does not run, and then the optimizer refuses."""
+    """A recorder whose recording does not run, and whose optimizer then raises an error."""
 
     def __init__(self, recorder):
         self.recorder = recorder
@@ -278,7 +278,7 @@ class Refusing:
     ("optimizer", "backend"), [("guarded", "reference"), pytest.param("in_backward", "triton", marks=kernels)]
 )
 def test_a_step_whose_recording_fails_forgets_nothing(optimizer, backend):
-    """What was to be brought back after the step was recorded, and has never been read."""
+    """The copies of locked weights were recorded, not computed. They must not be written to the weights."""
     make_optimizer = OPTIMIZERS.get(
         optimizer, lambda model: hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
     )
@@ -344,7 +344,7 @@ def test_the_memory_of_graphs_goes_with_the_step():
 
 @pytest.mark.parametrize("text", ["called a synchronizing CUDA operation", "another warning"])
 def test_the_recorder_knows_who_waits(text, monkeypatch):
-    """PyTorch says of its debug mode, once, that it does not see all synchronizing operations: that is no waiting."""
+    """PyTorch warns once that its debug mode does not see all synchronizing operations. This warning does not count."""
 
     def set_mode(mode):
         warnings.warn("set_sync_debug_mode does not yet detect all synchronizing uses", stacklevel=1)
@@ -367,7 +367,7 @@ def test_the_recorder_knows_who_waits(text, monkeypatch):
 
 def test_too_many_kinds_of_input():
     with as_on_a_gpu("reference") as recorder:
-        graphs = Graphs(lambda x: x + 1, what="it", warm=1, most=2)
+        graphs = Graphs(lambda x: x + 1, name="it", warm=1, most=2)
         inputs = [torch.arange(n % 4 + 1.0) for n in range(12)]
         with pytest.warns(hat.GraphWarning, match="expected at most 2 kinds of input, got one more") as seen:
             results = [graphs(kind_of(x), x) for x in inputs]
@@ -378,6 +378,6 @@ def test_too_many_kinds_of_input():
 
 def test_a_result_is_the_callers_own():
     with as_on_a_gpu("reference"):
-        graphs = Graphs(lambda x: x * 2, what="it", warm=1)
+        graphs = Graphs(lambda x: x * 2, name="it", warm=1)
         kept = [graphs("key", torch.full((1,), float(n))) for n in range(4)]
     assert [value.item() for value in kept] == [0.0, 2.0, 4.0, 6.0]

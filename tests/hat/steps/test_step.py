@@ -1,4 +1,4 @@
-"""The whole step as one callable: bit by bit the loop written by hand; what it refuses, and its options."""
+"""The training step in one call: the same bits as a loop by hand, the arguments that it refuses, and its options."""
 
 from functools import partial
 from unittest import mock
@@ -39,7 +39,7 @@ def test_refused():
         ((model.body, optimizer), {}, "model: expected a HATModel, got Chain"),
         ((model, None), {}, "optimizer: expected one of hat.optim or one guarded by hat.guard, got NoneType"),
         ((model, torch.optim.SGD(model.parameters())), {}, "optimizer: expected one of hat.optim .*, got SGD"),
-        ((other, optimizer), {}, "optimizer: expected one of this model, got one of another"),
+        ((other, optimizer), {}, "optimizer: expected an optimizer of this model, got that of another model"),
         ((model, optimizer), {"lamb": -1}, "lamb: expected a number >= 0, got -1"),
         ((model, optimizer), {"lamb": "a"}, "lamb: expected a number >= 0, got 'a'"),
         ((model, optimizer), {"autocast": "bfloat16"}, "autocast: expected None, .*, got 'bfloat16'"),
@@ -105,7 +105,7 @@ def test_autocast():
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
 def test_compiled_for_many_tasks():
-    """More than Dynamo compiles of one function."""
+    """More tasks than the number of times that Dynamo compiles one function."""
     torch._dynamo.reset()
     model = make(input_dropout=0.0, dropout=0.0)
     with (

@@ -10,7 +10,7 @@ import torch
 
 import hat
 from hat.cli import main
-from hat.training.growth import wanted
+from hat.training.growth import units_needed
 from hat.training.history import History
 from hat.training.rundir import RunDir
 
@@ -41,7 +41,7 @@ def test_a_network_grows_before_it_is_full(stream: hat.data.Stream) -> None:
     assert all(gate.free.any() for gate in trainer.model.gates.values())
 
 
-def test_what_is_wanted_is_room_for_two_more_tasks() -> None:
+def test_units_needed_are_those_of_two_more_tasks() -> None:
     model = make_model(10)
     for used in (4, 3):  # of 10, so that 3 are free and the next task is expected to take 3.5
         model.begin_task(2)
@@ -49,9 +49,9 @@ def test_what_is_wanted_is_room_for_two_more_tasks() -> None:
             for gate in model.gates.values():
                 gate.embedding.copy_(torch.where(torch.arange(10) < gate.locked + used, 1.0, -1.0))
         model.end_task()
-    assert wanted(model) == dict.fromkeys(model.gates, 4)  # 2 * 3.5 - 3
-    hat.grow(model, wanted(model))
-    assert wanted(model) == {}
+    assert units_needed(model) == dict.fromkeys(model.gates, 4)  # 2 * 3.5 - 3
+    hat.grow(model, units_needed(model))
+    assert units_needed(model) == {}
 
 
 def test_a_resumed_run_ends_with_the_same_bits(stream: hat.data.Stream, tmp_path: Path) -> None:

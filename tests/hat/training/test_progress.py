@@ -1,4 +1,4 @@
-"""What the progress bar shows while an epoch runs."""
+"""The text of the progress bar while an epoch runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hat.training.progress import Progress
 
 
 class Bar:
-    """In place of tqdm's; draws at every second batch."""
+    """Replaces the bar of tqdm, and draws at every second batch."""
 
     def __init__(self, **options: Any) -> None:
         self.options, self.count, self.shown = options, 0, [{}]

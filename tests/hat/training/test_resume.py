@@ -45,7 +45,7 @@ def run_interrupted(
     where: str,
     make: Callable[[], hat.HATModel] = make_model,
 ) -> None:
-    """Train and stop in the middle of an epoch, or after saving one, `after` epochs in."""
+    """Train and stop after `after` epochs, in the middle of an epoch or after saving one."""
     trainer = hat.Trainer(make(), stream, config, run_dir=folder, progress=False)
     count = 0
     original = Fit._epoch
@@ -139,7 +139,7 @@ def assert_equal(whole: hat.Trainer, resumed: hat.Trainer) -> None:
 
 
 def test_killed_process_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kill -9 at some moment of a real run on the command line, then --resume; the others need no process."""
+    """kill -9 at some moment of a real run on the command line, then --resume. The other tests need no process."""
     monkeypatch.setattr("hat.cli.train.plots_available", lambda: False)
     options = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "10", "--momentum", "0.9", "--quiet"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -192,7 +192,7 @@ def test_ctrl_c_before_anything_is_saved(
 
 
 def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Ctrl-C in the middle of an epoch, `after` finished ones in."""
+    """Ctrl-C in the middle of an epoch, after `after` finished epochs."""
     count = 0
     original = hat.training.fit.train_epoch
 
@@ -208,7 +208,7 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
 
 
 def test_ctrl_c_during_a_save_waits_for_its_end(stream: hat.data.Stream, tmp_path: Path) -> None:
-    """Checkpoint, metrics and config of the first save belong together."""
+    """The first save writes checkpoint, metrics and config together: all files or none."""
 
     class Folder(RunDir):
         def write_config(self, config: dict[str, object]) -> None:
@@ -292,7 +292,7 @@ def other_dropout() -> hat.HATModel:
     ("make", "message"),
     [
         (other_gates, r"^s_max: expected 400\.0 as in the checkpoint, got 50\.0$"),
-        (other_dropout, "^model: expected the network of the checkpoint, got one of other layers$"),
+        (other_dropout, "^model: expected the network of the checkpoint, got a network of other layers$"),
     ],
 )
 def test_resume_refuses_another_model(

@@ -1,4 +1,4 @@
-"""The training loop: what it learns, keeps, reports and refuses."""
+"""The training loop: what it learns, what it keeps and reports, and the arguments that it refuses."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_run_directory(stream: hat.data.Stream, tmp_path: Path) -> None:
 
 
 def test_best_validation_weights_come_back(stream: hat.data.Stream, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validation losses are dictated; the weights after the run are those of the best epoch."""
+    """The test sets the validation losses. After the run the weights are those of the best epoch."""
     losses = iter([3.0, 1.0, 2.0, 2.5])
     snapshots = []
 
@@ -122,7 +122,7 @@ def test_non_finite_loss_is_refused_before_the_update(stream: hat.data.Stream) -
 
 
 def test_weights_that_cannot_be_validated_are_not_saved(tmp_path: Path) -> None:
-    """One batch an epoch: the loss before the update is finite, that after it is not."""
+    """An epoch has one batch. The loss before the update is finite; the loss after the update is not."""
     few = hat.data.permuted("digits", tasks=1, limit=4)
     config = hat.TrainConfig(epochs=3, lr=1e30)
     with pytest.raises(NonFiniteLossError, match="on the validation part of permuted digits 0, epoch 1"):

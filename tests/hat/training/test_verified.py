@@ -1,4 +1,4 @@
-"""Runs that look after every task whether anything was forgotten, and runs whose model has forgotten a task."""
+"""Runs that check after every task that nothing was forgotten, and runs in which a user forgets a task."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_resumed_run_verifies_what_it_has_loaded(
 
 
 def forget_in(folder: Path, task: int) -> None:
-    """As a user would, in the checkpoint of a run."""
+    """Forget a task in the checkpoint of a run, as a user would do it."""
     saved = hat.checkpoint.load(folder / "checkpoint.pt")
     width = saved["model"]["heads.0.weight"].shape[1]
     model = hat.HATModel(hat.models.mlp(64, (width,)))

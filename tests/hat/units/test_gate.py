@@ -10,7 +10,7 @@ import hat
 from hat.network.movable import segments
 from hat.units.gate import Gate
 from hat.units.locks import frozen_lock, gates, locks, unlocked
-from hat.units.state import GateConfig, State
+from hat.units.state import OPEN, PLAIN, Finished, GateConfig, PerSample, State
 from hat_kernels.lock import rate
 from tests.hat.nets import use
 
@@ -63,16 +63,16 @@ def test_form_follows_the_task():
     gate = gate_with([-1.0, 1.0])
     gate.commit()
     assert set(gate.form()) == {"embedding", "scale", "s_max", "compensation"}
-    gate.state.task = 0
-    assert gate.form()["mask"].tolist() == [0, 1]
-    gate.state.task = torch.tensor([0, 0])
-    assert torch.equal(gate.form()["mask"], gate.masks)
+    with gate.state.answering(Finished(0)):
+        assert gate.form()["mask"].tolist() == [0, 1]
     x = torch.ones(2, 2)
-    assert gate(x).tolist() == [[0, 1], [0, 1]]
-    gate.state.task = "open"
-    assert gate.form() == {}
-    assert torch.equal(gate(x), x)
-    gate.state.task = None
+    with gate.state.answering(PerSample(torch.tensor([0, 0]))):
+        assert torch.equal(gate.form()["mask"], gate.masks)
+        assert gate(x).tolist() == [[0, 1], [0, 1]]
+    for answer in (OPEN, PLAIN):
+        with gate.state.answering(answer):
+            assert gate.form() == {}
+            assert torch.equal(gate(x), x)
     gate.eval()
     assert gate(x).tolist() == [[0, 1], [0, 1]]
 

@@ -10,7 +10,7 @@ from torch import nn
 import hat
 from hat.units.buffers import foreign
 from hat.units.locks import locks, unlocked
-from hat.units.state import State
+from hat.units.state import LEARNING, OPEN, PLAIN, Finished, PerSample, State
 from tests.hat.stepping import end
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
@@ -113,15 +113,17 @@ def test_which_one_answers():
     with torch.no_grad():
         module.weight.fill_(5.0)
     assert module.of_task("weight") is module.weight
-    for task, value in ((0, 3.0), (1, 4.0), ("plain", 5.0)):
-        state.task = task
-        assert torch.equal(module.of_task("weight"), torch.full((8,), value))
-    state.task = torch.tensor([1, 0, 1])
-    assert module.of_task("total").tolist() == [[40.0] * 8, [30.0] * 8, [40.0] * 8]
-    state.task = "open"
-    assert torch.equal(module.of_task("weight"), torch.linspace(1, 2, 8))
-    for state.task in (None, 0, torch.tensor([1]), "open"):
-        assert module.of_task("nothing") is None
+    for answer, value in ((Finished(0), 3.0), (Finished(1), 4.0), (PLAIN, 5.0)):
+        with state.answering(answer):
+            assert torch.equal(module.of_task("weight"), torch.full((8,), value))
+    with state.answering(PerSample(torch.tensor([1, 0, 1]))):
+        assert module.of_task("total").tolist() == [[40.0] * 8, [30.0] * 8, [40.0] * 8]
+    with state.answering(OPEN):
+        assert torch.equal(module.of_task("weight"), torch.linspace(1, 2, 8))
+    for answer in (LEARNING, PLAIN, OPEN, Finished(0), PerSample(torch.tensor([1]))):
+        with state.answering(answer):
+            assert module.is_learning == (answer in (LEARNING, PLAIN))
+            assert module.of_task("nothing") is None
 
 
 def test_begins_in_place_from_the_memory_that_was_given():

@@ -1,4 +1,4 @@
-"""`hat.verify` names what has changed, and nothing that may."""
+"""`hat.verify` names what has changed, and does not name what may change."""
 
 import math
 
@@ -133,14 +133,14 @@ def test_the_module_that_answers_otherwise(what, name):
     assert (found.kind, found.moved) == ("module", name)
     assert found.moved_by > 0
     assert found.largest > 0
-    assert f"module {name} answers otherwise, by" in str(found)
+    assert f"module {name} answers differently, by" in str(found)
     assert sum(map(sum, hooks)) + ("hook" in str(what.__code__.co_names)) == sum(
         len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()
     )
 
 
 def test_layers_that_are_gated_further_on_are_not_blamed():
-    """Their units that a task does not use move with later tasks; the one that changed comes behind them."""
+    """Later tasks may change units that the task does not use, even in layers before the layer that has changed."""
     model, x = make("resnet")
     probes = hat.Probes()
     learn(model, x, units=0)
