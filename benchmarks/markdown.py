@@ -19,6 +19,19 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(aligned(rows, gap=" "))
 
 
+def inserted(page: str, marker: str, content: str, name: str = "page") -> str:
+    """`page` with `content` between the lines `<!-- marker -->` and `<!-- /marker -->`.
+
+    Raises:
+        ValueError: the marks are not there, in order, once each; names the page `name`.
+    """
+    opening, closing = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    begin, end = page.find(opening), page.find(closing)
+    if page.count(opening) != 1 or page.count(closing) != 1 or end < begin:
+        raise ValueError(f"{name}: expected one {opening} and one {closing} behind it, got none, more or another order")
+    return f"{page[: begin + len(opening)]}\n\n{content.strip()}\n\n{page[end:]}"
+
+
 def label(scale: float) -> str:
     return f"1/{1 / scale:.0f}" if scale < 0.1 else f"{scale:g}"
 

@@ -1,4 +1,4 @@
-"""How a step of Adam or AdamW turns a gradient into an update."""
+"""The options of a step of Adam or AdamW, as one value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class AdamWOptions(NamedTuple):
-    """The options of `hat_kernels.adamw_update_`."""
+    """The options of `hat_kernels.adamw_update_`; see there."""
 
     lr: float | Tensor
     betas: tuple[float, float]

@@ -34,21 +34,21 @@ def adamw_update_(
     for index, (parameter, grad, lock) in enumerate(zip(parameters, grads, locks, strict=True)):
         t = steps[index].item()
         tensors = [parameter, grad, exp_avgs[index], exp_avg_sqs[index], *(max_exp_avg_sqs[index : index + 1])]
-        if not mend and compiling.wanted() and compiling.plain(tensors, lock):
+        if not mend and compiling.compiles() and compiling.are_plain(tensors, lock):
             fused.update_(tensors, t, options)
             continue
         size, decay = lr / (1 - beta1**t), lr * weight_decay if decoupled else 0.0
         for part in parts(parameter, lock, runs=True):
             target = parameter[part.rows]
-            weight = part.own(target)
+            weight = part.working_copy(target)
             g = widened(grad[part.rows], mend)
             g = g if grad_scale is None else g * grad_scale
             g = -g if maximize else g
             if weight_decay and not decoupled:
                 g = g.add(weight, alpha=weight_decay)
 
-            m = part.own(exp_avgs[index][part.rows]).lerp_(g, 1 - beta1)
-            v = part.own(exp_avg_sqs[index][part.rows]).mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            m = part.working_copy(exp_avgs[index][part.rows]).lerp_(g, 1 - beta1)
+            v = part.working_copy(exp_avg_sqs[index][part.rows]).mul_(beta2).addcmul_(g, g, value=1 - beta2)
             part.write_(exp_avgs[index][part.rows], m)
             part.write_(exp_avg_sqs[index][part.rows], v)
             if amsgrad:

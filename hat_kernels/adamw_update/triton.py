@@ -35,7 +35,7 @@ def adamw_update_(
         number, lr = split_number(options.lr)
         numbers = [number, *options.betas, options.eps, options.weight_decay]
         flags = [options.decoupled, options.amsgrad, options.maximize, options.mend]
-        lists = [list(each) for each in (parameters, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps)]
+        lists = [list(tensors) for tensors in (parameters, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps)]
         _adamw_update_op(*lists, *flatten(locks), lr, options.grad_scale, options.found_inf, numbers, flags)
         return
     states = [exp_avgs, exp_avg_sqs, max_exp_avg_sqs] if options.amsgrad else [exp_avgs, exp_avg_sqs]
@@ -46,12 +46,14 @@ def adamw_update_(
     rate, rate_ptr = number_or_scalar(options.lr, device)
     found_inf_ptr = scalar(options.found_inf, device)
     with torch.cuda.device_of(operands[0].parameter):
-        built = table(operands)
-        block = max(32, triton.next_power_of_2(built.length))
-        advance_kernel[(1,)](built.rows, found_inf_ptr, built.length, BLOCK=block, num_warps=1, enable_fp_fusion=True)
-        adamw_kernel[(built.programs,)](
-            built.rows,
-            built.owners,
+        pointer_table = table(operands)
+        block = max(32, triton.next_power_of_2(pointer_table.length))
+        advance_kernel[(1,)](
+            pointer_table.rows, found_inf_ptr, pointer_table.length, BLOCK=block, num_warps=1, enable_fp_fusion=True
+        )
+        adamw_kernel[(pointer_table.programs,)](
+            pointer_table.rows,
+            pointer_table.owners,
             rate_ptr,
             scalar(options.grad_scale, device),
             found_inf_ptr,
@@ -63,11 +65,11 @@ def adamw_update_(
             1.0 - options.betas[1],
             float(options.eps),
             float(options.weight_decay),
-            CODES=built.codes,
+            CODES=pointer_table.codes,
             AMSGRAD=options.amsgrad,
             DECAY=NO_DECAY if not options.weight_decay else DECOUPLED if options.decoupled else ADDED,
             MEND=options.mend,
-            STEPS=built.steps,
+            STEPS=pointer_table.steps,
             BLOCK_M=BLOCK_M,
             BLOCK_N=BLOCK_N,
             num_warps=NUM_WARPS,

@@ -1,4 +1,4 @@
-"""The step of the gate embeddings."""
+"""The step of the optimizer on the embeddings of all gates."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def embedding_update_(
     found_inf: Tensor | None = None,
     mend: bool = False,
 ) -> None:
-    """One SGD step and a clamp of the embeddings of all gates, in place.
+    """One SGD step on the embeddings of all gates, then a clamp, in place.
 
-    The step is that of `hat_kernels.sgd_update_` without weight decay, which would pull every gate towards one half.
-    Then `e = clamp(e, ±limit)` (Serrà et al. 2018, section 2.5). The gradients are compensated by `hat_kernels.gate`
-    and hold the penalty already.
+    The step is that of `hat_kernels.sgd_update_`, without locks and without weight decay, which would pull each gate
+    towards 1/2. Then `e = clamp(e, ±limit)`: Serrà et al. 2018, section 2.5. The gradients contain the compensation of
+    `hat_kernels.gate` and the penalty already.
 
     Args:
-        embeddings: [N] float32 each, one device.
-        grads: one an embedding, same shapes. Not changed.
-        momentum_buffers: one an embedding if `momentum` is not 0, else empty.
+        embeddings: [N] float32, one for each gate, on one device.
+        grads: one for each embedding, of its shape. Not changed.
+        momentum_buffers: one for each embedding, of its dtype or float32; empty if `momentum` is 0.
         lr, momentum, dampening, nesterov, maximize, grad_scale, is_first_step: as in `hat_kernels.sgd_update_`.
-        limit: the clamp, > 0.
-        found_inf: 0-d float32; if it is not 0, nothing happens. None: the step is taken.
-        mend: a gradient that is not finite counts as 0, and an embedding that came out NaN is written as 0.
+        limit: the bound of the clamp, > 0.
+        found_inf: 0-d float32; if it is not 0, no step is made. None: the step is made.
+        mend: elements of a gradient that are not finite count as 0, and an embedding that becomes NaN is written as 0.
 
     Raises:
-        ValueError: the lists' lengths, shapes or devices differ, or `limit` is out of range.
+        ValueError: the lists differ in length, shapes or devices, or `limit` is out of range.
         TypeError: a momentum buffer is neither of the embedding's dtype nor float32.
     """
     check_parallel("grads", grads, embeddings, "an embedding")
@@ -57,7 +57,7 @@ def embedding_update_(
     check_one_device(embeddings, "embeddings")
     update = reference.embedding_update_
     if use_triton("embedding_update_", *embeddings, *grads):
-        from hat_kernels.embedding_update import triton as kernels  # torch.compile traces this, but not importlib
+        from hat_kernels.embedding_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.embedding_update_
     options = SGDOptions(

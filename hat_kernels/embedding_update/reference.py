@@ -1,4 +1,4 @@
-"""The step of the gate embeddings in pure PyTorch."""
+"""The step on the embeddings of all gates in pure PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step of the gate embeddings: the kernel of SGD, which clamps them too."""
+"""The step on the embeddings of all gates, by the kernel of SGD, which can also clamp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The form of a gate: what an operation needs to know of the gate of its units, as one value."""
+"""The form of a gate: all that an operation must know about the gate of its units, as one value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class GateForm(NamedTuple):
         mask: [N] or [T, N], values in [0, 1]; any floating dtype. Where it is 0, the result is exactly 0.
         task: [B] int64 in 0..T-1, B the length of dimension 0 of the activations.
         s_max: the final scale, > 0. Only the gradient of `embedding` depends on it.
-        compensation: of that gradient, `"none"`, `"published"` or `"exact"`; see `hat_kernels.gate`.
+        compensation: how that gradient is compensated for the annealing: `"none"`, `"published"` or `"exact"`; see
+            `hat_kernels.gate`.
     """
 
     embedding: Tensor | None = None
@@ -63,8 +64,9 @@ class GateForm(NamedTuple):
             unit_dim: the dimension of the activations that holds the units.
 
         Raises:
-            ValueError: a shape or device that does not fit, no form, half a form, two forms, or a number out of range.
-            TypeError: a dtype out of the ones above.
+            ValueError: a shape or device does not fit; the form has no gate, half a gate or two gates; or a number
+                is out of range.
+            TypeError: the dtype of the embedding or of the scale is not as described above.
         """
         if (self.embedding is None) != (self.scale is None):
             raise ValueError("embedding, scale: expected both or neither")

@@ -1,4 +1,4 @@
-"""The gate and its compensated derivative, one launch each."""
+"""Kernels for the gate and its compensated derivative, one launch each."""
 
 # mypy: allow-untyped-defs
 
@@ -19,6 +19,7 @@ OPTIONS = {"num_warps": 4}
 
 @triton.jit(do_not_specialize=["units"])
 def gate_forward(embedding_ptr, scale_ptr, gate_ptr, units, BLOCK: tl.constexpr):
+    """Store the gate of each unit."""
     unit = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = unit < units
     embedding = tl.load(embedding_ptr + unit, mask=inside)
@@ -29,6 +30,7 @@ def gate_forward(embedding_ptr, scale_ptr, gate_ptr, units, BLOCK: tl.constexpr)
 def gate_backward(
     grad_ptr, embedding_ptr, scale_ptr, result_ptr, units, s_max, COMPENSATION: tl.constexpr, BLOCK: tl.constexpr
 ):
+    """Store the gradient of each embedding in `result_ptr`, from `grad_ptr`, the gradient of the gate."""
     unit = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = unit < units
     grad = tl.load(grad_ptr + unit, mask=inside)

@@ -23,26 +23,27 @@ def gated_activation(
     unit_dim: int = -1,
     overwrite: bool = False,
 ) -> Tensor:
-    """`dropout(activation(x + bias)) * a` along one axis of units, a the gate, Serrà et al. 2018, eq. 1.
+    """`dropout(activation(x + bias)) * a` along one axis of units, where a is the gate: Serrà et al. 2018, eq. 1.
 
-    Differentiable in `x`, `bias` and `gate.embedding`, with `gate.embedding` once. Where a mask is 0 the result is
-    exactly 0, whatever `x` holds, inf and NaN included.
+    Differentiable in `x`, `bias` and `gate.embedding`; only once if `gate.embedding` is given. Where a mask is 0, the
+    result is exactly 0, even if `x` is inf or NaN there.
 
     Args:
-        x: [..., N], or [B, N, ...] with `unit_dim=1`; floating; computed in float32 at least.
+        x: [..., N], or [B, N, ...] with `unit_dim=1`; floating. Arithmetic is in float32 or wider.
         bias: [N].
         activation: a key of `hat_kernels.ACTIVATIONS`.
-        dropout: probability in [0, 1) of dropping an activation; pass 0 to evaluate.
-        gate: of the N units; None: no gate.
+        dropout: the probability in [0, 1) that an activation is dropped; 0 for evaluation.
+        gate: the gate of the N units; None: no gate.
         unit_dim: the dimension of `x` that holds the units, not 0 with a task per sample.
-        overwrite: nobody else needs what `x` holds, not even the backward pass of what made it: its memory may be used.
+        overwrite: the memory of `x` may be used for the result. Nobody else may need the values of `x`, not even the
+            backward pass of the operation that computed `x`.
 
     Returns:
-        Same shape and dtype as `x`; `x` itself where there is nothing to do.
+        A tensor of the shape and dtype of `x`; `x` itself without bias, dropout and gate, for the identity.
 
     Raises:
-        ValueError: a shape or device that does not fit `x`, an argument out of range, or see `GateForm.check`.
-        TypeError: a dtype out of the ones above.
+        ValueError: a shape or device does not fit `x`, an argument is out of range, or as `GateForm.check`.
+        TypeError: `x` is not floating, or as `GateForm.check`.
     """
     if not x.is_floating_point():
         raise TypeError(f"x: expected a floating dtype, got {x.dtype}")

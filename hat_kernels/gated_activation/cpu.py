@@ -1,7 +1,7 @@
-"""ReLU, dropout and gate in one node of the autograd graph, in place where that is allowed: what a CPU runs.
+"""The operation on a CPU: ReLU, dropout and gate as one node of the autograd graph, in place if that is allowed.
 
-The reference makes five nodes, each with a tensor of the size of the activations. Here it is one node and two tensors,
-and one tensor where a finished task is evaluated.
+The reference makes five nodes, each with a tensor of the size of the activations. This file makes one node with two
+such tensors, or with one tensor if a finished task is evaluated.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from hat_kernels.activation import ACTIVATIONS
 from hat_kernels.compiling import fused
 from hat_kernels.dropout.api import dropout as drop
 from hat_kernels.dropout.reference import keep_factor, keep_mask
-from hat_kernels.gate.api import GATE_FLOOR
 from hat_kernels.gate.form import GateForm
 from hat_kernels.gate.reference import derivative
 from hat_kernels.gated_activation.reference import along
+from hat_kernels.limits import GATE_FLOOR
 
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 def takes(x: Tensor, bias: Tensor | None, activation: str, gate: GateForm | None) -> bool:
-    """Whether this file has the operation. It has these, without a bias:
+    """Whether this file can compute the operation. It can compute these, without a bias:
 
     - a ReLU without a gate
     - a ReLU with the gate that is being learned, in float32
@@ -33,7 +33,7 @@ def takes(x: Tensor, bias: Tensor | None, activation: str, gate: GateForm | None
     if bias is not None or x.device.type != "cpu" or x.dtype not in _INTEGERS:
         return False
     if gate is None:
-        return activation == "relu"  # dropout rounds once in these dtypes
+        return activation == "relu"  # in these dtypes dropout rounds as in the reference
     if torch.compiler.is_compiling():
         return False
     if gate.embedding is not None:
@@ -59,28 +59,31 @@ def _masked(x: Tensor, activation: str, dropout: float, a: Tensor, overwrite: bo
     h = torch.relu_(x) if activation == "relu" and overwrite else ACTIVATIONS[activation](x)
     h = drop(h, dropout)
     y = h * a if h is x and not overwrite else h.mul_(a)
-    # 0 * inf is no 0. `where` took 13 times as long as the product; "and" with ones or zeros takes as long as that.
+    # 0 * inf is NaN, but must be 0. `torch.where` took 13 times as long as the product above. A bitwise "and" with all
+    # ones or all zeros takes only as long as the product.
     integer = _INTEGERS[x.dtype]
-    on = a.view(integer).neg().bitwise_right_shift_(torch.iinfo(integer).bits - 1)  # of 0 that is 0, of others -1
+    on = (
+        a.view(integer).neg().bitwise_right_shift_(torch.iinfo(integer).bits - 1)
+    )  # 0 for a mask of 0, else -1: all ones
     y.view(integer).bitwise_and_(on)
     return y
 
 
 @fused
 def _open(x: Tensor, mask: Tensor | None, gate: Tensor, overwrite: bool) -> tuple[Tensor, Tensor]:
-    """(what ReLU and dropout leave, that times the gate)."""
-    kept = x.clamp_min_(0) if overwrite else x.clamp_min(0)
+    """(activations, activations * gate), where the activations are x after ReLU and dropout."""
+    activations = x.clamp_min_(0) if overwrite else x.clamp_min(0)
     if mask is not None:
-        kept = kept.mul_(mask)
-    return kept, kept * gate
+        activations = activations.mul_(mask)
+    return activations, activations * gate
 
 
 @fused
-def _close(dy: Tensor, kept: Tensor, gate: Tensor, others: list[int]) -> tuple[Tensor, Tensor]:
+def _close(dy: Tensor, activations: Tensor, gate: Tensor, other_dims: list[int]) -> tuple[Tensor, Tensor]:
     """(dx, the gradient of the gate)."""
     dx = dy * gate
-    product = dy * kept
-    return torch.ops.aten.threshold_backward(dx, kept, 0), product.sum(others) if others else product
+    product = dy * activations
+    return torch.ops.aten.threshold_backward(dx, activations, 0), product.sum(other_dims) if other_dims else product
 
 
 class _GatedReLU(torch.autograd.Function):
@@ -99,15 +102,15 @@ class _GatedReLU(torch.autograd.Function):
         ctx.options, ctx.unit_dim, ctx.factor = options, unit_dim, keep_factor(dropout)
         a = torch.sigmoid(scale * embedding)
         gate = torch.where(a < GATE_FLOOR, 0.0, a)
-        kept, y = _open(x, mask, along(gate, x, unit_dim), overwrite)
-        ctx.save_for_backward(kept, embedding, scale, a, gate)
+        activations, y = _open(x, mask, along(gate, x, unit_dim), overwrite)
+        ctx.save_for_backward(activations, embedding, scale, a, gate)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        kept, embedding, scale, a, gate = ctx.saved_tensors
-        others = [dim for dim in range(dy.dim()) if dim != ctx.unit_dim % dy.dim()]
-        dx, da = _close(dy, kept, along(gate * ctx.factor, dy, ctx.unit_dim), others)
+        activations, embedding, scale, a, gate = ctx.saved_tensors
+        other_dims = [dim for dim in range(dy.dim()) if dim != ctx.unit_dim % dy.dim()]
+        dx, da = _close(dy, activations, along(gate * ctx.factor, dy, ctx.unit_dim), other_dims)
         d_embedding = derivative(da, embedding, scale, a, *ctx.options) if ctx.needs_input_grad[1] else None
         return dx, d_embedding, None, None, None, None, None

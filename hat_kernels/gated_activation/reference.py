@@ -30,12 +30,12 @@ def gated_activation(
         a = along(gate.values().to(dtype), x, unit_dim)
         h = h * a
         if gate.mask is not None:
-            h = torch.where(a == 0, 0.0, h)  # an off-unit that overflowed must not leave 0 * inf behind
+            h = torch.where(a == 0, 0.0, h)  # exactly 0 also for an activation of inf: 0 * inf is NaN
     return h.to(x.dtype)
 
 
 def along(units: Tensor, x: Tensor, unit_dim: int) -> Tensor:
-    """View [N] so that it broadcasts along dimension `unit_dim` of x, or [B, N] along dimension 0 and that."""
+    """A view that broadcasts against x: [N] along dimension `unit_dim`, [B, N] along dimensions 0 and `unit_dim`."""
     shape = [1] * x.dim()
     shape[unit_dim] = units.shape[-1]
     if units.dim() == 2:

@@ -1,4 +1,4 @@
-"""Bias, activation, dropout and gate in one pass forward and one backward; kernels in `rows.py` and `planes.py`."""
+"""Launch and registration of the kernels of `rows.py` and `planes.py`: one pass forward, and one backward."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gated_activation(
     dropout: float,
     unit_dim: int,
 ) -> Tensor:
-    """See `hat_kernels.gated_activation`; `seed` [1] int64 wherever `dropout` is not 0."""
+    """See `hat_kernels.gated_activation`; `seed` is [1] int64 if `dropout` is not 0."""
     order = memory_order(x, task is not None)
     y = allocate(x, order)
     if x.numel():
@@ -60,7 +60,7 @@ def gated_activation_backward(
     needs_bias: bool,
     needs_embedding: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx, dbias, dembedding), each empty unless needed; `x` is None where it shapes none of them."""
+    """(dx, dbias, dembedding), each empty unless needed; `x` may be None if no result depends on it."""
     like = dy if x is None else x
     order = memory_order(like, task is not None)
     results = _results(like, order, bias, embedding, needs_x, needs_bias, needs_embedding)
@@ -132,7 +132,7 @@ def add_sums(sums: Sums, epilogue: Epilogue, units: int) -> None:
 
 @gated_activation.register_fake
 def _(
-    x: Tensor, bias: Any, seed: Any, embedding: Any, scale: Any, mask: Any, task: Tensor | None, *rest: Any
+    x: Tensor, bias: Any, seed: Any, embedding: Any, scale: Any, mask: Any, task: Tensor | None, *options: Any
 ) -> Tensor:
     return allocate(x, memory_order(x, task is not None))
 
@@ -147,13 +147,13 @@ def _(
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    *rest: Any,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     like = dy if x is None else x
-    return _results(like, memory_order(like, task is not None), bias, embedding, *rest[-3:])
+    return _results(like, memory_order(like, task is not None), bias, embedding, *options[-3:])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, bias, seed, *gate, activation, dropout, unit_dim = inputs
     *gate_tensors, s_max, compensation = gate
     ctx.options = s_max, compensation, activation, dropout, unit_dim
@@ -173,5 +173,5 @@ def _refuse(ctx: Any, *grads: Tensor) -> None:
     raise RuntimeError("gated_activation: differentiable once, got a second backward")
 
 
-gated_activation.register_autograd(_backward, setup_context=_save)
+gated_activation.register_autograd(_backward, setup_context=_setup_context)
 gated_activation_backward.register_autograd(_refuse)

@@ -26,28 +26,30 @@ def gated_linear(
     dropout: float = 0.0,
     gate: GateForm | None = None,
 ) -> Tensor:
-    """`dropout(activation(x W^T + bias)) * a`, a the gate, Serrà et al. 2018, eq. 1.
+    """`dropout(activation(x W^T + bias)) * a`, where a is the gate: Serrà et al. 2018, eq. 1.
 
-    Differentiable in `x`, `weight`, `bias` and `gate.embedding`. On a GPU each pass is one kernel, or the vendor's
-    matmul beside `hat_kernels.gated_activation` where that was measured to be faster or nothing was, see `choice.py`;
-    `backend("triton")` always takes the kernels. They are differentiable once.
+    Differentiable in `x`, `weight`, `bias` and `gate.embedding`. On a GPU, each pass (forward, dx, dW) is one kernel of
+    this package if it was measured to be the fastest there; see `choice.py`. Otherwise the pass is the matmul of the
+    vendor, with `hat_kernels.gated_activation` beside it. `backend("triton")` always uses the kernels. The kernels are
+    differentiable once.
 
     Args:
         x: [..., K].
         weight: [N, K].
         bias: [N].
-        frozen: (rows, columns), the leading block of the weight that is locked: its gradient is 0 and costs nothing,
-            see `hat_kernels.locked_linear`. None: the gradient is that of `torch.nn.functional.linear`.
-        update: takes the place of the weight gradient, see there; with `frozen`.
-        activation, dropout, gate: as `hat_kernels.gated_activation` takes them.
+        frozen: (rows, columns), the size of the leading block of the weight that is locked. Its gradient is 0 and costs
+            nothing; see `hat_kernels.locked_linear`. None: the gradient is that of `torch.nn.functional.linear`.
+        update: called instead of computing the gradient of the weight; see `hat_kernels.locked_linear`. Only with
+            `frozen`.
+        activation, dropout, gate: as in `hat_kernels.gated_activation`.
 
     Returns:
         [..., N].
 
     Raises:
         TypeError: `x` and `weight` differ in dtype outside of autocast.
-        ValueError: a shape or device that does not fit; see also `hat_kernels.gated_activation`.
-        RuntimeError: in the backward pass, `update` has moved a weight that another use of it still needs.
+        ValueError: a shape or device does not fit, or as `hat_kernels.gated_activation`.
+        RuntimeError: in the backward pass, if `update` has moved the weight while another use of it still needs it.
     """
     if weight.dim() != 2:
         raise ValueError(f"weight: expected shape (N, K), got {tuple(weight.shape)}")
@@ -69,7 +71,8 @@ def gated_linear(
     if activation == "identity" and not dropout and gate is None:
         return linear(x, weight, bias, frozen, update)
     z = linear(x, weight, None, frozen, update)
-    return gated_activation(z, bias, activation=activation, dropout=dropout, gate=gate)  # the bias rides along
+    # gated_activation adds the bias in the same pass.
+    return gated_activation(z, bias, activation=activation, dropout=dropout, gate=gate)
 
 
 def _fused(
@@ -95,7 +98,7 @@ def _fused(
     leaves = [leaf for leaf in (x, weight, bias, form.embedding) if leaf is not None]
     backward = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
     learned = form.embedding is not None and form.embedding.requires_grad
-    rest = [
+    arguments = [
         bias,
         torch.randint(2**63 - 1, (1,), device=x.device) if dropout else None,
         *form,
@@ -106,5 +109,5 @@ def _fused(
         backward and (activation != "identity" or learned),
     ]
     if update is not None and backward and weight.requires_grad and not torch.compiler.is_compiling():
-        return kernels.moving(update, x, weight, *rest)
-    return kernels.gated_linear(x, weight.to(x.dtype), *rest)[0]
+        return kernels.moving(update, x, weight, *arguments)
+    return kernels.gated_linear(x, weight.to(x.dtype), *arguments)[0]

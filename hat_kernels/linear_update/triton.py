@@ -1,4 +1,4 @@
-"""Launch and registration of the step inside the matmul, whose kernel `gated_linear/gradient.py` has."""
+"""Launch and registration of the SGD step inside a matmul. The kernel is in `gated_linear/gradient.py`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def linear_update_(
     mend: bool,
 ) -> None:
     """See `hat_kernels.linear_update_`."""
-    if torch.compiler.is_compiling():  # only then, as an operator costs as much as a launch
+    if torch.compiler.is_compiling():  # not in eager mode: there an operator would cost as much as the launch
         number, lr_tensor = split_number(lr)
-        own = (None, None, 1, 1) if lock is None else lock[:4]
-        _linear_update_op(weight, dz, x, lr_tensor, *own, number, weight_decay, maximize, mend)
+        lock_arguments = (None, None, 1, 1) if lock is None else lock[:4]
+        _linear_update_op(weight, dz, x, lr_tensor, *lock_arguments, number, weight_decay, maximize, mend)
         return
     if not weight.numel():
         return

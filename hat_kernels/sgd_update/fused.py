@@ -1,11 +1,11 @@
-"""SGD in one pass over memory, for what has no lock."""
+"""SGD in one pass over memory, for parameters without a lock."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hat_kernels.compiling import as_rows, fused, plain
+from hat_kernels.compiling import are_plain, as_rows, fused
 from hat_kernels.lock import Lock
 from hat_kernels.sgd_update.options import SGDOptions
 
@@ -33,10 +33,10 @@ def _loop(
 
 
 def takes(parameter: Tensor, grad: Tensor, buffer: Tensor | None, lock: Lock | None, weight_decay: float) -> bool:
-    """Whether `update_` has the operation; without momentum and decay there is one pass anyway."""
-    own = [parameter, grad] if buffer is None else [parameter, grad, buffer]
-    several = buffer is not None or weight_decay != 0
-    return several and plain(own, lock)
+    """Whether `update_` can and should make the step. Without momentum and decay, the reference makes one pass, too."""
+    tensors = [parameter, grad] if buffer is None else [parameter, grad, buffer]
+    makes_several_passes = buffer is not None or weight_decay != 0
+    return makes_several_passes and are_plain(tensors, lock)
 
 
 def update_(parameter: Tensor, grad: Tensor, buffer: Tensor | None, options: SGDOptions) -> None:

@@ -1,4 +1,4 @@
-"""How a step of SGD turns a gradient into an update."""
+"""The options of a step of SGD, as one value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from torch import Tensor
 
 
 class SGDOptions(NamedTuple):
-    """The options of `hat_kernels.sgd_update_`, and `limit`, to which `hat_kernels.embedding_update_` clamps."""
+    """The options of `hat_kernels.sgd_update_`; see there.
+
+    Attributes:
+        limit: the bound of the clamp of `hat_kernels.embedding_update_`; None: the parameters are not clamped.
+    """
 
     lr: float | Tensor
     momentum: float = 0.0

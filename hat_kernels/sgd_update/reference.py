@@ -26,7 +26,7 @@ def sgd_update_(
     lr, momentum, dampening, nesterov, weight_decay, maximize, grad_scale, is_first_step, _, mend, _ = options
     for index, (parameter, grad, lock) in enumerate(zip(parameters, grads, locks, strict=True)):
         buffer = momentum_buffers[index] if momentum else None
-        if not mend and compiling.wanted() and fused.takes(parameter, grad, buffer, lock, weight_decay):
+        if not mend and compiling.compiles() and fused.takes(parameter, grad, buffer, lock, weight_decay):
             fused.update_(parameter, grad, buffer, options)
             continue
         for part in parts(parameter, lock):
@@ -37,8 +37,9 @@ def sgd_update_(
             if weight_decay:
                 step = step.add(weight, alpha=weight_decay)
             if buffer is not None:
-                own = buffer[part.rows]
-                velocity = step if is_first_step else part.own(own).mul_(momentum).add_(step, alpha=1 - dampening)
-                part.write_(own, velocity)
+                old_velocity, velocity = buffer[part.rows], step
+                if not is_first_step:
+                    velocity = part.working_copy(old_velocity).mul_(momentum).add_(step, alpha=1 - dampening)
+                part.write_(old_velocity, velocity)
                 step = step.add(velocity, alpha=momentum) if nesterov else velocity
             part.write_(weight, part.moved(weight, step, -lr), mend=mend, spare=True)

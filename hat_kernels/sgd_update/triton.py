@@ -25,7 +25,7 @@ def sgd_update_(
     options: SGDOptions,
 ) -> None:
     """See `hat_kernels.sgd_update_`."""
-    if torch.compiler.is_compiling():  # only then: an operator of lists costs ten microseconds more than a launch
+    if torch.compiler.is_compiling():  # not in eager mode: there an operator with lists costs 10 µs more than a launch
         number, lr = split_number(options.lr)
         numbers = [number, options.momentum, options.dampening, options.weight_decay]
         flags = [options.nesterov, options.maximize, options.is_first_step, options.mend]
@@ -40,10 +40,10 @@ def sgd_update_(
     device = operands[0].parameter.device
     rate, rate_ptr = number_or_scalar(options.lr, device)
     with torch.cuda.device_of(operands[0].parameter):
-        built = table(operands)
-        sgd_kernel[(built.programs,)](
-            built.rows,
-            built.owners,
+        pointer_table = table(operands)
+        sgd_kernel[(pointer_table.programs,)](
+            pointer_table.rows,
+            pointer_table.owners,
             rate_ptr,
             scalar(options.grad_scale, device),
             scalar(options.found_inf, device),
@@ -54,13 +54,13 @@ def sgd_update_(
             0.0 if options.is_first_step else 1.0,
             float(options.weight_decay),
             float(options.limit or 0.0),
-            CODES=built.codes,
+            CODES=pointer_table.codes,
             STATEFUL=bool(options.momentum),
             NESTEROV=options.nesterov,
             DECAY=options.weight_decay != 0,
             CLAMP=options.limit is not None,
             MEND=options.mend,
-            STEPS=built.steps,
+            STEPS=pointer_table.steps,
             BLOCK_M=BLOCK_M,
             BLOCK_N=BLOCK_N,
             num_warps=NUM_WARPS,

@@ -1,4 +1,4 @@
-"""The ways to hand a gate to an operation, for tests of every operation that takes one."""
+"""The forms in which an operation takes a gate, for the tests of all operations with a gate."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def with_tensors(gate: GateForm | None, tensors: Sequence[Tensor | None]) -> Gat
 
 
 def values_of(gate: GateForm | None, x: Tensor, unit_dim: int) -> Tensor:
-    """The gate of a form as a tensor that broadcasts against x, by definition."""
+    """The gate of a form by its definition, as a tensor that broadcasts against x."""
     shape = [1] * x.dim()
     shape[unit_dim] = x.shape[unit_dim]
     if gate is None:

@@ -9,13 +9,19 @@ from tests.hat_kernels.configuration import Configuration
 
 
 def configurations(kernel: Any, tensors: tuple[str, ...], strides: tuple[str, ...]) -> list[Configuration]:
-    """What a kernel of this file's arguments is shipped as: every dtype for a linear weight, the other forms in one."""
-    found = []
+    """How a kernel that takes `Rows.arguments` is launched: a linear weight in each dtype, other forms in one dtype.
+
+    Args:
+        kernel: the `@triton.jit` function.
+        tensors: the names of the arguments that point to the parameter and to tensors of its dtype.
+        strides: the names of the arguments that hold their strides.
+    """
+    launched = []
     for form, dtype, constants in _FORMS:
         pointers = {**dict.fromkeys(tensors, f"*{dtype}"), "row_units_ptr": "*fp32", "column_units_ptr": "*fp32"}
         signature = {**pointers, **dict.fromkeys((*_COUNTS, *strides), "i32")}
         constants = {**_LINEAR, **constants}
-        found.append(
+        launched.append(
             Configuration(
                 name=f"{kernel.__name__.removesuffix('_kernel')}-{dtype}-{form}",
                 kernel=kernel,
@@ -26,12 +32,12 @@ def configurations(kernel: Any, tensors: tuple[str, ...], strides: tuple[str, ..
                 vector_bits=128 if constants["VECTOR"] == VECTOR else 0,
             )
         )
-    return found
+    return launched
 
 
 _COUNTS = ("row_count", "vectors_per_row", "row_span", "column_span", "column_count", "group_rows")
 _LINEAR = {
-    "row_span": 1,  # Triton makes a constant of every integer argument that is 1
+    "row_span": 1,  # Triton compiles every integer argument that is 1 as a constant
     "column_span": 1,
     "CHANNELS_LAST": False,
     "GROUPED": False,

@@ -1,4 +1,4 @@
-"""The kernel against the reference: momentum, clamp, every gate in one launch."""
+"""The kernel against the reference: momentum, clamp, all gates in one launch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def compare(embeddings, grads, **options):
     eps = torch.finfo(torch.float32).eps
     expected, actual = (run(backend, embeddings, grads, **options) for backend in ("reference", "triton"))
     for a, b in zip(actual, expected, strict=True):
-        # A fused multiply-add rounds once where the reference rounds twice.
+        # A fused multiply-add rounds once, the reference twice.
         size = b.abs().max().item() if b.numel() else 0.0
         torch.testing.assert_close(a, b, rtol=8 * eps, atol=4 * eps * size)
 
@@ -51,9 +51,9 @@ def test_steps(options):
 
 def test_overflow():
     embeddings, grads = gates([5, 3])
-    one, zero = torch.ones(1, device=DEVICE), torch.zeros(1, device=DEVICE)
+    first_run, zero = torch.ones(1, device=DEVICE), torch.zeros(1, device=DEVICE)
     for backend in ("reference", "triton"):
-        skipped = run(backend, embeddings, grads, lr=0.1, found_inf=one)
+        skipped = run(backend, embeddings, grads, lr=0.1, found_inf=first_run)
         assert all(torch.equal(a, b) for a, b in zip(skipped, embeddings, strict=True))
         taken = run(backend, embeddings, grads, lr=0.1, found_inf=zero)
         assert not torch.equal(taken[0], embeddings[0])
@@ -74,10 +74,10 @@ def test_one_launch_and_the_same_bits():
     embeddings, grads = gates()
     options = {"lr": 0.1, "momentum": 0.9}
     with count_launches() as launches:
-        one = run("triton", embeddings, grads, steps=1, **options)
+        first_run = run("triton", embeddings, grads, steps=1, **options)
     assert dict(launches) == {"sgd_kernel": 1}
-    other = run("triton", embeddings, grads, steps=1, **options)
-    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(one, other, strict=True))
+    second_run = run("triton", embeddings, grads, steps=1, **options)
+    assert all(torch.equal(bits(a), bits(b)) for a, b in zip(first_run, second_run, strict=True))
     with count_launches() as launches:
         assert run("triton", [], [], lr=0.1) == []
     assert not launches
@@ -94,9 +94,9 @@ def test_compiles_and_opcheck():
 
     results = []
     for function in (update, torch.compile(update, fullgraph=True, backend="aot_eager")):
-        own = copies(embeddings)
+        weights = copies(embeddings)
         with hat_kernels.backend("triton"):
-            results.append([function(own), *own])
+            results.append([function(weights), *weights])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     numbers, flags, no_locks = [0.1, 0.0, 0.0, 0.0], [False] * 4, flatten([None, None])
     torch.library.opcheck(

@@ -1,4 +1,4 @@
-"""The kernels of this operation as the launchers launch them, for a proof by compilation alone."""
+"""How the kernels of this operation are launched, so that a test can compile them without a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FORWARD = Configuration(
     constants={"BLOCK": BLOCK},
     aligned=("embedding_ptr", "scale_ptr", "gate_ptr"),
     options=OPTIONS,
-    vector_bits=0,  # at most a few thousand units: a mask per unit, no promise on their number
+    vector_bits=0,  # at most a few thousand units, of any number: one mask bit for each
 )
 
 CONFIGURATIONS = [_FORWARD] + [

@@ -1,4 +1,4 @@
-"""What gated_activation refuses."""
+"""The errors of gated_activation."""
 
 import pytest
 import torch
@@ -84,7 +84,7 @@ def test_units_may_not_be_the_batch_beside_a_task_per_sample(unit_dim):
 
 @pytest.mark.parametrize("task", [[0, 4], [-1, 0], [0, -4]])
 def test_task_out_of_range(task):
-    """The contract: 0..T-1. A negative id must not wrap around to another task's mask."""
+    """The contract allows 0..T-1. A negative id must not count from the end and give the mask of another task."""
     with pytest.raises((ValueError, IndexError)):
         call(mask=torch.ones(4, 3), task=torch.tensor(task))
 

@@ -32,7 +32,7 @@ def equation(x, bias, activation, gate, unit_dim):
 
 
 def widened_equation(activation, unit_dim, gate):
-    """The equation with its gate unpacked, so that the tolerance can widen every tensor."""
+    """The equation, with the tensors of the gate as arguments of their own, so that the tolerance can widen them."""
 
     def reference(x, bias, *tensors):
         return equation(x, bias, activation, with_tensors(gate, tensors), unit_dim)
@@ -41,14 +41,14 @@ def widened_equation(activation, unit_dim, gate):
 
 
 def check(x, bias, activation, gate, unit_dim):
-    got = hat_kernels.gated_activation(x, bias, activation=activation, gate=gate, unit_dim=unit_dim)
-    assert got.dtype == x.dtype
+    actual = hat_kernels.gated_activation(x, bias, activation=activation, gate=gate, unit_dim=unit_dim)
+    assert actual.dtype == x.dtype
     reference, tensors = widened_equation(activation, unit_dim, gate)
-    assert_as_accurate(got, reference, x, bias, *tensors)
+    assert_as_accurate(actual, reference, x, bias, *tensors)
 
 
 def gate_dtype(dtype):
-    """Gates are float32; the gradcheck's are float64."""
+    """Gates are float32, and float64 for a gradcheck."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -104,7 +104,7 @@ def test_gradcheck(activation, form_name, unit_dim):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form_name", FORMS)
 def test_gradients_in_every_dtype(form_name, dtype):
-    """dx and dbias come in the dtype of their tensor, and are as near to float64 as autograd's of the equation are."""
+    """dx and dbias have the dtype of their tensor, and are as near to float64 as autograd through the equation."""
     gate = form(form_name, 31, 13, dtype=gate_dtype(dtype))
     x, bias, dy = normal((13, 31), dtype), normal((31,), dtype, 1), normal((13, 31), dtype, 2)
     reference, tensors = widened_equation("tanh", -1, gate)
@@ -114,9 +114,9 @@ def test_gradients_in_every_dtype(form_name, dtype):
         return torch.autograd.grad(reference(x, bias, *tensors), (x, bias), dy)
 
     leaves = [x.clone().requires_grad_(), bias.clone().requires_grad_()]
-    got = torch.autograd.grad(hat_kernels.gated_activation(*leaves, activation="tanh", gate=gate), leaves, dy)
-    assert [g.dtype for g in got] == [dtype, dtype]
-    assert_as_accurate(got, gradients, x, bias, dy, *tensors)
+    actual = torch.autograd.grad(hat_kernels.gated_activation(*leaves, activation="tanh", gate=gate), leaves, dy)
+    assert [g.dtype for g in actual] == [dtype, dtype]
+    assert_as_accurate(actual, gradients, x, bias, dy, *tensors)
 
 
 @pytest.mark.parametrize("form_name", FORMS)
@@ -139,13 +139,13 @@ def test_off_units_are_exactly_zero_whatever_they_hold(form_name, activation, va
     gate = GateForm(mask=mask[0]) if form_name == "mask" else GateForm(mask=mask, task=torch.tensor([0, 1, 1, 0]))
     clean = hat_kernels.gated_activation(x, activation=activation, gate=gate)
     x[:, mask[0] == 0] = value
-    got = hat_kernels.gated_activation(x, activation=activation, gate=gate)
-    assert torch.equal(got, clean)
-    assert torch.equal(got[:, mask[0] == 0], torch.zeros(4, 3))
+    actual = hat_kernels.gated_activation(x, activation=activation, gate=gate)
+    assert torch.equal(actual, clean)
+    assert torch.equal(actual[:, mask[0] == 0], torch.zeros(4, 3))
 
 
 def test_dropout_comes_after_the_activation_and_before_the_gate():
-    """sigmoid(0) is 0.5, so a dropout before the activation would leave it behind."""
+    """sigmoid(0) is 0.5: if dropout came before the activation, dropped elements would be 0.5 instead of 0."""
     x, mask = torch.zeros(200, 8), torch.tensor([1.0, 1, 1, 1, 0.25, 0.25, 0, 0])
     torch.manual_seed(0)
     y = hat_kernels.gated_activation(x, activation="sigmoid", dropout=0.75, gate=GateForm(mask=mask))
@@ -159,12 +159,12 @@ def test_dropout_comes_after_the_activation_and_before_the_gate():
 def test_published_and_exact_reach_the_embedding():
     embedding, scale, x = normal((7,)), torch.tensor(2.0), normal((5, 7), seed=1)
     for compensation in ("none", "published", "exact"):
-        one, other = embedding.clone().requires_grad_(), embedding.clone().requires_grad_()
-        form = GateForm(embedding=one, scale=scale, s_max=90.0, compensation=compensation)
+        fused_embedding, plain_embedding = embedding.clone().requires_grad_(), embedding.clone().requires_grad_()
+        form = GateForm(embedding=fused_embedding, scale=scale, s_max=90.0, compensation=compensation)
         hat_kernels.gated_activation(x, gate=form).sum().backward()
-        gate = hat_kernels.gate(other, scale, compensation=compensation, s_max=90.0)
+        gate = hat_kernels.gate(plain_embedding, scale, compensation=compensation, s_max=90.0)
         (torch.relu(x) * gate).sum().backward()
-        assert torch.equal(one.grad, other.grad)
+        assert torch.equal(fused_embedding.grad, plain_embedding.grad)
 
 
 def test_the_gate_is_float32_under_half_inputs():
@@ -175,6 +175,6 @@ def test_the_gate_is_float32_under_half_inputs():
     hat_kernels.gated_activation(x, gate=gate).sum().backward()
     assert embedding.grad.dtype == torch.float32
     expected = 2 * torch.sigmoid(embedding.detach().double()) * torch.sigmoid(-embedding.detach().double())
-    # Rounding errors: of 1 - a, which is eps / (1 - a) relative, and of the products.
+    # Rounding errors of 1 - a, eps / (1 - a) relative, and of the products.
     bound = torch.finfo(torch.float32).eps * (1 / torch.sigmoid(-embedding.detach().double()) + 4) * expected
     assert ((embedding.grad.double() - expected).abs() <= bound).all()

@@ -36,16 +36,16 @@ def arguments(name, dropout, shape, unit_dim, arrange):
 @pytest.mark.parametrize(("name", "dropout"), [("none", 0.0), ("embedding", 0.5), ("mask", 0.0), ("task", 0.5)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_opcheck(layout, name, dropout):
-    given = arguments(name, dropout, *layout)
+    operator_arguments = arguments(name, dropout, *layout)
     torch.library.opcheck(
         torch.ops.hat_kernels.gated_activation,
-        given,
+        operator_arguments,
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
-    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in given]
+    operator_arguments = [value.detach() if isinstance(value, torch.Tensor) else value for value in operator_arguments]
     torch.library.opcheck(
         torch.ops.hat_kernels.gated_activation_backward,
-        [torch.ones_like(given[0]), *given, True, True, name == "embedding"],
+        [torch.ones_like(operator_arguments[0]), *operator_arguments, True, True, name == "embedding"],
         test_utils=("test_schema", "test_faketensor"),
     )
 
@@ -60,7 +60,7 @@ def test_opcheck_through_autograd(layout, name, test):
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("name", FORMS)
 def test_compile(name, dropout):
-    """One graph, forward and backward, and the numbers of the eager kernel."""
+    """One graph forward and one backward, with the numbers of the eager kernel."""
     gate = gate_of(name, 8, 6, "published")
     embedding = gate.embedding if name == "embedding" else None
     x, bias = normal((6, 8)).to(DEVICE), normal((8,), seed=1).to(DEVICE)
@@ -79,10 +79,10 @@ def test_compile(name, dropout):
         return [y, *torch.autograd.grad(y.sum(), leaves)]
 
     with hat_kernels.backend("triton"):
-        wanted = gradients(step)
+        expected = gradients(step)
         torch._dynamo.reset()
-        got = gradients(torch.compile(step, fullgraph=True, backend="aot_eager"))
-    torch.testing.assert_close(got, wanted)
+        actual = gradients(torch.compile(step, fullgraph=True, backend="aot_eager"))
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

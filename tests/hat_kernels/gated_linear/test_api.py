@@ -1,4 +1,4 @@
-"""What gated_linear refuses."""
+"""The errors of gated_linear."""
 
 import pytest
 import torch

@@ -31,9 +31,9 @@ def test_forward(sizes, form_name, layout):
     gate = form(form_name, units, batch)
     arguments = [lay_out(normal((batch, inputs)), layout), lay_out(normal((units, inputs), seed=1), layout)]
     bias = normal((units,), seed=2)
-    got = hat_kernels.gated_linear(*arguments, bias, gate=gate)
+    actual = hat_kernels.gated_linear(*arguments, bias, gate=gate)
     reference, tensors = equation(gate)
-    assert_as_accurate(got, reference, *arguments, bias, *tensors)
+    assert_as_accurate(actual, reference, *arguments, bias, *tensors)
 
 
 @pytest.mark.parametrize("form_name", FORMS)
@@ -49,29 +49,30 @@ def test_gradients(form_name, dtype):
         return torch.autograd.grad(reference(*leaves, *tensors), leaves, dy)
 
     leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
-    got = torch.autograd.grad(hat_kernels.gated_linear(*leaves, gate=gate), leaves, dy)
-    assert_as_accurate(got, gradients, x, weight, bias, dy, *tensors)
+    actual = torch.autograd.grad(hat_kernels.gated_linear(*leaves, gate=gate), leaves, dy)
+    assert_as_accurate(actual, gradients, x, weight, bias, dy, *tensors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_rounds_the_matmul_once(dtype):
-    """The matmul and the epilogue each round to the dtype once: two half-ulps of the largest intermediate."""
+    """The matmul and the epilogue each round to the dtype once: two half ulps of the largest intermediate value."""
     x, weight, gate = normal((13, 65), dtype), normal((31, 65), dtype, 1), form("mask", 31, 13)
-    got = hat_kernels.gated_linear(x, weight, activation="identity", gate=gate)
-    assert got.dtype == dtype
+    actual = hat_kernels.gated_linear(x, weight, activation="identity", gate=gate)
+    assert actual.dtype == dtype
     exact = (x.double() @ weight.double().t()) * gate.mask.double()
     eps = torch.finfo(dtype).eps
     assert (
-        (got.double() - exact).abs() <= eps * exact.abs() + eps * 1e-2 * (x.double().abs() @ weight.double().t().abs())
+        (actual.double() - exact).abs()
+        <= eps * exact.abs() + eps * 1e-2 * (x.double().abs() @ weight.double().t().abs())
     ).all()
 
 
 @pytest.mark.parametrize("leading", [(), (2, 3), (1, 1, 4)])
 def test_leading_dimensions(leading):
     x, weight, gate = normal((*leading, 5)), normal((7, 5), seed=1), form("mask", 7, 1)
-    got = hat_kernels.gated_linear(x, weight, gate=gate)
-    assert got.shape == (*leading, 7)
-    assert torch.equal(got, torch.relu(torch.nn.functional.linear(x, weight)) * gate.mask)
+    actual = hat_kernels.gated_linear(x, weight, gate=gate)
+    assert actual.shape == (*leading, 7)
+    assert torch.equal(actual, torch.relu(torch.nn.functional.linear(x, weight)) * gate.mask)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -84,10 +85,10 @@ def test_gradcheck(form_name, bias):
     for leaf in leaves:
         leaf.requires_grad_()
 
-    def run(x, weight, *rest):
-        rest = list(rest)
-        bias_value = rest.pop(0) if bias else None
-        learned = gate._replace(embedding=rest.pop(0)) if rest else gate
+    def run(x, weight, *others):
+        others = list(others)
+        bias_value = others.pop(0) if bias else None
+        learned = gate._replace(embedding=others.pop(0)) if others else gate
         return hat_kernels.gated_linear(x, weight, bias_value, activation="tanh", gate=learned)
 
     assert gradcheck(run, leaves)
@@ -104,5 +105,5 @@ def test_stride_0_gradient():
 
 def test_off_units_hide_overflow():
     weight = torch.tensor([[torch.inf, 1.0], [1.0, 1.0]])
-    got = hat_kernels.gated_linear(torch.ones(3, 2), weight, gate=GateForm(mask=torch.tensor([0.0, 1.0])))
-    assert torch.equal(got, torch.tensor([[0.0, 2.0]] * 3))
+    actual = hat_kernels.gated_linear(torch.ones(3, 2), weight, gate=GateForm(mask=torch.tensor([0.0, 1.0])))
+    assert torch.equal(actual, torch.tensor([[0.0, 2.0]] * 3))

@@ -1,4 +1,4 @@
-"""The kernels of this operation as the launchers launch them, for a proof by compilation alone."""
+"""How the kernels of this operation are launched, so that a test can compile them without a GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _partial(name: str, dtype: torch.dtype, *, steps: int = 1, mend: bool = True
         },
         aligned=("rows_ptr", "partial_ptr"),
         options={"num_warps": NUM_WARPS},
-        vector_bits_of_64_lanes=128 if dtype == torch.float32 else 64,  # four elements a thread
+        vector_bits_of_64_lanes=128 if dtype == torch.float32 else 64,  # four elements for each thread
     )
 
 
@@ -43,7 +43,7 @@ def _norm(name: str, *, clip: bool, scaled: bool = False) -> Configuration:
         constants={**({} if scaled else {"scale_ptr": None}), "CLIP": clip, "BLOCK": SUM_BLOCK},
         aligned=("partial_ptr", "result_ptr"),
         options={"num_warps": SUM_WARPS},
-        vector_bits=0,  # their number is anything
+        vector_bits=0,  # the number of partial sums has no known divisor
     )
 
 

@@ -1,4 +1,4 @@
-"""The kernels of this operation as the launchers launch them, for a proof by compilation alone."""
+"""How the kernels of this operation are launched, so that a test can compile them without a GPU."""
 
 from __future__ import annotations
 

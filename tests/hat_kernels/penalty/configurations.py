@@ -1,4 +1,4 @@
-"""The kernels of this operation as the launchers launch them, for a proof by compilation alone."""
+"""How the kernels of this operation are launched, so that a test can compile them without a GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIGURATIONS: list[Configuration] = [
         constants={"BLOCK": BLOCK},
         aligned=("rows_ptr",),
         options=_OPTIONS,
-        vector_bits=0,  # a few thousand numbers: bound by the launch
+        vector_bits=0,  # a few thousand numbers: the launch takes most of the time
     )
 ] + [
     Configuration(
