@@ -95,7 +95,7 @@ def plain_vit(
     network = _ViT(channels, (height // patch) * (width // patch), patch, features, dropout, pool)
     for index in range(depth):
         drop = stochastic_depth * index / max(1, depth - 1)
-        network.blocks.append(_Block(features, heads, hidden, dropout, drop))
+        network.blocks.append(_EncoderBlock(features, heads, hidden, dropout, drop))
     return network
 
 
@@ -121,7 +121,7 @@ class _ViT(nn.Module):
         return found
 
 
-class _Block(nn.Module):
+class _EncoderBlock(nn.Module):
     """Attention and two linear layers, each behind a norm, each added to what came in."""
 
     def __init__(self, features: int, heads: int, hidden: int, dropout: float, drop: float) -> None:
