@@ -162,7 +162,7 @@ def _ending(analysis: Analysis, axes: Axes) -> tuple[Gate | None, frozenset[Gate
         return None, frozenset()
     labels = analysis.units.find(answer.labels.clamp(min=0))
     gates, index = axes.within(labels)
-    if len(gates) == 1 and varying(labels) == (labels.dim() - 1,):
+    if len(gates) == 1 and varying(labels) in ((labels.dim() - 1,), ()):  # (): a gate of a single unit
         index = index.reshape(-1, index.shape[-1])[0]
         gate = gates[0]
         if torch.equal(index, torch.arange(gate.units).repeat_interleave(len(index) // gate.units)):
