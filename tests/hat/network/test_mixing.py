@@ -1,4 +1,4 @@
-"""Batches with a task a sample: every row is what its task answers, in one pass or in parts."""
+"""Batches that mix tasks: every row has the logits of its own task, in one pass or task by task."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ def test_one_batched_product_for_all_heads(widths, tasks):
         ([0] * BATCH, TypeError, "task: expected an int or a tensor of ids, got list"),
         (torch.zeros(BATCH), TypeError, "task: expected int64, got torch.float32"),
         (torch.zeros(BATCH, dtype=torch.bool), TypeError, "task: expected int64, got torch.bool"),
-        (torch.tensor(0), ValueError, r"task: expected one a sample, shape \(7,\), got \(\)"),
+        (torch.tensor(0), ValueError, r"task: expected one id for every sample, shape \(7,\), got \(\)"),
         (torch.zeros(BATCH - 1, dtype=torch.int64), ValueError, r"shape \(7,\), got \(6,\)"),
         (torch.tensor([0, 1, 5, 2, -1, 0, 0]), ValueError, "task: expected finished tasks, 0 to 1, got 5"),
         (torch.tensor([0, 1, 0, 2, -1, 0, 0]), ValueError, "task: expected finished tasks, 0 to 1, got 2"),
@@ -295,7 +295,7 @@ def test_nothing_to_answer_for():
         model(x, task=torch.zeros(BATCH, dtype=torch.int64))
     with pytest.raises(ValueError, match="task: expected at least one sample, got none"):
         model(x[:0], task=torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(ValueError, match="x: expected a batch beside a task a sample"):
+    with pytest.raises(ValueError, match="x: expected a tensor with a batch dimension, as task is a tensor, got none"):
         model((), task=torch.zeros(0, dtype=torch.int64))
 
 
