@@ -245,7 +245,7 @@ def test_classes_of_the_wrong_type(classes):
 
 @pytest.mark.parametrize("classes", [0, [], ["a", "a"]])
 def test_classes_out_of_range(classes):
-    with pytest.raises(ValueError, match="classes: expected at least one, each once, got"):
+    with pytest.raises(ValueError, match="classes: expected at least one class and no name twice, got"):
         hat.HATModel(hat.models.mlp(8, (12,))).begin_task(classes)
 
 

@@ -410,7 +410,7 @@ def test_a_model_that_locks_nothing_has_nothing_to_forget():
     model = PlainModel(hat.chain(hat.HATLinear(3, 4)))
     model.begin_task(2)
     model.end_task()
-    with pytest.raises(ValueError, match=r"^task: expected one of 1 with masks, got 0 masks at some gate$"):
+    with pytest.raises(ValueError, match=r"^task: expected 1 masks at every gate, got a gate with 0$"):
         hat.forget(model, 0)
 
 

@@ -187,7 +187,7 @@ def test_nothing_is_being_learned(call, name):
 
 @pytest.mark.parametrize("classes", [0, -1, [], ()])
 def test_no_classes(classes):
-    with pytest.raises(ValueError, match="classes: expected at least one, each once, got"):
+    with pytest.raises(ValueError, match="classes: expected at least one class and no name twice, got"):
         make().begin_task(classes)
 
 
@@ -213,7 +213,7 @@ def test_task_of_another_type(task):
 
 
 def test_no_task_named_and_none_learned():
-    with pytest.raises(RuntimeError, match="task: expected one, as no task is being learned, got None"):
+    with pytest.raises(RuntimeError, match="task: expected the id of a task, as no task is being learned, got None"):
         learn(make())(X)
 
 
