@@ -1,8 +1,8 @@
-"""Compression runs of the README: run them, keep their figures, draw them, write the table.
+"""The compression runs that docs/measurements.md reports: run them, keep their figures, draw them, write the table.
 
     python -m benchmarks.compression alexnet mlp             # run some (or all, if none is named)
-    python -m benchmarks.compression --write README.md       # put the table of the kept figures between its markers
-    python -m benchmarks.compression --check README.md       # fail if the table there is another one
+    python -m benchmarks.compression --write docs/measurements.md  # the table of the kept figures, and the picture
+    python -m benchmarks.compression --check docs/measurements.md  # fail if the table there is another one
 
 A run is a command line of `hat compress`; its figures are what its folder holds at its end.
 """
@@ -21,13 +21,14 @@ from benchmarks import markdown
 from benchmarks.experiments import RESULTS, commit, keep, processor
 from hat import plots
 from hat.cli import main as hat_main
+from hat.cli.compression import picture
 
 FIGURES = RESULTS / "compression.json"
 PICTURE = RESULTS / "compression.png"
 MARKER = "compression"
-PAPER = """The paper keeps 1 to 21 % of the weights on 8 datasets, at the accuracy of the network without attention
-(Serrà et al. 2018), by plain SGD, all training images and up to 200 epochs. These runs are as short as a CPU asks, and
-on few images: accuracies are those of so many, with attention and without."""
+PAPER = """The paper keeps 1 to 21 % of the weights on 8 datasets, with the accuracy of the network without attention
+(Serrà et al. 2018). It uses plain SGD, all training images and up to 200 epochs. These runs are shorter, so that a CPU
+can do them, and learn from few images, with attention and without."""
 
 # Momentum, for fewer epochs than plain SGD.
 RUNS = {
@@ -78,12 +79,9 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def draw(figures: dict[str, Any]) -> None:
-    """Accuracy and weights kept over the epochs of all runs."""
-    found = {f"{name}, {dataset}": part for name, row in figures.items() for dataset, part in row["datasets"].items()}
-    epochs = [part["epochs"] for part in found.values()]
-    accuracy, kept = [part["val_accuracy"] for part in epochs], [part["kept"] for part in epochs]
-    without = [part["without"]["epochs"] for part in found.values()]
-    plots.save(plots.compression(accuracy, kept, list(found), without=without), PICTURE)
+    """Accuracy and weights kept over the epochs of all runs, with the numbers of the table."""
+    runs = {f"{name}, {dataset}": part for name, row in figures.items() for dataset, part in row["datasets"].items()}
+    plots.save(picture(runs), PICTURE)
 
 
 def main(argv: list[str] | None = None) -> int:

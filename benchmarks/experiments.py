@@ -1,8 +1,8 @@
-"""The experiments that the README reports: run them, keep their figures, draw them, write the table.
+"""The experiments that docs/measurements.md reports: run them, keep their figures, draw them, write the table.
 
     python -m benchmarks.experiments digits split-mnist      # run some (or all, if none is named)
-    python -m benchmarks.experiments --write README.md       # put the table of the kept figures between its markers
-    python -m benchmarks.experiments --check README.md       # fail if the table there is another one
+    python -m benchmarks.experiments --write docs/measurements.md  # the table of the kept figures, and the picture
+    python -m benchmarks.experiments --check docs/measurements.md  # fail if the table there is another one
 
 An experiment is a command line of `hat train`; its figures are what the run directory holds at its end.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.markdown import inserted
 from hat import checkpoint
 from hat.cli import main as hat_main
 from hat.cli.options import make_spec
@@ -89,48 +90,40 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def draw(figures: dict[str, Any]) -> None:
-    """Accuracy on every task after the last one was learned, with HAT and without."""
+    """Accuracy on every task after the last one, with HAT and without; first the stream that forgets most."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = {name: row for name, row in figures.items() if "sequential" in row["references"]}
     if not shown:
         return
-    figure = Figure(figsize=(3.6 * len(shown), 3.2), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(shown), 3.5), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (name, row) in zip(
-        figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown.items(), strict=True
-    ):
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, (name, row) in zip(panels, sorted(shown.items(), key=lambda item: -_lost(item[1])), strict=True):
         tasks = range(1, len(row["now"]) + 1)
         with_hat, without = ([100 * a for a in values] for values in (row["now"], row["references"]["sequential"]))
         axes.bar([task - 0.2 for task in tasks], with_hat, 0.4, label="with HAT", color="#0072b2")
-        axes.bar([task + 0.2 for task in tasks], without, 0.4, label="without", color="#d9d9d9")
+        axes.bar([task + 0.2 for task in tasks], without, 0.4, label="without HAT", color="#c9c9c9")
         axes.set(title=name, xlabel="task, in the order learned", xticks=list(tasks), ylim=(0, 100))
-        axes.axhline(100 * sum(row["random"]) / len(row["random"]), color="black", linewidth=0.8, linestyle=":")
+        guess = 100 * sum(row["random"]) / len(row["random"])
+        axes.axhline(guess, color="black", linewidth=0.8, linestyle=":", label="guessing")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("accuracy after the last task (%)")
-    figure.axes[0].legend(loc="lower left", framealpha=0.9)
-    figure.suptitle("One network, one task after another (dotted: guessing)", fontsize=11)
+    panels[0].set_ylabel("accuracy after the last task (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle("One network learns one task after another", fontsize=11)
     with checkpoint.replacing(PICTURE) as file:
         figure.savefig(file, format="png", dpi=150)
 
 
-def replaced(text: str, table: str, marker: str) -> str:
-    """The text with the table between `<!-- marker -->` and `<!-- /marker -->`.
-
-    Raises:
-        ValueError: they are not there.
-    """
-    opening, closing = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    head, begin, rest = text.partition(opening)
-    _, end, tail = rest.partition(closing)
-    if not begin or not end:
-        raise ValueError(f"text: expected the markers {opening} and {closing}, got a text without")
-    return f"{head}{opening}\n{table}\n{closing}{tail}"
+def _lost(row: dict[str, Any]) -> float:
+    """How much accuracy the network without HAT has less than ours after the last task, the mean over tasks."""
+    without = row["references"]["sequential"]
+    return sum(row["now"]) / len(row["now"]) - sum(without) / len(without)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description="Experiments of the README.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description="Streams of tasks, measured.")
     return keep(argv, parser, EXPERIMENTS, FIGURES, MARKER, run=run, table=table, draw=draw)
 
 
@@ -145,22 +138,24 @@ def keep(
     table: Callable[[dict[str, Any]], str],
     draw: Callable[[dict[str, Any]], None],
 ) -> int:
-    """Run what the arguments name, and keep its figures with those that are there; or only write or check their table.
+    """Run what the arguments name and keep its figures with the others; or only write their table, or check it.
 
     Returns:
         1 where a table that is checked is another.
     """
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; default: all")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the table into this file")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the table into this file, and draw")
     parser.add_argument("--check", type=Path, metavar="FILE", help="only compare the table in this file")
     arguments = parser.parse_args(argv)
     figures = json.loads(file.read_text()) if file.exists() else {}
     if arguments.write or arguments.check:
         page = arguments.write or arguments.check
         text = page.read_text()
+        changed = inserted(text, marker, table(figures), str(page))
         if arguments.check:
-            return int(text != replaced(text, table(figures), marker))
-        page.write_text(replaced(text, table(figures), marker))
+            return int(text != changed)
+        page.write_text(changed)
+        draw(figures)
         return 0
     unknown = set(arguments.names) - set(known)
     if unknown:

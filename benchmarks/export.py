@@ -2,8 +2,8 @@
 
     python -m benchmarks.export                     # train (20 minutes on 2 cores), measure, write results/export.json
     python -m benchmarks.export --parts shares      # networks of which a given share of each layer is used: no training
-    python -m benchmarks.export --write README.md   # put the tables of the kept figures between their markers
-    python -m benchmarks.export --check README.md   # fail if the tables there are others
+    python -m benchmarks.export --write docs/measurements.md  # the tables of the kept figures
+    python -m benchmarks.export --check docs/measurements.md  # fail if the tables there are others
 
 What an exported network is measured against is the plain network that it comes from: the same modules, all units there.
 """
@@ -26,6 +26,7 @@ import hat
 from benchmarks import export_tables, record
 from benchmarks.exported import DENSE, EXPORTED, SHARES, both, of_share
 from benchmarks.facts import environment
+from benchmarks.markdown import inserted
 from benchmarks.measure import Runner, interleave, quantiles
 from benchmarks.workload import ALEXNET, MLP, Network, batches
 from hat.cli import main as hat_main
@@ -142,10 +143,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.write or options.check:
         file = options.write or options.check
-        text, found = file.read_text(), export_tables.inserted(file.read_text(), record.read(options.out))
-        if options.write and text != found:
-            record.write_text(file, found)
-        return int(bool(options.check) and text != found)
+        page, tables = file.read_text(), export_tables.text(record.read(options.out))
+        changed = inserted(page, export_tables.MARKER, tables, str(file))
+        if options.write and page != changed:
+            record.write_text(file, changed)
+        return int(bool(options.check) and page != changed)
     torch.set_flush_denormal(True)  # before the first tensor operation: later threads inherit it
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.markdown import percent, spread, table
 from benchmarks.tables import BUSY
 
-BEGIN, END = "<!-- export -->", "<!-- /export -->"
+MARKER = "export"
 
 Row = dict[str, Any]
 
@@ -22,19 +22,6 @@ def text(results: dict[str, Any]) -> str:
     commands = dict.fromkeys(row["command"] for row in rows if "command" in row)
     listed = "\n".join(f"- `{command}`" for command in commands)
     return "\n\n".join(part for part in (_trained(rows), listed, _shares(rows), where) if part)
-
-
-def inserted(document: str, results: dict[str, Any]) -> str:
-    """The document with the tables between the markers.
-
-    Raises:
-        ValueError: the markers are not there.
-    """
-    head, begin, rest = document.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"document: expected the markers {BEGIN} and {END}, got one without")
-    return f"{head}{BEGIN}\n\n{text(results)}\n\n{END}{tail}"
 
 
 def line(row: Row) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.markdown import mebibytes, ms, percent, spread, table
+from benchmarks.markdown import NONE, mebibytes, ms, percent, spread, table
 from benchmarks.serving import APART, KINDS, MIXED, ONE
-from benchmarks.step_tables import RATIOS, heading
-from benchmarks.variants import IN_MATMUL, OURS, PLAIN, TEXTBOOK
+from benchmarks.step_tables import heading
+from benchmarks.variants import COMPILED, IN_MATMUL, OURS, PLAIN, TEXTBOOK
 
 Row = dict[str, Any]
 
@@ -79,6 +79,7 @@ def mixed_table(rows: Iterable[Row]) -> str:
 
 def operation_table(rows: Iterable[Row]) -> str:
     """One line an operation."""
+    ratios = ((OURS, PLAIN), (TEXTBOOK, OURS), (OURS, COMPILED))
     operations: dict[str, dict[str, Row]] = {}
     for row in rows:
         if row["part"] == "operation":
@@ -87,8 +88,10 @@ def operation_table(rows: Iterable[Row]) -> str:
         [
             name,
             *(f"{by[variant]['ms']['p50']:.2f} ms" for variant in (PLAIN, TEXTBOOK, OURS)),
-            *(spread(by[variant]["ratio_to"][other]) for variant, other in RATIOS[:2]),
+            f"{by[COMPILED]['ms']['p50']:.2f} ms" if COMPILED in by else NONE,
+            *(spread(by[variant]["ratio_to"].get(other)) for variant, other in ratios),
         ]
         for name, by in operations.items()
     ]
-    return table(["operation", "plain", "textbook", "ours", "ours / plain", "textbook / ours"], lines)
+    header = ["operation", PLAIN, TEXTBOOK, OURS, "compiled", *(f"{a} / {heading(b)}" for a, b in ratios)]
+    return table(header, lines)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hat.text import aligned
+
 NONE = "-"  # not measured
 
 
@@ -11,10 +13,23 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Markdown with columns of equal width, so that it reads in a terminal too; empty without lines."""
     if not lines:
         return ""
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    rule = ["-" * width for width in widths]
-    cells = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (header, rule, *lines))
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    rule = ["-" * max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    # The bars are columns of their own.
+    rows = [["|", *(text for cell in line for text in (cell, "|"))] for line in (header, rule, *lines)]
+    return "\n".join(aligned(rows, gap=" "))
+
+
+def inserted(page: str, marker: str, content: str, name: str = "page") -> str:
+    """`page` with `content` between the lines `<!-- marker -->` and `<!-- /marker -->`.
+
+    Raises:
+        ValueError: the marks are not there, in order, once each; names the page `name`.
+    """
+    opening, closing = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    begin, end = page.find(opening), page.find(closing)
+    if page.count(opening) != 1 or page.count(closing) != 1 or end < begin:
+        raise ValueError(f"{name}: expected one {opening} and one {closing} behind it, got none, more or another order")
+    return f"{page[: begin + len(opening)]}\n\n{content.strip()}\n\n{page[end:]}"
 
 
 def label(scale: float) -> str:

@@ -20,6 +20,12 @@ STYLES = {
     COMPILED: ("#88ccee", "v", "-"),
     UNFLUSHED: ("#332288", "D", "--"),
 }
+FLOOR = "floor"
+NOTES = {
+    "flush mode": "flush mode: the CPU takes subnormal numbers (below 1e-38) as 0; annealed gates make many of them",
+    FLOOR: "floor: the least time that the matmuls or the memory traffic of a HAT step take on this machine",
+}
+"""What words in a legend mean."""
 TIMES = [digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5)]
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 3, 4, 6, 8)
 
@@ -49,8 +55,8 @@ def line(axes: Axes, name: str, points: list[tuple[float, dict[str, float]]]) ->
 
 
 def floor(axes: Axes, points: list[tuple[float, float]]) -> None:
-    """What the arithmetic or the memory traffic of a HAT step needs at the least."""
-    axes.plot(*zip(*points, strict=True), color="black", linestyle=":", linewidth=1.2, label="floor")
+    """The least time that the arithmetic or the memory traffic of a HAT step takes."""
+    axes.plot(*zip(*points, strict=True), color="black", linestyle=":", linewidth=1.2, label=FLOOR)
 
 
 def log_axis(axes: Axes, values: Sequence[float], ladder: Sequence[float]) -> None:
@@ -64,6 +70,16 @@ def log_axis(axes: Axes, values: Sequence[float], ladder: Sequence[float]) -> No
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """One for all panels, below them."""
+    """One for all panels, below them, with a note for every word of it that needs one."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=9)
+    notes = [note for word, note in NOTES.items() if any(word in label for label in labels)]
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), 4),
+        frameon=False,
+        fontsize=9,
+        title="\n".join(notes) or None,
+        title_fontsize=9,
+    )

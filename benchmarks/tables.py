@@ -1,7 +1,7 @@
 """Tables in Markdown, made from a results file: nothing in them is typed by hand.
 
-`python -m benchmarks.tables --write README.md` puts the short table between the lines `<!-- benchmark:cpu -->` and
-`<!-- /benchmark:cpu -->`; `--check` says whether it is there already.
+`python -m benchmarks.tables --write docs/measurements.md` puts the short table between the lines
+`<!-- benchmark:cpu -->` and `<!-- /benchmark:cpu -->`; `--check` says whether it is there already.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import explained, growth_tables, record, step_tables
-from benchmarks.markdown import table
+from benchmarks.markdown import inserted, table
 
-__all__ = ["full", "insert", "main", "short", "table", "where"]
+__all__ = ["MARKER", "full", "main", "short", "table", "where"]
 
-BEGIN, END = "<!-- benchmark:cpu -->", "<!-- /benchmark:cpu -->"
+MARKER = "benchmark:cpu"
 BUSY = 0.5  # beyond this load the threads of a step wait for a core that somebody else has
 
 
@@ -42,7 +42,7 @@ def full(results: dict[str, Any]) -> str:
 
 
 def short(results: dict[str, Any]) -> str:
-    """The part that the README shows."""
+    """The part that docs/measurements.md shows."""
     rows = results["rows"]
     tables = (step_tables.short_epoch_table(rows), growth_tables.mixed_table(rows), where(results))
     return "\n\n".join(text for text in tables if text)
@@ -56,18 +56,6 @@ def where(results: dict[str, Any]) -> str:
         f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, commit {facts['commit'][:9]}; measured"
         f" {machine['flops'] / 1e9:.0f} GFLOP/s in a matmul, {machine['bandwidth'] / 1e9:.1f} GB/s in a copy.{busy}"
     )
-
-
-def insert(text: str, content: str, name: str = "text") -> str:
-    """`text` with `content` between the two marks.
-
-    Raises:
-        ValueError: the marks are not there, in order, once each; names the file `name`.
-    """
-    begin, end = text.find(BEGIN), text.find(END)
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
-        raise ValueError(f"{name}: expected one {BEGIN} and one {END} behind it, got none, more or another order")
-    return f"{text[: begin + len(BEGIN)]}\n\n{content.strip()}\n\n{text[end:]}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(full(results), end="")
             return 0
         old = target.read_text()
-        new = insert(old, short(results), str(target))
+        new = inserted(old, MARKER, short(results), str(target))
     except KeyError as error:
         print(f"{options.results}: expected results of this version, got some without {error}", file=sys.stderr)
         return 2

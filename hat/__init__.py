@@ -22,9 +22,9 @@ from hat.life.converting import convert
 from hat.life.forgetting import forget
 from hat.life.model import HATModel, TaskParameters
 from hat.optim.guard import guard
+from hat.plots.report import Report, TaskUnits, report
 from hat.reports.forecast import AxisForecast, Forecast, forecast
 from hat.reports.kept import WeightsKept, weights_kept
-from hat.reports.report import Report, TaskUnits, report
 from hat.reports.summary import AxisSummary, Summary, summary
 from hat.resizing.grow import grow
 from hat.steps.step import NonFiniteLossError, StepLoss, TrainStep

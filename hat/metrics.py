@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat.text import aligned
+
 
 def average_accuracy(accuracy: Any) -> float:
     """Mean accuracy of all T tasks after the last task was learned: the mean of the last row, in [0, 1].
@@ -103,8 +105,7 @@ def table(names: Sequence[str], learned: Any, now: Any, *, extra: Mapping[str, A
         shares = [*values.tolist(), float(values.nanmean())]
         for row, cell in zip(rows, [heading, *map(_percent, shares)], strict=True):
             row.append(cell)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_aligned(row, widths) for row in rows]
+    lines = aligned(rows, numbers=range(1, len(rows[0])))
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
@@ -167,8 +168,3 @@ def _past(tasks: int) -> Tensor:
 
 def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.2f}%"
-
-
-def _aligned(row: list[str], widths: list[int]) -> str:
-    cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-    return "  ".join([row[0].ljust(widths[0]), *cells[1:]])

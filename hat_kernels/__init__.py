@@ -1,7 +1,8 @@
 """Operations of hard attention to the task: tensors in, tensors out.
 
-Every operation is a folder: `api.py` is the contract and validates, `reference.py` is the specification in pure
-PyTorch. Nothing here knows of tasks, modules or training.
+Every operation is a folder. `api.py` is the contract: it validates the arguments and chooses an implementation.
+`reference.py` is the specification in pure PyTorch. `triton.py`, where there is one, launches the Triton kernels.
+No file here knows of tasks, modules or training.
 """
 
 from hat_kernels.activation import ACTIVATIONS
@@ -10,10 +11,12 @@ from hat_kernels.dispatch import backend
 from hat_kernels.dropout.api import dropout
 from hat_kernels.embedding_update.api import embedding_update_
 from hat_kernels.folded_weight.api import folded_weight
-from hat_kernels.gate.api import GATE_FLOOR, gate
+from hat_kernels.gate.api import gate
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation.api import gated_activation
 from hat_kernels.gated_linear.api import gated_linear
 from hat_kernels.gradient_norm.api import clip_factor, gradient_norm
+from hat_kernels.limits import GATE_FLOOR
 from hat_kernels.linear_update.api import linear_update_
 from hat_kernels.lock import Lock
 from hat_kernels.lock_gradient.api import lock_gradient_
@@ -26,6 +29,7 @@ from hat_kernels.sgd_update.api import sgd_update_
 __all__ = [
     "ACTIVATIONS",
     "GATE_FLOOR",
+    "GateForm",
     "Lock",
     "adamw_update_",
     "backend",

@@ -1,4 +1,4 @@
-"""Activations by name, as every operation with an `activation` argument understands them."""
+"""The activation functions by name, for every operation with an `activation` argument."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def check_activation(activation: str) -> None:
-    """Raise a ValueError that lists the known names unless `activation` is one of them."""
+    """Check that `activation` is the name of an activation function.
+
+    Raises:
+        ValueError: `activation` is not a key of `ACTIVATIONS`.
+    """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got {activation!r}")

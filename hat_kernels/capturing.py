@@ -1,4 +1,8 @@
-"""While a graph of the GPU is captured nothing runs, and what it will read or write must stay where it is."""
+"""Memory that a captured CUDA graph needs.
+
+While a graph is captured, no kernel runs. The graph stores the addresses of the tensors that its kernels will read and
+write. These tensors must therefore stay alive, at the same addresses, as long as the graph does.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,26 @@ from collections.abc import Iterator
 
 import torch
 
-_holders: list[list[object]] = []
-_for_good: list[object] = []
+_open_lists: list[list[object]] = []
+_kept_for_ever: list[object] = []
 
 
 def is_capturing(device: torch.device) -> bool:
-    """Whether what is launched on the current stream of a device becomes a part of a graph."""
+    """Whether kernels launched on the current stream of `device` are recorded into a graph instead of run."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def hold(thing: object) -> None:
-    """Keep what a graph that is being captured needs: as long as its owner keeps it, or for good if nobody does."""
-    (_holders[-1] if _holders else _for_good).append(thing)
+def hold(item: object) -> None:
+    """Keep `item` alive for the graph that is being captured: in the list of `holding`, or for ever outside of one."""
+    (_open_lists[-1] if _open_lists else _kept_for_ever).append(item)
 
 
 @contextlib.contextmanager
 def holding() -> Iterator[list[object]]:
-    """Whoever captures a graph inside the block gets what must live as long as the graph."""
-    held: list[object] = []
-    _holders.append(held)
+    """A block in which a graph is captured; it gets a list of the objects that must live as long as the graph."""
+    items: list[object] = []
+    _open_lists.append(items)
     try:
-        yield held
+        yield items
     finally:
-        _holders.remove(held)
+        _open_lists.remove(items)

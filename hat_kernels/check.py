@@ -1,4 +1,4 @@
-"""What every operation on a list of parameters checks before it starts."""
+"""Checks of arguments that several operations share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from torch import Tensor
 def check_parallel(
     name: str, tensors: Sequence[Tensor], parameters: Sequence[Tensor], noun: str = "a parameter"
 ) -> None:
-    """One tensor a parameter, of its shape and on its device.
+    """Check that `tensors` has one tensor for each parameter, of the same shape and on the same device.
+
+    Args:
+        name: of the argument, for the error message.
+        noun: what a parameter is called in the error message.
 
     Raises:
-        ValueError: the lists' lengths, a shape or a device differ.
+        ValueError: the lengths of the lists differ, or a shape or a device differs.
     """
     if len(tensors) != len(parameters):
         raise ValueError(f"{name}: expected {len(parameters)}, one {noun}, got {len(tensors)}")
@@ -26,24 +30,24 @@ def check_parallel(
 
 
 def check_states(name: str, states: Sequence[Tensor], parameters: Sequence[Tensor], noun: str = "a parameter") -> None:
-    """What an optimizer keeps: one tensor a parameter, of its dtype or in float32.
+    """Check the state of an optimizer: one tensor for each parameter, of the parameter's dtype or float32.
 
     Raises:
         ValueError: as `check_parallel`.
-        TypeError: a dtype is neither.
+        TypeError: the dtype of a state is neither the parameter's dtype nor float32.
     """
     check_parallel(name, states, parameters, noun)
     for index, (parameter, state) in enumerate(zip(parameters, states, strict=True)):
-        known = dict.fromkeys((parameter.dtype, torch.float32))
-        if state.dtype not in known:
-            raise TypeError(f"{name}[{index}]: expected {' or '.join(map(str, known))}, got {state.dtype}")
+        allowed = dict.fromkeys((parameter.dtype, torch.float32))
+        if state.dtype not in allowed:
+            raise TypeError(f"{name}[{index}]: expected {' or '.join(map(str, allowed))}, got {state.dtype}")
 
 
 def check_one_device(tensors: Sequence[Tensor], name: str = "parameters") -> None:
-    """One launch is of one device.
+    """Check that all tensors are on the same device, because one launch runs on one device.
 
     Raises:
-        ValueError: there are several.
+        ValueError: the tensors are on several devices.
     """
     devices = {tensor.device for tensor in tensors}
     if len(devices) > 1:
@@ -51,10 +55,31 @@ def check_one_device(tensors: Sequence[Tensor], name: str = "parameters") -> Non
 
 
 def check_scalar(name: str, value: Tensor | None) -> None:
-    """A number that the device holds.
+    """Check that a tensor that stands for a number has exactly one element; None is allowed.
 
     Raises:
-        ValueError: it has not exactly one element.
+        ValueError: `value` has no element, or more than one.
     """
     if value is not None and value.numel() != 1:
         raise ValueError(f"{name}: expected one element, got shape {tuple(value.shape)}")
+
+
+def check_units(name: str, value: Tensor, units: int, device: torch.device) -> None:
+    """Check that `value` has one number for each unit, on the given device.
+
+    Raises:
+        ValueError: the shape is not [units], or the device differs.
+    """
+    if value.shape != (units,):
+        raise ValueError(f"{name}: expected shape ({units},), got {tuple(value.shape)}")
+    check_device(name, value, device)
+
+
+def check_device(name: str, value: Tensor, device: torch.device) -> None:
+    """Check that a tensor is on the given device.
+
+    Raises:
+        ValueError: the tensor is on another device.
+    """
+    if value.device != device:
+        raise ValueError(f"{name}: expected device {device}, got {value.device}")

@@ -1,4 +1,4 @@
-"""Loops of PyTorch fused into one by `torch.compile`, where the caller asked for it and a C++ compiler is there."""
+"""Several loops over memory, fused into one by `torch.compile`: for `backend("compiled")`, with a C++ compiler."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from torch import Tensor
 from hat_kernels.dispatch import use_compiled
 from hat_kernels.lock import Lock
 
-_LOOPS = 64  # of one function: momentum or none, all of a tensor or the rows behind some, one dimension or two, ...
+_LOOPS = 64  # compiled versions of a function at most: with and without momentum, for one dimension or two, ...
 
 
 def fused(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """`loop`, compiled under `backend("compiled")`.
+    """A function that runs `loop`, compiled under `backend("compiled")`.
 
-    Numbers that change from step to step must come as tensors: of a Python number a new loop is compiled.
+    Numbers that change from step to step must be tensors: for each new Python number, a new loop would be compiled.
     """
 
     @cache
-    def compiled() -> Callable[..., Any]:  # when first asked for: torch.compile imports much
+    def compiled() -> Callable[..., Any]:  # not before the first call: torch.compile imports many modules
         config = torch._dynamo.config
-        config.recompile_limit = max(config.recompile_limit, _LOOPS)  # for good: to patch it costs as much as a call
+        # Never set back: setting the limit for each call would cost as much as the call.
+        config.recompile_limit = max(config.recompile_limit, _LOOPS)
         return torch.compile(loop, dynamic=True)
 
-    def either(*arguments: Any) -> Any:
-        if wanted():
+    def compiled_or_plain(*arguments: Any) -> Any:
+        if compiles():
             return compiled()(*arguments)
         return loop(*arguments)
 
-    return either
+    return compiled_or_plain
 
 
-def wanted() -> bool:
-    """Whether loops are to be compiled, and can be."""
+def compiles() -> bool:
+    """Whether the caller asked for compiled loops, and they can be compiled."""
     return use_compiled() and not torch.compiler.is_compiling() and _has_compiler()
 
 
-def plain(tensors: Sequence[Tensor], lock: Lock | None) -> bool:
-    """Whether these are what fused updates are written for: without a lock, float32, on a CPU."""
+def are_plain(tensors: Sequence[Tensor], lock: Lock | None) -> bool:
+    """Whether a fused update can treat these tensors: float32, on a CPU, without a lock."""
     return lock is None and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
 def as_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """All in one dimension if they are contiguous, or else in two if they can be: few shapes, few loops to compile."""
+    """The tensors in one dimension if all are contiguous, else in two if possible: few shapes, few compiled loops."""
     if all(tensor.is_contiguous() for tensor in tensors):
         return [tensor.view(-1) for tensor in tensors]
     if all(tensor.dim() > 1 and len(tensor) and tensor[0].is_contiguous() for tensor in tensors):
@@ -57,10 +58,10 @@ def as_rows(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 @cache
 def _has_compiler() -> bool:
-    """Whether Inductor finds what it needs; warns once where it does not."""
+    """Whether Inductor finds a compiler; if not, warns once."""
     try:
         torch.compile(torch.neg)(torch.ones(2))
-    except Exception as error:  # whatever a missing or broken tool chain makes Inductor raise
+    except Exception as error:  # Inductor raises various errors if the tool chain is missing or broken
         reason = str(error).strip().splitlines()[0]
         warnings.warn(f"backend('compiled'): expected a C++ compiler, got {reason}; nothing is compiled", stacklevel=2)
         return False

@@ -1,6 +1,6 @@
-"""Maths that every kernel shares, in float32: gate and its gradient, activations, rate, dropout.
+"""Maths that the kernels share, in float32: the gate and its gradient, activations, the rate, dropout.
 
-No libdevice: the interpreter has none, so hyperbolic functions are written with the exponential.
+The Triton interpreter has no libdevice. The hyperbolic functions are therefore written with the exponential.
 """
 
 # mypy: allow-untyped-defs
@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from hat_kernels.gate.api import GATE_FLOOR as _GATE_FLOOR
+from hat_kernels.limits import GATE_FLOOR as _GATE_FLOOR
 
 GATE_FLOOR = tl.constexpr(_GATE_FLOOR)
 COSH_LIMIT = tl.constexpr(50.0)
@@ -32,7 +32,7 @@ def sigmoid(x):
 
 @triton.jit
 def sigmoid_and_slope(x):
-    """(s, s (1 - s)), the second without the cancellation of 1 - s."""
+    """(s, s (1 - s)) with s = sigmoid(x); the slope is computed without the subtraction 1 - s, which would cancel."""
     e = tl.exp(-tl.abs(x))
     inverse = 1.0 / (1.0 + e)
     s = tl.where(x >= 0, inverse, e * inverse)
@@ -41,7 +41,7 @@ def sigmoid_and_slope(x):
 
 @triton.jit
 def tanh(x):
-    """A polynomial near 0 (Cephes), where the quotient would cancel; an ulp or so either way."""
+    """tanh(x), to about one ulp. Near 0 the quotient would cancel, so a polynomial is used there (from Cephes)."""
     square = x * x
     series = square * -5.70498872745e-3 + 2.06390887954e-2
     series = series * square - 5.37397155531e-2
@@ -54,12 +54,12 @@ def tanh(x):
 
 @triton.jit
 def precise_exp(x):
-    """e^x to 2 ulp for every x; `tl.exp` multiplies by log2(e) first and so is off by |x| ulp."""
-    x = tl.where(x > 200.0, 200.0, tl.where(x < -200.0, -200.0, x))  # selects: NaN stays
+    """e^x, to 2 ulp for every x. `tl.exp` multiplies x by log2(e) first, so that its error grows to |x| ulp."""
+    x = tl.where(x > 200.0, 200.0, tl.where(x < -200.0, -200.0, x))  # selects let NaN through
     k = tl.floor(x * LOG2_E + 0.5)
-    rest = x - k * LN2_HIGH - k * LN2_LOW
+    remainder = x - k * LN2_HIGH - k * LN2_LOW
     half = tl.floor(k * 0.5)  # 2^k in two factors: e^-88 must not underflow before its product does
-    return tl.exp2(rest * LOG2_E) * tl.exp2(half) * tl.exp2(k - half)
+    return tl.exp2(remainder * LOG2_E) * tl.exp2(half) * tl.exp2(k - half)
 
 
 @triton.jit
@@ -74,14 +74,17 @@ def precise_sigmoid(x):
 
 @triton.jit
 def gate_value(embedding, scale):
-    """sigmoid(scale * embedding); below the floor, 0."""
+    """sigmoid(scale * embedding), or 0 if that is below GATE_FLOOR."""
     a = precise_sigmoid(scale * embedding)
     return tl.where(a < GATE_FLOOR, 0.0, a)
 
 
 @triton.jit
 def gate_gradient(grad, embedding, scale, s_max, COMPENSATION: tl.constexpr):
-    """The gradient of the embedding from that of the gate, in the order of the reference: 1 - a saturates as there."""
+    """The gradient of the embedding, from `grad`, the gradient of the gate.
+
+    The order of the operations is that of the reference, so that 1 - a saturates in the same way.
+    """
     if COMPENSATION == "exact":
         unit = precise_sigmoid(embedding)
         result = grad * (s_max * unit * (1.0 - unit))
@@ -103,7 +106,7 @@ def activate(z, ACTIVATION: tl.constexpr):
     if ACTIVATION == "identity":
         h = z
     elif ACTIVATION == "relu":
-        h = tl.where(z <= 0, 0.0, z)  # NaN stays
+        h = tl.where(z <= 0, 0.0, z)  # NaN passes through
     elif ACTIVATION == "leaky_relu":
         h = tl.where(z > 0, z, z * LEAKY_SLOPE)
     elif ACTIVATION == "gelu":
@@ -122,7 +125,10 @@ def activate(z, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def activate_backward(z, dh, ACTIVATION: tl.constexpr):
-    """dh times the derivative at z; a select for the rectifiers, so that an infinite dh leaves no NaN behind."""
+    """`dh` times the derivative of the activation at z.
+
+    The rectifiers use a select instead of a product: 0 times an infinite `dh` would be NaN.
+    """
     if ACTIVATION == "identity":
         dz = dh
     elif ACTIVATION == "relu":
@@ -148,23 +154,25 @@ def activate_backward(z, dh, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def rate(free_row, free_column):
-    """How far a weight may move: 1 - min(used_out, used_in)."""
+def rate_of(free_row, free_column):
+    """How far a weight may move: max(free_row, free_column) = 1 - min(used_row, used_column)."""
     return tl.maximum(free_row, free_column)
 
 
 @triton.jit
 def dropout_keep(seed, row, first_quad, row_quads, threshold, BLOCK_ROWS: tl.constexpr, BLOCK_QUADS: tl.constexpr):
-    """[BLOCK_ROWS, 4 BLOCK_QUADS] which elements stay: those whose 32 random bits, as int32, reach the threshold.
+    """[BLOCK_ROWS, 4 BLOCK_QUADS] bool: which elements dropout keeps.
 
-    One Philox call serves four neighbours in a row, the quad; its counter is the quad's index in the whole tensor.
+    Every element gets 32 random bits. The element is kept if these bits, read as int32, are at least the threshold.
+    One call of Philox serves four neighbours in a row, a quad. The counter of the call is the index of the quad in the
+    whole tensor: the same element gets the same bits in any tiling, forward and backward.
 
     Args:
         seed: scalar int64.
-        row: [BLOCK_ROWS] int64, the index of each row.
+        row: [BLOCK_ROWS] int64, the index of each row of the tile.
         first_quad: the first quad of the tile in its row.
         row_quads: how many quads a whole row has.
-        threshold: int32, p 2^32 - 2^31.
+        threshold: int32, p 2^32 - 2^31 for the dropout probability p.
     """
     quad = (row * row_quads)[:, None] + (first_quad + tl.arange(0, BLOCK_QUADS))[None, :]
     a, b, c, d = tl.randint4x(seed, quad, PHILOX_ROUNDS)

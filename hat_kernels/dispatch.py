@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("auto", "reference", "triton", "compiled")
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the kernels
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # the floating dtypes of the kernels
 
 
 class _Choice:
-    """Of the whole process: the backward pass of a GPU runs in threads of its own."""
+    """The backend of the whole process. One for each thread would not do: a GPU's backward pass has its own threads."""
 
     requested = "auto"
 
@@ -25,14 +25,17 @@ def backend(name: str) -> Iterator[None]:
     """Choose the implementation of every operation called inside the `with` block, in all threads.
 
     Args:
-        name: `"auto"` (Triton where there is a kernel for the tensors' device and dtype, else the reference),
-            `"reference"` (pure PyTorch on any device), `"triton"` (the kernel, or an error where there is none) or
-            `"compiled"` (as `"auto"`, but the loops of a CPU that make several passes over memory, momentum and Adam
-            above all, are fused by `torch.compile`; that takes seconds at first, and a C++ compiler: without one it
-            warns and is as `"auto"`).
+        name: one of
+
+            - `"auto"`: the Triton kernel if there is one for the device and dtype of the tensors, else the reference
+            - `"reference"`: pure PyTorch on any device
+            - `"triton"`: the Triton kernel, or an error if there is none
+            - `"compiled"`: as `"auto"`, but `torch.compile` fuses the loops of a CPU that make several passes over
+              memory, mainly momentum and Adam. The first call takes seconds. It needs a C++ compiler; without one, it
+              warns and acts as `"auto"`
 
     Raises:
-        ValueError: `name` is none of the four.
+        ValueError: `name` is not one of these.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
@@ -44,17 +47,17 @@ def backend(name: str) -> Iterator[None]:
 
 
 def chosen_backend() -> str:
-    """What the caller asked for, see `backend`."""
+    """The name that the caller chose with `backend`."""
     return _Choice.requested
 
 
 def free_to_read(tensor: Tensor) -> bool:
-    """Whether its values can be looked at for nothing: on a CPU. Elsewhere to look is to wait for the device."""
+    """Whether the host can read the values at once. This is so on a CPU; on a GPU, reading waits for the device."""
     return tensor.device.type in _HOSTS
 
 
 def use_specification() -> bool:
-    """Whether the caller asked for the reference, in which case no faster path of PyTorch takes its place either."""
+    """Whether the caller asked for the reference. Then no faster path in PyTorch takes its place either."""
     return _Choice.requested == "reference"
 
 
@@ -64,23 +67,27 @@ def use_compiled() -> bool:
 
 
 def forced() -> bool:
-    """Whether the caller asked for kernels, also where the library's own are measured to be faster."""
+    """Whether the caller asked for our kernels, even if those of the vendor were measured to be faster."""
     return _Choice.requested == "triton"
 
 
 def interpreted() -> bool:
-    """Whether Triton interprets kernels, on CPU tensors."""
+    """Whether Triton interprets the kernels, on tensors of a CPU (`TRITON_INTERPRET=1`)."""
     return _INTERPRETED
 
 
 def use_triton(op: str, *tensors: Tensor | None) -> bool:
-    """Whether the Triton kernel of `op` takes these tensors.
+    """Whether the Triton kernel of an operation computes these tensors.
 
-    float64 is for the reference: it serves gradcheck, and no GPU is fast at it.
+    float64 is computed by the reference: it is used for gradcheck, and no GPU is fast at it.
+
+    Args:
+        op: the name of the operation, for the error message.
+        tensors: the arguments of the operation; None is ignored.
 
     Raises:
-        NotImplementedError: the caller asked for Triton, and a tensor is of another floating dtype or not on a GPU (nor
-            is the interpreter on, `TRITON_INTERPRET=1`, which takes CPU tensors), or Triton is not installed.
+        NotImplementedError: the caller asked for Triton, but there is no kernel: a tensor has another floating dtype, a
+            tensor is not on a GPU and kernels are not interpreted, or Triton is not installed.
     """
     if _Choice.requested == "reference":
         return False
@@ -92,6 +99,7 @@ def use_triton(op: str, *tensors: Tensor | None) -> bool:
 
 
 def _obstacle(tensors: list[Tensor]) -> str:
+    """Why no Triton kernel can compute these tensors; empty if one can."""
     if not _INSTALLED:
         return "a machine without the package triton"
     for tensor in tensors:

@@ -1,4 +1,13 @@
-"""How far each weight may still move: the rate of a parameter, from the free units along its dimensions."""
+"""How far each weight may still move: the rate of a parameter, from the free units along its dimensions.
+
+An example. A linear layer has 2 output units and 3 input units, so its weight has shape (2, 3). Output unit 0 is used
+by a finished task, output unit 1 is free. Input units 0 and 1 are used, input unit 2 is free:
+
+    rows = [0, 1], columns = [0, 0, 1]        rate = [[0, 0, 1],
+                                                      [1, 1, 1]]
+
+Only the weights from used units to used units have rate 0: they keep their value. All others may move.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +17,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LARGEST = 65504.0
-"""Of float16, which autocast may cast a weight to: a larger one becomes inf there, and 0 * inf is NaN."""
-
 
 class Lock(NamedTuple):
     """The free units along the first two dimensions of a parameter of shape (R, C, ...).
 
-    `rate(i, j) = max(free_rows[i], free_columns[j]) = 1 - min(used_rows[i], used_columns[j])`: HAT, eq. 2.
-    A dimension without units (`None`) does not loosen the lock: a bias and a first layer have only rows.
+    `rate(i, j) = max(rows[i], columns[j]) = 1 - min(used_rows[i], used_columns[j])`: Serrà et al. 2018, eq. 2.
+    If a dimension has no units (`None`), the other dimension alone gives the rate. A bias and the weight of a first
+    layer have only rows.
 
     Attributes:
         rows: [R / row_repeat] float32 in [0, 1], 1 where the unit is free, or None.
-        columns: [C * groups / column_repeat] float32 in [0, 1], or None.
-        row_repeat: how many consecutive rows one unit owns.
-        column_repeat: how many consecutive columns one unit owns (a channel after a flatten, channel-major).
-        groups: of a grouped convolution: the rows of group g meet the columns of group g only.
+        columns: [C * groups / column_repeat] float32 in [0, 1], 1 where the unit is free, or None.
+        row_repeat: how many consecutive rows belong to one unit.
+        column_repeat: how many consecutive columns belong to one unit: after a flatten, the pixels of one channel.
+        groups: the groups of a grouped convolution: the rows of group g read the columns of group g only.
     """
 
     rows: Tensor | None = None
@@ -34,12 +41,12 @@ class Lock(NamedTuple):
 
 
 def check_lock(lock: Lock | None, parameter: Tensor, name: str = "lock") -> None:
-    """Validate a lock against the parameter it belongs to.
+    """Validate a lock against its parameter.
 
     Raises:
-        TypeError: free units are not float32.
-        ValueError: no dimension is named, a repeat or group count does not divide, or a length or device does not
-            match.
+        TypeError: `rows` or `columns` is not float32.
+        ValueError: the lock has neither rows nor columns, a repeat or the number of groups does not divide a length, or
+            a length or a device does not fit the parameter.
     """
     if lock is None:
         return
@@ -54,7 +61,7 @@ def check_lock(lock: Lock | None, parameter: Tensor, name: str = "lock") -> None
 
 
 def check_locks(locks: Sequence[Lock | None], parameters: Sequence[Tensor]) -> None:
-    """Validate one lock a parameter; see `check_lock`."""
+    """Validate a list of one lock for each parameter; see `check_lock`."""
     if len(locks) != len(parameters):
         raise ValueError(f"locks: expected {len(parameters)}, one a parameter, got {len(locks)}")
     for index, (lock, parameter) in enumerate(zip(locks, parameters, strict=True)):
@@ -62,7 +69,7 @@ def check_locks(locks: Sequence[Lock | None], parameters: Sequence[Tensor]) -> N
 
 
 def check_own_memory(tensor: Tensor, name: str) -> None:
-    """Refuse a tensor whose elements share memory: they cannot be changed in place one by one.
+    """Check that no two elements of a tensor share memory, so that each can be changed in place.
 
     Raises:
         ValueError: a dimension longer than 1 has stride 0.
@@ -73,7 +80,7 @@ def check_own_memory(tensor: Tensor, name: str) -> None:
 
 
 def contiguous(lock: Lock) -> Lock:
-    """The same lock, its free units side by side in memory, as a kernel reads them."""
+    """The same lock with contiguous `rows` and `columns`, as the kernels read them."""
     rows, columns = (None if free is None else free.contiguous() for free in lock[:2])
     return lock._replace(rows=rows, columns=columns)
 
@@ -90,7 +97,10 @@ def rate(lock: Lock, parameter: Tensor) -> Tensor:
     if lock.rows is None:
         return columns.view(1, -1, *tail)
     rows = _repeat(lock.rows, lock.row_repeat).to(dtype)
-    r, c = len(rows) // lock.groups, len(columns) // lock.groups  # named, as -1 is ambiguous for an empty parameter
+    r, c = (
+        len(rows) // lock.groups,
+        len(columns) // lock.groups,
+    )  # both are given: -1 is ambiguous for an empty parameter
     grouped = torch.maximum(rows.view(lock.groups, r, 1), columns.view(lock.groups, 1, c))
     return grouped.reshape(len(rows), c, *tail)
 

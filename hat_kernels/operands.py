@@ -1,4 +1,4 @@
-"""Tensors of any layout made ready for a kernel that walks memory from end to end."""
+"""Tensors of any memory layout, made ready for a kernel that goes through their memory from end to end."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ def arrange(
     locks: Sequence[Lock | None] | None = None,
     extras: Sequence[Tensor] | None = None,
 ) -> tuple[list[Operands], list[tuple[Tensor, Tensor]]]:
-    """(operands, copies): what a table is made of, without the empty ones, and what `restore` must write back.
+    """The operands of a table, and the copies that the kernel will change instead of the tensors themselves.
 
-    Contiguous and channels-last parameters are used where they lie, and a gradient of another layout is copied into
-    theirs. So are rows of a larger parameter, if their gradients are rows of a like one. Any other parameter is copied,
-    and so is a state of another layout.
+    - A parameter that is contiguous or channels-last is used where it is. If its gradient or a state has another
+      layout, the gradient or the state is copied into the layout of the parameter.
+    - Rows of a larger tensor are used where they are, if the gradient has the same strides and the states are
+      contiguous.
+    - Any other parameter is copied.
 
     Args:
-        states: lists of one tensor a parameter each, as long as `parameters`.
-        locks, extras: one a parameter.
+        parameters: of any shapes and layouts. Empty parameters get no operands.
+        grads: one for each parameter.
+        states: lists of one tensor for each parameter.
+        locks: one for each parameter, or None.
+        extras: one for each parameter, or None.
+
+    Returns:
+        The operands, and pairs (tensor, copy) for `restore`.
     """
     operands, copies = [], []
     for index, parameter in enumerate(parameters):
@@ -35,30 +43,32 @@ def arrange(
         lock = None if locks is None else locks[index]
         lock = None if lock is None else contiguous(lock)
         extra = None if extras is None else extras[index]
-        own = [parameter, *(state[index] for state in states)]
-        if _is_rows(parameter) and all(state.is_contiguous() for state in own[1:]):
+        parameter_states = [state[index] for state in states]
+        if _is_rows(parameter) and all(state.is_contiguous() for state in parameter_states):
             grad = grads[index]
             if grad.stride() == parameter.stride():
-                operands.append(Operands(parameter, grad, tuple(own[1:]), lock, False, extra, parameter.stride(0)))
+                pitch = parameter.stride(0)
+                operands.append(Operands(parameter, grad, tuple(parameter_states), lock, False, extra, pitch))
                 continue
         channels_last = False
         if not parameter.is_contiguous():
             channels_last = _is_channels_last(parameter)
-        dense = [_dense(tensor, channels_last) for tensor in own]
-        copies += [(tensor, copy) for tensor, copy in zip(own, dense, strict=True) if tensor is not copy]
+        changed = [parameter, *parameter_states]
+        dense = [_dense(tensor, channels_last) for tensor in changed]
+        copies += [(tensor, copy) for tensor, copy in zip(changed, dense, strict=True) if tensor is not copy]
         grad = _dense(grads[index], channels_last)
         operands.append(Operands(dense[0], grad, tuple(dense[1:]), lock, channels_last, extra))
     return operands, copies
 
 
 def restore(copies: Sequence[tuple[Tensor, Tensor]]) -> None:
-    """Write copies that a kernel has changed back to the tensors they were made of; a copy keeps bits."""
+    """Write each copy, which a kernel has changed, back into its tensor; unchanged elements keep their bits."""
     for tensor, copy in copies:
         tensor.copy_(copy)
 
 
 def scalar(value: Tensor | None, device: torch.device) -> Tensor | None:
-    """A one-element tensor that a kernel can load, as float32 on the device."""
+    """A tensor of one element as a kernel loads it: float32 on `device`."""
     return None if value is None else value.to(device=device, dtype=torch.float32)
 
 
@@ -66,11 +76,11 @@ def _dense(tensor: Tensor, channels_last: bool) -> Tensor:
     memory_format = torch.contiguous_format
     if channels_last:
         memory_format = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
-    return tensor.contiguous(memory_format=memory_format)  # itself where it is already
+    return tensor.contiguous(memory_format=memory_format)  # the tensor itself if it has this layout
 
 
 def _is_rows(parameter: Tensor) -> bool:
-    """Rows of neighbouring elements, one more than its length from the next: part of a larger tensor."""
+    """Whether a parameter is rows of a larger tensor: neighbouring elements in a row, and gaps between the rows."""
     if parameter.dim() < 2 or parameter.is_contiguous() or len(parameter) < 2:
         return False
     return parameter[0].is_contiguous() and parameter[0].numel() < parameter.stride(0) <= WIDEST
@@ -83,30 +93,35 @@ def _is_channels_last(parameter: Tensor) -> bool:
 
 
 def number_or_scalar(value: float | Tensor, device: torch.device) -> tuple[float, Tensor | None]:
-    """(number, None), or (0, tensor) for a number that the device holds."""
+    """(number, None) for a number that the host can read, (0, tensor) for one that only the device can read."""
     if isinstance(value, Tensor) and value.device == device:
         return 0.0, scalar(value, device)
-    return float(value), None  # of a tensor on the CPU too: it is there to read
+    return float(value), None  # also for a tensor on the CPU, which the host can read
 
 
 def flatten(locks: Sequence[Lock | None]) -> tuple[list[Tensor | None], list[Tensor | None], list[int]]:
-    """Locks as an operator's schema can name them: rows, columns and four numbers each."""
-    known = [lock or Lock() for lock in locks]
-    numbers = [n for lock, k in zip(locks, known, strict=True) for n in (lock is not None, *k[2:])]
-    return [lock.rows for lock in known], [lock.columns for lock in known], [int(n) for n in numbers]
+    """Locks as lists that the schema of an operator allows: rows, columns, and four numbers for each lock.
+
+    The four numbers are 1 for a lock and 0 for None, the repeats of rows and of columns, and the groups.
+    """
+    filled = [lock or Lock() for lock in locks]
+    numbers = [n for lock, values in zip(locks, filled, strict=True) for n in (lock is not None, *values[2:])]
+    return [lock.rows for lock in filled], [lock.columns for lock in filled], [int(n) for n in numbers]
 
 
 def unflatten(
     rows: Sequence[Tensor | None], columns: Sequence[Tensor | None], numbers: Sequence[int]
 ) -> list[Lock | None]:
-    """What `flatten` was given."""
-    each = [numbers[start : start + 4] for start in range(0, len(numbers), 4)]
+    """The locks from the lists that `flatten` returned."""
+    numbers_by_lock = [numbers[start : start + 4] for start in range(0, len(numbers), 4)]
     return [
         Lock(row, column, row_repeat, column_repeat, groups) if is_lock else None
-        for row, column, (is_lock, row_repeat, column_repeat, groups) in zip(rows, columns, each, strict=True)
+        for row, column, (is_lock, row_repeat, column_repeat, groups) in zip(
+            rows, columns, numbers_by_lock, strict=True
+        )
     ]
 
 
 def split_number(value: float | Tensor) -> tuple[float, Tensor | None]:
-    """(number, None) or (0, tensor): a schema has no argument that may be either."""
+    """(number, None) or (0, tensor): the schema of an operator has no argument that may be a number or a tensor."""
     return (0.0, value) if isinstance(value, Tensor) else (value, None)

@@ -1,6 +1,7 @@
-"""Tiles of a table of tensors (`hat_kernels.table`) on the device: where they lie, what they hold, how far it may move.
+"""Device functions for the tiles of a table of tensors (`hat_kernels.table`): their pointers, values and rates.
 
-A field that every tile of a launch needs is a uniform load, which the cache answers.
+All threads of a program read the same field of a table at once, and the cache answers. So a field is loaded where it is
+needed instead of being handed on.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -10,7 +11,8 @@ import triton
 import triton.language as tl
 
 from hat_kernels import table
-from hat_kernels.lock import LARGEST as _LARGEST
+from hat_kernels.device import rate_of
+from hat_kernels.limits import LARGEST as _LARGEST
 
 PARAMETER = tl.constexpr(table.PARAMETER)
 GRAD = tl.constexpr(table.GRAD)
@@ -47,7 +49,7 @@ LARGEST = tl.constexpr(_LARGEST)
 
 @triton.jit
 def owner(rows_ptr, owners_ptr):
-    """(row, index): this program's row of the table, and its number among the programs of that row."""
+    """(row, index): the row of the table that this program works on, and its number among the programs of that row."""
     program = tl.program_id(0)
     row = rows_ptr + tl.load(owners_ptr + program)
     return row, program - tl.load(row + FIRST_PROGRAM)
@@ -67,34 +69,34 @@ def typed(address, DIGIT: tl.constexpr):
 
 @triton.jit
 def tensor_of(row, FIELD: tl.constexpr, DIGIT: tl.constexpr, start, local, ALIGNED: tl.constexpr):
-    """[BLOCK_M, BLOCK_N] pointers into the tensor of a field. `ALIGNED` only where the host has checked it (FAST)."""
+    """[BLOCK_M, BLOCK_N] pointers into the tensor of a field; `ALIGNED` only if the field FAST of the row is 1."""
     pointer = typed(tl.load(row + FIELD), DIGIT) + start
     if ALIGNED:
-        # A pointer from a table says nothing of itself: without the hint 128-bit loads become scalar ones. Triton 3.6
-        # forgets a hint on the cast from an integer, but not one on a sum.
+        # The compiler cannot know how a pointer from a table is aligned. Without the hint, loads of 128 bits become
+        # scalar loads. Triton 3.6 forgets a hint on a pointer cast from an integer, but keeps a hint on a sum.
         pointer = tl.multiple_of(pointer, 16)
     return pointer + local
 
 
 @triton.jit
 def elements(row, row0, column0, ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(start, local offsets [BLOCK_M, BLOCK_N], mask) of a tile: one 64-bit offset, and 32 bits for the rest."""
+    """(start, local offsets [BLOCK_M, BLOCK_N], mask) of a tile: a start in 64 bits, and offsets from it in 32 bits."""
     stride = tl.load(row + STRIDE)
     if ALIGNED:
-        stride = stride // 8 * 8  # so that the compiler knows what divides it
+        stride = stride // 8 * 8  # tells the compiler that 8 divides the stride
     start = row0 * stride + column0
-    left = tl.load(row + NUMEL) - start
+    remaining = tl.load(row + NUMEL) - start
     if ALIGNED:
-        left = left // 8 * 8
+        remaining = remaining // 8 * 8
     m = tl.arange(0, BLOCK_M)[:, None]
     n = tl.arange(0, BLOCK_N)[None, :]
     local = m * stride.to(tl.int32) + n
-    return start, local, (n < (stride - column0).to(tl.int32)) & (local < tl.minimum(left, 2**30).to(tl.int32))
+    return start, local, (n < (stride - column0).to(tl.int32)) & (local < tl.minimum(remaining, 2**30).to(tl.int32))
 
 
 @triton.jit
 def pitched(row, row0, column0, ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(start, local offsets) of a tile in the parameter and its gradient, which may be rows of larger tensors."""
+    """(start, local offsets) of a tile in a parameter and its gradient, both of which may be rows of larger tensors."""
     pitch = tl.load(row + PITCH)
     if ALIGNED:
         pitch = pitch // 8 * 8
@@ -105,7 +107,7 @@ def pitched(row, row0, column0, ALIGNED: tl.constexpr, BLOCK_M: tl.constexpr, BL
 
 @triton.jit
 def column_rates(row, form, column0, BLOCK_N: tl.constexpr):
-    """[BLOCK_N] the free units under a tile's columns; 0 where none are named or `form` is not SEPARABLE."""
+    """[BLOCK_N] the free units along the columns of a tile; 0 if `form` is not SEPARABLE or the lock has no columns."""
     n = (column0 + tl.arange(0, BLOCK_N)).to(tl.int32)
     address = tl.load(row + COLUMNS)
     limit = tl.where((form == SEPARABLE) & (address != 0), tl.load(row + WIDTH), 0)
@@ -116,7 +118,7 @@ def column_rates(row, form, column0, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def row_rates(row, form, row0, BLOCK: tl.constexpr):
-    """[BLOCK] the free units beside a tile's rows; 1 for UNLOCKED, 0 where none are named, or GATHERED."""
+    """[BLOCK] the free units along the rows of a tile; 1 for UNLOCKED, 0 for GATHERED or if the lock has no rows."""
     m = row0 + tl.arange(0, BLOCK)
     address = tl.load(row + ROWS)
     limit = tl.where((form == SEPARABLE) & (address != 0), tl.load(row + NUMEL), 0)
@@ -127,11 +129,11 @@ def row_rates(row, form, row0, BLOCK: tl.constexpr):
 
 @triton.jit
 def gathered_rates(row, row0, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """[BLOCK_M, BLOCK_N] the rate of a run of elements from row `row0` of BLOCK_N on, each looked up by itself."""
+    """[BLOCK_M, BLOCK_N] the rates of a tile of a GATHERED row: the lock is looked up for each element."""
     start = row0 * BLOCK_N
     width = tl.load(row + WIDTH)
     first = start // width
-    # One 64-bit division a tile; within it 32 bits do, which divide five times as fast.
+    # One division in 64 bits for the tile. The divisions in the tile have 32 bits, which is five times as fast.
     local = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     end = tl.load(row + NUMEL)
     rows, columns = tl.load(row + ROWS), tl.load(row + COLUMNS)
@@ -148,25 +150,28 @@ def gathered_rates(row, row0, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     row_unit = m // tl.load(row + ROW_REPEAT).to(tl.int32)
     by_row = tl.load(typed(rows, 0) + row_unit, mask=row_mask, other=0.0)
     by_column = tl.load(typed(columns, 0) + column_unit, mask=column_mask, other=0.0)
-    return tl.maximum(by_row, by_column)
+    return rate_of(by_row, by_column)
 
 
 @triton.jit
 def mended(values):
-    """0 where a value is inf or NaN."""
+    """The values, with 0 in the place of inf and NaN."""
     return tl.where(tl.abs(values.to(tl.float32)) < float("inf"), values, tl.zeros_like(values))
 
 
 @triton.jit
 def bounded(values):
-    """Mended, and the rest within the range of float16."""
+    """The values, with 0 in the place of inf and NaN, clamped to the range of float16."""
     wide = mended(values).to(tl.float32)
     return tl.minimum(tl.maximum(wide, -LARGEST), LARGEST).to(values.dtype)
 
 
 @triton.jit
 def place(row, index, STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(form, first row, first column, column rates [BLOCK_N], whether anything in several tiles may move)."""
+    """(form, first row, first column, column rates [BLOCK_N], moves) of the STEPS tiles of a program.
+
+    `moves` is false if no element of several tiles may move. For one tile it is always true: see `tile_rates`.
+    """
     form = tl.load(row + FORM)
     blocks = tl.load(row + COLUMN_BLOCKS)
     row0 = (index // blocks) * (STEPS * BLOCK_M)
@@ -181,9 +186,9 @@ def place(row, index, STEPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.co
 
 @triton.jit
 def tile_rates(row, form, row0, columns, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """(rate [BLOCK_M, BLOCK_N], whether it is above 0 anywhere) of one tile."""
+    """(rate [BLOCK_M, BLOCK_N], whether any rate is above 0) of one tile."""
     rows = row_rates(row, form, row0, BLOCK_M)
-    rate = tl.maximum(rows[:, None], columns[None, :])
+    rate = rate_of(rows[:, None], columns[None, :])
     moves = (tl.max(rows, 0) > 0) | (tl.max(columns, 0) > 0)
     if form == GATHERED:
         rate = gathered_rates(row, row0, BLOCK_M, BLOCK_N)

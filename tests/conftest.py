@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Before anything imports hat_kernels or Triton: both ask at import whether kernels are compiled or interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+if (DATA := Path(__file__).resolve().parents[2] / "shared" / "data").is_dir():  # real datasets beside the checkout
+    os.environ.setdefault("HAT_DATA", str(DATA))
+
 import hat_kernels
 
-settings.register_profile("house", deadline=None)  # no test asserts a duration
+# No test asserts a duration, and none fails because the machine is busy.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
 

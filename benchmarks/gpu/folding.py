@@ -16,6 +16,7 @@ from benchmarks.gpu.device import Device
 from benchmarks.gpu.operations import REFERENCE, square
 from benchmarks.gpu.timing import Call, Maker
 from benchmarks.workload import S_MAX
+from hat_kernels import GateForm
 
 
 def folded_weight(device: Device, size: int, dtype: str) -> Iterator[Case]:
@@ -38,7 +39,8 @@ def _folded_weight(device: Device, size: int, dtype: str, narrow: torch.dtype) -
             yield weight.requires_grad_(grad), embedding.requires_grad_(grad), scale
 
     def forward(weight: Tensor, embedding: Tensor, scale: Tensor) -> Tensor:
-        return hat_kernels.folded_weight(weight, embedding=embedding, scale=scale, s_max=S_MAX, dtype=narrow)[0]
+        gate = GateForm(embedding=embedding, scale=scale, s_max=S_MAX)
+        return hat_kernels.folded_weight(weight, gate=gate, dtype=narrow)[0]
 
     name = "folded_weight" if narrow == kind else "folded_weight to bf16"
     common = {"shape": f"{rows} x {columns}", "dtype": dtype, "size": size}
@@ -62,7 +64,7 @@ def pooled_convolution(device: Device, size: int, dtype: str) -> Iterator[Case]:
     def gated(fold: str) -> nn.Module:
         layer = hat.HATConv2d(channels, channels, 3, padding=1, pool=nn.MaxPool2d(2))
         layer.gate.state.config = hat.GateConfig(fold=fold, s_max=S_MAX)
-        layer.gate.state.anneal(0.025)
+        layer.gate.state.set_progress(0.025)
         return layer
 
     def plain() -> nn.Module:

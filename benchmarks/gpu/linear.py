@@ -19,7 +19,7 @@ from benchmarks.gpu.ceilings import DTYPES
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.timing import Call, Maker, measure, summary
 from benchmarks.workload import S_MAX
-from hat_kernels import Lock
+from hat_kernels import GateForm, Lock
 from hat_kernels.gated_linear import choice
 from hat_kernels.gated_linear.blocks import blocks_of
 
@@ -47,7 +47,8 @@ def _case(device: Device, size: int, dtype: str, shape: Shape) -> Case:
     kind, (m, k, n) = DTYPES[dtype], shape
 
     def ours(x: Tensor, weight: Tensor, bias: Tensor, embedding: Tensor, scale: Tensor) -> Tensor:
-        return hat_kernels.gated_linear(x, weight, bias, embedding=embedding, scale=scale, s_max=S_MAX)
+        gate = GateForm(embedding=embedding, scale=scale, s_max=S_MAX)
+        return hat_kernels.gated_linear(x, weight, bias, gate=gate)
 
     def plain(x: Tensor, weight: Tensor, bias: Tensor, embedding: Tensor, scale: Tensor) -> Tensor:
         return F.relu(F.linear(x, weight, bias))
@@ -130,16 +131,16 @@ def _passes(device: Device, dtype: str, shape: Shape) -> dict[str, Call]:
     m, k, n = shape
     x, weight, bias, embedding = _leaves(device, dtype, shape)
     dy = torch.randn(m, n, device=device.kind).to(DTYPES[dtype])
-    gate = (bias, embedding, torch.tensor(10.0, device=device.kind), None, None, None)
-    options = ("relu", 0.0, S_MAX, "published")
-    _, z = kernels.gated_linear(x, weight, *gate, *options, 0, 0, False, True)
+    gate = GateForm(embedding=embedding, scale=torch.tensor(10.0, device=device.kind), s_max=S_MAX)
+    rest = (None, *gate, "relu", 0.0)
+    _, z = kernels.gated_linear(x, weight, bias, *rest, 0, 0, False, True)
     lock = Lock(torch.ones(n, device=device.kind), torch.ones(k, device=device.kind))
     step = {"lr": 0.0, "weight_decay": 0.0, "maximize": False, "mend": True}
     master = weight.float()  # what autocast moves
 
     return {
-        "forward": lambda: kernels.gated_linear(x, weight, *gate, *options, 0, 0, False, True),
-        "dx": lambda: kernels.gated_linear_backward(dy, weight, z, *gate, *options, 0, False, *[True] * 4),
+        "forward": lambda: kernels.gated_linear(x, weight, bias, *rest, 0, 0, False, True),
+        "dx": lambda: kernels.gated_linear_backward(dy, weight, z, bias, *rest, 0, False, *[True] * 4),
         "dw": lambda: kernels.gated_linear_gradient(dy, x, 0, 0, False),
         "update": within(
             partial(hat_kernels.backend, "auto"), partial(update.linear_update_, master, dy, x, lock, **step)

@@ -15,7 +15,7 @@ from benchmarks.gpu.ceilings import DTYPES
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.linear import gated_linear
 from benchmarks.workload import S_MAX
-from hat_kernels import Lock
+from hat_kernels import GateForm, Lock
 
 Inputs = Callable[[], Iterator[tuple[Any, ...]]]
 REFERENCE = partial(hat_kernels.backend, "reference")
@@ -33,7 +33,7 @@ def gated_activation(device: Device, size: int, dtype: str) -> Iterator[Case]:
             yield (*(t.requires_grad_(grad) for t in (x, bias, embedding)), scale)
 
     def forward(x: Tensor, bias: Tensor, embedding: Tensor, scale: Tensor) -> Tensor:
-        return hat_kernels.gated_activation(x, bias, embedding=embedding, scale=scale, s_max=S_MAX)
+        return hat_kernels.gated_activation(x, bias, gate=GateForm(embedding=embedding, scale=scale, s_max=S_MAX))
 
     common = {"shape": f"{rows} x {units}", "dtype": dtype, "size": size}
     variants = three_ways(device, forward, lambda: list(inputs(False)))

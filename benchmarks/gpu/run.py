@@ -54,7 +54,7 @@ def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int)
                 yield from _operation(device, ceilings, make, size, dtype, on, rounds, deadline, compiling_until)
 
 
-def choose(device: Device, seconds: float, rounds: int, path: Path, rows: list[Row]) -> choice.Table:
+def choose(device: Device, seconds: float, rounds: int, path: Path, rows: list[Row]) -> choice.Choices:
     """Find the fastest kernel of every matmul, write the table to `path`, and return it; rows as they come."""
     entries: dict[choice.Key, str] = dict(choice.read(path)) if path.exists() else {}  # what there is no time for now
     try:

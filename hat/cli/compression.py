@@ -12,7 +12,7 @@ from hat.cli.specfile import read_spec
 from hat.data import Stream
 from hat.life.model import HATModel
 from hat.reports.kept import weights_kept
-from hat.reports.text import aligned
+from hat.text import aligned
 from hat.training import PlainModel, Trainer
 from hat.training.form import check_form
 from hat.training.history import History
@@ -171,13 +171,21 @@ def render(figures: Figures) -> str:
 
 
 def picture(figures: Figures) -> Figure:
-    """A picture of accuracy and kept weights over the epochs of every dataset."""
+    """A picture of accuracy and kept weights over the epochs of every dataset, with the numbers of `render`."""
     rows = figures.values()
     return plots.compression(
         [row["epochs"]["val_accuracy"] for row in rows],
         [row["epochs"]["kept"] for row in rows],
         list(figures),
         without=[row["without"]["epochs"] for row in rows],
+        final=[
+            {
+                "kept": row["kept"] / row["weights"],
+                "accuracy": row["accuracy"],
+                "without": row["without"]["accuracy"],
+            }
+            for row in rows
+        ],
     )
 
 

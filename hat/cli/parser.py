@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", type=Path, help="the folder of the run; pictures are saved in its folder plots")
     report.set_defaults(run=run_report)
     data = commands.add_parser("data", help="list the datasets that have a name, and where they are")
-    data.add_argument("--data", metavar="FOLDER", help="the data folder; default: $HAT_DATA, then the usual places")
+    data.add_argument("--data", metavar="FOLDER", help="the data folder; default: $HAT_DATA, else the user's cache")
     data.set_defaults(run=run_data)
     for command in commands.choices.values():
         command.add_argument("--traceback", action="store_true", help="on an error, show where it was raised")

@@ -15,7 +15,7 @@ from hat import plots
 from hat.cli.specfile import read_spec
 from hat.cli.summary import read_references, render, summarise
 from hat.life.model import HATModel
-from hat.reports.report import report
+from hat.plots.report import report
 from hat.training.history import History
 from hat.training.rundir import RunDir
 from hat.training.saved import reading
@@ -46,11 +46,11 @@ def run_report(arguments: argparse.Namespace) -> None:
     if model is None:
         print("hat report: warning: no config of the network, so its units are not shown", file=sys.stderr)
         with reading(folder.checkpoint):
-            draw(folder, history, saved["model"])
+            draw(folder, history, saved["model"], references)
     else:
         unit_report = report(model, names=history.names)
         print(f"\n{unit_report}\n")
-        _save(folder, {**_accuracy_plots(history), **unit_report.plots()})
+        _save(folder, {**_accuracy_plots(history, references), **unit_report.plots()})
     print(f"plots               {folder.plots}")
 
 
@@ -71,7 +71,9 @@ def plots_available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def draw(folder: RunDir, history: History, model_state: Mapping[str, Tensor]) -> None:
+def draw(
+    folder: RunDir, history: History, model_state: Mapping[str, Tensor], references: Mapping[str, list[float]]
+) -> None:
     """Draw accuracy matrix, accuracy over time, used capacity and overlap of masks as PNG files in the folder plots."""
     used = torch.tensor([list(row.values()) for row in history.capacity])
     gates = [name.removesuffix(".gate") for name in history.capacity[-1]]
@@ -81,15 +83,16 @@ def draw(folder: RunDir, history: History, model_state: Mapping[str, Tensor]) ->
         "capacity": plots.capacity(used, gates),
         "overlap": plots.overlap(plots.overlap_matrix(masks), names),
     }
-    _save(folder, {**_accuracy_plots(history), **figures})
+    _save(folder, {**_accuracy_plots(history, references), **figures})
 
 
-def _accuracy_plots(history: History) -> dict[str, Figure]:
+def _accuracy_plots(history: History, references: Mapping[str, list[float]]) -> dict[str, Figure]:
     kept, names = history.kept, [history.names[task] for task in history.kept]
     matrix = history.matrix[kept][:, kept]
+    without = {kind: [column[task] for task in kept] for kind, column in references.items()}
     return {
         "accuracy_matrix": plots.accuracy_matrix(matrix, names),
-        "accuracy_over_time": plots.accuracy_over_time(matrix, names),
+        "accuracy_over_time": plots.accuracy_over_time(matrix, names, references=without),
     }
 
 

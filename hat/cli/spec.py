@@ -35,7 +35,7 @@ class StreamSpec:
         classes_per_task: for a split; by default 2.
         validation: the share of the training images for the validation part, between 0 and 1.
         seed: of permutations, splits and the validation part.
-        root: the data folder; by default $HAT_DATA, then the usual places.
+        root: the data folder; by default $HAT_DATA, else the user's cache, where downloads go.
         limit: use at most this many training images of each class; by default all.
         size: height and width to resize every image to; by default the size of the images.
 

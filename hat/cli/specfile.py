@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from hat.cli.spec import NetworkSpec, RunSpec, StreamSpec
 from hat.training import TrainConfig
-from hat.training.identity import OLDER
 from hat.training.rundir import RunDir
 from hat.units.state import GateConfig
 
@@ -30,10 +29,6 @@ def read_spec(folder: RunDir, *, data: str | None = None, device: str | None = N
     for part, name, value in (("stream", "root", data), ("training", "device", device)):
         if value is not None and isinstance(config.get(part), dict):
             config[part][name] = value
-    for part, values in (("gates", OLDER["gates"]), ("network", OLDER["network"]), ("training", OLDER["config"])):
-        if isinstance(config.get(part), dict):
-            config[part] = {**values, **config[part]}
-    config = {"verify": False, "grow": None, **config}  # older versions had no such options
     _check_keys(config, RunSpec, where)
     parts: dict[str, Any] = {name: _read(kind, config[name], f"{where}: {name}") for name, kind in _KINDS.items()}
     return _make(RunSpec, where, references=config["references"], verify=config["verify"], grow=config["grow"], **parts)

@@ -53,7 +53,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     print(render(summary))
     print(f"learned in          {result.seconds:7.1f} s on {spec.training.torch_device()}")
     if plots_available():
-        draw(folder, result.history, model.state_dict())
+        draw(folder, result.history, model.state_dict(), summary["references"])
         print(f"plots               {folder.plots}")
 
 

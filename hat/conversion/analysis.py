@@ -17,6 +17,7 @@ from hat.conversion.units import Units
 from hat.conversion.values import Claim, Value
 from hat.tracing.errors import ConversionError
 from hat.tracing.names import operation, where
+from hat.tracing.trees import flat
 
 Rule = Callable[["Analysis", fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 ModuleRule = Callable[["Analysis", fx.Node, Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -275,13 +276,7 @@ class Analysis:
 
 def tensors(value: Any) -> Iterable[Any]:
     """The `Value`s or tensors anywhere in nested tuples, lists and dictionaries."""
-    if isinstance(value, Value | Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from tensors(list(value.values()))
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from tensors(each)
+    return (element for element in flat(value) if isinstance(element, Value | Tensor))
 
 
 def plain(concrete: Any) -> Any:

@@ -40,9 +40,9 @@ class Source:
     system: tuple[str, ...] = ()
     by_hand: str = ""
 
-    def find(self, roots: list[Path], system: bool) -> Path | None:
-        """The first place that exists: under the roots in order, then (if `system`) among the system's places."""
-        candidates = [root / place for root in roots for place in self.places]
+    def find(self, root: Path, system: bool) -> Path | None:
+        """The first place that exists: under the root, then (if `system`) among the system's places."""
+        candidates = [root / place for place in self.places]
         candidates += [Path(place) for place in self.system if system]
         return next((place for place in candidates if place.exists()), None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hat.data.catalogue import CATALOGUE, Source
 from hat.data.dataset import Dataset
 from hat.data.download import download
-from hat.data.location import chosen_root, download_folder, search_roots
+from hat.data.location import chosen_root, download_folder
 from hat.data.read import read
 
 
@@ -35,10 +35,10 @@ class SourceStatus:
 def sources(root: str | Path | None = None) -> tuple[SourceStatus, ...]:
     """Every dataset that `load` knows by name, and where its files are. Nothing is read or downloaded."""
     chosen = chosen_root(root)
-    roots = search_roots(root)
+    folder = chosen or download_folder()
     statuses = []
     for source in CATALOGUE.values():
-        path = source.find(roots, system=chosen is None) if source.places else None
+        path = source.find(folder, system=chosen is None) if source.places else None
         absent = "download" if source.remotes and chosen is None else "missing"
         status = "bundled" if not source.places else "here" if path else absent
         statuses.append(SourceStatus(source.name, source.about, status, path))
@@ -105,17 +105,16 @@ def _load_source(source: Source, root: str | Path | None) -> Dataset:
     if not source.places:
         return source.open(Path())
     chosen = chosen_root(root)
-    roots = search_roots(root)
-    path = source.find(roots, system=chosen is None)
     folder = chosen or download_folder()
+    path = source.find(folder, system=chosen is None)
     unfinished = folder / source.name == path and chosen is None  # in the cache: a download may have been cut short
     if source.remotes and chosen is None and (path is None or unfinished):
         download(source.remotes, folder / source.name)
-        path = source.find(roots, system=True)
+        path = source.find(folder, system=True)
     if path is None:
-        searched = ", ".join(str(r / source.places[0]) for r in roots)
         hint = "" if chosen is None or not source.remotes else "; without --data and HAT_DATA, hat downloads it"
-        raise FileNotFoundError(f"{searched}: no such file or folder; {source.how_to_get(folder)}{hint}")
+        how = f"{source.how_to_get(folder)}{hint}"
+        raise FileNotFoundError(f"{folder / source.places[0]}: no such file or folder; {how}")
     try:
         return source.open(path)
     except (FileNotFoundError, ValueError) as error:

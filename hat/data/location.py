@@ -1,12 +1,10 @@
-"""Where data lies: the folders to search, and the user's cache."""
+"""Where data lies: the folder that the user names, or the user's cache."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def cache_folder() -> Path:
@@ -41,26 +39,13 @@ def chosen_root(explicit: str | Path | None = None) -> Path | None:
     return None
 
 
-def search_roots(explicit: str | Path | None = None) -> list[Path]:
-    """The data roots to search, in order.
-
-    If the user named a root, only this root is searched: a missing dataset is an error then, not a download.
-    """
-    chosen = chosen_root(explicit)
-    if chosen is not None:
-        return [chosen]
-    shared = CHECKOUT.parent / "shared" / "data"
-    beside_checkout = (CHECKOUT / "pyproject.toml").is_file() and shared.is_dir()
-    return [shared, download_folder()] if beside_checkout else [download_folder()]
-
-
 def root(explicit: str | Path | None = None) -> Path:
-    """The data root that is searched first.
+    """The data root: `explicit` (`--data`), else the environment variable `HAT_DATA`, else the user's cache.
 
-    In order: `explicit` (`--data`), the environment variable `HAT_DATA`, `../shared/data` beside a checkout if that
-    folder exists, the user's cache (which may not exist yet).
+    The cache may not exist yet. If the user named a root, only this root is searched: a missing dataset is an error
+    then, not a download.
 
     Raises:
         FileNotFoundError: `explicit` or `HAT_DATA` names a folder that does not exist.
     """
-    return search_roots(explicit)[0]
+    return chosen_root(explicit) or download_folder()

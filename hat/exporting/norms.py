@@ -23,7 +23,7 @@ def plain_norm(norm: GatedNorm, activations: Mapping[str, Callable[[], nn.Module
         activations: by name.
     """
     weight, bias = (_copy(norm.of_task(name)) for name in ("weight", "bias"))
-    mask = norm.gate.form()["mask"].detach() if norm.gate is not None else None
+    mask = norm.gate.form().mask.detach() if norm.gate is not None else None
     behind: list[nn.Module] = [] if norm.activation == "identity" else [activations[norm.activation]()]
     if mask is not None and bool((mask != 1).any()):
         binary = bool(((mask == 0) | (mask == 1)).all())

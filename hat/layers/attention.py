@@ -131,7 +131,7 @@ class HATMultiheadAttention(nn.Module):
             q, k, v, attn_mask=attn_mask, dropout_p=dropout, is_causal=is_causal, scale=self.scale
         )
         if self.per_head:
-            h = hat_kernels.gated_activation(h, activation="identity", unit_dim=1, **self.value.gate.form())
+            h = hat_kernels.gated_activation(h, activation="identity", gate=self.value.gate.form(), unit_dim=1)
         y: Tensor = self.out(h.transpose(1, 2).flatten(2))
         return y
 

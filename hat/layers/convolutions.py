@@ -73,19 +73,19 @@ class _HATConv(GatedLayer):
         frozen, form = self._frozen(weight), self._form
         folded = self._folded(weight, frozen, form, self._rows(x), self.pool)
         z = self._locked_conv(x, weight, frozen) if folded is None else self._conv_forward(x, *folded)
-        form = form if folded is None else {}
+        form = form if folded is None else None
         h = hat_kernels.gated_activation(
             z,
             activation=self.activation,
             dropout=self._active_dropout,
+            gate=form if self.pool is None else None,
             unit_dim=1,
             overwrite=True,  # a convolution does not need its result again
-            **(form if self.pool is None else {}),
         )
         if self.pool is None:
             return h
         h = self.pool(h)
-        return hat_kernels.gated_activation(h, activation="identity", unit_dim=1, **form) if form else h
+        return hat_kernels.gated_activation(h, activation="identity", gate=form, unit_dim=1)
 
     def _rows(self, x: Tensor) -> int:
         """How many positions the convolution leaves in all images, give or take their edges."""

@@ -43,4 +43,4 @@ class HATEmbedding(nn.Embedding):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[...] int64 in 0..V-1 to [..., C]."""
-        return hat_kernels.gated_activation(super().forward(tokens), activation="identity", **self.gate.form())
+        return hat_kernels.gated_activation(super().forward(tokens), activation="identity", gate=self.gate.form())

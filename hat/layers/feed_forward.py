@@ -124,7 +124,7 @@ class SwiGLU(nn.Module):
             self.up(x) * self.switch(x),
             activation="identity",
             dropout=self.dropout if self.training else 0.0,
-            **self.up.gate.form(),
+            gate=self.up.gate.form(),
         )
         y: Tensor = self.down(h)
         return y

@@ -14,6 +14,7 @@ from hat.layers.updaters import updater_of
 from hat.units.gate import Gate, KnowsGates
 from hat.units.sides import Use, sides_of, uses_of
 from hat.units.state import LEARNING
+from hat_kernels import GateForm
 from hat_kernels.activation import check_activation
 from hat_kernels.dropout.api import check_probability
 
@@ -122,7 +123,7 @@ class GatedLayer(KnowsGates):
         return frozen
 
     def _folded(
-        self, weight: Tensor, frozen: tuple[int, int] | None, form: dict[str, Any], rows: int, pool: nn.Module | None
+        self, weight: Tensor, frozen: tuple[int, int] | None, form: GateForm | None, rows: int, pool: nn.Module | None
     ) -> tuple[Tensor, Tensor | None] | None:
         """The weight and bias that gate what they make, in training and where `GateConfig.fold` has it; see there.
 
@@ -135,7 +136,7 @@ class GatedLayer(KnowsGates):
             rows: of activations, of all units each.
             pool: between the activation and the gate.
         """
-        if "embedding" not in form:
+        if form is None or form.embedding is None:
             return None
         choice = self.gate.state.config.fold
         if choice == "never":
@@ -143,11 +144,11 @@ class GatedLayer(KnowsGates):
         dtype = folded_dtype(weight, self.activation, pool, frozen)
         if dtype is None or not (choice == "always" or pays(weight, rows, pool, self.activation)):
             return None
-        return hat_kernels.folded_weight(weight, self.bias, dtype=dtype, **form)
+        return hat_kernels.folded_weight(weight, self.bias, gate=form, dtype=dtype)
 
     @property
-    def _form(self) -> dict[str, Any]:
-        return self.gate.form() if self.gated else {}
+    def _form(self) -> GateForm | None:
+        return self.gate.form() if self.gated else None
 
     @property
     def _active_dropout(self) -> float:
@@ -191,7 +192,7 @@ class HATLinear(GatedLayer, nn.Linear):
         if updater is None:  # which needs the gradient of the weight itself
             folded = self._folded(weight, frozen, form, x.shape[:-1].numel(), None)
             if folded is not None:
-                (weight, bias), frozen, form = folded, None, {}
+                (weight, bias), frozen, form = folded, None, None
         return hat_kernels.gated_linear(
             x,
             weight,
@@ -200,7 +201,7 @@ class HATLinear(GatedLayer, nn.Linear):
             update=None if updater is None else updater.update,
             activation=self.activation,
             dropout=self._active_dropout,
-            **form,
+            gate=form,
         )
 
     def extra_repr(self) -> str:

@@ -12,6 +12,7 @@ from hat.layers.folding import folds_affine
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
 from hat.units.state import PerSample
+from hat_kernels import GateForm
 from hat_kernels.activation import check_activation
 
 
@@ -107,25 +108,25 @@ class GatedNorm(PerTask):
     def forward(self, x: Tensor) -> Tensor:
         """The shape of x, kept."""
         weight, bias = self.of_task("weight"), self.of_task("bias")
-        form: dict[str, Any] = {} if self.gate is None else self.gate.form()
-        if form and self._folds(x, weight, form):
-            (weight, bias), form = _folded(weight, bias, form), {}
+        form: GateForm | None = None if self.gate is None else self.gate.form()
+        if weight is not None and form is not None and self._folds(x, weight, form):
+            (weight, bias), form = _folded(weight, bias, form), None
         y = (self._mixed if isinstance(self.state.answer, PerSample) else self._normalised)(x, weight, bias)
-        if not form and self.activation == "identity":
+        if form is None and self.activation == "identity":
             return y
         return hat_kernels.gated_activation(
             y,
             activation=self.activation,
+            gate=form,
             unit_dim=self.unit_dim,
             overwrite=True,  # a norm needs what it was given, not its result
-            **form,
         )
 
-    def _folds(self, x: Tensor, weight: Tensor | None, form: dict[str, Any]) -> bool:
+    def _folds(self, x: Tensor, weight: Tensor, form: GateForm) -> bool:
         """Whether the gate goes into the affine part."""
-        if weight is None or self.gate.state.config.fold == "never":
+        if self.gate.state.config.fold == "never":
             return False
-        return folds_affine(x, weight, self.activation, soft="embedding" in form)
+        return folds_affine(x, weight, self.activation, soft=form.embedding is not None)
 
     def keep_count(self, before: int, now: int, tasks: int) -> None:
         """Units have gone or joined: every finished task goes on as if there were as many as when it was learned.
@@ -182,10 +183,10 @@ class GatedNorm(PerTask):
         return ", ".join([*options, f"activation={self.activation}"])
 
 
-def _folded(weight: Tensor, bias: Tensor | None, form: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+def _folded(weight: Tensor, bias: Tensor | None, form: GateForm) -> tuple[Tensor, Tensor | None]:
     """`(a w, a b)`, multiplied in float32 at least."""
-    if "embedding" in form:
-        return hat_kernels.folded_weight(weight, bias, **form)
-    mask = form["mask"][form["task"]] if "task" in form else form["mask"]
+    if form.mask is None:
+        return hat_kernels.folded_weight(weight, bias, gate=form)
+    mask = form.values()
     # A product with float32 is float32 at least.
     return (weight * mask).to(weight.dtype), None if bias is None else (bias * mask).to(bias.dtype)

@@ -36,7 +36,7 @@ class _Table(nn.Module):
         table = self.weight[:rows]
         if isinstance(self.gate.state.answer, PerSample):
             table = table.expand(x.shape[0], -1, -1)
-        return hat_kernels.gated_activation(table, activation="identity", **self.gate.form())
+        return hat_kernels.gated_activation(table, activation="identity", gate=self.gate.form())
 
     def extra_repr(self) -> str:
         return ", ".join(map(str, self.weight.shape))

@@ -78,7 +78,7 @@ def forget(model: HATModel, task: int) -> None:
         moving.settle(model)
         _reset_unread(model)
         _renew(model, values)
-        model.state.anneal(1.0)
+        model.state.set_progress(1.0)
         for gate in model.gates.values():
             gate.begin_task()
         for module in per_task(model.body).values():

@@ -91,7 +91,7 @@ class HATModel(Network):
         """
         if not 0 <= progress <= 1:  # refuses NaN, too
             raise ValueError(f"progress: expected in [0, 1], got {progress}")
-        self.state.anneal(progress)
+        self.state.set_progress(progress)
 
     def penalty(self) -> Tensor:
         """`R = sum over gates sum_i a_i free_i / sum over gates sum_i free_i`, Serrà et al. 2018, eq. 4 and 5.
@@ -194,7 +194,7 @@ class HATModel(Network):
         saved_facts = facts(state)
         self.learning = bool(saved_facts["learning"])
         self.classes = [tuple(names) for names in saved_facts["classes"]]
-        self._forgotten = set(saved_facts.get("forgotten", ()))  # absent in states of early versions
+        self._forgotten = set(saved_facts["forgotten"])
         for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
             parameter.requires_grad_(True)  # a head that was frozen before the load may be the current one after it
         self.freeze()

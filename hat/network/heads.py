@@ -48,7 +48,7 @@ def fitting(
         if key.startswith(heads_prefix) and key.endswith(".weight")
     }
     extra_state = state_dict.get(f"{prefix}_extra_state")
-    classes_by_task |= dict.fromkeys(() if extra_state is None else facts(extra_state).get("forgotten", ()))
+    classes_by_task |= dict.fromkeys(() if extra_state is None else facts(extra_state)["forgotten"])
     present = {task: getattr(head, "out_features", None) for task, head in enumerate(heads)}
     if classes_by_task == present or sorted(classes_by_task) != list(range(len(classes_by_task))):
         return heads

@@ -10,7 +10,7 @@ from torch import Tensor
 import hat_kernels
 from hat.optim.clip import keep_finite_
 from hat_kernels import Lock
-from hat_kernels.lock import LARGEST
+from hat_kernels.limits import LARGEST
 
 
 class Grown(NamedTuple):

@@ -15,7 +15,7 @@ import hat_kernels
 from hat.warnings import NonFiniteWarning
 from hat_kernels import Lock
 from hat_kernels.dispatch import free_to_read
-from hat_kernels.lock import LARGEST
+from hat_kernels.limits import LARGEST
 from hat_kernels.parts import bounded, parts
 
 _SMALL = 2**16  # elements

@@ -75,9 +75,9 @@ def ticks_of(count: int, most: int = _TICKS) -> list[int]:
     return list(range(0, count, max(1, math.ceil(count / most))))
 
 
-def label(name: str) -> str:
+def label(name: str, longest: int = 20) -> str:
     """`name` on one line, cut in the middle as numbers come last, and safe: `$` starts a formula, `_` hides."""
     text = " ".join(str(name).split())
-    text = text if len(text) <= 20 else f"{text[:10]}…{text[-9:]}"
+    text = text if len(text) <= longest else f"{text[: longest // 2]}…{text[1 - longest // 2 :]}"
     text = text.replace("$", r"\$")
     return text if text and text[0] != "_" else f" {text}"

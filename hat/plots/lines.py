@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from hat.metrics import as_tensor, fractions, learned_part
@@ -15,19 +16,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NAMED = 10  # beyond this many lines a legend is longer than the picture, and a colour scale takes its place
+_NAMED = 2 * len(COLOURS)  # beyond this many lines a legend is longer than the picture: a colour scale takes its place
+_SAME = 0.25  # lines that are closer than this, in percentage points, hide each other
+_REFERENCES = {"alone": "each\nalone", "joint": "all\njointly", "sequential": "one after\nanother"}
 
 
-def accuracy_over_time(accuracy: Any, names: Sequence[str]) -> Figure:
+def accuracy_over_time(
+    accuracy: Any, names: Sequence[str], *, references: Mapping[str, Sequence[float]] | None = None
+) -> Figure:
     """One line per task of `accuracy` [T, T] as in `accuracy_matrix`, from the day it was learned on.
 
-    names: T task names. Raises ValueError for other shapes or values.
+    names: T task names. references: by kind the accuracies [T] in [0, 1] of the same network without HAT, each drawn as
+    a column of marks behind the last task. Raises ValueError for other shapes or values.
     """
     matrix = learned_part(accuracy)
+    tasks = len(matrix)
+    without = {kind: fractions(shares, kind, (tasks,)) for kind, shares in (references or {}).items()}
     figure, axes = canvas(8.5, 4.8, "Accuracy of each task over time")
     _lines(figure, axes, matrix, names, "task")
-    lowest = 100 * float(matrix[~matrix.isnan()].min())
-    axes.set(ylabel="accuracy (%)", ylim=(max(-2.0, 10 * math.floor((lowest - 2) / 10)), 102))
+    if without:
+        _columns(axes, without, tasks)
+    everything = torch.cat([matrix[~matrix.isnan()], *without.values()])
+    lowest = 100 * float(everything.min())
+    axes.set(ylabel="accuracy (%)", ylim=(max(0, 10 * math.floor((lowest - 2) / 10)), 100))
     return figure
 
 
@@ -43,47 +54,67 @@ def capacity(used: Any, layers: Sequence[str], *, total: Any = None) -> Figure:
     figure, axes = canvas(8.5, 4.8, "Units in use as tasks are learned")
     whole = None if total is None else fractions(total, "total", (len(shares),))
     _lines(figure, axes, shares, layers, "layer", whole)
-    axes.set(ylabel="units in use (%)", ylim=(-2, 102))
+    axes.set(ylabel="units in use (%)", ylim=(0, 100))
     return figure
 
 
 def compression(
-    accuracy: Sequence[Any], kept: Sequence[Any], names: Sequence[str], *, without: Sequence[Any] | None = None
+    accuracy: Sequence[Any],
+    kept: Sequence[Any],
+    names: Sequence[str],
+    *,
+    without: Sequence[Any] | None = None,
+    final: Sequence[Mapping[str, float]] | None = None,
 ) -> Figure:
     """Validation accuracy, and share of weights kept, over the epochs of runs that each learn one task alone.
 
     accuracy, kept: of each run a list of shares in [0, 1], one an epoch. names: of the runs.
     without: accuracy as above of the same networks without attention, drawn dashed if given; lengths may differ.
+    final: of each run what it ended with, in [0, 1]: `kept`, and `accuracy` and `without` on the test part. The legends
+    show these numbers; without `final` they show the share kept after the last epoch.
     Raises ValueError for other lengths or values.
     """
     columns = {"accuracy": accuracy, "kept": kept, "without": [()] * len(names) if without is None else without}
     check_names(names, len(accuracy))
-    for argument, column in columns.items():
+    for argument, column in {**columns, "final": names if final is None else final}.items():
         if len(column) != len(names):
             raise ValueError(f"{argument}: expected {len(names)} runs, got {len(column)}")
     figure = blank(10.5, 4.4)
     left, right = figure.subplots(1, 2)
-    for axes, title, unit in (
-        (left, "Accuracy", "validation accuracy (%)"),
-        (right, "Compression", "weights kept (%)"),
-    ):
-        style(axes)
-        axes.set_title(title, fontsize=13, color=INK, pad=10)
-        _over_time(axes, "epoch")
-        axes.set_ylabel(unit, color=INK)
+    _epochs(left, "Accuracy", "validation accuracy (%)")
+    _epochs(right, "Compression", "weights kept (%)")
     for index, name in enumerate(names):
-        colour = COLOURS[index % len(COLOURS)]
+        colour, called = COLOURS[index % len(COLOURS)], label(name, 26)
         shares = {key: 100 * fractions(runs[index], key, (len(runs[index]),)).numpy() for key, runs in columns.items()}
+        end = {"kept": shares["kept"][-1] / 100} if final is None else final[index]
         left.plot(_days(shares["without"]), shares["without"], color=colour, linestyle="--", linewidth=1.2)
-        left.plot(_days(shares["accuracy"]), shares["accuracy"], color=colour, linewidth=1.8)
-        end = f"{label(name)}: {shares['kept'][-1]:.1f} %"
-        right.plot(_days(shares["kept"]), shares["kept"], color=colour, linewidth=1.8, label=end)
-    right.set_ylim(0, 102)
-    right.legend(title="kept after the last epoch", loc="upper right", frameon=False, fontsize=9)
+        (line,) = left.plot(_days(shares["accuracy"]), shares["accuracy"], color=colour, linewidth=1.8)
+        if final is not None:
+            line.set_label(f"{called}: {100 * end['accuracy']:.2f} % ({100 * end['without']:.2f} %)")
+        kept_label = f"{called}: {100 * end['kept']:.1f} %"
+        right.plot(_days(shares["kept"]), shares["kept"], color=colour, linewidth=1.8, label=kept_label)
+    left.set_ylim(top=100)
+    right.set_ylim(0, 100)
     if without is not None:
         left.plot([], [], color=INK, linestyle="--", linewidth=1.2, label="without HAT")
-        left.legend(loc="lower right", frameon=False, fontsize=9)
+    _legend_below(left, "" if final is None else "test accuracy (without HAT)")
+    _legend_below(right, "kept after the last epoch" if final is None else "kept in the end")
     return figure
+
+
+def _epochs(axes: Axes, title: str, unit: str) -> None:
+    style(axes)
+    axes.set_title(title, fontsize=13, color=INK, pad=10)
+    _over_time(axes, "epoch")
+    axes.set_ylabel(unit, color=INK)
+
+
+def _legend_below(axes: Axes, title: str) -> None:
+    """Where it hides no line; none without labels."""
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
+        axes.legend(handles, labels, title=title, frameon=False, fontsize=9, title_fontsize=9, **place)
 
 
 def _days(shares: Any) -> list[int]:
@@ -103,7 +134,10 @@ def _over_time(axes: Axes, unit: str) -> None:
 def _lines(
     figure: Figure, axes: Axes, shares: Tensor, names: Sequence[str], what: str, whole: Tensor | None = None
 ) -> None:
-    """Draw columns of `shares` [T, L] over tasks 1 to T, told apart by a legend or, if many, a colour scale."""
+    """Draw columns of `shares` [T, L] over tasks 1 to T, told apart by a legend or, if many, a colour scale.
+
+    A line that would hide below later ones is drawn wider than they are.
+    """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm
@@ -114,21 +148,24 @@ def _lines(
     palette = colormaps["viridis"].resampled(count)
     days = _days(shares)
     marked = list(range(steps - 1, -1, -max(1, steps // 12))) if few else [steps - 1]  # always a newest task's dot
+    hidden = _lines_above(shares) if few else [0] * count
+    margin = min(2.0, 10 / max(1, *hidden))  # in points
     for index, name in enumerate(names):
-        colour = COLOURS[index] if few else palette(index)
         axes.plot(
             days,
             100 * shares[:, index].numpy(),
-            color=colour,
+            color=COLOURS[index % len(COLOURS)] if few else palette(index),
             label=label(name),
-            linewidth=1.6 if few else 1.0,
-            marker=MARKERS[index] if few else "o",
-            markersize=5 if few else 3,
+            linestyle="-" if not few or index < len(COLOURS) else "--",
+            linewidth=(1.6 if few else 1.0) + margin * hidden[index],
+            marker=MARKERS[index % len(MARKERS)] if few else "o",
+            markersize=(5 if few else 3) + margin * hidden[index],
             markevery=marked,
+            clip_on=False,
         )
     if whole is not None:
-        black: dict[str, Any] = {"color": "black", "linewidth": 2.8, "linestyle": "--", "marker": "o"}
-        axes.plot(days, 100 * whole.numpy(), label="whole network", markevery=[steps - 1], **black)
+        black: dict[str, Any] = {"color": "black", "linewidth": 2.8, "linestyle": ":", "marker": "o"}
+        axes.plot(days, 100 * whole.numpy(), label="whole network", markevery=[steps - 1], clip_on=False, **black)
     _over_time(axes, "tasks learned")
     axes.set_xlim(0.5, steps + 0.5)
     if few:
@@ -143,3 +180,42 @@ def _lines(
     bar.outline.set_visible(False)
     if whole is not None:
         axes.legend(handles=axes.lines[-1:], loc="upper left", frameon=False, fontsize=9)
+
+
+def _lines_above(shares: Tensor) -> list[int]:
+    """Of every column of `shares` [T, L], how many later columns run so close to it that they are drawn over it.
+
+    Two lines that only cross do not count: they are close at two steps in a row, or share one step in all.
+    """
+    counts = []
+    for index in range(shares.shape[1]):
+        distance = (shares[:, index + 1 :] - shares[:, index, None]).abs()
+        close = distance < _SAME / 100
+        point = close.any(0) & ((~distance.isnan()).sum(0) == 1)
+        counts.append(int((point | (close[1:] & close[:-1]).any(0)).sum()))
+    return counts
+
+
+def _columns(axes: Axes, without: Mapping[str, Tensor], tasks: int) -> None:
+    """Accuracies [T] of every kind of reference as a column of marks behind task T, in the colours of the lines."""
+    room = max(1.0, tasks / 8)
+    centres = [tasks + 0.5 + room * (place + 0.6) for place in range(len(without))]
+    for centre, shares in zip(centres, without.values(), strict=True):
+        for task, share in enumerate(shares.tolist()):
+            line = axes.lines[task]
+            axes.plot(
+                centre + room * 0.6 * ((task + 0.5) / tasks - 0.5),
+                100 * share,
+                color=line.get_color(),
+                marker=line.get_marker(),
+                markerfacecolor="white",
+                markersize=5,
+                linestyle="none",
+                clip_on=False,
+            )
+    days = [tick + 1 for tick in ticks_of(tasks, 12)]
+    axes.set_xticks([*days, *centres], [*map(str, days), *(_REFERENCES.get(kind, label(kind)) for kind in without)])
+    axes.set_xlim(0.5, centres[-1] + 0.6 * room)
+    axes.axvline(tasks + 0.5 + 0.1 * room, color=FAINT, linewidth=0.8)
+    top = axes.get_xaxis_transform()
+    axes.text(sum(centres) / len(centres), 1.01, "without HAT", transform=top, ha="center", fontsize=9, color=INK)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hat.life.model import HATModel
-from hat.reports.text import aligned, axis_name
+from hat.text import aligned, axis_name
 from hat.units.gate import Gate
 
 LAST = 3

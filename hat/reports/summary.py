@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hat.conversion.body import Converted
 from hat.life.model import HATModel
-from hat.reports.text import aligned, short_name
+from hat.text import aligned, short_name
 from hat.units.gate import Gate
 from hat.units.locks import locked_elements, unlocked
 from hat.units.per_task import PerTask, per_task

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from hat.tracing.errors import ConversionError
 from hat.tracing.places import described
-from hat.tracing.trees import tensors
+from hat.tracing.trees import flat, tensors
 from hat.tracing.untouched import untouched
 
 
@@ -89,24 +88,12 @@ def _run(owner: nn.Module, module: nn.Module, example: tuple[Any, ...]) -> list[
         for part in owner.modules():
             part.training = False
         torch.manual_seed(0)
-        return list(_flat(module.forward(*_clones(example))))  # a graph that is called as a module prints errors
+        answer = module.forward(*_clones(example))  # a graph that is called as a module prints its errors
+        return list(flat(answer, keys=True))
 
 
 def _clones(value: Any) -> Any:
     return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), value)
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    """The keys and the elements of nested containers, in order."""
-    if isinstance(value, Mapping):
-        yield from value.keys()
-        for element in value.values():
-            yield from _flat(element)
-    elif isinstance(value, tuple | list):
-        for element in value:
-            yield from _flat(element)
-    else:
-        yield value
 
 
 def _same(expected: list[Any], got: list[Any]) -> bool:

@@ -1,4 +1,7 @@
-"""Nested containers of tensors: tuples, lists and mappings."""
+"""Nested containers of tensors: mappings, tuples and lists, and classes derived from them.
+
+`torch.utils._pytree` does not look into a derived class unless the class is registered.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,19 @@ from typing import Any
 from torch import Tensor
 
 
-def flat(value: Any) -> Iterator[Any]:
-    """The elements of nested tuples, lists and mappings, in order."""
-    if isinstance(value, Mapping | tuple | list):
-        for element in value.values() if isinstance(value, Mapping) else value:
-            yield from flat(element)
+def flat(value: Any, *, keys: bool = False) -> Iterator[Any]:
+    """The elements of nested tuples, lists and mappings, in order.
+
+    Args:
+        value: a container, or a single element.
+        keys: the keys of a mapping come, too, before its values.
+    """
+    if isinstance(value, Mapping):
+        yield from value if keys else ()
+        value = list(value.values())
+    if isinstance(value, tuple | list):
+        for element in value:
+            yield from flat(element, keys=keys)
     else:
         yield value
 

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from hat.training.form import check_form
 
-_FORM = {"epochs": [dict], "accuracy": [[float]], "capacity": [dict], "drift": [[float]], "names": [str]}
+_FORM = {
+    "epochs": [dict],
+    "accuracy": [[float]],
+    "capacity": [dict],
+    "drift": [[float]],
+    "names": [str],
+    "growth": [dict],
+}
 
 
 @dataclass
@@ -49,9 +56,7 @@ class History:
             ValueError: `saved` is not such a dict.
         """
         check_form(saved, _FORM, where)
-        growth = saved.get("growth", [])  # missing if the version that wrote the history could not grow
-        check_form(growth, [dict], f"{where}: growth")
-        history = cls(**{name: saved[name] for name in _FORM}, growth=growth)
+        history = cls(**{name: saved[name] for name in _FORM})
         tasks = len(history.names)
         for name in ("accuracy", "drift"):
             lengths = [len(row) for row in saved[name]]

@@ -13,19 +13,13 @@ from hat.life.model import HATModel
 from hat.training.config import TrainConfig
 
 PARTS = ("train", "validation", "test")
-OLDER: dict[str, dict[str, Any]] = {
-    "gates": {"fold": "never", "locked_first": False},
-    "network": {"width": None, "stem": None, "depth": None, "heads": None, "patch": None},
-    "config": {"graph": True, "compile": False},
-}
-"""The values of options that older versions did not write, because they had no such option."""
-
 _MAY_DIFFER = ("device", "graph")  # they say where and how a step runs, not what it computes
 IDENTITY_FORM = {
     "config": dict,
     "gates": dict,
     "network": str,
     "tasks": [{"name": str, "classes": [str], "input_shape": [int], **{part: [(int, float)] for part in PARTS}}],
+    "grow": (str, type(None)),
 }
 
 
@@ -51,20 +45,18 @@ def identity(
 
 
 def check_same(saved: dict[str, Any], present: dict[str, Any]) -> None:
-    """Compare the identity in a checkpoint with the identity of the present run.
-
-    Options in `_MAY_DIFFER` may differ. `OLDER` gives the values that an older version did not write.
+    """Compare the identity in a checkpoint with the identity of the present run. Options in `_MAY_DIFFER` may differ.
 
     Raises:
         ValueError: the identities differ; the message names the first option or task that differs.
     """
     for part in ("config", "gates"):
         for name, value in present[part].items():
-            saved_value = saved[part].get(name, OLDER[part].get(name, value))
+            saved_value = saved[part].get(name)
             if name not in _MAY_DIFFER and saved_value != value:
                 raise ValueError(f"{name}: expected {saved_value} as in the checkpoint, got {value}")
-    if saved.get("grow") != present["grow"]:  # missing if the version that wrote the checkpoint could not grow
-        raise ValueError(f"grow: expected {saved.get('grow')} as in the checkpoint, got {present['grow']}")
+    if saved["grow"] != present["grow"]:
+        raise ValueError(f"grow: expected {saved['grow']} as in the checkpoint, got {present['grow']}")
     if saved["network"] != present["network"]:
         raise ValueError("model: expected the network of the checkpoint, got a network of other layers")
     if len(saved["tasks"]) != len(present["tasks"]):

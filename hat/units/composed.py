@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.units.gate import Gate
 from hat.units.state import State
+from hat_kernels import GateForm
 
 
 class SideBySide:
@@ -38,15 +39,26 @@ class SideBySide:
     def training(self) -> bool:
         return self.gates[0].training
 
-    def form(self) -> dict[str, Any]:
+    def form(self) -> GateForm | None:
         """As of `Gate.form`."""
-        forms = [gate.form() for gate in self.gates]
-        return {
-            name: self._lay([form[name] for form in forms]) if name in ("embedding", "mask") else value
-            for name, value in forms[0].items()
-        }
+        forms = [form for gate in self.gates if (form := gate.form()) is not None]
+        if not forms:
+            return None  # gates of one state are open together
+        first = forms[0]
+        return GateForm(
+            embedding=self._lay([form.embedding for form in forms]),
+            scale=first.scale,
+            mask=self._lay([form.mask for form in forms]),
+            task=first.task,
+            s_max=first.s_max,
+            compensation=first.compensation,
+        )
 
-    def _lay(self, parts: list[Tensor]) -> Tensor:
+    def _lay(self, tensors: list[Tensor | None]) -> Tensor | None:
+        """One [..., units] tensor of those of all gates; None where the form has none."""
+        parts = [tensor for tensor in tensors if tensor is not None]
+        if not parts:
+            return None
         if self._runs is None:
             if self.index.device != parts[0].device:
                 self.index = self.index.to(parts[0].device)  # once: a graph may not copy from the host
@@ -94,7 +106,9 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype."""
-        return hat_kernels.gated_activation(x, activation=self.activation, unit_dim=self.unit_dim, **self.gate.form())
+        return hat_kernels.gated_activation(
+            x, activation=self.activation, gate=self.gate.form(), unit_dim=self.unit_dim
+        )
 
 
 class GatedAnywhere(nn.Module):
@@ -120,9 +134,9 @@ class GatedAnywhere(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype; exactly 0 where a unit is off."""
-        values = [_values(gate) for gate in self.gates]
-        if values[0] is None:
-            return x
+        values = [form.values() for gate in self.gates if (form := gate.form()) is not None]
+        if not values:
+            return x  # gates of one state are open together
         one = values[0].new_ones(*values[0].shape[:-1], 1)
         factor = torch.cat([*values, one], -1)
         if factor.dim() == 1:
@@ -133,13 +147,3 @@ class GatedAnywhere(nn.Module):
                 raise ValueError(f"task: expected one for the whole batch, as units lie along it, got {len(factor)}")
             factor = factor[:, index[0].flatten()].view(-1, *index.shape[1:])
         return torch.where(factor == 0, 0.0, x * factor.to(x.dtype))
-
-
-def _values(gate: Gate) -> Any:
-    """[units] or [B, units] of a gate for the present task; None where all are open."""
-    form = gate.form()
-    if not form:
-        return None
-    if "mask" in form:
-        return form["mask"][form["task"]] if "task" in form else form["mask"]
-    return hat_kernels.gate(form["embedding"], form["scale"], s_max=form["s_max"], compensation=form["compensation"])

@@ -13,6 +13,7 @@ from hat.units.along import Along
 from hat.units.blocks import Side
 from hat.units.change import Change
 from hat.units.state import LEARNING, OPEN, PLAIN, Finished, Float32Module, State
+from hat_kernels import GateForm
 
 
 class Gate(Float32Module):
@@ -146,8 +147,8 @@ class Gate(Float32Module):
             soft = torch.sigmoid(self.state.config.s_max * self.embedding)
             return torch.where(soft < hat_kernels.GATE_FLOOR, 0.0, soft)
 
-    def form(self) -> dict[str, Any]:
-        """The gate in the form that `hat_kernels.gated_activation` takes, for what `state` answers for.
+    def form(self) -> GateForm | None:
+        """The gate as the operations of `hat_kernels` take it, for what `state` answers for; None where it is open.
 
         While a task is learned, that is the soft gate in training mode and `hardened()` in evaluation mode, so that
         what is validated is what will be committed.
@@ -155,21 +156,21 @@ class Gate(Float32Module):
         answer = self.state.answer
         if answer is LEARNING:
             if not self.training:
-                return {"mask": self.hardened()}
+                return GateForm(mask=self.hardened())
             config = self.state.config
-            return {
-                "embedding": self.embedding,
-                "scale": self.state.scale,
-                "s_max": config.s_max,
-                "compensation": config.compensation,
-            }
+            return GateForm(
+                embedding=self.embedding,
+                scale=self.state.scale,
+                s_max=config.s_max,
+                compensation=config.compensation,
+            )
         if isinstance(answer, Finished):
-            return {"mask": self.masks[answer.task]}
-        return {} if answer is OPEN or answer is PLAIN else {"mask": self.masks, "task": answer.tasks}
+            return GateForm(mask=self.masks[answer.task])
+        return None if answer is OPEN or answer is PLAIN else GateForm(mask=self.masks, task=answer.tasks)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x * a` along `unit_dim`; same shape and dtype."""
-        return hat_kernels.gated_activation(x, activation="identity", unit_dim=self.unit_dim, **self.form())
+        return hat_kernels.gated_activation(x, activation="identity", gate=self.form(), unit_dim=self.unit_dim)
 
     @torch.no_grad()
     def begin_task(self) -> None:
@@ -253,8 +254,6 @@ class Gate(Float32Module):
         masks = state_dict.get(prefix + "masks")
         if masks is not None and masks.dim() == 2 and masks.shape[1] == self.units:
             self.masks = self.masks.new_zeros(masks.shape)  # tasks are appended without limit
-            state_dict.setdefault(prefix + "origin", torch.arange(self.units))  # of a version that moved no units
-            state_dict.setdefault(prefix + "reserved", torch.zeros(self.units))  # of one that reserved none
         super()._load_from_state_dict(state_dict, prefix, *args)
         with torch.no_grad():
             self._refresh_used()

@@ -141,7 +141,7 @@ class State(Float32Module):
         finally:
             self.answer = before
 
-    def anneal(self, progress: float) -> None:
-        """`s = 1/s_max + (s_max - 1/s_max) progress`: Serrà et al. 2018, eq. 3."""
+    def set_progress(self, progress: float) -> None:
+        """Set the scale, `s = 1/s_max + (s_max - 1/s_max) progress`, for a progress in [0, 1]; Serrà et al., eq. 3."""
         s_max = self.config.s_max
         self.scale.fill_(1 / s_max + (s_max - 1 / s_max) * progress)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hat.life.model import HATModel
 from hat.network.reading import stacks
+from hat.tracing.trees import flat
 from hat_kernels.lock import rate
 
 WHOLE = "model"
@@ -140,17 +141,13 @@ def having_used(model: HATModel, tasks: Sequence[int], *, reserved: bool = True)
 
 def _tensors(value: Any) -> Iterator[Tensor | str]:
     """The tensors in a nested value, and a text for every other value that can make a difference."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield str(key)
-            yield from _tensors(part)
-    elif isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        for part in value:
-            yield from _tensors(part)
-    else:
-        yield repr(value) if isinstance(value, str | bytes | int | float | None) else type(value).__name__
+    for part in flat(value, keys=True):
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, Iterable) and not isinstance(part, str | bytes):
+            yield from _tensors(list(part))
+        else:
+            yield repr(part) if isinstance(part, str | bytes | int | float | None) else type(part).__name__
 
 
 def _digest(value: Any) -> bytes:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels.adamw_update import reference
+from hat_kernels.adamw_update.options import AdamWOptions
 from hat_kernels.check import check_one_device, check_parallel, check_scalar, check_states
 from hat_kernels.dispatch import use_triton
 from hat_kernels.lock import Lock, check_locks
@@ -33,36 +34,43 @@ def adamw_update_(
     found_inf: Tensor | None = None,
     mend: bool = False,
 ) -> None:
-    """One step of Adam or AdamW on many parameters, in place, locked after moments and weight decay.
+    """One step of Adam or AdamW on many parameters, in place. The lock acts last, after moments and weight decay.
 
-    With `t` the step's number from 1 and `g = grad_scale * grad` (`+ weight_decay * W` if not `decoupled`):
-    `m += (1 - beta1) (g - m)`, `v = beta2 v + (1 - beta2) g^2`, `u` = `v` or the largest so far (`amsgrad`),
-    `d = lr / (1 - beta1^t) * m / (sqrt(u / (1 - beta2^t)) + eps)` (`+ lr * weight_decay * W` if `decoupled`), and
-    `W -= rate * d`. The step of `torch.optim.AdamW` (Loshchilov & Hutter, 2019) under the lock of Serrà et al. 2018,
-    eq. 2. A weight of rate 0 keeps its bits, and its moments too, whatever the gradient holds. Arithmetic is in float32
-    at least.
+    In step t = 1, 2, ...
+
+    - `g = grad_scale * grad`, plus `weight_decay * W` if not `decoupled`
+    - `m += (1 - beta1) (g - m)`
+    - `v = beta2 v + (1 - beta2) g^2`
+    - `u = max(u, v)` with `amsgrad`, else `u = v`
+    - `d = lr / (1 - beta1^t) * m / (sqrt(u / (1 - beta2^t)) + eps)`, plus `lr * weight_decay * W` if `decoupled`
+    - `W -= rate * d`
+
+    This is the step of `torch.optim.AdamW` (Loshchilov & Hutter, 2019) under the lock of Serrà et al. 2018, eq. 2. A
+    weight of rate 0 keeps its bits, and so do its moments, whatever the gradient holds. Arithmetic is in float32 or
+    wider.
 
     Args:
-        parameters: any floating shapes and dtypes, one device.
-        grads: one a parameter, same shapes. Not changed.
-        exp_avgs, exp_avg_sqs: `m` and `v`, one a parameter; of the parameter's dtype or float32, 0 at first.
-        max_exp_avg_sqs: `u`, one a parameter if `amsgrad`, else empty.
-        steps: one a parameter, float32 of one element on its device, the steps taken so far; several parameters may
-            share one. Counted up here: nothing waits for the device, so that a CUDA graph can hold the step.
-        locks: one a parameter; None where nothing is locked.
+        parameters: of any shapes and floating dtypes, on one device.
+        grads: one for each parameter, of its shape. Not changed.
+        exp_avgs, exp_avg_sqs: `m` and `v`, one for each parameter, of its dtype or float32; 0 before the first step.
+        max_exp_avg_sqs: `u`, one for each parameter, as `v`; empty without `amsgrad`.
+        steps: `t - 1`, the steps made so far: one for each parameter, float32 of one element, on its device. Several
+            parameters may share a counter. This function adds 1 to each. The host does not wait for the device, so a
+            CUDA graph can hold the step.
+        locks: one for each parameter; None: nothing of the parameter is locked.
         lr: learning rate >= 0, a number or a 0-d tensor.
         betas: in [0, 1).
         eps: >= 0.
         weight_decay: >= 0.
-        decoupled: decay the weight (AdamW) rather than add to the gradient (Adam).
+        decoupled: weight decay acts on the weight (AdamW); else it is added to the gradient (Adam).
         amsgrad: divide by the largest second moment so far.
         maximize, grad_scale, mend: as in `hat_kernels.sgd_update_`.
-        found_inf: 0-d float32; if it is not 0, nothing happens, and `steps` stay. None: the step is taken.
+        found_inf: 0-d float32; if it is not 0, no step is made and `steps` stay. None: the step is made.
 
     Raises:
-        ValueError: the lists' lengths differ, or shapes or devices, or a lock does not fit, or a beta is not in [0, 1).
-        TypeError: a state is neither of the parameter's dtype nor float32, or of another dtype than the first moment;
-            or a step is not float32.
+        ValueError: the lists differ in length, shapes or devices; a lock does not fit; or a beta is not in [0, 1).
+        TypeError: a state is neither of the parameter's dtype nor float32; `m`, `v` and `u` of a parameter differ in
+            dtype; or a step is not float32.
     """
     check_parallel("grads", grads, parameters)
     states = {"exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
@@ -70,9 +78,9 @@ def adamw_update_(
         states["max_exp_avg_sqs"] = max_exp_avg_sqs
     for name, state in states.items():
         check_states(name, state, parameters)
-        for index, (one, first) in enumerate(zip(state, exp_avgs, strict=True)):
-            if one.dtype != first.dtype:
-                raise TypeError(f"{name}[{index}]: expected {first.dtype}, got {one.dtype}")
+        for index, (tensor, exp_avg) in enumerate(zip(state, exp_avgs, strict=True)):
+            if tensor.dtype != exp_avg.dtype:
+                raise TypeError(f"{name}[{index}]: expected {exp_avg.dtype}, got {tensor.dtype}")
     if len(steps) != len(parameters):
         raise ValueError(f"steps: expected {len(parameters)}, one a parameter, got {len(steps)}")
     for index, (step, parameter) in enumerate(zip(steps, parameters, strict=True)):
@@ -90,25 +98,9 @@ def adamw_update_(
     check_scalar("found_inf", found_inf)
     update = reference.adamw_update_
     if use_triton("adamw_update_", *parameters, *grads):
-        from hat_kernels.adamw_update import triton as kernels  # torch.compile traces this, but not importlib
+        from hat_kernels.adamw_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.adamw_update_
-    update(
-        parameters,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        max_exp_avg_sqs if amsgrad else [],
-        steps,
-        locks,
-        lr=lr,
-        betas=betas,
-        eps=eps,
-        weight_decay=weight_decay,
-        decoupled=decoupled,
-        amsgrad=amsgrad,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        found_inf=found_inf,
-        mend=mend,
-    )
+    options = AdamWOptions(lr, betas, eps, weight_decay, decoupled, amsgrad, maximize, grad_scale, found_inf, mend)
+    largest = max_exp_avg_sqs if amsgrad else []
+    update(parameters, grads, exp_avgs, exp_avg_sqs, largest, steps, locks, options)

@@ -1,10 +1,11 @@
-"""Adam and AdamW in one pass over memory, for what has no lock."""
+"""Adam and AdamW in one pass over memory, for parameters without a lock."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from hat_kernels.adamw_update.options import AdamWOptions
 from hat_kernels.compiling import as_rows, fused
 
 
@@ -16,7 +17,7 @@ def _loop(
     v: Tensor,
     largest: Tensor | None,
     scale: Tensor,
-    size: Tensor,
+    step_size: Tensor,
     correction: Tensor,
     decay: Tensor,
     beta1: float,
@@ -32,31 +33,21 @@ def _loop(
     if largest is not None:
         largest.copy_(torch.maximum(largest, v))
         v = largest
-    weight.mul_(1 - decay).sub_(size * m / (v.sqrt() * correction + eps))
+    weight.mul_(1 - decay).sub_(step_size * m / (v.sqrt() * correction + eps))
 
 
-def update_(
-    tensors: list[Tensor],
-    step: float,
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    maximize: bool,
-    grad_scale: Tensor | None,
-) -> None:
+def update_(tensors: list[Tensor], step: float, options: AdamWOptions) -> None:
     """`hat_kernels.adamw_update_` of one parameter without a lock.
 
     Args:
-        tensors: parameter, gradient, first and second moment, and with amsgrad the largest second moment.
-        step: the number of this step, from 1 on.
+        tensors: parameter, gradient, first and second moment, and the largest second moment with amsgrad.
+        step: the number of this step; the first is 1.
     """
     weight, grad, m, v, *largest = as_rows(tensors)
+    lr, (beta1, beta2), eps, weight_decay, decoupled, _, maximize, grad_scale, _, _ = options
     scale = torch.ones(()) if grad_scale is None else grad_scale.to(torch.float32)
-    numbers = [lr / (1 - betas[0] ** step), (1 - betas[1] ** step) ** -0.5, lr * weight_decay if decoupled else 0.0]
-    size, correction, decay = torch.tensor(numbers, dtype=torch.float32)
+    numbers = [float(lr) / (1 - beta1**step), (1 - beta2**step) ** -0.5, float(lr) * weight_decay if decoupled else 0.0]
+    step_size, correction, decay = torch.tensor(numbers, dtype=torch.float32)
     _loop(
         weight,
         grad,
@@ -64,10 +55,11 @@ def update_(
         v,
         largest[0] if largest else None,
         -scale if maximize else scale,
-        size,
+        step_size,
         correction,
         decay,
-        *betas,
+        beta1,
+        beta2,
         eps,
         0.0 if decoupled else weight_decay,
     )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hat_kernels import compiling
 from hat_kernels.adamw_update import fused
+from hat_kernels.adamw_update.options import AdamWOptions
 from hat_kernels.lock import Lock
 from hat_kernels.parts import parts, widened
 
@@ -21,53 +22,33 @@ def adamw_update_(
     max_exp_avg_sqs: Sequence[Tensor],
     steps: Sequence[Tensor],
     locks: Sequence[Lock | None],
-    *,
-    lr: float | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    amsgrad: bool,
-    maximize: bool,
-    grad_scale: Tensor | None,
-    found_inf: Tensor | None,
-    mend: bool,
+    options: AdamWOptions,
 ) -> None:
     """See `hat_kernels.adamw_update_`."""
-    if found_inf is not None and found_inf.item():
+    if options.found_inf is not None and options.found_inf.item():
         return
+    _, (beta1, beta2), eps, weight_decay, decoupled, amsgrad, maximize, grad_scale, _, mend = options
     for step in {step.data_ptr(): step for step in steps}.values():
         step += 1
-    lr = float(lr)
-    beta1, beta2 = betas
+    lr = float(options.lr)
     for index, (parameter, grad, lock) in enumerate(zip(parameters, grads, locks, strict=True)):
         t = steps[index].item()
         tensors = [parameter, grad, exp_avgs[index], exp_avg_sqs[index], *(max_exp_avg_sqs[index : index + 1])]
-        if not mend and compiling.wanted() and compiling.plain(tensors, lock):
-            fused.update_(
-                tensors,
-                t,
-                lr=lr,
-                betas=betas,
-                eps=eps,
-                weight_decay=weight_decay,
-                decoupled=decoupled,
-                maximize=maximize,
-                grad_scale=grad_scale,
-            )
+        if not mend and compiling.compiles() and compiling.are_plain(tensors, lock):
+            fused.update_(tensors, t, options)
             continue
         size, decay = lr / (1 - beta1**t), lr * weight_decay if decoupled else 0.0
         for part in parts(parameter, lock, runs=True):
             target = parameter[part.rows]
-            weight = part.own(target)
+            weight = part.working_copy(target)
             g = widened(grad[part.rows], mend)
             g = g if grad_scale is None else g * grad_scale
             g = -g if maximize else g
             if weight_decay and not decoupled:
                 g = g.add(weight, alpha=weight_decay)
 
-            m = part.own(exp_avgs[index][part.rows]).lerp_(g, 1 - beta1)
-            v = part.own(exp_avg_sqs[index][part.rows]).mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            m = part.working_copy(exp_avgs[index][part.rows]).lerp_(g, 1 - beta1)
+            v = part.working_copy(exp_avg_sqs[index][part.rows]).mul_(beta2).addcmul_(g, g, value=1 - beta2)
             part.write_(exp_avgs[index][part.rows], m)
             part.write_(exp_avg_sqs[index][part.rows], v)
             if amsgrad:

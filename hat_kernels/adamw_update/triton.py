@@ -1,4 +1,4 @@
-"""Launch, registration and shipped configurations of locked Adam and AdamW."""
+"""Launch and registration of locked Adam and AdamW."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import triton
 from torch import Tensor
 
 from hat_kernels.adamw_update.kernel import adamw_kernel, advance_kernel
-from hat_kernels.configuration import Configuration
+from hat_kernels.adamw_update.options import AdamWOptions
 from hat_kernels.lock import Lock
 from hat_kernels.operands import arrange, flatten, number_or_scalar, restore, scalar, split_number, unflatten
-from hat_kernels.table import BLOCK_M, BLOCK_N, STEPS, dtype_code, table
+from hat_kernels.table import BLOCK_M, BLOCK_N, table
 
 NUM_WARPS = 4
 NO_DECAY, DECOUPLED, ADDED = range(3)
@@ -28,56 +28,48 @@ def adamw_update_(
     max_exp_avg_sqs: Sequence[Tensor],
     steps: Sequence[Tensor],
     locks: Sequence[Lock | None],
-    *,
-    lr: float | Tensor,
-    betas: tuple[float, float],
-    eps: float,
-    weight_decay: float,
-    decoupled: bool,
-    amsgrad: bool,
-    maximize: bool,
-    grad_scale: Tensor | None,
-    found_inf: Tensor | None,
-    mend: bool,
+    options: AdamWOptions,
 ) -> None:
     """See `hat_kernels.adamw_update_`."""
     if torch.compiler.is_compiling():
-        number, lr_tensor = split_number(lr)
-        numbers = [number, *betas, eps, weight_decay]
-        flags = [decoupled, amsgrad, maximize, mend]
-        lists = [list(each) for each in (parameters, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps)]
-        _adamw_update_op(*lists, *flatten(locks), lr_tensor, grad_scale, found_inf, numbers, flags)
+        number, lr = split_number(options.lr)
+        numbers = [number, *options.betas, options.eps, options.weight_decay]
+        flags = [options.decoupled, options.amsgrad, options.maximize, options.mend]
+        lists = [list(tensors) for tensors in (parameters, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps)]
+        _adamw_update_op(*lists, *flatten(locks), lr, options.grad_scale, options.found_inf, numbers, flags)
         return
-    states = [exp_avgs, exp_avg_sqs, max_exp_avg_sqs] if amsgrad else [exp_avgs, exp_avg_sqs]
+    states = [exp_avgs, exp_avg_sqs, max_exp_avg_sqs] if options.amsgrad else [exp_avgs, exp_avg_sqs]
     operands, copies = arrange(parameters, grads, states, locks, steps)
     if not operands:
         return
     device = operands[0].parameter.device
-    rate, rate_ptr = number_or_scalar(lr, device)
-    found_inf_ptr = scalar(found_inf, device)
+    rate, rate_ptr = number_or_scalar(options.lr, device)
+    found_inf_ptr = scalar(options.found_inf, device)
     with torch.cuda.device_of(operands[0].parameter):
-        built = table(operands)
-        block = max(32, triton.next_power_of_2(built.length))
-        advance_kernel[(1,)](built.rows, found_inf_ptr, built.length, BLOCK=block, num_warps=1, enable_fp_fusion=True)
-        adamw_kernel[(built.programs,)](
-            built.rows,
-            built.owners,
+        pointer_table = table(operands)
+        block = max(32, triton.next_power_of_2(pointer_table.length))
+        advance_kernel[(1,)](
+            pointer_table.rows, found_inf_ptr, pointer_table.length, BLOCK=block, num_warps=1, enable_fp_fusion=True
+        )
+        adamw_kernel[(pointer_table.programs,)](
+            pointer_table.rows,
+            pointer_table.owners,
             rate_ptr,
-            scalar(grad_scale, device),
+            scalar(options.grad_scale, device),
             found_inf_ptr,
             rate,
-            -1.0 if maximize else 1.0,
-            *(math.log(beta) if beta else -math.inf for beta in betas),
-            float(betas[1]),
-            1.0 - betas[0],
-            1.0 - betas[1],
-            float(eps),
-            float(weight_decay),
-            CODES=built.codes,
-            AMSGRAD=amsgrad,
-            DECAY=NO_DECAY if not weight_decay else DECOUPLED if decoupled else ADDED,
-            MEND=mend,
-            STEPS=built.steps,
+            -1.0 if options.maximize else 1.0,
+            *(math.log(beta) if beta else -math.inf for beta in options.betas),
+            float(options.betas[1]),
+            1.0 - options.betas[0],
+            1.0 - options.betas[1],
+            float(options.eps),
+            float(options.weight_decay),
+            CODES=pointer_table.codes,
+            AMSGRAD=options.amsgrad,
+            DECAY=NO_DECAY if not options.weight_decay else DECOUPLED if options.decoupled else ADDED,
+            MEND=options.mend,
+            STEPS=pointer_table.steps,
             BLOCK_M=BLOCK_M,
             BLOCK_N=BLOCK_N,
             num_warps=NUM_WARPS,
@@ -109,85 +101,22 @@ def _adamw_update_op(
 ) -> None:
     number, beta1, beta2, eps, weight_decay = numbers
     decoupled, amsgrad, maximize, mend = flags
-    adamw_update_(
-        parameters,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        max_exp_avg_sqs,
-        steps,
-        unflatten(rows, columns, lock_numbers),
-        lr=number if lr is None else lr,
-        betas=(beta1, beta2),
-        eps=eps,
-        weight_decay=weight_decay,
-        decoupled=decoupled,
-        amsgrad=amsgrad,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        found_inf=found_inf,
-        mend=mend,
+    options = AdamWOptions(
+        number if lr is None else lr,
+        (beta1, beta2),
+        eps,
+        weight_decay,
+        decoupled,
+        amsgrad,
+        maximize,
+        grad_scale,
+        found_inf,
+        mend,
     )
+    locks = unflatten(rows, columns, lock_numbers)
+    adamw_update_(parameters, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps, locks, options)
 
 
 @_adamw_update_op.register_fake
 def _(*_: Any) -> None:
     return None
-
-
-def _configuration(
-    name: str,
-    parameter: torch.dtype,
-    *,
-    state: torch.dtype = torch.float32,
-    steps: int = 1,
-    scalars: bool = False,
-    amsgrad: bool = False,
-    decay: int = DECOUPLED,
-) -> Configuration:
-    pointers = {"lr_ptr": "*fp32", "scale_ptr": "*fp32", "found_inf_ptr": "*fp32"}
-    numbers = ("lr", "sign", "log_beta1", "log_beta2", "beta2", "new1", "new2", "eps", "weight_decay")
-    return Configuration(
-        name=f"adamw_update-{name}",
-        kernel=adamw_kernel,
-        signature={
-            "rows_ptr": "*i64",
-            "owners_ptr": "*i64",
-            **(pointers if scalars else {}),
-            **dict.fromkeys(numbers, "fp32"),
-        },
-        constants={
-            **({} if scalars else dict.fromkeys(pointers)),
-            "CODES": 1 << dtype_code(parameter, parameter, state),
-            "AMSGRAD": amsgrad,
-            "DECAY": decay,
-            "MEND": scalars,
-            "STEPS": steps,
-            "BLOCK_M": BLOCK_M,
-            "BLOCK_N": BLOCK_N,
-        },
-        aligned=("rows_ptr",),
-        options={"num_warps": NUM_WARPS},
-    )
-
-
-CONFIGURATIONS: list[Configuration] = [
-    _configuration("fp32", torch.float32),
-    _configuration("fp32-large", torch.float32, steps=STEPS[-1]),
-    _configuration("fp32-scaled", torch.float32, scalars=True),
-    _configuration("fp32-amsgrad", torch.float32, amsgrad=True, decay=ADDED),
-    _configuration("fp32-amsgrad-large", torch.float32, amsgrad=True, steps=STEPS[-1], scalars=True),
-    _configuration("bf16", torch.bfloat16, scalars=True),
-    _configuration("bf16-large", torch.bfloat16, steps=STEPS[-1], scalars=True),
-    _configuration("bf16-amsgrad", torch.bfloat16, amsgrad=True, scalars=True),
-    _configuration("fp16", torch.float16, scalars=True),
-    Configuration(
-        name="adamw_update-advance",
-        kernel=advance_kernel,
-        signature={"rows_ptr": "*i64", "found_inf_ptr": "*fp32", "count": "i32"},
-        constants={"BLOCK": 32},
-        aligned=("rows_ptr",),
-        options={"num_warps": 1},
-        vector_bits=0,
-    ),
-]

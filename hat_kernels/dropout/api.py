@@ -1,4 +1,4 @@
-"""Dropout."""
+"""Dropout that is cheap on a CPU."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from hat_kernels.dropout import reference
 
 
 def dropout(x: Tensor, probability: float) -> Tensor:
-    """Zero each element with `probability` and scale the rest, so that the expectation is x: Srivastava et al. 2014.
+    """Set elements to 0 with a probability, and scale the others so that the expectation is x: Srivastava et al. 2014.
 
-    A CPU draws random numbers one after another, and PyTorch spends a 64-bit word of them on every element: a fifth of
-    a plain training step. Here four or eight elements share a word, which rounds the probability to a multiple of
-    2^-16; the scale follows the rounded one. At one half 64 elements share it. Other devices and compiled code use
-    PyTorch's dropout.
+    A CPU draws random numbers one after the other. PyTorch uses a word of 64 bits for each element, which costs a fifth
+    of a plain training step. Here several elements share a word:
+
+    - 64 elements for a probability of 1/2
+    - 8 elements for any other multiple of 1/256
+    - 4 elements for any other probability. It is rounded to a multiple of 2^-16, and the scale fits the rounded value
+
+    Other devices and compiled code use the dropout of PyTorch.
 
     Args:
         x: any shape, floating. Differentiable.
@@ -30,6 +34,10 @@ def dropout(x: Tensor, probability: float) -> Tensor:
 
 
 def check_probability(probability: float, name: str = "probability") -> None:
-    """Raise a ValueError unless `probability` is in [0, 1)."""
+    """Check a probability.
+
+    Raises:
+        ValueError: `probability` is not in [0, 1).
+    """
     if not 0 <= probability < 1:
         raise ValueError(f"{name}: expected in [0, 1), got {probability}")

@@ -1,4 +1,4 @@
-"""Dropout that does not wait for its random numbers."""
+"""Dropout in pure PyTorch, with few random numbers on a CPU."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ def dropout(x: Tensor, probability: float) -> Tensor:
 
 
 def keep_mask(shape: torch.Size, probability: float, dtype: torch.dtype) -> Tensor:
-    """On the CPU: 0 where an element is dropped, `keep_factor` where it stays."""
+    """A mask on the CPU: 0 for a dropped element, `keep_factor(probability)` for a kept one."""
     factor, numel = keep_factor(probability), shape.numel()
-    if probability == 0.5:  # a bit an element, eight of them looked up at once
-        eight = _words(numel).view(torch.uint8).to(torch.int64)
-        return _bytes_as_masks(dtype).index_select(0, eight).view(-1)[:numel].view(shape)
+    if probability == 0.5:  # one bit for each element; a table turns eight bits into eight elements
+        octets = _words(numel).view(torch.uint8).to(torch.int64)
+        return _bytes_as_masks(dtype).index_select(0, octets).view(-1)[:numel].view(shape)
     draws, dropped = _resolution(probability)
     width = torch.int8 if draws == 2**8 else torch.int16
-    drawn = _words(numel * width.itemsize * 8).view(width)[:numel].view(shape)
-    return (drawn >= dropped - draws // 2).to(dtype).mul_(factor)
+    random = _words(numel * width.itemsize * 8).view(width)[:numel].view(shape)
+    return (random >= dropped - draws // 2).to(dtype).mul_(factor)
 
 
 def keep_factor(probability: float) -> float:
-    """What the elements that stay are scaled with."""
+    """The factor of the kept elements, one over the probability to be kept."""
     draws, dropped = _resolution(probability)
     return draws / (draws - dropped)
 
 
 def _resolution(probability: float) -> tuple[int, int]:
-    """(draws, dropped): how many values a random number has, and how many of them drop an element."""
-    draws = 2**8 if (probability * 2**8).is_integer() else 2**16  # a byte an element where that is exact
+    """(draws, dropped): how many values a random number can have, and how many of these drop the element."""
+    draws = 2**8 if (probability * 2**8).is_integer() else 2**16  # one byte for each element if that is exact, else two
     return draws, min(round(probability * draws), draws - 1)
 
 
 def _words(bits: int) -> Tensor:
-    """Random bits, at least this many, in words of 64."""
+    """At least `bits` random bits, as words of 64."""
     return torch.empty(-(-bits // 64), dtype=torch.int64).random_(-(2**63), None)
 
 
 @cache
 def _bytes_as_masks(dtype: torch.dtype) -> Tensor:
-    """[256, 8] the mask for one half that the bits of every byte stand for."""
+    """[256, 8] for each value of a byte, the mask of its 8 elements; for probability 1/2."""
     bits = torch.arange(2**8)[:, None] >> torch.arange(8) & 1
     return (2 * bits).to(dtype)

@@ -1,16 +1,15 @@
-"""The step of the gate embeddings."""
+"""The step of the optimizer on the embeddings of all gates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from hat_kernels.check import check_one_device, check_parallel, check_scalar, check_states
 from hat_kernels.dispatch import use_triton
 from hat_kernels.embedding_update import reference
-
-COMPENSATIONS = ("none", "published", "exact")
+from hat_kernels.sgd_update.options import SGDOptions
 
 
 def embedding_update_(
@@ -26,44 +25,26 @@ def embedding_update_(
     grad_scale: Tensor | None = None,
     is_first_step: bool = False,
     limit: float = 6.0,
-    scale: Tensor | None = None,
-    s_max: float = 400.0,
-    compensation: str = "none",
-    penalty: float = 0.0,
-    frees: Sequence[Tensor] = (),
     found_inf: Tensor | None = None,
     mend: bool = False,
 ) -> None:
-    """Penalty, compensation, one SGD step and a clamp of the embeddings of all gates, in place.
+    """One SGD step on the embeddings of all gates, then a clamp, in place.
 
-    Serrà et al. 2018, sections 2.4 and 2.5. With `a = sigmoid(s e)` and `q = grad_scale * grad`, what the loss says:
-
-    - `q += penalty * free / (sum of free over all gates) * s a (1 - a)`, the gradient of `penalty * R`; 0 where nothing
-      is free
-    - `g` is, by compensation, `none`: `q`; `published`: `q s_max (cosh(clamp(s e, ±50)) + 1) / (s (cosh(e) + 1))`;
-      `exact`: `q s_max sigmoid(e) (1 - sigmoid(e)) / (s a (1 - a))`, the quotient of a part that has underflowed being
-      0 for the loss and in closed form for the penalty
-    - the step of `hat_kernels.sgd_update_` with `g`, without weight decay: it would pull every gate towards one half
-    - `e = clamp(e, ±limit)`
-
-    By default the gradients come compensated (see `hat_kernels.gate`) and with the penalty in them.
+    The step is that of `hat_kernels.sgd_update_`, without locks and without weight decay, which would pull each gate
+    towards 1/2. Then `e = clamp(e, ±limit)`: Serrà et al. 2018, section 2.5. The gradients contain the compensation of
+    `hat_kernels.gate` and the penalty already.
 
     Args:
-        embeddings: [N] float32 each, one device.
-        grads: one an embedding, same shapes. Not changed.
-        momentum_buffers: one an embedding if `momentum` is not 0, else empty.
+        embeddings: [N] float32, one for each gate, on one device.
+        grads: one for each embedding, of its shape. Not changed.
+        momentum_buffers: one for each embedding, of its dtype or float32; empty if `momentum` is 0.
         lr, momentum, dampening, nesterov, maximize, grad_scale, is_first_step: as in `hat_kernels.sgd_update_`.
-        limit: the clamp, > 0.
-        scale: `s`, 0-d float32, > 0; needed for a compensation or a penalty.
-        s_max: the final scale, > 0.
-        compensation: `"none"`, `"published"` or `"exact"`: what the plain `q = da s a (1 - a)` is multiplied with.
-        penalty: `lamb`, >= 0.
-        frees: one an embedding, same shapes, float32, `1 - used`; needed for a penalty.
-        found_inf: 0-d float32; if it is not 0, nothing happens. None: the step is taken.
-        mend: a gradient that is not finite counts as 0, and an embedding that came out NaN is written as 0.
+        limit: the bound of the clamp, > 0.
+        found_inf: 0-d float32; if it is not 0, no step is made. None: the step is made.
+        mend: elements of a gradient that are not finite count as 0, and an embedding that becomes NaN is written as 0.
 
     Raises:
-        ValueError: the lists' lengths or shapes differ, an option is out of range, or `scale` or `frees` is missing.
+        ValueError: the lists differ in length, shapes or devices, or `limit` is out of range.
         TypeError: a momentum buffer is neither of the embedding's dtype nor float32.
     """
     check_parallel("grads", grads, embeddings, "an embedding")
@@ -71,41 +52,15 @@ def embedding_update_(
         check_states("momentum_buffers", momentum_buffers, embeddings, "an embedding")
     if not limit > 0:
         raise ValueError(f"limit: expected > 0, got {limit}")
-    if not s_max > 0:
-        raise ValueError(f"s_max: expected > 0, got {s_max}")
-    if compensation not in COMPENSATIONS:
-        raise ValueError(f"compensation: expected one of {COMPENSATIONS}, got {compensation!r}")
-    if not penalty >= 0:
-        raise ValueError(f"penalty: expected >= 0, got {penalty}")
-    if penalty:
-        check_parallel("frees", frees, embeddings, "an embedding")
-    if scale is None and (penalty or compensation != "none"):
-        raise ValueError("scale: expected a 0-d tensor for a compensation or a penalty, got None")
-    for name, value in (("scale", scale), ("grad_scale", grad_scale), ("found_inf", found_inf)):
-        check_scalar(name, value)
+    check_scalar("grad_scale", grad_scale)
+    check_scalar("found_inf", found_inf)
     check_one_device(embeddings, "embeddings")
-    update: Callable[..., None] = reference.embedding_update_
+    update = reference.embedding_update_
     if use_triton("embedding_update_", *embeddings, *grads):
-        from hat_kernels.embedding_update import triton as kernels  # torch.compile traces this, but not importlib
+        from hat_kernels.embedding_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.embedding_update_
-    update(
-        embeddings,
-        grads,
-        momentum_buffers if momentum else [],
-        lr=lr,
-        momentum=momentum,
-        dampening=dampening,
-        nesterov=nesterov,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        is_first_step=is_first_step,
-        limit=limit,
-        scale=scale,
-        s_max=s_max,
-        compensation=compensation,
-        penalty=penalty,
-        frees=frees if penalty else [],
-        found_inf=found_inf,
-        mend=mend,
+    options = SGDOptions(
+        lr, momentum, dampening, nesterov, 0.0, maximize, grad_scale, is_first_step, found_inf, mend, limit
     )
+    update(embeddings, grads, momentum_buffers if momentum else [], options)

@@ -1,169 +1,17 @@
-"""Launch, registration and shipped configurations of the embeddings' step."""
+"""The step on the embeddings of all gates, by the kernel of SGD, which can also clamp."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
-from hat_kernels.embedding_update.kernel import embedding_kernel
-from hat_kernels.operands import arrange, number_or_scalar, restore, scalar, split_number
-from hat_kernels.table import BLOCK_M, BLOCK_N, dtype_code, table
-
-BLOCK = BLOCK_M * BLOCK_N  # a program's elements in a table of one tile a program
-NUM_WARPS = 4
-COMPENSATIONS = {"none": 0, "published": 1, "exact": 2}
+from hat_kernels.sgd_update.options import SGDOptions
+from hat_kernels.sgd_update.triton import sgd_update_
 
 
 def embedding_update_(
-    embeddings: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor],
-    *,
-    lr: float | Tensor,
-    momentum: float,
-    dampening: float,
-    nesterov: bool,
-    maximize: bool,
-    grad_scale: Tensor | None,
-    is_first_step: bool,
-    limit: float,
-    scale: Tensor | None,
-    s_max: float,
-    compensation: str,
-    penalty: float,
-    frees: Sequence[Tensor],
-    found_inf: Tensor | None,
-    mend: bool,
+    embeddings: Sequence[Tensor], grads: Sequence[Tensor], momentum_buffers: Sequence[Tensor], options: SGDOptions
 ) -> None:
     """See `hat_kernels.embedding_update_`."""
-    if torch.compiler.is_compiling():
-        number, lr_tensor = split_number(lr)
-        numbers = [number, momentum, dampening, limit, s_max, penalty]
-        flags = [nesterov, maximize, is_first_step, mend]
-        lists = [list(each) for each in (embeddings, grads, momentum_buffers, frees)]
-        _embedding_update_op(*lists, lr_tensor, grad_scale, found_inf, scale, compensation, numbers, flags)
-        return
-    frees = [free.to(torch.float32).contiguous() for free in frees]
-    states = [momentum_buffers] if momentum else []
-    operands, copies = arrange(embeddings, grads, states, None, frees if penalty else None)
-    if not operands:
-        return
-    device = operands[0].parameter.device
-    rate, rate_ptr = number_or_scalar(lr, device)
-    with torch.cuda.device_of(operands[0].parameter):
-        built = table(operands, steps=1)
-        embedding_kernel[(built.programs,)](
-            built.rows,
-            built.owners,
-            scalar(scale, device),
-            rate_ptr,
-            scalar(grad_scale, device),
-            scalar(found_inf, device),
-            rate,
-            -1.0 if maximize else 1.0,
-            float(momentum),
-            1.0 if is_first_step else 1.0 - dampening,
-            0.0 if is_first_step else 1.0,
-            float(limit),
-            float(s_max),
-            float(penalty),
-            built.length,
-            CODES=built.codes,
-            STATEFUL=bool(momentum),
-            NESTEROV=nesterov,
-            COMPENSATION=COMPENSATIONS[compensation],
-            PENALTY=penalty != 0,
-            MEND=mend,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-            enable_fp_fusion=True,
-        )
-        restore(copies)
-    torch.autograd.graph.increment_version([*embeddings, *momentum_buffers])
-
-
-@torch.library.custom_op("hat_kernels::embedding_update_", mutates_args=("embeddings", "momentum_buffers"))
-def _embedding_update_op(
-    embeddings: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    momentum_buffers: Sequence[Tensor],
-    frees: Sequence[Tensor],
-    lr: Tensor | None,
-    grad_scale: Tensor | None,
-    found_inf: Tensor | None,
-    scale: Tensor | None,
-    compensation: str,
-    numbers: Sequence[float],
-    flags: Sequence[bool],
-) -> None:
-    number, momentum, dampening, limit, s_max, penalty = numbers
-    nesterov, maximize, is_first_step, mend = flags
-    embedding_update_(
-        embeddings,
-        grads,
-        momentum_buffers,
-        lr=number if lr is None else lr,
-        momentum=momentum,
-        dampening=dampening,
-        nesterov=nesterov,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        is_first_step=is_first_step,
-        limit=limit,
-        scale=scale,
-        s_max=s_max,
-        compensation=compensation,
-        penalty=penalty,
-        frees=frees,
-        found_inf=found_inf,
-        mend=mend,
-    )
-
-
-@_embedding_update_op.register_fake
-def _(*_: Any) -> None:
-    return None
-
-
-def _configuration(name: str, *, stateful: bool, compensation: str, penalty: bool, scalars: bool) -> Configuration:
-    pointers = dict.fromkeys(("lr_ptr", "scale_ptr", "found_inf_ptr"), "*fp32") if scalars else {}
-    if compensation != "none" or penalty:
-        pointers["gate_scale_ptr"] = "*fp32"
-    absent = [p for p in ("gate_scale_ptr", "lr_ptr", "scale_ptr", "found_inf_ptr") if p not in pointers]
-    numbers = ("lr", "sign", "momentum", "keep", "history", "limit", "s_max", "penalty")
-    return Configuration(
-        name=f"embedding_update-{name}",
-        kernel=embedding_kernel,
-        signature={
-            "rows_ptr": "*i64",
-            "owners_ptr": "*i64",
-            **pointers,
-            **dict.fromkeys(numbers, "fp32"),
-            "count": "i32",
-        },
-        constants={
-            **dict.fromkeys(absent),
-            "CODES": 1 << dtype_code(torch.float32, torch.float32, torch.float32),
-            "STATEFUL": stateful,
-            "NESTEROV": False,
-            "COMPENSATION": COMPENSATIONS[compensation],
-            "PENALTY": penalty,
-            "MEND": scalars,
-            "BLOCK": BLOCK,
-        },
-        aligned=("rows_ptr",),
-        options={"num_warps": NUM_WARPS},
-        vector_bits=0,  # a few thousand numbers: bound by the launch
-    )
-
-
-CONFIGURATIONS: list[Configuration] = [
-    _configuration("plain", stateful=False, compensation="none", penalty=False, scalars=False),
-    _configuration("momentum-scaled", stateful=True, compensation="none", penalty=False, scalars=True),
-    _configuration("published-penalty", stateful=False, compensation="published", penalty=True, scalars=True),
-    _configuration("exact-penalty-momentum", stateful=True, compensation="exact", penalty=True, scalars=True),
-]
+    sgd_update_(embeddings, grads, momentum_buffers, [None] * len(embeddings), options)

@@ -1,4 +1,13 @@
-"""A gate folded into weights, one pass each way: every row of a weight is multiplied by its gate, or dotted with W."""
+"""Kernels that fold a gate into a weight: one pass over the weight forward, and one backward.
+
+Forward multiplies row i of the weight by gate i. Backward multiplies row i of the gradient by gate i, and sums the
+products of the gradient and the weight along each row: the sum is the gradient of gate i.
+
+A long row is cut into tiles, and several programs, the chunks, share the tiles of a row. Each chunk stores a partial
+sum, and a second launch adds the partial sums of a row, always in the same order. An example: a weight [512, 4608]. A
+tile has 4 rows and 256 columns, so there are 128 groups of rows of 18 tiles each. 1024 / 128 = 8 chunks share the 18
+tiles: chunk 0 has tiles 0, 8 and 16, chunk 7 has tiles 7 and 15. The partial sums are [8, 512].
+"""
 
 # mypy: allow-untyped-defs
 
@@ -11,10 +20,10 @@ from hat_kernels.device import GATE_FLOOR, gate_gradient, gate_value, precise_si
 from hat_kernels.gated_activation.layout import block
 
 OPTIONS = {"num_warps": 4}
-TILE = 2048  # elements a program: 16 a thread; half of it backward, for two tensors (one spilled at more)
-WIDEST = 256  # elements of a row: a warp's 128-bit loads of the smallest dtype
-SINGLE_PASS_STEPS = 4  # tiles: up to here one program adds a row's whole sum, which saves the launch that adds parts
-PROGRAMS = 1024  # about what an H200 holds at once; fixed, so that sums do not depend on the device
+TILE = 2048  # elements of a program, 16 for each thread; half of that backward, where two tensors are read
+WIDEST = 256  # columns of a tile at most: the 128-bit loads of a warp in the smallest dtype
+SINGLE_PASS_STEPS = 4  # up to so many tiles in a row, one program adds the whole row: no second launch
+PROGRAMS = 1024  # about as many as run at once on an H200; the same on every device, so that sums are the same, too
 NOT_SPECIALIZED = ["units", "row_vectors", "stride_weight", "stride_dfolded"]
 
 
@@ -33,23 +42,24 @@ def folded_weight_forward(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    length = row_vectors * VECTOR  # a multiple that the compiler sees, for loads of VECTOR elements under a mask
+    """Multiply every row of a weight, and its bias, by the gate of the row; cast to the dtype of the result."""
+    length = row_vectors * VECTOR  # tells the compiler that VECTOR divides the length: it can load VECTOR at once
     tiles_per_row = tl.maximum(tl.cdiv(length, BLOCK_N), 1)
     pid = tl.program_id(0)
     unit = (pid // tiles_per_row).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     column = (pid % tiles_per_row) * BLOCK_N + tl.arange(0, BLOCK_N)
-    is_unit = unit < units
-    inside = is_unit[:, None] & (column < length)[None, :]
-    a = precise_sigmoid(tl.load(scale_ptr) * tl.load(embedding_ptr + unit, mask=is_unit, other=0.0))
+    inside_units = unit < units
+    inside = inside_units[:, None] & (column < length)[None, :]
+    a = precise_sigmoid(tl.load(scale_ptr) * tl.load(embedding_ptr + unit, mask=inside_units, other=0.0))
     a = tl.where(a < GATE_FLOOR, GATE_FLOOR, a)  # not 0: see `hat_kernels.folded_weight`
-    at = tl.multiple_of(unit * stride_weight, VECTOR)[:, None] + column[None, :]
-    weight = tl.load(weight_ptr + at, mask=inside).to(tl.float32)
-    at = tl.multiple_of(unit * length, VECTOR)[:, None] + column[None, :]
-    tl.store(folded_ptr + at, (weight * a[:, None]).to(folded_ptr.dtype.element_ty), mask=inside)
-    if bias_ptr is not None:  # noqa: SIM102, one `if` is known when this is compiled, the other is not
+    weight_offsets = tl.multiple_of(unit * stride_weight, VECTOR)[:, None] + column[None, :]
+    weight = tl.load(weight_ptr + weight_offsets, mask=inside).to(tl.float32)
+    folded_offsets = tl.multiple_of(unit * length, VECTOR)[:, None] + column[None, :]
+    tl.store(folded_ptr + folded_offsets, (weight * a[:, None]).to(folded_ptr.dtype.element_ty), mask=inside)
+    if bias_ptr is not None:  # noqa: SIM102, the outer `if` is decided when the kernel is compiled
         if pid % tiles_per_row == 0:
-            bias = tl.load(bias_ptr + unit, mask=is_unit).to(tl.float32)
-            tl.store(folded_bias_ptr + unit, (bias * a).to(folded_bias_ptr.dtype.element_ty), mask=is_unit)
+            bias = tl.load(bias_ptr + unit, mask=inside_units).to(tl.float32)
+            tl.store(folded_bias_ptr + unit, (bias * a).to(folded_bias_ptr.dtype.element_ty), mask=inside_units)
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
@@ -74,50 +84,54 @@ def folded_weight_backward(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """A chunk of every chunks-th tile of some rows; if FINAL it is all of them, else dembedding gets partial sums."""
+    """The gradients of some rows, for the tiles of one chunk.
+
+    With FINAL there is one chunk, and `dembedding_ptr` gets the gradient of the embedding. Otherwise `dembedding_ptr`
+    gets the partial sums of the gradient of the gate.
+    """
     length = row_vectors * VECTOR
     row_blocks = tl.cdiv(units, BLOCK_M)
     pid = tl.program_id(0)
     chunk, chunks = pid // row_blocks, tl.num_programs(0) // row_blocks
     unit = (pid % row_blocks).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    is_unit = unit < units
-    embedding, scale = tl.load(embedding_ptr + unit, mask=is_unit, other=0.0), tl.load(scale_ptr)
+    inside_units = unit < units
+    embedding, scale = tl.load(embedding_ptr + unit, mask=inside_units, other=0.0), tl.load(scale_ptr)
     a = gate_value(embedding, scale)
     products = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     first = chunk * BLOCK_N
-    while first < length:  # not range(): the interpreter of Triton 3.6 takes no tensors there
+    while first < length:  # not range(): the interpreter of Triton 3.6 takes no tensor there
         column = first + tl.arange(0, BLOCK_N)
-        inside = is_unit[:, None] & (column < length)[None, :]
-        at = tl.multiple_of(unit * stride_dfolded, VECTOR)[:, None] + column[None, :]
-        dfolded = tl.load(dfolded_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        inside = inside_units[:, None] & (column < length)[None, :]
+        dfolded_offsets = tl.multiple_of(unit * stride_dfolded, VECTOR)[:, None] + column[None, :]
+        dfolded = tl.load(dfolded_ptr + dfolded_offsets, mask=inside, other=0.0).to(tl.float32)
         if dweight_ptr is not None:
-            at = tl.multiple_of(unit * length, VECTOR)[:, None] + column[None, :]
-            tl.store(dweight_ptr + at, (dfolded * a[:, None]).to(dweight_ptr.dtype.element_ty), mask=inside)
+            dense_offsets = tl.multiple_of(unit * length, VECTOR)[:, None] + column[None, :]
+            tl.store(dweight_ptr + dense_offsets, (dfolded * a[:, None]).to(dweight_ptr.dtype.element_ty), mask=inside)
         if dembedding_ptr is not None:
-            at = tl.multiple_of(unit * stride_weight, VECTOR)[:, None] + column[None, :]
-            products += dfolded * tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            weight_offsets = tl.multiple_of(unit * stride_weight, VECTOR)[:, None] + column[None, :]
+            products += dfolded * tl.load(weight_ptr + weight_offsets, mask=inside, other=0.0).to(tl.float32)
         first += chunks * BLOCK_N
     da = tl.sum(products, 1)
     if dfolded_bias_ptr is not None:  # noqa: SIM102
         if chunk == 0:
-            dfolded_bias = tl.load(dfolded_bias_ptr + unit, mask=is_unit, other=0.0).to(tl.float32)
+            dfolded_bias = tl.load(dfolded_bias_ptr + unit, mask=inside_units, other=0.0).to(tl.float32)
             if dbias_ptr is not None:
-                tl.store(dbias_ptr + unit, (dfolded_bias * a).to(dbias_ptr.dtype.element_ty), mask=is_unit)
-            da += dfolded_bias * tl.load(bias_ptr + unit, mask=is_unit, other=0.0).to(tl.float32)
+                tl.store(dbias_ptr + unit, (dfolded_bias * a).to(dbias_ptr.dtype.element_ty), mask=inside_units)
+            da += dfolded_bias * tl.load(bias_ptr + unit, mask=inside_units, other=0.0).to(tl.float32)
     if dembedding_ptr is not None:
         if FINAL:
             da = gate_gradient(da, embedding, scale, s_max, COMPENSATION)
-        tl.store(dembedding_ptr + chunk * units + unit, da, mask=is_unit)
+        tl.store(dembedding_ptr + chunk * units + unit, da, mask=inside_units)
 
 
 def blocks(units: int, length: int, elements: int = TILE) -> tuple[int, int]:
-    """(BLOCK_M, BLOCK_N); short rows leave room for more of them."""
+    """(BLOCK_M, BLOCK_N), the size of a tile; the shorter the rows, the more rows fit."""
     block_n = block(length, WIDEST)
     return min(triton.next_power_of_2(units), elements // block_n), block_n
 
 
 def backward_blocks(units: int, length: int, sums: bool) -> tuple[int, int, int]:
-    """(BLOCK_M, BLOCK_N, chunks)."""
+    """(BLOCK_M, BLOCK_N, chunks) of the backward kernel; `sums`: whether the gradient of the embedding is needed."""
     block_m, block_n = blocks(units, length, TILE // 2)
     steps = max(1, triton.cdiv(length, block_n))
     if not sums:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat_kernels.gate.reference import gate
+from hat_kernels.gate.form import GateForm
+from hat_kernels.gate.reference import gate as soft_gate
 
 
 class _Fold(torch.autograd.Function):
@@ -38,28 +39,23 @@ class _Fold(torch.autograd.Function):
 
 
 def _times(values: Tensor, units: Tensor, dtype: torch.dtype) -> Tensor:
-    """Every row times its number, rounded once."""
+    """Row i of `values` times `units[i]`, in float32 or wider, then rounded to `dtype`."""
     wide = torch.promote_types(values.dtype, torch.float32)
     return (values.to(wide) * units.to(wide).view(-1, *[1] * (values.dim() - 1))).to(dtype)
 
 
-def _row_sums(one: Tensor, other: Tensor) -> Tensor:
-    """[N] the sum over each row of the products."""
-    wide = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
-    return (one.to(wide) * other.to(wide)).sum(list(range(1, one.dim()))) if one.dim() > 1 else one.to(wide) * other
+def _row_sums(left: Tensor, right: Tensor) -> Tensor:
+    """[N] the sum of `left * right` over each row."""
+    wide = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
+    return (left.to(wide) * right.to(wide)).sum(list(range(1, left.dim()))) if left.dim() > 1 else left.to(wide) * right
 
 
 def folded_weight(
-    weight: Tensor,
-    bias: Tensor | None,
-    embedding: Tensor,
-    scale: Tensor,
-    s_max: float,
-    compensation: str,
-    dtype: torch.dtype,
-    floor: float,
+    weight: Tensor, bias: Tensor | None, gate: GateForm, dtype: torch.dtype, floor: float
 ) -> tuple[Tensor, Tensor | None]:
     """See `hat_kernels.folded_weight`."""
-    unfloored = gate(embedding, scale, s_max, compensation, 0.0)
+    assert gate.embedding is not None
+    assert gate.scale is not None
+    unfloored = soft_gate(gate.embedding, gate.scale, gate.s_max, gate.compensation, 0.0)
     folded: tuple[Tensor, Tensor | None] = _Fold.apply(weight, bias, unfloored, dtype, floor)
     return folded

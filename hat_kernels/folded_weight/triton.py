@@ -1,4 +1,4 @@
-"""Launch and registration of the gate that is folded into weights."""
+"""Launch and registration of the kernels that fold a gate into a weight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 import triton
 from torch import Tensor
 
-from hat_kernels.folded_weight.configurations import CONFIGURATIONS as CONFIGURATIONS
 from hat_kernels.folded_weight.kernel import (
     OPTIONS,
     backward_blocks,
@@ -16,21 +15,16 @@ from hat_kernels.folded_weight.kernel import (
     folded_weight_backward,
     folded_weight_forward,
 )
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation.layout import Tiled, allocate, memory_order, tiled, vector
 from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums
 
 
 def folded_weight(
-    weight: Tensor,
-    bias: Tensor | None,
-    embedding: Tensor,
-    scale: Tensor,
-    s_max: float,
-    compensation: str,
-    dtype: torch.dtype,
+    weight: Tensor, bias: Tensor | None, gate: GateForm, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
     """See `hat_kernels.folded_weight`."""
-    folded, folded_bias = _folded_weight(weight, bias, embedding, scale, s_max, compensation, dtype)
+    folded, folded_bias = _folded_weight(weight, bias, gate.embedding, gate.scale, gate.s_max, gate.compensation, dtype)
     return folded, None if bias is None else folded_bias
 
 
@@ -44,7 +38,7 @@ def _folded_weight(
     compensation: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """The second is empty without a bias."""
+    """(folded weight, folded bias); the second is empty without a bias."""
     order = _units_first(weight)
     folded, folded_bias = allocate(weight, order, dtype), _vector(weight, bias is not None, dtype)
     if weight.shape[0]:
@@ -171,7 +165,7 @@ def _launch_backward(
 
 
 def _units_first(weight: Tensor) -> list[int]:
-    """The dimensions in memory, but the units before all: every unit is a row."""
+    """The dimensions in the order of memory, but dimension 0 first: every unit is then one row."""
     return [0, *(dim for dim in memory_order(weight, False) if dim)]
 
 
@@ -202,9 +196,9 @@ def _(
 
 @_folded_weight_backward.register_fake
 def _(
-    dfolded: Tensor, dfolded_bias: Tensor | None, weight: Tensor, bias: Tensor | None, *rest: Any
+    dfolded: Tensor, dfolded_bias: Tensor | None, weight: Tensor, bias: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _results(weight, bias, _units_first(weight), *rest[-3:])
+    return _results(weight, bias, _units_first(weight), *options[-3:])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

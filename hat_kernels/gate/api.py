@@ -1,4 +1,4 @@
-"""The hard-attention gate of one axis of units."""
+"""The gate of hard attention, for one axis of units."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from torch import Tensor
 
 from hat_kernels.dispatch import use_triton
 from hat_kernels.gate import reference
+from hat_kernels.limits import GATE_FLOOR
 
 COMPENSATIONS = ("none", "published", "exact")
 
-GATE_FLOOR = 2.0**-32
-"""Gates below this are exactly 0. Beside a unit that is on, 2^-32 lies 2^8 under the resolution of float32; the
-product of two gates above it, 2^-64, stays far from the subnormals (below 2^-126) that make a CPU matmul crawl."""
-
 
 def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation: str = "published") -> Tensor:
-    """The gate `a = sigmoid(scale * embedding)`, with the embedding gradient compensated for the annealing.
+    """The gate `a = sigmoid(s e)` for an embedding e and a scale s; its gradient is compensated for the annealing of s.
 
-    Differentiable in `embedding`, once. With `q = da * s a (1 - a)`, the plain derivative, the gradient is
+    Differentiable in `embedding`, once. With the gradient `da` of the gate and the plain derivative
+    `q = da * s a (1 - a)`, the gradient of the embedding is
 
     - `none`: `q`
     - `published`: `q s_max (cosh(clamp(s e, ±50)) + 1) / (s (cosh(e) + 1))`, Serrà et al. 2018, section 2.5, with the
-      clamp of the published code; in float32 it saturates to 0 for `s e > 17`
-    - `exact`: `da s_max sigmoid(e) (1 - sigmoid(e))`, the same expression simplified: no saturation, no overflow
+      clamp of the published code. In float32 it becomes 0 for `s e > 17`, because 1 - a does
+    - `exact`: `da s_max sigmoid(e) (1 - sigmoid(e))`, which is the same expression, simplified. It does not saturate or
+      overflow
 
     Args:
         embedding: [N] float32 (float64 for a gradcheck).
@@ -32,11 +31,11 @@ def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation
         compensation: `"none"`, `"published"` or `"exact"`.
 
     Returns:
-        [N] gates in [0, 1]; those below `GATE_FLOOR` are 0. The floor does not touch the gradient.
+        [N] gates in [0, 1]. A gate below `GATE_FLOOR` is set to 0. The floor does not change the gradient.
 
     Raises:
-        TypeError: `embedding` is not float32 or float64.
-        ValueError: a shape, or an unknown compensation.
+        TypeError: `embedding` is not float32 or float64, or `scale` has another dtype.
+        ValueError: a shape or a device does not fit, `s_max` is not positive, or `compensation` is not known.
     """
     check_embedding(embedding, scale, s_max, compensation)
     if use_triton("gate", embedding, scale):
@@ -47,7 +46,11 @@ def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation
 
 
 def check_embedding(embedding: Tensor, scale: Tensor, s_max: float, compensation: str) -> None:
-    """Validate what defines a gate that is being learned; see `gate` for what is raised."""
+    """Check the arguments of a gate that is being learned.
+
+    Raises:
+        TypeError, ValueError: as `gate`.
+    """
     if embedding.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"embedding: expected float32, got {embedding.dtype}")
     if embedding.dim() != 1:

@@ -26,7 +26,16 @@ class _Gate(torch.autograd.Function):
 
 
 def derivative(grad: Tensor, embedding: Tensor, scale: Tensor, a: Tensor, s_max: float, compensation: str) -> Tensor:
-    """The gradient of the embedding, from that of the gate `a` before it was floored; see `hat_kernels.gate`."""
+    """The gradient of the embedding; see `hat_kernels.gate`.
+
+    Args:
+        grad: the gradient of the gate.
+        embedding: [N].
+        scale: 0-d.
+        a: sigmoid(scale * embedding), without the floor.
+        s_max: the final scale.
+        compensation: `"none"`, `"published"` or `"exact"`.
+    """
     if compensation == "exact":
         unit = torch.sigmoid(embedding)
         return grad * (s_max * unit * (1 - unit))
@@ -35,7 +44,7 @@ def derivative(grad: Tensor, embedding: Tensor, scale: Tensor, a: Tensor, s_max:
 
 
 def published_factor(embedding: Tensor, scale: Tensor, s_max: float) -> Tensor:
-    """`s_max (cosh(clamp(s e, ±50)) + 1) / (s (cosh(e) + 1))`."""
+    """The factor of the published compensation: `s_max (cosh(clamp(s e, ±50)) + 1) / (s (cosh(e) + 1))`."""
     numerator = torch.cosh((scale * embedding).clamp(-COSH_LIMIT, COSH_LIMIT)) + 1
     return s_max / scale * numerator / (torch.cosh(embedding) + 1)
 

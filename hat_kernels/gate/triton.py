@@ -1,4 +1,4 @@
-"""The gate and its compensated derivative, one launch each."""
+"""Kernels for the gate and its compensated derivative, one launch each."""
 
 # mypy: allow-untyped-defs
 
@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.device import gate_gradient, gate_value
 
 BLOCK = 512
@@ -20,6 +19,7 @@ OPTIONS = {"num_warps": 4}
 
 @triton.jit(do_not_specialize=["units"])
 def gate_forward(embedding_ptr, scale_ptr, gate_ptr, units, BLOCK: tl.constexpr):
+    """Store the gate of each unit."""
     unit = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = unit < units
     embedding = tl.load(embedding_ptr + unit, mask=inside)
@@ -30,6 +30,7 @@ def gate_forward(embedding_ptr, scale_ptr, gate_ptr, units, BLOCK: tl.constexpr)
 def gate_backward(
     grad_ptr, embedding_ptr, scale_ptr, result_ptr, units, s_max, COMPENSATION: tl.constexpr, BLOCK: tl.constexpr
 ):
+    """Store the gradient of each embedding in `result_ptr`, from `grad_ptr`, the gradient of the gate."""
     unit = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = unit < units
     grad = tl.load(grad_ptr + unit, mask=inside)
@@ -101,33 +102,3 @@ def _refuse(ctx: Any, *grads: Tensor) -> None:
 
 _gate.register_autograd(_backward, setup_context=_save)
 _gate_backward.register_autograd(_refuse)
-
-_FORWARD = Configuration(
-    name="gate_forward",
-    kernel=gate_forward,
-    signature={"embedding_ptr": "*fp32", "scale_ptr": "*fp32", "gate_ptr": "*fp32", "units": "i32"},
-    constants={"BLOCK": BLOCK},
-    aligned=("embedding_ptr", "scale_ptr", "gate_ptr"),
-    options=OPTIONS,
-    vector_bits=0,  # at most a few thousand units: a mask per unit, no promise on their number
-)
-
-CONFIGURATIONS = [_FORWARD] + [
-    Configuration(
-        name=f"gate_backward-{compensation}",
-        kernel=gate_backward,
-        signature={
-            "grad_ptr": "*fp32",
-            "embedding_ptr": "*fp32",
-            "scale_ptr": "*fp32",
-            "result_ptr": "*fp32",
-            "units": "i32",
-            "s_max": "fp32",
-        },
-        constants={"COMPENSATION": compensation, "BLOCK": BLOCK},
-        aligned=("grad_ptr", "embedding_ptr", "scale_ptr", "result_ptr"),
-        options=OPTIONS,
-        vector_bits=0,
-    )
-    for compensation in ("none", "published", "exact")
-]

@@ -1,4 +1,4 @@
-"""What is done to every element, as the launchers hand it on."""
+"""The arguments that the launchers hand to the kernels: the epilogue, and where sums over columns go."""
 
 from __future__ import annotations
 
@@ -7,75 +7,53 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-SINGLE_PASS_ROWS = 256  # up to here one program adds whole columns, which saves the launch that adds partial sums
-PROGRAMS = 4096  # about four times what an H200 holds at once; fixed, so that sums do not depend on the device
+from hat_kernels.gate.form import GateForm
+
+SINGLE_PASS_ROWS = 256  # up to so many rows, one program adds whole columns: no second launch for partial sums
+PROGRAMS = 4096  # about four times as many as run at once on an H200; the same on every device, so that sums are, too
 MAX_CHUNKS = 1024
-TILE_BYTES = 8192  # of one tensor a program: 64 bytes in flight a thread
+TILE_BYTES = 8192  # bytes of a tensor that a program reads at once, 64 for each thread
 
 
 class Epilogue(NamedTuple):
-    """Bias, activation, dropout and gate; `gate` is the embedding or the mask, as `form` says."""
+    """What the kernels do to each element: `dropout(activation(x + bias)) * a`. `GateForm()` stands for no gate."""
 
     bias: Tensor | None
-    gate: Tensor | None
-    scale: Tensor | None
-    task: Tensor | None
     seed: Tensor | None
+    gate: GateForm
     activation: str
     dropout: float
-    s_max: float
-    compensation: str
 
     @classmethod
-    def of(
-        cls,
-        bias: Tensor | None,
-        embedding: Tensor | None,
-        scale: Tensor | None,
-        mask: Tensor | None,
-        task: Tensor | None,
-        seed: Tensor | None,
-        activation: str,
-        dropout: float,
-        s_max: float,
-        compensation: str,
-    ) -> Epilogue:
-        """Of an operator's arguments; vectors contiguous, as kernels read them."""
-        bias, gate, task = (
-            t if t is None else t.contiguous() for t in (bias, mask if embedding is None else embedding, task)
+    def of(cls, bias: Tensor | None, seed: Tensor | None, gate: GateForm, activation: str, dropout: float) -> Epilogue:
+        """An epilogue with contiguous tensors and float32 masks, as the kernels read them."""
+        contiguous = gate._replace(
+            embedding=None if gate.embedding is None else gate.embedding.contiguous(),
+            mask=None if gate.mask is None else gate.mask.to(torch.float32).contiguous(),
+            task=None if gate.task is None else gate.task.contiguous(),
         )
-        return cls(bias, gate, scale, task, seed, activation, dropout, s_max, compensation)
-
-    @property
-    def form(self) -> str:
-        if self.gate is None:
-            return "none"
-        if self.scale is not None:
-            return "embedding"
-        return "mask" if self.task is None else "task"
-
-    @property
-    def tasks(self) -> int:
-        return self.gate.shape[0] if self.gate is not None and self.task is not None else 1
+        return cls(None if bias is None else bias.contiguous(), seed, contiguous, activation, dropout)
 
     def values(self) -> dict[str, Any]:
-        """The arguments that every kernel has in common."""
+        """The arguments that all kernels have in common."""
         return {
+            **self.gate.kernel_arguments(),
             "bias_ptr": self.bias,
-            "gate_ptr": self.gate,
-            "scale_ptr": self.scale,
-            "task_ptr": self.task,
             "seed_ptr": self.seed,
-            "tasks": self.tasks,
             "threshold": min(round(self.dropout * 2**32), 2**32 - 1) - 2**31,
             "keep_scale": 1 / (1 - self.dropout),
             "ACTIVATION": self.activation,
-            "GATE": self.form,
         }
 
 
 class Sums(NamedTuple):
-    """Where the column sums go: into partials [chunks, N], or straight into the results if there is one chunk."""
+    """Where the sums over columns go; see `hat_kernels/gated_activation/tile.py` for the two stages.
+
+    Attributes:
+        dbias, dgate: [N] the results, or None if not needed.
+        dbias_partial, dgate_partial: [chunks, N] the partial sums; the results themselves if there is one chunk.
+        chunks: how many programs share the rows.
+    """
 
     dbias: Tensor | None
     dgate: Tensor | None

@@ -1,7 +1,10 @@
-"""Any tensor with an axis of units as [B, N, L]: what lies before the units in memory, the units, what lies behind.
+"""Any tensor with an axis of units as [B, N, L]: the dimensions before the units in memory, the units, those behind.
 
-L is 1 for (..., N) and for channels-last images; there a kernel walks rows of units (`rows.py`). Else it walks planes
-of L elements that share a unit (`planes.py`), as in (B, C, *spatial).
+Examples for N = 64 units:
+
+- [128, 64], a batch of a linear layer: B = 128, L = 1. The kernel walks rows of 64 units (`rows.py`).
+- [8, 64, 14, 14], a batch of images: B = 8, L = 196. The kernel walks planes of 196 elements of one unit (`planes.py`).
+- the same images with channels last in memory: B = 8 * 196 = 1568, L = 1, so rows of 64 units again.
 """
 
 from __future__ import annotations
@@ -14,7 +17,16 @@ from torch import Tensor
 
 
 class Tiled(NamedTuple):
-    """A tensor and how its elements lie; the innermost stride is 1."""
+    """A tensor as [B, N, L]; the innermost stride is 1.
+
+    Attributes:
+        tensor: the memory.
+        outer: B.
+        units: N.
+        inner: L.
+        stride_outer: elements from one outer index to the next.
+        stride_units: elements from one unit to the next.
+    """
 
     tensor: Tensor
     outer: int
@@ -25,26 +37,27 @@ class Tiled(NamedTuple):
 
 
 def memory_order(x: Tensor, by_sample: bool) -> list[int]:
-    """The dimensions from the slowest to the fastest in memory; as written where x overlaps itself.
+    """The dimensions from the slowest to the fastest in memory; in the order 0, 1, ... if elements of x share memory.
 
-    With `by_sample` dimension 0 comes first, as the sample of an element is read off its outer index.
+    With `by_sample`, the order is 0, 1, ... as well unless dimension 0 is the slowest: a kernel computes the sample of
+    an element from its outer index.
     """
-    written = list(range(x.dim()))
+    in_order = list(range(x.dim()))
     if any(stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True)):
-        return written
+        return in_order
     strides = x.stride()
-    order = sorted(written, key=lambda d: -strides[d])
-    return written if by_sample and order[0] != 0 and x.shape[0] != 1 else order
+    order = sorted(in_order, key=lambda d: -strides[d])
+    return in_order if by_sample and order[0] != 0 and x.shape[0] != 1 else order
 
 
 def allocate(like: Tensor, order: list[int], dtype: torch.dtype | None = None) -> Tensor:
-    """A dense tensor of the same shape, and dtype unless one is given, its dimensions in this order in memory."""
+    """A dense tensor of the shape of `like`, and its dtype by default, with its dimensions in this order in memory."""
     memory = torch.empty([like.shape[d] for d in order], dtype=dtype or like.dtype, device=like.device)
     return memory if order == sorted(order) else memory.permute([order.index(d) for d in range(len(order))])
 
 
 def tiled(tensor: Tensor, order: list[int], unit_dim: int) -> Tiled:
-    """The tensor as [B, N, L], copied if its strides do not allow that."""
+    """A tensor as [B, N, L]; it is copied if its strides do not allow that."""
     position = order.index(unit_dim % tensor.dim())
     outer, inner = _merged(tensor, order[:position]), _merged(tensor, order[position + 1 :])
     units, stride = tensor.shape[unit_dim], tensor.stride(unit_dim)
@@ -56,7 +69,7 @@ def tiled(tensor: Tensor, order: list[int], unit_dim: int) -> Tiled:
 
 
 def _merged(tensor: Tensor, dims: list[int]) -> tuple[int, int] | None:
-    """(size, stride) of these dimensions as one, None if they do not merge; stride 0 if there is one element."""
+    """(size, stride) of some dimensions as one; None if no single stride covers them; stride 0 for one element."""
     size, stride = 1, 0
     for d in reversed(dims):
         if tensor.shape[d] == 1:
@@ -70,13 +83,17 @@ def _merged(tensor: Tensor, dims: list[int]) -> tuple[int, int] | None:
 
 
 def vector(*multiples: int) -> int:
-    """The largest power of two, 8 at most, that divides sizes and strides: how many elements load at once."""
+    """How many elements a kernel can load at once: the largest power of two, 8 at most, that divides all arguments."""
     divisor = math.gcd(*multiples)
     return min(8, divisor & -divisor) if divisor else 8
 
 
 def block(size: int, widest: int) -> int:
-    """The widest power of two from 16 that idles a quarter of its lanes at most; else the one that idles least."""
+    """The block size for an axis of `size` elements: a power of two from 16 to `widest`.
+
+    It is the widest one of which at most a quarter of the lanes is idle; if there is none, the one with fewest idle
+    lanes. For 100 elements and `widest` 256: 256 and 128 leave 156 and 28 lanes idle, so the answer is 128.
+    """
     candidates = [1 << power for power in range(widest.bit_length() - 1, 3, -1)]
     padded = {width: -(-size // width) * width for width in candidates}
     return next((width for width in candidates if 3 * padded[width] <= 4 * size), min(padded, key=padded.__getitem__))

@@ -1,4 +1,4 @@
-"""Kernels for planes that share a unit: x as [B, N, L], L innermost, as (B, C, *spatial) lies."""
+"""Kernels for planes of one unit: x as [B, N, L], L innermost, as a batch of images (B, C, H, W); see `layout.py`."""
 
 # mypy: allow-untyped-defs
 
@@ -22,10 +22,10 @@ from hat_kernels.gated_activation.tile import (
 )
 
 OPTIONS = {"num_warps": 4}
-SEGMENT_BYTES = 512  # of one plane: a warp's 128-bit loads
+SEGMENT_BYTES = 512  # bytes of a plane in a tile: the 128-bit loads of a warp
 NOT_SPECIALIZED = ["outers", "units", "inner_vectors", "tasks", "threshold"]
 NOT_SPECIALIZED += ["stride_dyb", "stride_dyn", "stride_xb", "stride_xn"]
-SINGLE_PASS_STEPS = 4  # up to here one program adds a unit's whole sum
+SINGLE_PASS_STEPS = 4  # up to so many tiles, one program adds the whole sum of a unit: no second launch
 
 
 @triton.jit(do_not_specialize=["units", "inner_vectors", "tasks", "stride_xb", "stride_xn", "threshold"])
@@ -51,8 +51,9 @@ def gated_activation_planes_forward(
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
+    """Compute one tile of y."""
     DROPOUT: tl.constexpr = seed_ptr is not None
-    size = inner_vectors * VECTOR  # a multiple that the compiler sees, for loads of VECTOR elements under a mask
+    size = inner_vectors * VECTOR  # tells the compiler that VECTOR divides this: it can load VECTOR at once
     unit_blocks, inner_blocks = tl.cdiv(units, BLOCK_N), tl.cdiv(size, BLOCK_L)
     pid = tl.program_id(0)
     first_inner = (pid % inner_blocks) * BLOCK_L
@@ -62,8 +63,8 @@ def gated_activation_planes_forward(
     inner = first_inner + tl.arange(0, BLOCK_L)
     inside_units = unit < units
     inside = inside_units[:, None] & (inner < size)[None, :]
-    at = tl.multiple_of(outer * stride_xb + unit.to(tl.int64) * stride_xn, VECTOR)[:, None] + inner[None, :]
-    z = tl.load(x_ptr + at, mask=inside).to(tl.float32)
+    x_offsets = tl.multiple_of(outer * stride_xb + unit.to(tl.int64) * stride_xn, VECTOR)[:, None] + inner[None, :]
+    z = tl.load(x_ptr + x_offsets, mask=inside).to(tl.float32)
     if bias_ptr is not None:
         z += load_bias(bias_ptr, unit, inside_units)[:, None]
     gate = 1.0
@@ -113,6 +114,7 @@ def gated_activation_planes_backward(
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr,
 ):
+    """Compute dx for the tiles of one chunk, and store the sums of the chunk for each unit."""
     DROPOUT: tl.constexpr = seed_ptr is not None
     size = inner_vectors * VECTOR
     unit_blocks, inner_blocks = tl.cdiv(units, BLOCK_N), tl.cdiv(size, BLOCK_L)
@@ -128,17 +130,21 @@ def gated_activation_planes_backward(
     dbias = tl.zeros((BLOCK_N, BLOCK_L), tl.float32)
     dgate = tl.zeros((BLOCK_N, BLOCK_L), tl.float32)
     step = chunk.to(tl.int64)
-    while step < outers * inner_blocks:  # not range(): the interpreter of Triton 3.6 takes no tensors there
+    while step < outers * inner_blocks:  # not range(): the interpreter of Triton 3.6 takes no tensor there
         outer = step // inner_blocks
         first_inner = (step - outer * inner_blocks).to(tl.int32) * BLOCK_L
         inner = first_inner + tl.arange(0, BLOCK_L)
         inside = inside_units[:, None] & (inner < size)[None, :]
-        at = tl.multiple_of(outer * stride_dyb + unit.to(tl.int64) * stride_dyn, VECTOR)[:, None] + inner[None, :]
-        dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        dy_offsets = (
+            tl.multiple_of(outer * stride_dyb + unit.to(tl.int64) * stride_dyn, VECTOR)[:, None] + inner[None, :]
+        )
+        dy = tl.load(dy_ptr + dy_offsets, mask=inside, other=0.0).to(tl.float32)
         z = dy
         if x_ptr is not None:
-            at = tl.multiple_of(outer * stride_xb + unit.to(tl.int64) * stride_xn, VECTOR)[:, None] + inner[None, :]
-            z = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            x_offsets = (
+                tl.multiple_of(outer * stride_xb + unit.to(tl.int64) * stride_xn, VECTOR)[:, None] + inner[None, :]
+            )
+            z = tl.load(x_ptr + x_offsets, mask=inside, other=0.0).to(tl.float32)
             if bias_ptr is not None:
                 z += bias
         row = outer * units + unit
@@ -154,32 +160,44 @@ def gated_activation_planes_backward(
             ]
         dz, dgate_tile = backward_tile(dy, z, tile_gate, keep, keep_scale, ACTIVATION, GATE, DROPOUT)
         if dx_ptr is not None:
-            at = dx_ptr + (row * size)[:, None] + inner[None, :]
-            tl.store(at, dz.to(dx_ptr.dtype.element_ty), mask=inside)
+            dx_ptrs = dx_ptr + (row * size)[:, None] + inner[None, :]
+            tl.store(dx_ptrs, dz.to(dx_ptr.dtype.element_ty), mask=inside)
         if dbias_ptr is not None:
             dbias += tl.where(inside, dz, 0.0)
         if dgate_ptr is not None:
             dgate += tl.where(inside, dgate_tile, 0.0)
         step += chunks
-    dbias, dgate, at = tl.sum(dbias, 1), tl.sum(dgate, 1), chunk * units + unit
+    dbias, dgate, sum_offsets = tl.sum(dbias, 1), tl.sum(dgate, 1), chunk * units + unit
     store_sums(
-        dbias_ptr, dgate_ptr, dbias, dgate, gate_ptr, scale_ptr, s_max, at, unit, inside_units, COMPENSATION, FINAL
+        dbias_ptr,
+        dgate_ptr,
+        dbias,
+        dgate,
+        gate_ptr,
+        scale_ptr,
+        s_max,
+        sum_offsets,
+        unit,
+        inside_units,
+        COMPENSATION,
+        FINAL,
     )
 
 
 def blocks(units: int, inner: int, elements: int, element_size: int) -> tuple[int, int]:
-    """(BLOCK_N, BLOCK_L) of at most so many elements; few units leave longer planes to fill a tile."""
+    """(BLOCK_N, BLOCK_L) of a tile of at most `elements`; with few units, a tile takes longer parts of their planes."""
     most_units = triton.next_power_of_2(units)
     block_l = block(inner, max(SEGMENT_BYTES // element_size, elements // most_units))
     return min(most_units, elements // block_l), block_l
 
 
 def forward_blocks(units: int, inner: int, element_size: int) -> tuple[int, int]:
-    """(BLOCK_N, BLOCK_L)."""
+    """(BLOCK_N, BLOCK_L) of the forward kernel."""
     return blocks(units, inner, TILE_BYTES // element_size, element_size)
 
 
 def forward(x: Tiled, y: Tensor, epilogue: Epilogue, samples: int) -> None:
+    """Launch the kernel that fills `y`; `samples` is the number of samples if each has a task, else 1."""
     block_n, block_l = forward_blocks(x.units, x.inner, x.tensor.element_size())
     width = vector(x.inner, x.stride_outer, x.stride_units)
     grid = (x.outer * triton.cdiv(x.units, block_n) * triton.cdiv(x.inner, block_l),)
@@ -202,7 +220,7 @@ def forward(x: Tiled, y: Tensor, epilogue: Epilogue, samples: int) -> None:
 
 
 def backward_blocks(outer: int, units: int, inner: int, element_size: int, sums: bool) -> tuple[int, int, int]:
-    """(BLOCK_N, BLOCK_L, chunks)."""
+    """(BLOCK_N, BLOCK_L, chunks) of the backward kernel; `sums`: whether sums over rows and planes are needed."""
     block_n, block_l = blocks(units, inner, TILE_BYTES // 2 // element_size, element_size)
     steps = outer * triton.cdiv(inner, block_l)
     if not sums:
@@ -221,7 +239,7 @@ def backward(
     epilogue: Epilogue,
     samples: int,
 ) -> Sums:
-    """Launch, and return where the column sums lie."""
+    """Launch the kernel, and return the column sums."""
     wants_sums = dbias is not None or dgate is not None
     block_n, block_l, chunks = backward_blocks(dy.outer, dy.units, dy.inner, dy.tensor.element_size(), wants_sums)
     sums = Sums.of(dbias, dgate, chunks)
@@ -243,8 +261,8 @@ def backward(
             stride_dyn=dy.stride_units,
             stride_xb=stride_xb,
             stride_xn=stride_xn,
-            s_max=epilogue.s_max,
-            COMPENSATION=epilogue.compensation,
+            s_max=epilogue.gate.s_max,
+            COMPENSATION=epilogue.gate.compensation,
             FINAL=chunks == 1,
             VECTOR=width,
             BLOCK_N=block_n,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hat_kernels.activation import ACTIVATIONS
 from hat_kernels.dropout.api import dropout as drop
+from hat_kernels.gate.form import GateForm
 
 
 def gated_activation(
@@ -15,12 +16,10 @@ def gated_activation(
     *,
     activation: str,
     dropout: float,
-    gate: Tensor | None,
-    mask: Tensor | None,
-    task: Tensor | None,
+    gate: GateForm | None,
     unit_dim: int,
 ) -> Tensor:
-    """See `hat_kernels.gated_activation`; `gate` is the gate that is being learned."""
+    """See `hat_kernels.gated_activation`."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     h = x.to(dtype)
     if bias is not None:
@@ -28,22 +27,17 @@ def gated_activation(
     h = ACTIVATIONS[activation](h)
     h = drop(h, dropout)
     if gate is not None:
-        h = h * along(gate.to(dtype), x, unit_dim)
-    elif mask is not None:
-        a = along(mask.to(dtype), x, unit_dim) if task is None else per_sample(mask.to(dtype)[task], x, unit_dim)
-        h = torch.where(a == 0, 0.0, h * a)  # an off-unit that overflowed must not leave 0 * inf behind
+        a = along(gate.values().to(dtype), x, unit_dim)
+        h = h * a
+        if gate.mask is not None:
+            h = torch.where(a == 0, 0.0, h)  # exactly 0 also for an activation of inf: 0 * inf is NaN
     return h.to(x.dtype)
 
 
 def along(units: Tensor, x: Tensor, unit_dim: int) -> Tensor:
-    """View [N] so that it broadcasts along dimension `unit_dim` of x."""
+    """A view that broadcasts against x: [N] along dimension `unit_dim`, [B, N] along dimensions 0 and `unit_dim`."""
     shape = [1] * x.dim()
-    shape[unit_dim] = -1
-    return units.view(shape)
-
-
-def per_sample(units: Tensor, x: Tensor, unit_dim: int) -> Tensor:
-    """View [B, N] so that it broadcasts along dimensions 0 and `unit_dim` of x."""
-    shape = [1] * x.dim()
-    shape[0], shape[unit_dim] = units.shape
+    shape[unit_dim] = units.shape[-1]
+    if units.dim() == 2:
+        shape[0] = units.shape[0]
     return units.view(shape)

@@ -1,4 +1,4 @@
-"""Kernels for rows of units: x as [M, N], the units innermost."""
+"""Kernels for rows of units: x as [M, N], the units innermost; see `layout.py`."""
 
 # mypy: allow-untyped-defs
 
@@ -29,7 +29,7 @@ from hat_kernels.gated_activation.tile import (
 )
 
 OPTIONS = {"num_warps": 4}
-SEGMENT_BYTES = 512  # of one row: a warp's 128-bit loads
+SEGMENT_BYTES = 512  # bytes of a row in a tile: the 128-bit loads of a warp
 
 
 @triton.jit(do_not_specialize=["rows", "unit_vectors", "tasks", "stride_xm", "threshold"])
@@ -54,8 +54,9 @@ def gated_activation_rows_forward(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    """Compute one tile of y."""
     DROPOUT: tl.constexpr = seed_ptr is not None
-    units = unit_vectors * VECTOR  # a multiple that the compiler sees, for loads of VECTOR elements under a mask
+    units = unit_vectors * VECTOR  # tells the compiler that VECTOR divides this: it can load VECTOR at once
     unit_blocks = tl.cdiv(units, BLOCK_N)
     pid = tl.program_id(0)
     first_row = (pid // unit_blocks).to(tl.int64) * BLOCK_M
@@ -80,8 +81,8 @@ def gated_activation_rows_forward(
             tl.load(seed_ptr), row, first_unit // 4, tl.cdiv(units, 4), threshold, BLOCK_M, BLOCK_N // 4
         )
     y = forward_tile(z, gate, keep, keep_scale, ACTIVATION, GATE, DROPOUT)
-    at = y_ptr + (row * units)[:, None] + unit[None, :]
-    tl.store(at, y.to(y_ptr.dtype.element_ty), mask=inside)
+    y_ptrs = y_ptr + (row * units)[:, None] + unit[None, :]
+    tl.store(y_ptrs, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "unit_vectors", "tasks", "stride_dym", "stride_xm", "threshold"])
@@ -113,6 +114,7 @@ def gated_activation_rows_backward(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    """Compute dx for the tiles of one chunk, and store the sums of the chunk over its rows."""
     DROPOUT: tl.constexpr = seed_ptr is not None
     units = unit_vectors * VECTOR
     unit_blocks = tl.cdiv(units, BLOCK_N)
@@ -129,15 +131,15 @@ def gated_activation_rows_backward(
     dbias = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     dgate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     first_row = chunk.to(tl.int64) * BLOCK_M
-    while first_row < rows:  # not range(): the interpreter of Triton 3.6 takes no tensors there
+    while first_row < rows:  # not range(): the interpreter of Triton 3.6 takes no tensor there
         row = first_row + tl.arange(0, BLOCK_M)
         inside = (row < rows)[:, None] & inside_units[None, :]
-        at = tl.multiple_of(row * stride_dym, VECTOR)[:, None] + unit[None, :]
-        dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        dy_offsets = tl.multiple_of(row * stride_dym, VECTOR)[:, None] + unit[None, :]
+        dy = tl.load(dy_ptr + dy_offsets, mask=inside, other=0.0).to(tl.float32)
         z = dy
         if x_ptr is not None:
-            at = tl.multiple_of(row * stride_xm, VECTOR)[:, None] + unit[None, :]
-            z = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            x_offsets = tl.multiple_of(row * stride_xm, VECTOR)[:, None] + unit[None, :]
+            z = tl.load(x_ptr + x_offsets, mask=inside, other=0.0).to(tl.float32)
             if bias_ptr is not None:
                 z += bias
         keep = True
@@ -152,26 +154,38 @@ def gated_activation_rows_backward(
             )
         dz, dgate_tile = backward_tile(dy, z, tile_gate, keep, keep_scale, ACTIVATION, GATE, DROPOUT)
         if dx_ptr is not None:
-            at = dx_ptr + (row * units)[:, None] + unit[None, :]
-            tl.store(at, dz.to(dx_ptr.dtype.element_ty), mask=inside)
+            dx_ptrs = dx_ptr + (row * units)[:, None] + unit[None, :]
+            tl.store(dx_ptrs, dz.to(dx_ptr.dtype.element_ty), mask=inside)
         if dbias_ptr is not None:
             dbias += tl.where(inside, dz, 0.0)
         if dgate_ptr is not None:
             dgate += tl.where(inside, dgate_tile, 0.0)
         first_row += chunks.to(tl.int64) * BLOCK_M
-    dbias, dgate, at = tl.sum(dbias, 0), tl.sum(dgate, 0), chunk * units + unit
+    dbias, dgate, sum_offsets = tl.sum(dbias, 0), tl.sum(dgate, 0), chunk * units + unit
     store_sums(
-        dbias_ptr, dgate_ptr, dbias, dgate, gate_ptr, scale_ptr, s_max, at, unit, inside_units, COMPENSATION, FINAL
+        dbias_ptr,
+        dgate_ptr,
+        dbias,
+        dgate,
+        gate_ptr,
+        scale_ptr,
+        s_max,
+        sum_offsets,
+        unit,
+        inside_units,
+        COMPENSATION,
+        FINAL,
     )
 
 
 def forward_blocks(units: int, element_size: int) -> tuple[int, int]:
-    """(BLOCK_M, BLOCK_N)."""
+    """(BLOCK_M, BLOCK_N) of the forward kernel."""
     block_n = block(units, SEGMENT_BYTES // element_size)
     return TILE_BYTES // element_size // block_n, block_n
 
 
 def forward(x: Tiled, y: Tensor, epilogue: Epilogue, samples: int) -> None:
+    """Launch the kernel that fills `y`; `samples` is the number of samples if each has a task, else 1."""
     block_m, block_n = forward_blocks(x.units, x.tensor.element_size())
     width = vector(x.units, x.stride_outer)
     grid = (triton.cdiv(x.outer, block_m) * triton.cdiv(x.units, block_n),)
@@ -193,11 +207,11 @@ def forward(x: Tiled, y: Tensor, epilogue: Epilogue, samples: int) -> None:
 
 
 def backward_blocks(rows: int, units: int, element_size: int, sums: bool) -> tuple[int, int, int]:
-    """(BLOCK_M, BLOCK_N, chunks)."""
+    """(BLOCK_M, BLOCK_N, chunks) of the backward kernel; `sums`: whether sums over columns are needed."""
     if sums and rows <= SINGLE_PASS_ROWS:
         return 64, 32, 1
     block_n = block(units, SEGMENT_BYTES // element_size)
-    block_m = TILE_BYTES // 2 // element_size // block_n  # dy and x share the bytes in flight
+    block_m = TILE_BYTES // 2 // element_size // block_n  # dy and x are both read
     chunks = triton.cdiv(rows, block_m)
     if sums:
         chunks = min(chunks, MAX_CHUNKS, max(1, PROGRAMS // triton.cdiv(units, block_n)))
@@ -213,7 +227,7 @@ def backward(
     epilogue: Epilogue,
     samples: int,
 ) -> Sums:
-    """Launch, and return where the column sums lie."""
+    """Launch the kernel, and return the column sums."""
     wants_sums = dbias is not None or dgate is not None
     block_m, block_n, chunks = backward_blocks(dy.outer, dy.units, dy.tensor.element_size(), wants_sums)
     sums = Sums.of(dbias, dgate, chunks)
@@ -232,8 +246,8 @@ def backward(
             rows_per_sample=dy.outer // samples,
             stride_dym=dy.stride_outer,
             stride_xm=stride_xm,
-            s_max=epilogue.s_max,
-            COMPENSATION=epilogue.compensation,
+            s_max=epilogue.gate.s_max,
+            COMPENSATION=epilogue.gate.compensation,
             FINAL=chunks == 1,
             VECTOR=width,
             BLOCK_M=block_m,

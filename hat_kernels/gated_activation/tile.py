@@ -1,4 +1,14 @@
-"""What rows and planes share: one tile forward and backward, the unit vectors it needs, the column sums it leaves."""
+"""What the kernels for rows and for planes share: the computation of a tile, its gates, and sums over columns.
+
+The gradients of the bias and of the gate are sums over all rows. Programs run in any order, and a sum of floating-point
+numbers depends on the order. So the sums have two stages. The programs of a block of columns are numbered 0 to
+chunks - 1. Chunk c adds the tiles c, c + chunks, c + 2 chunks, ... and stores one partial sum for each column. Then
+`gated_activation_sums` adds the partial sums of each column, always in the same order.
+
+An example: x is [16384, 4096] in float32. A tile has 8 rows and 128 columns, so there are 2048 tiles under each other.
+128 chunks share them: chunk 0 adds the tiles 0, 128, 256, ..., 1920, which are 16 tiles or 128 rows. The partial sums
+are [128, 4096]. If there is only one chunk (FINAL), its sums are the results, and no second launch is needed.
+"""
 
 # mypy: allow-untyped-defs
 
@@ -29,7 +39,7 @@ def load_gate(gate_ptr, scale_ptr, unit, inside, GATE: tl.constexpr):
 
 @triton.jit
 def is_task(task, tasks):
-    """A sample of an unknown task gets NaN gates, not another task's mask or stray memory."""
+    """Whether a task id is in the range. Other ids get gates of NaN, not the mask of another task or foreign memory."""
     return (task >= 0) & (task < tasks)
 
 
@@ -47,21 +57,22 @@ def load_row_gates(
     rows_per_sample,
     BLOCK_M: tl.constexpr,
 ):
-    """[BLOCK_M, BLOCK_N] gates of the task of each row."""
+    """[BLOCK_M, BLOCK_N] the gates of the task of each row."""
     first_sample = first_row // rows_per_sample
-    rest = (first_row - first_sample * rows_per_sample).to(tl.int32)
-    sample = first_sample + (rest + tl.arange(0, BLOCK_M)) // rows_per_sample  # one int64 division a tile
+    row_in_sample = (first_row - first_sample * rows_per_sample).to(tl.int32)
+    sample = (
+        first_sample + (row_in_sample + tl.arange(0, BLOCK_M)) // rows_per_sample
+    )  # only the first row of the tile needs a division in 64 bits
     task = tl.load(task_ptr + sample, mask=row < rows, other=0)
-    at = gate_ptr + (task * units)[:, None] + unit[None, :]
-    return tl.load(at, mask=inside & is_task(task, tasks)[:, None], other=float("nan"))
+    gate_ptrs = gate_ptr + (task * units)[:, None] + unit[None, :]
+    return tl.load(gate_ptrs, mask=inside & is_task(task, tasks)[:, None], other=float("nan"))
 
 
 @triton.jit
 def load_plane_gates(gate_ptr, task_ptr, outer, outer_per_sample, unit, inside_units, units, tasks):
-    """[BLOCK_N] gates of the task of this sample."""
-    task = tl.load(task_ptr + outer // outer_per_sample) + tl.zeros_like(
-        unit
-    )  # interpreted, masks mix with blocks only
+    """[BLOCK_N] the gates of the task of a sample."""
+    # A block of equal ids: the interpreter does not combine a scalar mask with a block.
+    task = tl.load(task_ptr + outer // outer_per_sample) + tl.zeros_like(unit)
     return tl.load(gate_ptr + task * units + unit, mask=inside_units & is_task(task, tasks), other=float("nan"))
 
 
@@ -90,7 +101,7 @@ def forward_tile(z, gate, keep, keep_scale, ACTIVATION: tl.constexpr, GATE: tl.c
 
 @triton.jit
 def backward_tile(dy, z, gate, keep, keep_scale, ACTIVATION: tl.constexpr, GATE: tl.constexpr, DROPOUT: tl.constexpr):
-    """(dz, what each element adds to the gradient of its gate)."""
+    """(dz, dgate): the gradient of z, and the share of each element in the gradient of its gate."""
     dgate = dy * dropped(activate(z, ACTIVATION), keep, keep_scale, DROPOUT)
     dz = activate_backward(z, dropped(gated(dy, gate, GATE), keep, keep_scale, DROPOUT), ACTIVATION)
     if (GATE == "mask") | (GATE == "task"):
@@ -107,20 +118,20 @@ def store_sums(
     gate_ptr,
     scale_ptr,
     s_max,
-    at,
+    offsets,
     unit,
     inside,
     COMPENSATION: tl.constexpr,
     FINAL: tl.constexpr,
 ):
-    """Store a chunk's sums at `at`; if FINAL they are whole, and dgate becomes the embedding's gradient."""
+    """Store the sums of a chunk. With FINAL they are complete, and dgate becomes the gradient of the embedding."""
     if dbias_ptr is not None:
-        tl.store(dbias_ptr + at, dbias.to(dbias_ptr.dtype.element_ty), mask=inside)
+        tl.store(dbias_ptr + offsets, dbias.to(dbias_ptr.dtype.element_ty), mask=inside)
     if dgate_ptr is not None:
         if FINAL:
             embedding = tl.load(gate_ptr + unit, mask=inside, other=0.0)
             dgate = gate_gradient(dgate, embedding, tl.load(scale_ptr), s_max, COMPENSATION)
-        tl.store(dgate_ptr + at, dgate, mask=inside)
+        tl.store(dgate_ptr + offsets, dgate, mask=inside)
 
 
 @triton.jit(do_not_specialize=["chunks", "units"])
@@ -138,7 +149,7 @@ def gated_activation_sums(
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Add the partial sums, always in the same order."""
+    """Add the partial sums of each column, always in the same order."""
     unit = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside_units = unit < units
     dbias = tl.zeros((BLOCK_K, BLOCK_N), tl.float32)
@@ -146,12 +157,14 @@ def gated_activation_sums(
     first = 0
     while first < chunks:
         chunk = first + tl.arange(0, BLOCK_K)
-        at = chunk[:, None] * units + unit[None, :]  # 1024 chunks at most: int32 up to two million units
+        offsets = (
+            chunk[:, None] * units + unit[None, :]
+        )  # in 32 bits: offsets most 1024 chunks, and up to two million units
         inside = (chunk < chunks)[:, None] & inside_units[None, :]
         if dbias_ptr is not None:
-            dbias += tl.load(dbias_partial_ptr + at, mask=inside, other=0.0)
+            dbias += tl.load(dbias_partial_ptr + offsets, mask=inside, other=0.0)
         if dgate_ptr is not None:
-            dgate += tl.load(dgate_partial_ptr + at, mask=inside, other=0.0)
+            dgate += tl.load(dgate_partial_ptr + offsets, mask=inside, other=0.0)
         first += BLOCK_K
     store_sums(
         dbias_ptr,

@@ -1,4 +1,4 @@
-"""Bias, activation, dropout and gate in one pass forward and one backward; kernels in `rows.py` and `planes.py`."""
+"""Launch and registration of the kernels of `rows.py` and `planes.py`: one pass forward, and one backward."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 import triton
 from torch import Tensor
 
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation import planes, rows
-from hat_kernels.gated_activation.configurations import CONFIGURATIONS as CONFIGURATIONS
 from hat_kernels.gated_activation.epilogue import Epilogue, Sums
 from hat_kernels.gated_activation.layout import allocate, memory_order, tiled
 from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums
@@ -19,22 +19,23 @@ from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activati
 def gated_activation(
     x: Tensor,
     bias: Tensor | None,
+    seed: Tensor | None,
     embedding: Tensor | None,
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    seed: Tensor | None,
-    activation: str,
-    dropout: float,
     s_max: float,
     compensation: str,
+    activation: str,
+    dropout: float,
     unit_dim: int,
 ) -> Tensor:
-    """See `hat_kernels.gated_activation`; `seed` [1] int64 wherever `dropout` is not 0."""
+    """See `hat_kernels.gated_activation`; `seed` is [1] int64 if `dropout` is not 0."""
     order = memory_order(x, task is not None)
     y = allocate(x, order)
     if x.numel():
-        epilogue = Epilogue.of(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+        gate = GateForm(embedding, scale, mask, task, s_max, compensation)
+        epilogue = Epilogue.of(bias, seed, gate, activation, dropout)
         view = tiled(x, order, unit_dim)
         (rows if view.inner == 1 else planes).forward(view, y, epilogue, x.shape[0] if task is not None else 1)
     return y
@@ -45,21 +46,21 @@ def gated_activation_backward(
     dy: Tensor,
     x: Tensor | None,
     bias: Tensor | None,
+    seed: Tensor | None,
     embedding: Tensor | None,
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    seed: Tensor | None,
-    activation: str,
-    dropout: float,
     s_max: float,
     compensation: str,
+    activation: str,
+    dropout: float,
     unit_dim: int,
     needs_x: bool,
     needs_bias: bool,
     needs_embedding: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx, dbias, dembedding), each empty unless needed; `x` is None where it shapes none of them."""
+    """(dx, dbias, dembedding), each empty unless needed; `x` may be None if no result depends on it."""
     like = dy if x is None else x
     order = memory_order(like, task is not None)
     results = _results(like, order, bias, embedding, needs_x, needs_bias, needs_embedding)
@@ -67,7 +68,8 @@ def gated_activation_backward(
         for result in results:
             result.zero_()
         return results
-    epilogue = Epilogue.of(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+    gate = GateForm(embedding, scale, mask, task, s_max, compensation)
+    epilogue = Epilogue.of(bias, seed, gate, activation, dropout)
     dx, dbias, dgate = (
         result if needed else None
         for result, needed in zip(results, (needs_x, needs_bias, needs_embedding), strict=True)
@@ -116,12 +118,12 @@ def add_sums(sums: Sums, epilogue: Epilogue, units: int) -> None:
             dgate_partial_ptr=sums.dgate_partial,
             dbias_ptr=sums.dbias,
             dgate_ptr=sums.dgate,
-            gate_ptr=epilogue.gate if sums.dgate is not None else None,
-            scale_ptr=epilogue.scale if sums.dgate is not None else None,
+            gate_ptr=epilogue.gate.embedding if sums.dgate is not None else None,
+            scale_ptr=epilogue.gate.scale if sums.dgate is not None else None,
             chunks=sums.chunks,
             units=units,
-            s_max=epilogue.s_max,
-            COMPENSATION=epilogue.compensation,
+            s_max=epilogue.gate.s_max,
+            COMPENSATION=epilogue.gate.compensation,
             **SUMS,
             **SUMS_OPTIONS,
             enable_fp_fusion=True,
@@ -129,7 +131,9 @@ def add_sums(sums: Sums, epilogue: Epilogue, units: int) -> None:
 
 
 @gated_activation.register_fake
-def _(x: Tensor, bias: Any, embedding: Any, scale: Any, mask: Any, task: Tensor | None, *rest: Any) -> Tensor:
+def _(
+    x: Tensor, bias: Any, seed: Any, embedding: Any, scale: Any, mask: Any, task: Tensor | None, *options: Any
+) -> Tensor:
     return allocate(x, memory_order(x, task is not None))
 
 
@@ -138,31 +142,36 @@ def _(
     dy: Tensor,
     x: Tensor | None,
     bias: Tensor | None,
+    seed: Tensor | None,
     embedding: Tensor | None,
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    *rest: Any,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     like = dy if x is None else x
-    return _results(like, memory_order(like, task is not None), bias, embedding, *rest[-3:])
+    return _results(like, memory_order(like, task is not None), bias, embedding, *options[-3:])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, bias, embedding, scale, mask, task, seed, *ctx.options = inputs
-    reads_x = ctx.options[0] != "identity" or seed is not None or ctx.needs_input_grad[2]
-    ctx.save_for_backward(x if reads_x else None, bias, embedding, scale, mask, task, seed)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, bias, seed, *gate, activation, dropout, unit_dim = inputs
+    *gate_tensors, s_max, compensation = gate
+    ctx.options = s_max, compensation, activation, dropout, unit_dim
+    reads_x = activation != "identity" or seed is not None or ctx.needs_input_grad[3]
+    ctx.save_for_backward(x if reads_x else None, bias, seed, *gate_tensors)
 
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    needs = ctx.needs_input_grad[:3]
+    needs_x, needs_bias, _, needs_embedding, *_ = ctx.needs_input_grad
+    needs = (needs_x, needs_bias, needs_embedding)
     results = gated_activation_backward(dy, *ctx.saved_tensors, *ctx.options, *needs)
-    return *(result if needed else None for result, needed in zip(results, needs, strict=True)), *[None] * 9
+    dx, dbias, dembedding = (result if needed else None for result, needed in zip(results, needs, strict=True))
+    return dx, dbias, None, dembedding, *[None] * 8
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> None:
     raise RuntimeError("gated_activation: differentiable once, got a second backward")
 
 
-gated_activation.register_autograd(_backward, setup_context=_save)
+gated_activation.register_autograd(_backward, setup_context=_setup_context)
 gated_activation_backward.register_autograd(_refuse)

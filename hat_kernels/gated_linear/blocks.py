@@ -1,18 +1,18 @@
-"""How a matmul may be cut into tiles: a short list of blocks for each pass."""
+"""How a matmul is cut into tiles: a short list of blocks for each pass."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 
-class Block(NamedTuple):
-    """How a product [m, n] is cut into tiles.
+class MatmulBlock(NamedTuple):
+    """The tile of a matrix product, and how its kernel is launched.
 
     Attributes:
-        m, n: of a tile.
-        bytes: of one step along the inner dimension.
-        warps, stages: as launched.
-        persistent: as many programs as run at once, each through several tiles.
+        m, n: the rows and columns of a tile.
+        bytes: how many bytes of a row one step along the inner dimension reads.
+        warps, stages: the launch options `num_warps` and `num_stages`.
+        persistent: only as many programs are launched as run at once, and each computes several tiles.
     """
 
     m: int
@@ -23,34 +23,34 @@ class Block(NamedTuple):
     persistent: bool = False
 
     def depth(self, element_size: int) -> int:
-        """The elements of one step."""
+        """How many elements of a row one step reads."""
         return self.bytes // element_size
 
     @property
     def parts(self) -> int:
-        """The parts in which an epilogue goes through the columns: 64 of them keep a thread's registers."""
+        """The epilogue computes its columns in this many parts, of 64 columns each: more need too many registers."""
         return max(1, self.n // 64)
 
     @property
     def shared_bytes(self) -> int:
-        """What the stages of both operands take."""
+        """The shared memory that the stages of both operands take."""
         return (self.m + self.n) * self.bytes * self.stages
 
     def stages_on(self, *, amd: bool) -> int:
-        """AMD's shared memory, 64 KiB, holds two stages of any block here."""
+        """The stages on a GPU. The shared memory of AMD, 64 KiB, holds two stages of any block in this file."""
         return min(self.stages, 2) if amd else self.stages
 
 
 _BLOCKS = {
-    "narrow": Block(64, 32, 128, 4, 4),
-    "square": Block(128, 128, 128, 8, 3),
-    "wide": Block(128, 256, 128, 8, 3),
+    "narrow": MatmulBlock(64, 32, 128, 4, 4),
+    "square": MatmulBlock(128, 128, 128, 8, 3),
+    "wide": MatmulBlock(128, 256, 128, 8, 3),
 }
-PLAIN = Block(64, 64, 64, 4, 3)  # float32 without tensor cores, where the inner loop is unrolled
+PLAIN = MatmulBlock(64, 64, 64, 4, 3)  # for float32 without tensor cores: there the compiler unrolls the inner loop
 
-BLOCKS: dict[str, dict[str, Block]] = {
+BLOCKS: dict[str, dict[str, MatmulBlock]] = {
     "forward": _BLOCKS | {"wide": _BLOCKS["wide"]._replace(persistent=True)},
-    # The prologue holds a step of dy and z in registers: half the step, and of the widest half the tile.
+    # The prologue holds one step of dy and z in registers. So a step is half as long, and the widest tile half as high.
     "dx": {
         "narrow": _BLOCKS["narrow"],
         "square": _BLOCKS["square"]._replace(bytes=64, stages=4),
@@ -59,9 +59,9 @@ BLOCKS: dict[str, dict[str, Block]] = {
     "dw": _BLOCKS,
     "update": _BLOCKS,
 }
-"""By pass and name, the smallest first."""
+"""The blocks by pass and name, the smallest first."""
 
 
-def blocks_of(purpose: str, kind: str) -> dict[str, Block]:
-    """What can run a pass in an arithmetic, by name."""
+def blocks_of(purpose: str, kind: str) -> dict[str, MatmulBlock]:
+    """The blocks that can compute a pass in an arithmetic, by name."""
     return {"plain": PLAIN} if kind == "fp32" else BLOCKS[purpose]

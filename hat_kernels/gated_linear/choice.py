@@ -1,7 +1,12 @@
-"""Which kernel runs a matmul: blocks of a short list, or the library's own, as measured on each GPU.
+"""Which kernel computes a matmul: a block of our list, or the library of the vendor, as measured on each GPU.
 
-`measured/<gpu>.json` holds, for a pass, an arithmetic and a class of shapes, the name of the fastest block or "vendor".
-A class is M, N and K, each rounded up to a power of two. What was not measured is left to the vendor.
+`measured/<gpu>.json` has an entry for each pass, arithmetic and class of shapes that was measured: the name of the
+fastest block, or "vendor". The class of a shape is M, N and K, each rounded up to a power of two. An example:
+
+    "forward bf16 64x2048x1024": "wide"
+
+says that on this GPU the forward pass of a layer from 784 to 2000 units, with batch size 64 in bfloat16, is fastest
+with the block "wide". The vendor computes all shapes without an entry.
 """
 
 from __future__ import annotations
@@ -15,17 +20,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hat_kernels.gated_linear.blocks import Block, blocks_of
+from hat_kernels.gated_linear.blocks import MatmulBlock, blocks_of
 
 FOLDER = Path(__file__).parent / "measured"
 PASSES = ("forward", "dx", "dw", "update")
 KINDS = ("fp32", "tf32", "bf16", "fp16")
 VENDOR = "vendor"
 _PLENTY = 1 << 20
-MULTIPROCESSORS = 108  # of an A100: with fewer tiles than that, smaller ones are worth more than reuse
+MULTIPROCESSORS = 108  # of an A100; if a block makes fewer tiles, a smaller block is better
 
 Key = tuple[str, str, str]
-Table = Mapping[Key, str]
+Choices = Mapping[Key, str]
 
 
 def shape_class(m: int, n: int, k: int) -> str:
@@ -33,49 +38,51 @@ def shape_class(m: int, n: int, k: int) -> str:
     return "x".join(str(1 << max(size - 1, 0).bit_length()) for size in (m, n, k))
 
 
-def choose(purpose: str, kind: str, m: int, n: int, k: int, device: torch.device, *, forced: bool) -> Block | None:
-    """The block of a pass for x [m, k] and a weight [n, k]; None: the vendor's matmul.
+def choose(
+    purpose: str, kind: str, m: int, n: int, k: int, device: torch.device, *, forced: bool
+) -> MatmulBlock | None:
+    """The block of a pass for x [m, k] and a weight [n, k], or None for the matmul of the vendor.
 
     Args:
-        purpose: of `PASSES`.
-        kind: of `KINDS`.
-        m, n, k: sizes of the layer, whichever pass it is.
-        device: where.
-        forced: never None.
+        purpose: the pass, one of `PASSES`.
+        kind: the arithmetic, one of `KINDS`.
+        m, n, k: the sizes of the layer, the same for each pass.
+        device: the device of the tensors.
+        forced: choose a block even if the vendor is faster or nothing was measured.
     """
     name = table(gpu_of(device)).get((purpose, kind, shape_class(m, n, k)), VENDOR)
-    known = blocks_of(purpose, kind)
-    if name in known:
-        return known[name]
-    return _fitting(purpose, known, m, n, k, _shared_bytes(device)) if forced else None
+    blocks = blocks_of(purpose, kind)
+    if name in blocks:
+        return blocks[name]
+    return _fitting(purpose, blocks, m, n, k, _shared_bytes(device)) if forced else None
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether any pass of a layer, `x` [..., K] and `weight` [N, K], is not the vendor's.
+    """Whether a block computes at least one pass of a layer, `x` [..., K] and `weight` [N, K].
 
-    A layer whose passes all are is better off without an operator of its own. But a trace knows neither shapes nor
-    files, and the operator asks again.
+    If the vendor computes all passes, the operator of this package only adds cost. While `torch.compile` traces, the
+    answer is always True: sizes are not known then, and the operator asks again when it runs.
     """
     if torch.compiler.is_compiling():
         return True
-    known = table(gpu_of(x.device))
-    if not known:
+    entries = table(gpu_of(x.device))
+    if not entries:
         return False
     shape = shape_class(x.shape[:-1].numel(), *weight.shape)
-    return any(known.get((purpose, kind, shape), VENDOR) != VENDOR for purpose in PASSES for kind in KINDS)
+    return any(entries.get((purpose, kind, shape), VENDOR) != VENDOR for purpose in PASSES for kind in KINDS)
 
 
-def _fitting(purpose: str, known: dict[str, Block], m: int, n: int, k: int, shared_bytes: int) -> Block:
-    """The largest block that gives every multiprocessor a tile and finds room there."""
+def _fitting(purpose: str, blocks: dict[str, MatmulBlock], m: int, n: int, k: int, shared_bytes: int) -> MatmulBlock:
+    """The largest block with a tile for each multiprocessor, among those that fit into shared memory."""
     height, width = {"forward": (m, n), "dx": (m, k)}.get(purpose, (n, k))
-    blocks = [b for b in known.values() if b.shared_bytes <= shared_bytes]
-    fitting = [b for b in blocks if -(-height // b.m) * -(-width // b.n) >= MULTIPROCESSORS]
-    return fitting[-1] if fitting else blocks[0]
+    small_enough = [b for b in blocks.values() if b.shared_bytes <= shared_bytes]
+    fitting = [b for b in small_enough if -(-height // b.m) * -(-width // b.n) >= MULTIPROCESSORS]
+    return fitting[-1] if fitting else small_enough[0]
 
 
 @cache
 def _shared_bytes(device: torch.device) -> int:
-    """Of a multiprocessor for one program; AMD's blocks have as few stages as fit."""
+    """The shared memory that one program may use. On AMD every block fits, because the number of stages is reduced."""
     if device.type == "cpu" or torch.version.hip:
         return _PLENTY
     properties = torch.cuda.get_device_properties(device)
@@ -84,7 +91,7 @@ def _shared_bytes(device: torch.device) -> int:
 
 @cache
 def gpu_of(device: torch.device) -> str:
-    """The name of a table; empty on a CPU."""
+    """The name of the table of a GPU; empty on a CPU."""
     return file_name(torch.cuda.get_device_name(device)) if device.type == "cuda" else ""
 
 
@@ -93,38 +100,38 @@ def file_name(gpu: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in gpu.lower()).split())
 
 
-def table(gpu: str) -> Table:
-    """What was measured on a GPU; nothing where nothing was."""
-    return _stored(gpu) if _Instead.entries is None else _Instead.entries
+def table(gpu: str) -> Choices:
+    """The measured choices of a GPU; empty if nothing was measured."""
+    return _stored(gpu) if _Replaced.entries is None else _Replaced.entries
 
 
 @contextlib.contextmanager
-def measuring(entries: Table) -> Iterator[None]:
-    """Inside the block these are all choices, on any device, for who measures them."""
-    before, _Instead.entries = _Instead.entries, entries
+def measuring(entries: Choices) -> Iterator[None]:
+    """Inside the block, `entries` are the choices of every device. A benchmark uses it to measure each block."""
+    before, _Replaced.entries = _Replaced.entries, entries
     try:
         yield
     finally:
-        _Instead.entries = before
+        _Replaced.entries = before
 
 
-class _Instead:
-    """Of the whole process, as the backend is."""
+class _Replaced:
+    """The entries of `measuring`, for the whole process, as with the backend."""
 
-    entries: Table | None = None
+    entries: Choices | None = None
 
 
 @cache
-def _stored(gpu: str) -> Table:
+def _stored(gpu: str) -> Choices:
     path = FOLDER / f"{gpu}.json"
     return read(path) if gpu and path.exists() else {}
 
 
-def read(path: Path) -> Table:
-    """A table that `write` wrote.
+def read(path: Path) -> Choices:
+    """Read a table that `write` wrote.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: the file cannot be read, or holds something else.
     """
     try:
         entries = json.loads(path.read_text())
@@ -132,19 +139,19 @@ def read(path: Path) -> Table:
         raise ValueError(f"{path}: expected a table of choices, got {error}") from error
     if not isinstance(entries, dict):
         raise ValueError(f"{path}: expected a table of choices, got a {type(entries).__name__}")
-    found: dict[Key, str] = {}
+    names: dict[Key, str] = {}
     for text, name in entries.items():
         key = _key(text)
-        known = [] if key is None else [VENDOR, *blocks_of(*key[:2])]
-        if key is None or name not in known:
-            wanted = f"one of {known}" if key else "'<pass> <kind> <M>x<N>x<K>'"
-            raise ValueError(f"{path}: expected {wanted}, got {text!r}: {name!r}")
-        found[key] = name
-    return found
+        allowed = [] if key is None else [VENDOR, *blocks_of(*key[:2])]
+        if key is None or name not in allowed:
+            expected = f"one of {allowed}" if key else "'<pass> <kind> <M>x<N>x<K>'"
+            raise ValueError(f"{path}: expected {expected}, got {text!r}: {name!r}")
+        names[key] = name
+    return names
 
 
-def write(path: Path, entries: Table) -> None:
-    """Put a table in a file that `read` understands."""
+def write(path: Path, entries: Choices) -> None:
+    """Write a table to a file for `read`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = {" ".join(key): name for key, name in sorted(entries.items())}
     path.write_text(json.dumps(lines, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""`dropout(activation(x W^T + bias)) * gate` in the epilogue of the matmul."""
+"""The forward kernel: a matmul whose epilogue computes `dropout(activation(z)) * gate` of `z = x W^T + bias`."""
 
 # mypy: allow-untyped-defs
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from hat_kernels.device import dropout_keep
 from hat_kernels.gated_activation.epilogue import Epilogue
 from hat_kernels.gated_activation.tile import forward_tile, load_bias, load_gate, load_row_gates
-from hat_kernels.gated_linear.blocks import Block
+from hat_kernels.gated_linear.blocks import MatmulBlock
 from hat_kernels.gated_linear.matmul import constants, indices, matrix, parts_of, programs, tile_of
 
 
@@ -37,17 +37,17 @@ def _linear_tile(
 ):
     """[BLOCK_M, BLOCK_N] of x W^T."""
     k = tl.arange(0, BLOCK_K)
-    x_at = matrix(x_ptr, row, k, stride_xm, stride_xk)
-    weight_at = matrix(weight_ptr, k, unit, stride_wk, stride_wn)
+    x_ptrs = matrix(x_ptr, row, k, stride_xm, stride_xk)
+    weight_ptrs = matrix(weight_ptr, k, unit, stride_wk, stride_wn)
     inside_rows, inside_units = (row < rows)[:, None], (unit < units)[None, :]
     product = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(0, tl.cdiv(depth, BLOCK_K) if STEPS is None else STEPS):
         inside = k < depth - step * BLOCK_K
-        x = tl.load(x_at, mask=inside_rows & inside[None, :], other=0.0)
-        weight = tl.load(weight_at, mask=inside[:, None] & inside_units, other=0.0)
+        x = tl.load(x_ptrs, mask=inside_rows & inside[None, :], other=0.0)
+        weight = tl.load(weight_ptrs, mask=inside[:, None] & inside_units, other=0.0)
         product = tl.dot(x, weight, product, input_precision=PRECISION)
-        x_at += BLOCK_K * stride_xk
-        weight_at += BLOCK_K * stride_wk
+        x_ptrs += BLOCK_K * stride_xk
+        weight_ptrs += BLOCK_K * stride_wk
     return product
 
 
@@ -84,6 +84,7 @@ def _gated_linear_tile(
     BLOCK_K: tl.constexpr,
     PARTS: tl.constexpr,
 ):
+    """Compute a tile of y, and of z if `z_ptr` is given."""
     DROPOUT: tl.constexpr = seed_ptr is not None
     WIDTH: tl.constexpr = BLOCK_N // PARTS
     row = indices(tile_m, BLOCK_M)
@@ -97,11 +98,11 @@ def _gated_linear_tile(
         unit = indices(tile_n * PARTS + part, WIDTH)
         inside_units = unit < units
         inside = (row < rows)[:, None] & inside_units[None, :]
-        at = (row * units)[:, None] + unit[None, :]
+        offsets = (row * units)[:, None] + unit[None, :]
         if bias_ptr is not None:
             z += load_bias(bias_ptr, unit, inside_units)[None, :]
         if z_ptr is not None:
-            tl.store(z_ptr + at, z.to(z_ptr.dtype.element_ty), mask=inside)
+            tl.store(z_ptr + offsets, z.to(z_ptr.dtype.element_ty), mask=inside)
         gate = 1.0
         if GATE == "task":
             first_row = tile_m.to(tl.int64) * BLOCK_M
@@ -115,7 +116,7 @@ def _gated_linear_tile(
             first_quad = (tile_n * PARTS + part) * (WIDTH // 4)
             keep = dropout_keep(tl.load(seed_ptr), row, first_quad, tl.cdiv(units, 4), threshold, BLOCK_M, WIDTH // 4)
         y = forward_tile(z, gate, keep, keep_scale, ACTIVATION, GATE, DROPOUT)
-        tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=inside)
+        tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "tasks", "threshold"])
@@ -151,6 +152,7 @@ def gated_linear_forward(
     BLOCK_K: tl.constexpr,
     PARTS: tl.constexpr,
 ):
+    """One tile for each program, or with PERSISTENT every num_programs-th tile."""
     tiles_m, tiles_n = tl.cdiv(rows, BLOCK_M), tl.cdiv(units, BLOCK_N)
     program = tl.program_id(0)
     if PERSISTENT:
@@ -171,8 +173,10 @@ def gated_linear_forward(
         )  # fmt: skip
 
 
-def forward(x: Tensor, weight: Tensor, y: Tensor, z: Tensor | None, epilogue: Epilogue, samples: int, block: Block):
-    """Fill `y` [M, N], and `z` with what the backward pass needs; `x` [M, K], `weight` [N, K], of any strides."""
+def forward(
+    x: Tensor, weight: Tensor, y: Tensor, z: Tensor | None, epilogue: Epilogue, samples: int, block: MatmulBlock
+):
+    """Fill `y` [M, N], and `z` [M, N] if given; `x` is [M, K] and `weight` [N, K], both of any strides."""
     (rows, depth), units = x.shape, weight.shape[0]
     with torch.cuda.device_of(y):
         gated_linear_forward[programs(block, rows, units, x.device)](

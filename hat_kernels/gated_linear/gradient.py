@@ -1,26 +1,26 @@
-"""The gradient of the weight where it may move, or the step of SGD that it leads to, in the epilogue of the matmul."""
+"""The kernel for the gradient of the weight. Its epilogue can make the step of SGD instead of storing the gradient."""
 
 # mypy: allow-untyped-defs
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.gated_linear.blocks import Block
+from hat_kernels.device import rate_of
+from hat_kernels.gated_linear.blocks import MatmulBlock
 from hat_kernels.gated_linear.matmul import constants, indices, matrix, parts_of, programs, tile_of
 from hat_kernels.lock import Lock, contiguous
 from hat_kernels.operands import number_or_scalar
+from hat_kernels.sgd_update.options import SGDOptions
 from hat_kernels.tile import bounded, mended
 
 
 @triton.jit
 def _free(free_ptr, index, count, repeat, BLOCK: tl.constexpr):
-    """[BLOCK] the free units along a tile; 0 where the lock names none."""
+    """[BLOCK] the free units along one side of a tile; 0 if the lock has none along this side."""
     free = tl.zeros((BLOCK,), tl.float32)
     if free_ptr is not None:
         free = tl.load(free_ptr + index // repeat, mask=index < count, other=0.0)
@@ -40,7 +40,7 @@ def _moved(
     DECAY: tl.constexpr,
     MEND: tl.constexpr,
 ):
-    """The weight after a step, as `hat_kernels.sgd_update_` makes it."""
+    """The weight after the step of `hat_kernels.sgd_update_` without momentum."""
     if MEND:
         gradient = mended(gradient)
     step = gradient * sign
@@ -94,10 +94,10 @@ def gated_linear_gradient(
     BLOCK_K: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Tiles [BLOCK_M, BLOCK_N] of a matrix [units, depth], over the rows of dz and x in steps of BLOCK_K.
+    """One tile [BLOCK_M, BLOCK_N] of a matrix [units, depth]; the sum over the rows of dz and x has steps of BLOCK_K.
 
-    Without UPDATE `out` becomes `rate * dz^T x`, with it `out -= lr * rate * (dz^T x + weight_decay * out)`. The rate
-    is 0 where the frozen rows and columns meet. A tile that may not move reads its free units and nothing else.
+    Without UPDATE, `out = rate * dz^T x`. With UPDATE, `out -= lr * rate * (dz^T x + weight_decay * out)`. The rate is
+    0 in the frozen block. A tile with rate 0 everywhere reads its free units and nothing else.
     """
     LOCKED: tl.constexpr = (free_rows_ptr is not None) or (free_columns_ptr is not None)
     WIDTH: tl.constexpr = BLOCK_N // PARTS
@@ -112,57 +112,54 @@ def gated_linear_gradient(
     if moves:
         inside_columns = (column < depth)[None, :]
         k = tl.arange(0, BLOCK_K)
-        dz_at = matrix(dz_ptr, unit, k, stride_dzn, stride_dzm)
-        x_at = matrix(x_ptr, k, column, stride_xm, stride_xk)
+        dz_ptrs = matrix(dz_ptr, unit, k, stride_dzn, stride_dzm)
+        x_ptrs = matrix(x_ptr, k, column, stride_xm, stride_xk)
         product = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for step in range(0, tl.cdiv(rows, BLOCK_K) if STEPS is None else STEPS):
             inside_rows = k < rows - step * BLOCK_K
-            dz = tl.load(dz_at, mask=inside_units & inside_rows[None, :], other=0.0)
-            x = tl.load(x_at, mask=inside_rows[:, None] & inside_columns, other=0.0)
+            dz = tl.load(dz_ptrs, mask=inside_units & inside_rows[None, :], other=0.0)
+            x = tl.load(x_ptrs, mask=inside_rows[:, None] & inside_columns, other=0.0)
             product = tl.dot(dz, x, product, input_precision=PRECISION)
-            dz_at += BLOCK_K * stride_dzm
-            x_at += BLOCK_K * stride_xm
+            dz_ptrs += BLOCK_K * stride_dzm
+            x_ptrs += BLOCK_K * stride_xm
         parts = parts_of(product, BLOCK_M, BLOCK_N, PARTS)
         for part in tl.static_range(PARTS):
             gradient = parts[part]
-            near = indices(tile_n * PARTS + part, WIDTH)
-            near_at = matrix(out_ptr, unit, near, stride_on, stride_ok)
-            near_inside = inside_units & (near < depth)[None, :]
+            part_column = indices(tile_n * PARTS + part, WIDTH)
+            out_ptrs = matrix(out_ptr, unit, part_column, stride_on, stride_ok)
+            inside_part = inside_units & (part_column < depth)[None, :]
             rate = 1.0
             if LOCKED:
-                rate = tl.maximum(
+                rate = rate_of(
                     _free(free_rows_ptr, unit, units, row_repeat, BLOCK_M)[:, None],
-                    _free(free_columns_ptr, near, depth, column_repeat, WIDTH)[None, :],
+                    _free(free_columns_ptr, part_column, depth, column_repeat, WIDTH)[None, :],
                 )
             if UPDATE:
-                weight = tl.load(near_at, mask=near_inside, other=0.0)
+                weight = tl.load(out_ptrs, mask=inside_part, other=0.0)
                 gradient = _moved(weight, gradient, rate, lr_ptr, lr, sign, weight_decay, LOCKED, DECAY, MEND)
             else:
                 if LOCKED:
                     gradient = tl.where(rate == 0, 0.0, rate * gradient)
-                frozen = (unit < frozen_rows)[:, None] & (near < frozen_columns)[None, :]
+                frozen = (unit < frozen_rows)[:, None] & (part_column < frozen_columns)[None, :]
                 gradient = tl.where(frozen, 0.0, gradient)
-            tl.store(near_at, gradient.to(out_ptr.dtype.element_ty), mask=near_inside)
+            tl.store(out_ptrs, gradient.to(out_ptr.dtype.element_ty), mask=inside_part)
     else:
         if not UPDATE:
-            at = matrix(out_ptr, unit, column, stride_on, stride_ok)
+            zero_ptrs = matrix(out_ptr, unit, column, stride_on, stride_ok)
             inside = inside_units & (column < depth)[None, :]
-            tl.store(at, tl.zeros((BLOCK_M, BLOCK_N), out_ptr.dtype.element_ty), mask=inside)
-
-
-class Step(NamedTuple):
-    """What SGD makes of a gradient."""
-
-    lr: float | Tensor
-    weight_decay: float
-    maximize: bool
-    mend: bool
+            tl.store(zero_ptrs, tl.zeros((BLOCK_M, BLOCK_N), out_ptr.dtype.element_ty), mask=inside)
 
 
 def gradient(
-    dz: Tensor, x: Tensor, out: Tensor, frozen: tuple[int, int], lock: Lock | None, step: Step | None, block: Block
+    dz: Tensor,
+    x: Tensor,
+    out: Tensor,
+    frozen: tuple[int, int],
+    lock: Lock | None,
+    step: SGDOptions | None,
+    block: MatmulBlock,
 ) -> None:
-    """Fill `out` [N, K] with the gradient, or move it by `step`; `dz` [M, N] and `x` [M, K] of any strides."""
+    """Fill `out` [N, K] with the gradient, or make `step` on it; `dz` is [M, N] and `x` [M, K], both of any strides."""
     (rows, units), depth = dz.shape, x.shape[1]
     lock = Lock() if lock is None else contiguous(lock)
     lr, lr_ptr = (0.0, None) if step is None else number_or_scalar(step.lr, out.device)

@@ -1,4 +1,4 @@
-"""What the three matmuls share: the order of their tiles, where operands lie, the precision of float32, the launch."""
+"""What the three matmuls share: the order of the tiles, the pointers, the precision of float32, the launch."""
 
 # mypy: allow-untyped-defs, disable-error-code="assignment"
 
@@ -13,15 +13,15 @@ import triton.language as tl
 from torch import Tensor
 
 from hat_kernels.dispatch import interpreted
-from hat_kernels.gated_linear.blocks import Block
+from hat_kernels.gated_linear.blocks import MatmulBlock
 
-GROUP_M = 8  # rows of tiles that go through the columns together: their operands meet in the L2
-INTERPRETED_PROGRAMS = 2  # what stands in for the multiprocessors
+GROUP_M = 8  # rows of tiles that are computed together, column by column: they find their operands in the L2 cache
+INTERPRETED_PROGRAMS = 2  # the programs of a persistent kernel under the interpreter
 
 
 @triton.jit
 def tile_of(program, tiles_m, tiles_n, GROUP_M: tl.constexpr):
-    """(row, column) of a program's tile: GROUP_M rows of tiles at a time, column by column."""
+    """(row, column) of the tile of a program: GROUP_M rows of tiles at a time, column by column."""
     group = program // (GROUP_M * tiles_n)
     first = group * GROUP_M
     height = tl.minimum(tiles_m - first, GROUP_M)
@@ -31,13 +31,13 @@ def tile_of(program, tiles_m, tiles_n, GROUP_M: tl.constexpr):
 
 @triton.jit
 def indices(tile, BLOCK: tl.constexpr):
-    """[BLOCK] int64, as it meets a stride."""
+    """[BLOCK] the indices of a tile, int64: their product with a stride may be beyond 32 bits."""
     return tile.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
 
 
 @triton.jit
 def matrix(pointer, row, column, stride_row, stride_column):
-    """[rows, columns] pointers."""
+    """[rows, columns] pointers to the elements of a matrix."""
     return pointer + row[:, None] * stride_row + column[None, :] * stride_column
 
 
@@ -48,7 +48,7 @@ def _halves(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def parts_of(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.constexpr):
-    """A tile's columns in 1, 2 or 4 parts, one after another: what an epilogue does to all at once does not fit."""
+    """The columns of a tile in 1, 2 or 4 parts: an epilogue on the whole tile would need too many registers."""
     if PARTS == 1:
         parts = (tile,)
     else:
@@ -64,34 +64,34 @@ def parts_of(tile, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PARTS: tl.const
 
 
 def precision(dtype: torch.dtype) -> str:
-    """`tf32` only where the user has allowed it; halves go to the tensor cores either way."""
+    """The `input_precision` of `tl.dot`. float32 is multiplied as TF32 only if the user has allowed it."""
     if dtype != torch.float32:
         return "tf32"
     matmul = torch.backends.cuda.matmul
-    if hasattr(matmul, "fp32_precision"):  # PyTorch 2.9; there the old question raises where both were answered
+    if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on: there `allow_tf32` may raise
         return "tf32" if matmul.fp32_precision == "tf32" else "ieee"
     return "tf32" if matmul.allow_tf32 else "ieee"
 
 
 def kind(dtype: torch.dtype) -> str:
-    """The arithmetic of a matmul, as a table of choices names it."""
+    """The arithmetic of a matmul, one of `hat_kernels.gated_linear.choice.KINDS`."""
     if dtype == torch.float32:
         return "tf32" if precision(dtype) == "tf32" else "fp32"
     return "bf16" if dtype == torch.bfloat16 else "fp16"
 
 
-def programs(block: Block, m: int, n: int, device: torch.device) -> tuple[int]:
-    """The grid: a program a tile, or as many as run at once."""
+def programs(block: MatmulBlock, m: int, n: int, device: torch.device) -> tuple[int]:
+    """The grid: one program for each tile; for a persistent block, only as many as run at once."""
     tiles = triton.cdiv(m, block.m) * triton.cdiv(n, block.n)
     return (min(tiles, _multiprocessors(device)) if block.persistent else tiles,)
 
 
-def constants(block: Block, operand: Tensor, depth: int) -> dict[str, Any]:
-    """The arguments that say how a product with an inner dimension of `depth` is cut and launched."""
+def constants(block: MatmulBlock, operand: Tensor, depth: int) -> dict[str, Any]:
+    """The arguments for the tiles and the launch of a product with an inner dimension of `depth`."""
     block_k = block.depth(operand.element_size())
     return {
         "PRECISION": precision(operand.dtype),
-        # The interpreter of Triton 3.6 takes no tensor for the end of a range, and a `while` is not pipelined.
+        # The interpreter of Triton 3.6 takes no tensor as the end of a range. A `while` loop would not be pipelined.
         "STEPS": triton.cdiv(depth, block_k) if interpreted() else None,
         "GROUP_M": GROUP_M,
         "BLOCK_M": block.m,

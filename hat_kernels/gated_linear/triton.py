@@ -1,4 +1,4 @@
-"""The gated linear layer as operators: each pass by the kernel or by the vendor's matmul, as `choice.py` says."""
+"""The gated linear layer as PyTorch operators. For each pass `choice.py` chooses our kernel or the vendor's matmul."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat_kernels.frozen import free_blocks, saved_tensors
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation import rows
 from hat_kernels.gated_activation.epilogue import Epilogue
 from hat_kernels.gated_activation.layout import Tiled, tiled
 from hat_kernels.gated_activation.triton import add_sums
 from hat_kernels.gated_linear.backward import backward
-from hat_kernels.gated_linear.blocks import Block
+from hat_kernels.gated_linear.blocks import MatmulBlock
 from hat_kernels.gated_linear.choice import choose
-from hat_kernels.gated_linear.configurations import CONFIGURATIONS as CONFIGURATIONS
 from hat_kernels.gated_linear.forward import forward
 from hat_kernels.gated_linear.gradient import gradient
 from hat_kernels.gated_linear.matmul import kind
-from hat_kernels.locked_linear.reference import free_blocks, saved
 
-WIDEST = 2**31  # elements of partial sums: the kernel that adds them counts in int32
+WIDEST = 2**31  # elements of partial sums at most: the kernel that adds them counts in 32 bits
 
 
 @torch.library.custom_op("hat_kernels::gated_linear", mutates_args=())
@@ -29,41 +29,43 @@ def gated_linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    seed: Tensor | None,
     embedding: Tensor | None,
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    seed: Tensor | None,
-    activation: str,
-    dropout: float,
     s_max: float,
     compensation: str,
+    activation: str,
+    dropout: float,
     frozen_rows: int,
     frozen_columns: int,
     forced: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(y, z): see `hat_kernels.gated_linear`; z, with the bias, is empty unless `keep`.
+    """(y, z), see `hat_kernels.gated_linear`: z = x W^T + bias, which the backward pass reads; empty unless `keep`.
 
     Args:
-        seed: [1] int64 wherever `dropout` is not 0.
-        forced: the kernels, whatever was measured.
+        seed: [1] int64 if `dropout` is not 0.
+        forced: use our kernels even if the vendor is faster or nothing was measured.
+        keep: return z, too.
     """
     y, z = _results(x, weight, keep)
     if y.numel():
-        epilogue = Epilogue.of(bias, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+        gate = GateForm(embedding, scale, mask, task, s_max, compensation)
+        epilogue = Epilogue.of(bias, seed, gate, activation, dropout)
         inputs, samples = _matrix(x), _samples(x, task)
         block = _block("forward", inputs, weight, forced)
-        flat = y.view(len(inputs), len(weight))
+        y_flat = y.view(len(inputs), len(weight))
         if block is not None:
-            forward(inputs, weight, flat, z.view_as(flat) if keep else None, epilogue, samples, block)
+            forward(inputs, weight, y_flat, z.view_as(y_flat) if keep else None, epilogue, samples, block)
         else:
-            kept = z.view_as(flat) if keep else torch.empty_like(flat)
+            z_flat = z.view_as(y_flat) if keep else torch.empty_like(y_flat)
             if bias is None:
-                torch.mm(inputs, weight.t(), out=kept)
+                torch.mm(inputs, weight.t(), out=z_flat)
             else:
-                torch.addmm(bias.to(inputs.dtype), inputs, weight.t(), out=kept)
-            rows.forward(_rows(kept), flat, epilogue._replace(bias=None), samples)
+                torch.addmm(bias.to(inputs.dtype), inputs, weight.t(), out=z_flat)
+            rows.forward(_rows(z_flat), y_flat, epilogue._replace(bias=None), samples)
     return y, z
 
 
@@ -73,15 +75,15 @@ def gated_linear_backward(
     weight: Tensor,
     z: Tensor | None,
     bias: Tensor | None,
+    seed: Tensor | None,
     embedding: Tensor | None,
     scale: Tensor | None,
     mask: Tensor | None,
     task: Tensor | None,
-    seed: Tensor | None,
-    activation: str,
-    dropout: float,
     s_max: float,
     compensation: str,
+    activation: str,
+    dropout: float,
     frozen_rows: int,
     forced: bool,
     needs_x: bool,
@@ -89,7 +91,9 @@ def gated_linear_backward(
     needs_bias: bool,
     needs_embedding: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(dx, dz, dbias, dembedding), each empty unless needed, dz by the weight; `z` None where none depends on it."""
+    """(dx, dz, dbias, dembedding), each empty unless needed; the gradient of the weight needs dz. `z` may be None if no
+    result depends on it.
+    """
     results = _gradients(dy, weight, bias, embedding, needs_x, needs_weight, needs_bias, needs_embedding)
     if not dy.numel():
         for result in results:
@@ -98,17 +102,18 @@ def gated_linear_backward(
     needs = (needs_x, needs_weight, needs_bias, needs_embedding)
     dx, dz, dbias, dgate = (result if needed else None for result, needed in zip(results, needs, strict=True))
     upstream, samples = _matrix(dy), _samples(dy, task)
-    kept = None if z is None else z.view(upstream.shape)
+    z_flat = None if z is None else z.view(upstream.shape)
     dz = None if dz is None else dz.view(upstream.shape)
-    epilogue = Epilogue.of(None, embedding, scale, mask, task, seed, activation, dropout, s_max, compensation)
+    gate = GateForm(embedding, scale, mask, task, s_max, compensation)
+    epilogue = Epilogue.of(None, seed, gate, activation, dropout)
     block = _backward_block(upstream, weight, forced) if dx is not None and dx.numel() else None
     if dx is not None and block is not None:
-        flat = dx.view(len(upstream), weight.shape[1])
-        sums = backward(upstream, kept, weight, flat, dz, dbias, dgate, epilogue, samples, frozen_rows, block)
+        dx_flat = dx.view(len(upstream), weight.shape[1])
+        sums = backward(upstream, z_flat, weight, dx_flat, dz, dbias, dgate, epilogue, samples, frozen_rows, block)
     else:
         if dx is not None and dz is None:
             dz = torch.empty_like(upstream, memory_format=torch.contiguous_format)
-        z_rows = None if kept is None else _rows(kept)
+        z_rows = None if z_flat is None else _rows(z_flat)
         sums = rows.backward(_rows(upstream), z_rows, dz, dbias, dgate, epilogue, samples)
         if dx is not None and dz is not None:
             torch.mm(dz, weight, out=dx.view(len(upstream), weight.shape[1]))
@@ -121,7 +126,7 @@ def gated_linear_backward(
 
 @torch.library.custom_op("hat_kernels::gated_linear_gradient", mutates_args=())
 def gated_linear_gradient(dz: Tensor, x: Tensor, frozen_rows: int, frozen_columns: int, forced: bool) -> Tensor:
-    """[N, K] `dz^T x` for dz [..., N] and x [..., K], 0 where the frozen rows and columns meet."""
+    """[N, K] `dz^T x` for dz [..., N] and x [..., K], but 0 in the frozen block."""
     dz, x = _matrix(dz), _matrix(x)
     grad = x.new_empty((dz.shape[1], x.shape[1]))
     frozen = (frozen_rows, frozen_columns)
@@ -130,19 +135,19 @@ def gated_linear_gradient(dz: Tensor, x: Tensor, frozen_rows: int, frozen_column
         gradient(dz, x, grad, frozen, None, None, block)
     elif grad.numel():
         grad[:frozen_rows, :frozen_columns] = 0
-        for own_rows, columns in free_blocks(frozen):
-            torch.mm(dz[:, own_rows].t(), x[:, columns], out=grad[own_rows, columns])
+        for rectangle_rows, rectangle_columns in free_blocks(frozen):
+            torch.mm(dz[:, rectangle_rows].t(), x[:, rectangle_columns], out=grad[rectangle_rows, rectangle_columns])
     return grad
 
 
 class _Moving(torch.autograd.Function):
-    """The layer whose weight moves inside the backward pass; under autocast `weight` is the master copy."""
+    """The layer with an `update`, which moves the weight in the backward pass. Under autocast `weight` is not cast."""
 
     @staticmethod
-    def forward(ctx: Any, update: Callable[..., bool], x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        copy = weight.to(x.dtype)
-        y, z = gated_linear(x, copy, *rest)
-        _keep(ctx, x, copy, z, rest)
+    def forward(ctx: Any, update: Callable[..., bool], x: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
+        weight_copy = weight.to(x.dtype)
+        y, z = gated_linear(x, weight_copy, *arguments)
+        _keep_for_backward(ctx, x, weight_copy, z, arguments)
         ctx.save_for_backward(*ctx.kept, weight)
         del ctx.kept
         ctx.update = update
@@ -151,23 +156,25 @@ class _Moving(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, weight = saved(ctx)
-        x, copy, *rest = tensors
-        dx, dz, dw, *grads = _passes(ctx, dy, x, copy, rest, ctx.needs_input_grad[1:5], by_update=True)
+        *tensors, weight = saved_tensors(ctx)
+        x, weight_copy, *arguments = tensors
+        dx, dz, dw, *grads = _backward_passes(
+            ctx, dy, x, weight_copy, arguments, ctx.needs_input_grad[1:], by_update=True
+        )
         if ctx.needs_input_grad[2] and not ctx.update(weight, _matrix(dz), _matrix(x)):
             dw = gated_linear_gradient(dz, x, *ctx.frozen, ctx.forced).to(weight.dtype)
-        return None, dx, dw, *grads, *[None] * 12
+        return None, dx, dw, *grads, *[None] * 11
 
 
-def moving(update: Callable[..., bool], x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-    """The operator's y, with `update(weight, dz, x)` in the place of the gradient of the weight."""
-    result: Tensor = _Moving.apply(update, x, weight, *rest)
+def moving(update: Callable[..., bool], x: Tensor, weight: Tensor, *arguments: Any) -> Tensor:
+    """y as from the operator. The backward pass calls `update(weight, dz, x)` instead of computing that gradient."""
+    result: Tensor = _Moving.apply(update, x, weight, *arguments)
     return result
 
 
 def _matrix(x: Tensor) -> Tensor:
     """[..., N] as [M, N]."""
-    count = x.shape[:-1].numel()  # named, as -1 is ambiguous for an empty tensor
+    count = x.shape[:-1].numel()  # not -1, which is ambiguous for an empty tensor
     return x.reshape(count, x.shape[-1])
 
 
@@ -179,12 +186,12 @@ def _rows(matrix: Tensor) -> Tiled:
     return tiled(matrix, [0, 1], 1)
 
 
-def _block(purpose: str, x: Tensor, weight: Tensor, forced: bool) -> Block | None:
+def _block(purpose: str, x: Tensor, weight: Tensor, forced: bool) -> MatmulBlock | None:
     units, depth = weight.shape
     return choose(purpose, kind(x.dtype), len(x), units, depth, x.device, forced=forced)
 
 
-def _backward_block(dy: Tensor, weight: Tensor, forced: bool) -> Block | None:
+def _backward_block(dy: Tensor, weight: Tensor, forced: bool) -> MatmulBlock | None:
     block = _block("dx", dy, weight, forced)
     return None if block is None or -(-len(dy) // block.m) * dy.shape[1] >= WIDEST else block
 
@@ -207,58 +214,64 @@ def _gradients(
 
 
 @gated_linear.register_fake
-def _(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return _results(x, weight, rest[-1])
+def _(x: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    return _results(x, weight, options[-1])
 
 
 @gated_linear_backward.register_fake
-def _(dy: Tensor, weight: Tensor, z: Any, bias: Any, embedding: Any, *rest: Any) -> tuple[Tensor, ...]:
-    return _gradients(dy, weight, bias, embedding, *rest[-4:])
+def _(dy: Tensor, weight: Tensor, z: Any, bias: Any, seed: Any, embedding: Any, *options: Any) -> tuple[Tensor, ...]:
+    return _gradients(dy, weight, bias, embedding, *options[-4:])
 
 
 @gated_linear_gradient.register_fake
-def _(dz: Tensor, x: Tensor, *rest: Any) -> Tensor:
+def _(dz: Tensor, x: Tensor, *options: Any) -> Tensor:
     return x.new_empty((dz.shape[-1], x.shape[-1]))
 
 
-def _keep(ctx: Any, x: Tensor, weight: Tensor, z: Tensor, rest: tuple[Any, ...]) -> None:
-    """What the backward passes need, the tensors as `ctx.kept`."""
-    *epilogue, frozen_rows, frozen_columns, ctx.forced, keep = rest
-    ctx.kept = (x, weight, z if keep else None, *epilogue[:6])
-    ctx.options = tuple(epilogue[6:])
+def _keep_for_backward(ctx: Any, x: Tensor, weight: Tensor, z: Tensor, arguments: tuple[Any, ...]) -> None:
+    """Keep what the backward passes need; `ctx.kept` gets the tensors."""
+    bias, seed, embedding, scale, mask, task, *ctx.options, frozen_rows, frozen_columns, ctx.forced, keep = arguments
+    ctx.kept = (x, weight, z if keep else None, bias, seed, embedding, scale, mask, task)
     ctx.frozen = (frozen_rows, frozen_columns)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, *rest = inputs
-    _keep(ctx, x, weight, output[1], tuple(rest))
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, *arguments = inputs
+    _keep_for_backward(ctx, x, weight, output[1], tuple(arguments))
     ctx.save_for_backward(*ctx.kept)
-    ctx.set_materialize_grads(False)  # of z: zeros as large as the activations
+    ctx.set_materialize_grads(False)  # else autograd would make a gradient of zeros for z
     del ctx.kept
 
 
-def _passes(
-    ctx: Any, dy: Tensor, x: Tensor, weight: Tensor, rest: list[Any], needs: tuple[bool, ...], *, by_update: bool
+def _backward_passes(
+    ctx: Any, dy: Tensor, x: Tensor, weight: Tensor, saved: list[Any], needs: tuple[bool, ...], *, by_update: bool
 ) -> list[Any]:
-    """[dx, dz, dweight, dbias, dembedding], None where not needed; no dweight `by_update`."""
-    z, *epilogue = rest
+    """[dx, dz, dweight, dbias, dseed, dembedding], None for those not needed; dweight is None `by_update`."""
+    needs_x, needs_weight, needs_bias, _, needs_embedding, *_ = needs
     dx, dz, dbias, dembedding = gated_linear_backward(
-        dy, weight, z, *epilogue, *ctx.options, ctx.frozen[0], ctx.forced, *needs
+        dy, weight, *saved, *ctx.options, ctx.frozen[0], ctx.forced, needs_x, needs_weight, needs_bias, needs_embedding
     )
-    dw = gated_linear_gradient(dz, x, *ctx.frozen, ctx.forced) if needs[1] and not by_update else None
-    return [dx if needs[0] else None, dz, dw, dbias if needs[2] else None, dembedding if needs[3] else None]
+    dw = gated_linear_gradient(dz, x, *ctx.frozen, ctx.forced) if needs_weight and not by_update else None
+    return [
+        dx if needs_x else None,
+        dz,
+        dw,
+        dbias if needs_bias else None,
+        None,
+        dembedding if needs_embedding else None,
+    ]
 
 
 def _backward(ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    x, weight, *rest = ctx.saved_tensors
-    dx, _, *grads = _passes(ctx, dy, x, weight, rest, ctx.needs_input_grad[:4], by_update=False)
-    return dx, *grads, *[None] * 12
+    x, weight, *saved = ctx.saved_tensors
+    dx, _, *grads = _backward_passes(ctx, dy, x, weight, saved, ctx.needs_input_grad, by_update=False)
+    return dx, *grads, *[None] * 11
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> None:
     raise RuntimeError("gated_linear: differentiable once, got a second backward")
 
 
-gated_linear.register_autograd(_backward, setup_context=_save)
+gated_linear.register_autograd(_backward, setup_context=_setup_context)
 gated_linear_backward.register_autograd(_refuse)
 gated_linear_gradient.register_autograd(_refuse)

@@ -13,24 +13,25 @@ from hat_kernels.lock import Lock, check_locks
 
 
 def gradient_norm(grads: Sequence[Tensor], locks: Sequence[Lock | None], *, mend: bool = False) -> Tensor:
-    """`sqrt(sum over parameters of |rate * grad|^2)`: what clipping by global norm compares after locking.
+    """`sqrt(sum over parameters of |rate * grad|^2)`: the global norm of the gradients after locking.
 
     The gradients are not changed.
 
     Args:
-        grads: at least one, any floating shapes and dtypes, one device.
-        locks: one a gradient; None where nothing is locked.
-        mend: what is not finite counts as 0.
+        grads: at least one gradient, of any shapes and floating dtypes, on one device.
+        locks: one for each gradient; None: nothing of the gradient is locked.
+        mend: elements that are not finite count as 0.
 
     Returns:
-        0-d, float32 (float64 for float64 gradients), on the gradients' device; no host synchronisation.
+        0-d, float32 (float64 for float64 gradients), on the device of the gradients. The host does not wait for it.
 
     Raises:
-        ValueError: no gradient, or several devices, or a lock that does not fit.
+        ValueError: there is no gradient, the gradients are on several devices, or a lock does not fit.
+        TypeError: the free units of a lock are not float32.
     """
     _check(grads, locks)
     if use_triton("gradient_norm", *grads):
-        from hat_kernels.gradient_norm import triton as kernels  # torch.compile traces this, but not importlib
+        from hat_kernels.gradient_norm import triton as kernels  # a plain import, which torch.compile can trace
 
         return kernels.gradient_norm(grads, locks, mend)
     return reference.gradient_norm(grads, locks, mend)
@@ -44,10 +45,10 @@ def clip_factor(
     grad_scale: Tensor | None = None,
     mend: bool = False,
 ) -> Tensor:
-    """`grad_scale * min(1, max_norm / (grad_scale * norm + 1e-6))`: what to multiply the gradients with.
+    """`grad_scale * min(1, max_norm / (grad_scale * norm + 1e-6))`: the factor that clips the gradients.
 
-    The factor of `torch.nn.utils.clip_grad_norm_`, of the norm of `gradient_norm`, for gradients that are first to be
-    multiplied by `grad_scale`. The gradients are not changed.
+    `norm` is the norm of `gradient_norm`. The factor scales the gradients by `grad_scale`, then clips them as
+    `torch.nn.utils.clip_grad_norm_` does. The gradients are not changed.
 
     Args:
         grads, locks, mend: as in `gradient_norm`.
@@ -55,10 +56,11 @@ def clip_factor(
         grad_scale: 0-d, > 0 (one over a loss scale), or None for 1.
 
     Returns:
-        0-d, as `gradient_norm`; no host synchronisation.
+        0-d, as `gradient_norm`.
 
     Raises:
-        ValueError: as `gradient_norm`, or `max_norm` is not positive.
+        ValueError: as `gradient_norm`; or `max_norm` is not positive, or `grad_scale` has not one element.
+        TypeError: as `gradient_norm`.
     """
     _check(grads, locks)
     if not max_norm > 0:

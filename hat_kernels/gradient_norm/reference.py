@@ -32,8 +32,8 @@ def _norm(grad: Tensor, lock: Lock | None, mend: bool) -> Tensor:
     if mend:
         grad = widened(grad, mend)
     if lock is not None:
-        r = rate(lock, grad)
-        grad = torch.where(r == 0, 0.0, grad * r)
+        rates = rate(lock, grad)
+        grad = torch.where(rates == 0, 0.0, grad * rates)
     if grad.is_contiguous() and grad.dtype == dtype:  # on a CPU a dot product takes half the time of a norm
         return torch.dot(grad.flatten(), grad.flatten()).sqrt()
     return torch.linalg.vector_norm(grad, dtype=dtype)

@@ -1,6 +1,12 @@
-"""The global norm of locked gradients: one launch for a partial sum a program, one for their sum.
+"""The global norm of locked gradients, in two launches.
 
-Partials, not atomics: the sum must not depend on the order in which programs run.
+Programs run in any order, and a sum of floating-point numbers depends on the order. So the programs do not add to one
+number. In the first launch each program stores the sum of squares of its own tiles, its partial sum. In the second
+launch one program adds the partial sums, always in the same order.
+
+An example: the gradients of a weight [1000, 784] and a bias [1000] make 1001 programs (see `hat_kernels/table.py`). The
+first launch stores 1001 partial sums. The second has one program of 4096 lanes: lane i takes partial sum i, the lanes
+from 1001 on take 0, and the program adds the lanes.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -14,10 +20,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.lock import Lock
 from hat_kernels.operands import arrange, flatten, scalar, unflatten
-from hat_kernels.table import BLOCK_M, BLOCK_N, STEPS, dtype_code, table
+from hat_kernels.table import BLOCK_M, BLOCK_N, table
 from hat_kernels.tile import (
     CODE,
     DTYPE_CODES,
@@ -34,7 +39,7 @@ from hat_kernels.tile import (
 
 NUM_WARPS = 4
 SUM_BLOCK, SUM_WARPS = 4096, 16
-TINY = 1e-6  # of torch.nn.utils.clip_grad_norm_
+TINY = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
 @triton.jit
@@ -49,9 +54,10 @@ def _squares(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    """[BLOCK_M] the sum of the squares of each row of a tile."""
     _, _, mask = elements(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
-    outer, near = pitched(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
-    grad_ptr = tensor_of(row, GRAD, DIGIT, outer, near, ALIGNED)
+    start, offsets = pitched(row, row0, column0, ALIGNED, BLOCK_M, BLOCK_N)
+    grad_ptr = tensor_of(row, GRAD, DIGIT, start, offsets, ALIGNED)
     g = tl.load(grad_ptr, mask=mask, other=0.0).to(tl.float32)
     if MEND:
         g = mended(g)
@@ -70,6 +76,7 @@ def _partial_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
+    """Store the sum of squares of the tiles of each program."""
     row, index = owner(rows_ptr, owners_ptr)
     form, row0, column0, columns, moves = place(row, index, STEPS, BLOCK_M, BLOCK_N)
     total = tl.zeros([BLOCK_M], tl.float32)
@@ -105,10 +112,11 @@ def _norm_kernel(
     CLIP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Add the `count` partial sums; the result is their root, or with `CLIP` the factor that clips."""
     lane = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     start = 0
-    while start < count:  # a range of a tensor is more than the interpreter of Triton 3.6 can do
+    while start < count:  # not range(): the interpreter of Triton 3.6 takes no tensor there
         total += tl.load(partial_ptr + start + lane, mask=start + lane < count, other=0.0)
         start += BLOCK
     result = tl.sqrt_rn(tl.sum(total, 0))
@@ -117,7 +125,7 @@ def _norm_kernel(
         if scale_ptr is not None:
             scale = tl.load(scale_ptr)
         factor = max_norm / (scale * result + tiny)
-        # Written so that a norm of NaN gives a factor of NaN, as clamp does, and not of 1.
+        # In this form a norm of NaN gives a factor of NaN, as with clamp. tl.minimum would give 1.
         result = scale * tl.where(factor > 1.0, 1.0, factor)
     tl.store(result_ptr, result)
 
@@ -150,16 +158,16 @@ def _reduce(
         count = 0
         partial = result
         if operands:
-            built = table(operands)
-            count = built.programs
+            pointer_table = table(operands)
+            count = pointer_table.programs
             partial = torch.empty(count, dtype=torch.float32, device=device)
             _partial_kernel[(count,)](
-                built.rows,
-                built.owners,
+                pointer_table.rows,
+                pointer_table.owners,
                 partial,
-                CODES=built.codes,
+                CODES=pointer_table.codes,
                 MEND=mend,
-                STEPS=built.steps,
+                STEPS=pointer_table.steps,
                 BLOCK_M=BLOCK_M,
                 BLOCK_N=BLOCK_N,
                 num_warps=NUM_WARPS,
@@ -196,52 +204,3 @@ def _gradient_norm_op(
 @_gradient_norm_op.register_fake
 def _(grads: Sequence[Tensor], *_: Any) -> Tensor:
     return grads[0].new_empty((), dtype=torch.float32)
-
-
-def _partial(name: str, dtype: torch.dtype, *, steps: int = 1, mend: bool = True) -> Configuration:
-    return Configuration(
-        name=f"gradient_norm-{name}",
-        kernel=_partial_kernel,
-        signature={"rows_ptr": "*i64", "owners_ptr": "*i64", "partial_ptr": "*fp32"},
-        constants={
-            "CODES": 1 << dtype_code(dtype, dtype, dtype),
-            "MEND": mend,
-            "STEPS": steps,
-            "BLOCK_M": BLOCK_M,
-            "BLOCK_N": BLOCK_N,
-        },
-        aligned=("rows_ptr", "partial_ptr"),
-        options={"num_warps": NUM_WARPS},
-        vector_bits_of_64_lanes=128 if dtype == torch.float32 else 64,  # four elements a thread
-    )
-
-
-def _norm(name: str, *, clip: bool, scaled: bool = False) -> Configuration:
-    scale: dict[str, str] = {"scale_ptr": "*fp32"} if scaled else {}
-    return Configuration(
-        name=f"gradient_norm-{name}",
-        kernel=_norm_kernel,
-        signature={
-            "partial_ptr": "*fp32",
-            **scale,
-            "result_ptr": "*fp32",
-            "max_norm": "fp32",
-            "tiny": "fp32",
-            "count": "i32",
-        },
-        constants={**({} if scaled else {"scale_ptr": None}), "CLIP": clip, "BLOCK": SUM_BLOCK},
-        aligned=("partial_ptr", "result_ptr"),
-        options={"num_warps": SUM_WARPS},
-        vector_bits=0,  # their number is anything
-    )
-
-
-CONFIGURATIONS: list[Configuration] = [
-    _partial("fp32", torch.float32),
-    _partial("fp32-large", torch.float32, steps=STEPS[-1]),
-    _partial("bf16", torch.bfloat16),
-    _partial("bf16-large", torch.bfloat16, steps=STEPS[-1]),
-    _partial("fp16", torch.float16),
-    _norm("sum", clip=False),
-    _norm("factor", clip=True, scaled=True),
-]

@@ -1,4 +1,4 @@
-"""The step of SGD on the weight of a linear layer, without its gradient."""
+"""The step of SGD on the weight of a linear layer, without storing the gradient."""
 
 from __future__ import annotations
 
@@ -22,29 +22,31 @@ def linear_update_(
     maximize: bool = False,
     mend: bool = False,
 ) -> Tensor:
-    """`W -= lr * rate * (dz^T x + weight_decay * W)` in place, one matmul: the gradient is never in memory.
+    """`W -= lr * rate * (dz^T x + weight_decay * W)` in place, as one matmul: the gradient is never in memory.
 
-    The step of `hat_kernels.sgd_update_` without momentum, under the lock of Serrà et al. 2018, eq. 2. A weight of rate
-    0 keeps its bits, whatever the gradient holds; on a GPU, tiles that hold nothing else cost nothing. On a GPU where
-    the vendor's matmul was measured to be faster, see `hat_kernels/gated_linear/choice.py`, it makes a gradient.
+    This is the step of `hat_kernels.sgd_update_` without momentum, under the lock of Serrà et al. 2018, eq. 2. A weight
+    of rate 0 keeps its bits, whatever the gradient holds. On a GPU a tile with only such weights costs nothing.
+
+    The exception: on a GPU where the matmul of the vendor was measured to be faster, that matmul computes the gradient
+    into memory, and a second launch makes the step. See `hat_kernels/gated_linear/choice.py`.
 
     Args:
-        weight: [N, K], of the dtype of `x` or float32.
+        weight: [N, K], of the dtype of `x`, or float32.
         dz: [M, N], the gradient of `x W^T`.
         x: [M, K], of the dtype of `dz`.
-        lock: the free units along N and K, without groups; None where nothing is locked.
+        lock: the free units along N and K, without groups; None: nothing is locked.
         lr: learning rate >= 0, a number or a 0-d tensor.
         weight_decay: >= 0.
-        maximize: ascend instead of descend: `-dz^T x` in the place of `dz^T x`.
-        mend: what is not finite in the gradient counts as 0, and under a lock the result is kept within the range of
-            float16; see `hat_kernels.sgd_update_`.
+        maximize: ascend instead of descend, with `-dz^T x` in the place of `dz^T x`.
+        mend: elements of the gradient that are not finite count as 0. If there is a lock, the result is also clamped to
+            the range of float16; see `hat_kernels.sgd_update_`.
 
     Returns:
         `weight`.
 
     Raises:
         ValueError: shapes or devices differ, the lock does not fit, or elements of `weight` share memory.
-        TypeError: the dtypes are others.
+        TypeError: `x` and `dz` differ in dtype, or the dtype of `weight` is neither theirs nor float32.
     """
     if weight.dim() != 2:
         raise ValueError(f"weight: expected shape (N, K), got {tuple(weight.shape)}")
@@ -65,7 +67,7 @@ def linear_update_(
     check_scalar("lr", lr if isinstance(lr, Tensor) else None)
     update = reference.linear_update_
     if use_triton("linear_update_", weight, dz, x):
-        from hat_kernels.linear_update import triton as kernels  # torch.compile traces this, but not importlib
+        from hat_kernels.linear_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.linear_update_
     update(weight, dz, x, lock, lr=lr, weight_decay=weight_decay, maximize=maximize, mend=mend)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from hat_kernels.lock import Lock
-from hat_kernels.parts import parts, widened
+from hat_kernels.sgd_update.options import SGDOptions
+from hat_kernels.sgd_update.reference import sgd_update_
 
 
 def linear_update_(
@@ -26,10 +27,5 @@ def linear_update_(
         return
     wide = torch.promote_types(weight.dtype, torch.float32)
     gradient = dz.t().to(wide) @ x.to(wide)
-    for part in parts(weight, lock):
-        own = weight[part.rows]
-        step = widened(gradient[part.rows], mend)
-        step = -step if maximize else step
-        if weight_decay:
-            step = step.add(own, alpha=weight_decay)
-        part.write_(own, part.moved(own, step, -lr), mend=mend, spare=True)
+    options = SGDOptions(lr, weight_decay=weight_decay, maximize=maximize, mend=mend)
+    sgd_update_([weight], [gradient], [], [lock], options)

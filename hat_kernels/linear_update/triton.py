@@ -1,4 +1,4 @@
-"""Launch and registration of the step inside the matmul, whose kernel `gated_linear/gradient.py` has."""
+"""Launch and registration of the SGD step inside a matmul. The kernel is in `gated_linear/gradient.py`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from hat_kernels.dispatch import forced
 from hat_kernels.gated_linear.choice import choose
-from hat_kernels.gated_linear.gradient import Step, gradient
+from hat_kernels.gated_linear.gradient import gradient
 from hat_kernels.gated_linear.matmul import kind
 from hat_kernels.lock import Lock
 from hat_kernels.operands import split_number
+from hat_kernels.sgd_update.options import SGDOptions
 from hat_kernels.sgd_update.triton import sgd_update_
 
 
@@ -28,51 +29,29 @@ def linear_update_(
     mend: bool,
 ) -> None:
     """See `hat_kernels.linear_update_`."""
-    if torch.compiler.is_compiling():  # only then, as an operator costs as much as a launch
+    if torch.compiler.is_compiling():  # not in eager mode: there an operator would cost as much as the launch
         number, lr_tensor = split_number(lr)
-        own = (None, None, 1, 1) if lock is None else lock[:4]
-        _linear_update_op(weight, dz, x, lr_tensor, *own, number, weight_decay, maximize, mend)
+        lock_arguments = (None, None, 1, 1) if lock is None else lock[:4]
+        _linear_update_op(weight, dz, x, lr_tensor, *lock_arguments, number, weight_decay, maximize, mend)
         return
     if not weight.numel():
         return
     units, depth = weight.shape
     block = choose("update", kind(x.dtype), len(x), units, depth, x.device, forced=forced())
+    options = SGDOptions(lr, weight_decay=weight_decay, maximize=maximize, mend=mend)
     if block is None:
-        _by_vendor(weight, dz, x, lock, lr, weight_decay, maximize, mend)
+        _by_vendor(weight, dz, x, lock, options)
         return
-    gradient(dz, x, weight, (0, 0), lock, Step(lr, weight_decay, maximize, mend), block)
+    gradient(dz, x, weight, (0, 0), lock, options, block)
     torch.autograd.graph.increment_version(weight)
 
 
-def _by_vendor(
-    weight: Tensor,
-    dz: Tensor,
-    x: Tensor,
-    lock: Lock | None,
-    lr: float | Tensor,
-    weight_decay: float,
-    maximize: bool,
-    mend: bool,
-) -> None:
-    if lock is None and not mend and weight.dtype == x.dtype and not isinstance(lr, Tensor):
-        weight.addmm_(dz.t(), x, beta=1 - lr * weight_decay, alpha=lr if maximize else -lr)
+def _by_vendor(weight: Tensor, dz: Tensor, x: Tensor, lock: Lock | None, options: SGDOptions) -> None:
+    lr = options.lr
+    if lock is None and not options.mend and weight.dtype == x.dtype and not isinstance(lr, Tensor):
+        weight.addmm_(dz.t(), x, beta=1 - lr * options.weight_decay, alpha=lr if options.maximize else -lr)
         return
-    sgd_update_(
-        [weight],
-        [(dz.t() @ x).to(weight.dtype)],
-        [],
-        [lock],
-        lr=lr,
-        momentum=0.0,
-        dampening=0.0,
-        nesterov=False,
-        weight_decay=weight_decay,
-        maximize=maximize,
-        grad_scale=None,
-        is_first_step=False,
-        found_inf=None,
-        mend=mend,
-    )
+    sgd_update_([weight], [(dz.t() @ x).to(weight.dtype)], [], [lock], options)
 
 
 @torch.library.custom_op("hat_kernels::linear_update_", mutates_args=("weight",))

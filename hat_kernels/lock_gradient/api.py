@@ -10,17 +10,20 @@ from hat_kernels.lock_gradient import reference
 
 
 def lock_gradient_(grad: Tensor, lock: Lock) -> Tensor:
-    """`grad *= rate`, in place: Serrà et al. 2018, eq. 2. A locked element becomes 0 even if it was inf or NaN.
+    """`grad *= rate`, in place: Serrà et al. 2018, eq. 2.
+
+    An element of rate 0 becomes 0, even if it was inf or NaN.
 
     Args:
         grad: [R, C, ...], 1 to 5 dimensions, floating.
-        lock: the free units along its first two dimensions.
+        lock: the free units along the first two dimensions of `grad`.
 
     Returns:
         `grad`.
 
     Raises:
-        ValueError: the lock does not fit the shape, or elements of `grad` share memory.
+        ValueError: the lock does not fit the shape or device of `grad`, or elements of `grad` share memory.
+        TypeError: the free units of the lock are not float32.
     """
     check_lock(lock, grad)
     check_own_memory(grad, "grad")

@@ -1,4 +1,4 @@
-"""Locking a gradient in one launch: tiles that are free are not touched, tiles that are locked are only written."""
+"""Locking a gradient in one launch: a tile of rate 1 is not touched, a tile of rate 0 is written without being read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hat_kernels.lock import Lock
-from hat_kernels.locked_rows import OPTIONS, as_rows, configurations, tile, tile_rate
+from hat_kernels.locked_rows import OPTIONS, as_rows, locked_tile
 
 
 @triton.jit
@@ -29,26 +29,17 @@ def lock_gradient_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    rows, columns, mask = tile(row_count, vectors_per_row, VECTOR, BLOCK_M, BLOCK_N)
-    rate, lowest, highest = tile_rate(
-        tl.minimum(rows, row_count - 1),
-        tl.minimum(columns, vectors_per_row * VECTOR - 1),
-        row_units_ptr,
-        column_units_ptr,
-        row_span,
-        column_span,
-        column_count,
-        group_rows,
-        CHANNELS_LAST,
-        GROUPED,
-    )
-    at = grad_ptr + (rows * (stride_vectors * VECTOR))[:, None] + columns[None, :]
+    rows, columns, mask, rate, lowest, highest = locked_tile(
+        row_units_ptr, column_units_ptr, row_count, vectors_per_row, row_span, column_span, column_count, group_rows,
+        CHANNELS_LAST, GROUPED, VECTOR, BLOCK_M, BLOCK_N,
+    )  # fmt: skip
+    grad_ptrs = grad_ptr + (rows * (stride_vectors * VECTOR))[:, None] + columns[None, :]
     if highest == 0.0:
-        tl.store(at, tl.zeros((BLOCK_M, BLOCK_N), grad_ptr.dtype.element_ty), mask=mask)
+        tl.store(grad_ptrs, tl.zeros((BLOCK_M, BLOCK_N), grad_ptr.dtype.element_ty), mask=mask)
     elif lowest != 1.0:
-        grad = tl.load(at, mask=mask).to(tl.float32)
-        locked = tl.where(rate == 0.0, 0.0, grad) * rate  # not the product alone: 0 * inf is NaN
-        tl.store(at, locked.to(grad_ptr.dtype.element_ty), mask=mask)
+        grad = tl.load(grad_ptrs, mask=mask).to(tl.float32)
+        locked = tl.where(rate == 0.0, 0.0, grad) * rate  # a select first: 0 * inf is NaN
+        tl.store(grad_ptrs, locked.to(grad_ptr.dtype.element_ty), mask=mask)
 
 
 def lock_gradient_(grad: Tensor, lock: Lock) -> Tensor:
@@ -70,7 +61,7 @@ def _lock_gradient(
         return
     lock = Lock(rows, columns, row_repeat, column_repeat, groups)
     view = as_rows(grad, lock)
-    if view is None:  # no rows of neighbours in memory: through a copy that has them
+    if view is None:  # the memory is not rows of neighbouring elements: lock a contiguous copy
         grad.copy_(lock_gradient_(grad.contiguous(), lock))
         return
     with torch.cuda.device_of(grad):
@@ -92,6 +83,3 @@ def _(
     groups: int,
 ) -> None:
     return None
-
-
-CONFIGURATIONS = configurations(lock_gradient_kernel, ("grad_ptr",), ("stride_vectors",))

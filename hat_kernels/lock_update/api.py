@@ -1,4 +1,4 @@
-"""Locking an update that some optimizer has already made."""
+"""Locking an update after an optimizer has made it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from hat_kernels.lock_update import reference
 
 
 def lock_update_(parameter: Tensor, before: Tensor, lock: Lock) -> Tensor:
-    """`parameter = before + rate (parameter - before)`, in place: whatever moved the parameter, locked.
+    """`parameter = before + rate (parameter - before)`, in place.
 
-    The lock of Serrà et al. 2018, eq. 2, on the update instead of the gradient, so that momentum, adaptive moments and
-    weight decay cannot get round it. Elements of rate 0 get their old bits back, elements of rate 1 keep the new.
+    This is the lock of Serrà et al. 2018, eq. 2, on the update instead of the gradient. So it also stops the part of an
+    update that does not come from the gradient: momentum, adaptive moments, weight decay. Elements of rate 0 get their
+    old bits back, elements of rate 1 keep their new bits.
 
     Args:
         parameter: [R, C, ...] after the step, floating.
-        before: the same shape and dtype, its value before the step.
-        lock: the free units along its first two dimensions.
+        before: the parameter before the step, of the same shape and dtype.
+        lock: the free units along the first two dimensions of `parameter`.
 
     Returns:
         `parameter`.
 
     Raises:
         ValueError: shapes, dtypes or devices differ, the lock does not fit, or elements of `parameter` share memory.
+        TypeError: the free units of the lock are not float32.
     """
     if before.shape != parameter.shape or before.dtype != parameter.dtype:
         expected = f"{tuple(parameter.shape)} {parameter.dtype}"

@@ -1,4 +1,4 @@
-"""Locking an update in one launch: tiles that are free are not touched, tiles that are locked are copied back."""
+"""Locking an update in one launch: a tile of rate 1 is not touched, a tile of rate 0 is copied back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hat_kernels.lock import Lock
-from hat_kernels.locked_rows import OPTIONS, as_rows, configurations, tile, tile_rate
+from hat_kernels.locked_rows import OPTIONS, as_rows, locked_tile
 
 
 @triton.jit
@@ -31,30 +31,21 @@ def lock_update_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    rows, columns, mask = tile(row_count, vectors_per_row, VECTOR, BLOCK_M, BLOCK_N)
-    rate, lowest, highest = tile_rate(
-        tl.minimum(rows, row_count - 1),
-        tl.minimum(columns, vectors_per_row * VECTOR - 1),
-        row_units_ptr,
-        column_units_ptr,
-        row_span,
-        column_span,
-        column_count,
-        group_rows,
-        CHANNELS_LAST,
-        GROUPED,
-    )
-    at = parameter_ptr + (rows * (stride_vectors * VECTOR))[:, None] + columns[None, :]
-    at_before = before_ptr + (rows * (stride_before_vectors * VECTOR))[:, None] + columns[None, :]
+    rows, columns, mask, rate, lowest, highest = locked_tile(
+        row_units_ptr, column_units_ptr, row_count, vectors_per_row, row_span, column_span, column_count, group_rows,
+        CHANNELS_LAST, GROUPED, VECTOR, BLOCK_M, BLOCK_N,
+    )  # fmt: skip
+    parameter_ptrs = parameter_ptr + (rows * (stride_vectors * VECTOR))[:, None] + columns[None, :]
+    before_ptrs = before_ptr + (rows * (stride_before_vectors * VECTOR))[:, None] + columns[None, :]
     if highest == 0.0:
-        tl.store(at, tl.load(at_before, mask=mask), mask=mask)
+        tl.store(parameter_ptrs, tl.load(before_ptrs, mask=mask), mask=mask)
     elif lowest != 1.0:
-        after = tl.load(at, mask=mask)
-        before = tl.load(at_before, mask=mask)
+        after = tl.load(parameter_ptrs, mask=mask)
+        before = tl.load(before_ptrs, mask=mask)
         start = before.to(tl.float32)
         partly = (start + rate * (after.to(tl.float32) - start)).to(parameter_ptr.dtype.element_ty)
-        # Selects, not the formula: what is locked or free keeps its bits, whatever the other value is.
-        tl.store(at, tl.where(rate == 0.0, before, tl.where(rate == 1.0, after, partly)), mask=mask)
+        # Selects, not the formula: with rate 0 or 1 an element keeps its bits, even if the other value is inf or NaN.
+        tl.store(parameter_ptrs, tl.where(rate == 0.0, before, tl.where(rate == 1.0, after, partly)), mask=mask)
 
 
 def lock_update_(parameter: Tensor, before: Tensor, lock: Lock) -> Tensor:
@@ -77,12 +68,13 @@ def _lock_update(
         return
     lock = Lock(rows, columns, row_repeat, column_repeat, groups)
     view = as_rows(parameter, lock)
-    if view is None:  # no rows of neighbours in memory: through a copy that has them
+    if view is None:  # the memory is not rows of neighbouring elements: lock a contiguous copy
         parameter.copy_(lock_update_(parameter.contiguous(), before, lock))
         return
     stride_before = view.stride
     if before.stride() != parameter.stride():
-        before = torch.empty_like(parameter).copy_(before)  # the same order in memory, without gaps between the rows
+        # A copy in the memory order of the parameter, without gaps between the rows.
+        before = torch.empty_like(parameter).copy_(before)
         stride_before = view.length
     with torch.cuda.device_of(parameter):
         lock_update_kernel[(view.programs,)](
@@ -106,8 +98,3 @@ def _(
     groups: int,
 ) -> None:
     return None
-
-
-CONFIGURATIONS = configurations(
-    lock_update_kernel, ("parameter_ptr", "before_ptr"), ("stride_vectors", "stride_before_vectors")
-)

@@ -1,4 +1,4 @@
-"""A convolution whose weight gradient is computed only where the weight may move."""
+"""A convolution that computes the gradient of its weight only for the weights that may move."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ def locked_conv(
     groups: int = 1,
     frozen: tuple[int, int],
 ) -> Tensor:
-    """The convolution of 1 to 3 dimensions, where the first `frozen` channels do not move where they meet.
+    """A convolution of 1 to 3 dimensions, where the leading block of channels of the weight does not move.
 
-    The result and the gradient of `x` are those of `torch.nn.functional.conv1d` and the like. The gradient of the
-    weight is full-shaped, 0 in the frozen block, and computed by a convolution of the free output channels and one of
-    the free input channels with the other outputs. The gradient of the bias is 0 in the frozen rows. Differentiable
-    once.
+    With `frozen = (outputs, inputs)` the block is `weight[:outputs, :inputs]`. The result and the gradient of `x` are
+    those of `torch.nn.functional.conv1d`, `conv2d` and `conv3d`. The gradient of the weight has the full shape. It is 0
+    in the frozen block. One convolution computes it for the free output channels, and one for the free input channels
+    of the frozen output channels: see `hat_kernels/frozen.py`. The gradient of the bias is 0 for the frozen output
+    channels. Differentiable once.
 
     Args:
         x: [B, C, *spatial].
         weight: [N, C / groups, *kernel].
         bias: [N].
-        stride, padding, dilation: one number a spatial dimension.
-        groups: of channels.
-        frozen: (output channels, input channels); with groups, none or all input channels.
+        stride, padding, dilation: one number for each spatial dimension.
+        groups: the number of groups of channels.
+        frozen: (output channels, input channels). With groups > 1, the second is 0 or C / groups.
 
     Returns:
         [B, N, *spatial].
 
     Raises:
-        ValueError: `frozen` is out of range.
+        ValueError: `frozen` is out of range, or freezes a part of the input channels with groups > 1.
     """
     check_frozen(frozen, weight)
     if groups > 1 and frozen[1] not in (0, weight.shape[1]):
         raise ValueError(f"frozen: expected 0 or {weight.shape[1]} columns with groups, got {frozen[1]}")
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # it casts nothing that a Function gets
+    # Autocast does not cast the inputs of an autograd function.
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if not (torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))):

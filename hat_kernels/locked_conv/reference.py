@@ -1,4 +1,4 @@
-"""A convolution and the gradient of what may move, by the convolutions of PyTorch."""
+"""A convolution, and the gradient of the weights that may move, by the convolutions of PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor
 from hat_kernels.gradient_memory import complete, take
 
 
-class _Shape(NamedTuple):
+class _Geometry(NamedTuple):
+    """How a convolution walks over its input."""
+
     stride: list[int]
     padding: list[int]
     dilation: list[int]
@@ -19,56 +21,65 @@ class _Shape(NamedTuple):
         return torch.convolution(x, weight, bias, *self, False, [0] * len(self.stride), groups)
 
     def backward(
-        self, dz: Tensor, x: Tensor, weight: Tensor, groups: int, wanted: list[bool]
+        self, dz: Tensor, x: Tensor, weight: Tensor, groups: int, needs: list[bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients of x, the weight and the bias that are wanted."""
-        found: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
-            dz, x, weight, [len(weight)], *self, False, [0] * len(self.stride), groups, wanted
+        """The gradients of x, the weight and the bias; None for a gradient that `needs` does not ask for."""
+        gradients: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+            dz, x, weight, [len(weight)], *self, False, [0] * len(self.stride), groups, needs
         )
-        return found
+        return gradients
+
+    def weight_gradient(self, dz: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+        gradient = self.backward(dz, x, weight, groups, [False, True, False])[1]
+        assert gradient is not None
+        return gradient
 
 
 class _LockedConv(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, shape: _Shape, groups: int, frozen: tuple[int, int]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: _Geometry,
+        groups: int,
+        frozen: tuple[int, int],
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.shape, ctx.groups, ctx.frozen = shape, groups, frozen
-        return shape.forward(x, weight, bias, groups)
+        ctx.geometry, ctx.groups, ctx.frozen = geometry, groups, frozen
+        return geometry.forward(x, weight, bias, groups)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        dx, _, db = ctx.shape.backward(dz, x, weight, ctx.groups, [needs_x, False, needs_bias])
-        dw = weight_gradient(dz, x, weight, ctx.shape, ctx.groups, ctx.frozen) if needs_weight else None
+        dx, _, db = ctx.geometry.backward(dz, x, weight, ctx.groups, [needs_x, False, needs_bias])
+        dw = weight_gradient(dz, x, weight, ctx.geometry, ctx.groups, ctx.frozen) if needs_weight else None
         if db is not None:
             db[: ctx.frozen[0]] = 0
         return dx, dw, db, None, None, None
 
 
 def weight_gradient(
-    dz: Tensor, x: Tensor, weight: Tensor, shape: _Shape, groups: int, frozen: tuple[int, int]
+    dz: Tensor, x: Tensor, weight: Tensor, geometry: _Geometry, groups: int, frozen: tuple[int, int]
 ) -> Tensor:
-    """The gradient of the weight, but 0 where the frozen rows and columns meet."""
+    """The gradient of the weight, but 0 in the frozen block."""
     rows, columns = frozen if frozen[1] else (0, 0)
     grad = take(weight, (rows, columns))
-    if groups > 1:  # all columns, and the groups behind those that are frozen altogether
-        locked = rows * groups // len(weight)
-        first, behind = locked * len(weight) // groups, locked * weight.shape[1]
+    if groups > 1:  # leave out the groups of which all outputs are frozen
+        frozen_groups = rows * groups // len(weight)
+        first_row, first_input = frozen_groups * len(weight) // groups, frozen_groups * weight.shape[1]
     else:
-        locked, first, behind = 0, rows, 0
-    if first < len(weight):
-        part = shape.backward(dz[:, first:], x[:, behind:], weight[first:], groups - locked, [False, True, False])[1]
-        assert part is not None
-        grad[rows:] = part[rows - first :]
+        frozen_groups, first_row, first_input = 0, rows, 0
+    if first_row < len(weight):
+        below = geometry.weight_gradient(
+            dz[:, first_row:], x[:, first_input:], weight[first_row:], groups - frozen_groups
+        )
+        grad[rows:] = below[rows - first_row :]
     if rows and columns < weight.shape[1]:
-        part = weight[:rows, columns:]
-        beside = shape.backward(dz[:, :rows], x[:, columns:], part, 1, [False, True, False])[1]
-        assert beside is not None
-        grad[:rows, columns:] = beside
+        grad[:rows, columns:] = geometry.weight_gradient(dz[:, :rows], x[:, columns:], weight[:rows, columns:], 1)
     complete(weight, grad)
     return grad
 
@@ -84,5 +95,5 @@ def locked_conv(
     frozen: tuple[int, int],
 ) -> Tensor:
     """See `hat_kernels.locked_conv`."""
-    result: Tensor = _LockedConv.apply(x, weight, bias, _Shape(stride, padding, dilation), groups, frozen)
+    result: Tensor = _LockedConv.apply(x, weight, bias, _Geometry(stride, padding, dilation), groups, frozen)
     return result

@@ -1,4 +1,4 @@
-"""A linear map whose weight gradient is computed only where the weight may move."""
+"""A linear layer that computes the gradient of its weight only for the weights that may move."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hat_kernels.dispatch import use_triton
 from hat_kernels.locked_linear import reference
 
 Update = Callable[[Tensor, Tensor, Tensor], bool]
-"""`update(weight, dz, x)`, with dz [M, N] and x [M, K], moves the weight by `dz^T x` in its own way. It returns whether
-it did; where not, the gradient is computed after all."""
+"""`update(weight, dz, x)` may move the weight in the backward pass. `dz` is [M, N], `x` is [M, K]. The gradient of the
+weight is `dz^T x`. `update` returns whether it has moved the weight. If not, the gradient is computed as usual."""
 
 
 def locked_linear(
@@ -24,51 +24,57 @@ def locked_linear(
     frozen: tuple[int, int],
     update: Update | None = None,
 ) -> Tensor:
-    """`x W^T + bias`, where the first `frozen` rows and columns of W do not move where they meet.
+    """`x W^T + bias`, where the leading block `W[:rows, :columns]` does not move, with `frozen = (rows, columns)`.
 
-    The result and the gradient of `x` are those of `torch.nn.functional.linear`. The gradient of W is full-shaped, 0 in
-    the frozen block, and computed by one matmul for the free rows and one for the free columns of the other rows: with
-    `rate = max(free_out, free_in)` of Serrà et al. 2018, eq. 2, those are all elements of rate above 0. The gradient of
-    the bias is 0 in the frozen rows. Differentiable once, where the gradient of W is needed.
+    The result and the gradient of `x` are those of `torch.nn.functional.linear`. The gradient of W has the full shape.
+    It is 0 in the frozen block. One matmul computes it for the free rows, and one for the free columns of the frozen
+    rows: see `hat_kernels/frozen.py`. These are all elements with a rate above 0, `rate = max(free_out, free_in)` in
+    Serrà et al. 2018, eq. 2. The gradient of the bias is 0 in the frozen rows.
 
-    On a CPU the memory of the gradient is used again when nobody else does, see `hat_kernels.gradient_memory`.
+    Differentiable once if W or the bias needs a gradient. On a CPU the memory of the gradient of W is used again at the
+    next step, see `hat_kernels/gradient_memory.py`.
 
     Args:
         x: [..., K].
         weight: [N, K].
         bias: [N].
-        frozen: (rows, columns), in 0..N and 0..K. Columns = K freezes whole rows.
-        update: takes the place of the weight gradient, which is then None; see `Update`. Not in compiled code, nor on a
-            CPU under autocast to another dtype: there the gradient is computed. On a GPU under autocast it gets the
-            weight itself, and dz and x in the lower dtype.
+        frozen: (rows, columns), in 0..N and 0..K. With columns = K, whole rows are frozen.
+        update: called in the place of computing the gradient of W, which is then None; see `Update`. On a GPU under
+            autocast, `update` gets the weight itself, and dz and x in the lower dtype. It is not called in compiled
+            code, nor on a CPU under autocast to another dtype: there the gradient is computed.
 
     Returns:
         [..., N].
 
     Raises:
-        ValueError: `frozen` is out of range.
-        RuntimeError: in the backward pass, `update` has moved a weight that another use of it still needs.
+        ValueError: `frozen` is not in 0..N and 0..K.
+        RuntimeError: in the backward pass, if `update` has moved the weight while another use of W still needs it.
     """
     check_frozen(frozen, weight)
     if not (torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))):
         return F.linear(x, weight, bias)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # it casts nothing that a Function gets
+    # Autocast does not cast the inputs of an autograd function.
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(x.device.type)
         if update is not None and weight.dtype != dtype:
-            update = _of(weight, update) if use_triton("linear_update_", weight) else None
+            update = _of_master(weight, update) if use_triton("linear_update_", weight) else None
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if torch.compiler.is_compiling():
         update = None
     return reference.locked_linear(x, weight, bias, frozen, update)
 
 
-def _of(master: Tensor, update: Update) -> Update:
-    """The update of the weight itself in the place of its copy in another dtype."""
+def _of_master(master: Tensor, update: Update) -> Update:
+    """`update` called with the weight itself, in the place of the copy in the dtype of autocast."""
     return lambda _, dz, x: update(master, dz, x)
 
 
 def check_frozen(frozen: tuple[int, int], weight: Tensor) -> None:
-    """Raise a ValueError unless `frozen` is a number of rows and of columns of the weight."""
+    """Check the size of the frozen block of a weight.
+
+    Raises:
+        ValueError: `frozen` has more rows or columns than the weight, or fewer than 0.
+    """
     for name, count, length in zip(("rows", "columns"), frozen, weight.shape, strict=False):
         if not 0 <= count <= length:
             raise ValueError(f"frozen: expected 0 to {length} {name}, got {count}")

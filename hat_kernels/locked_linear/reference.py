@@ -1,4 +1,4 @@
-"""A linear map and the gradient of what may move, in pure PyTorch."""
+"""A linear layer, and the gradient of the weights that may move, in pure PyTorch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hat_kernels.frozen import free_blocks, saved_tensors
 from hat_kernels.gradient_memory import complete, take
 
 
@@ -30,13 +31,13 @@ class _LockedLinear(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dz: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        x, weight = saved(ctx)
+        x, weight = saved_tensors(ctx)
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             dx = dz @ weight
-        count = dz.shape[:-1].numel()  # named, as -1 is ambiguous for an empty tensor
+        count = dz.shape[:-1].numel()  # not -1, which is ambiguous for an empty tensor
         dz, x = dz.reshape(count, dz.shape[-1]), x.reshape(count, x.shape[-1])
-        if ctx.needs_input_grad[1]:  # after dx, which needs the weight as it was
+        if ctx.needs_input_grad[1]:  # after dx, which needs the weight before it moves
             updated = ctx.update is not None and ctx.update(weight, dz, x)
             dw = None if updated else weight_gradient(weight, dz, x, ctx.frozen)
         if ctx.needs_input_grad[2]:
@@ -45,33 +46,15 @@ class _LockedLinear(torch.autograd.Function):
         return dx, dw, db, None, None
 
 
-_ROUNDING = 1.01  # that of a bfloat16 gradient, and of the norms
-
-
-def saved(ctx: Any) -> tuple[Any, ...]:
-    """The saved tensors of a Function with an `update`.
-
-    Raises:
-        RuntimeError: the weight has moved since.
-    """
-    try:
-        tensors: tuple[Any, ...] = ctx.saved_tensors
-    except RuntimeError as error:
-        if ctx.update is None:
-            raise
-        raise RuntimeError(
-            "in_backward: the weight has moved since its forward pass: a layer that is used twice, or two forward "
-            "passes for one step, need the gradient, use in_backward=False"
-        ) from error
-    return tensors
+_ROUNDING = 1.01  # more than the rounding of a bfloat16 gradient and of the norms
 
 
 def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, int]) -> Tensor:
-    """`dz^T x`, but 0 where the frozen rows and columns meet."""
+    """`dz^T x` [N, K], but 0 in the frozen block of the weight."""
     grad = take(weight, frozen)
     for rows, columns in free_blocks(frozen):
         a, b, block = dz[:, rows].t(), x[:, columns], grad[rows, columns]
-        if torch.compiler.is_compiling():  # Dynamo takes no strided `out`
+        if torch.compiler.is_compiling():  # Dynamo refuses an `out` that is not contiguous
             block.copy_(a @ b)
         else:
             torch.mm(a, b, out=block)
@@ -80,16 +63,9 @@ def weight_gradient(weight: Tensor, dz: Tensor, x: Tensor, frozen: tuple[int, in
 
 
 def gradient_bound(dz: Tensor, x: Tensor) -> Tensor:
-    """0-d, no less than the norm of `dz^T x`, by Cauchy and Schwarz; finite only if both are."""
+    """0-d, no less than the norm of `dz^T x`, by Cauchy and Schwarz. It is finite only if dz and x are."""
     wide = torch.promote_types(dz.dtype, torch.float32)
     return _ROUNDING * torch.linalg.vector_norm(dz, dtype=wide) * torch.linalg.vector_norm(x, dtype=wide)
-
-
-def free_blocks(frozen: tuple[int, int]) -> list[tuple[slice, slice]]:
-    """Rows and columns of what lies outside of the frozen block."""
-    rows, columns = frozen
-    below = (slice(rows, None), slice(None))
-    return [below, (slice(0, rows), slice(columns, None))] if rows else [below]
 
 
 def locked_linear(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hat_kernels.check import check_one_device, check_parallel
 from hat_kernels.dispatch import use_triton
-from hat_kernels.gate.api import GATE_FLOOR, check_embedding
+from hat_kernels.gate.api import check_embedding
+from hat_kernels.limits import GATE_FLOOR
 from hat_kernels.penalty import reference
 
 
@@ -24,12 +25,13 @@ def penalty(
 ) -> Tensor:
     """`R = sum over gates sum_i a_i free_i / sum over gates sum_i free_i`, Serrà et al. 2018, eq. 4 and 5.
 
-    With `a = sigmoid(scale * embedding)` as in `hat_kernels.gate`, one fraction over the whole network. Differentiable
-    in the embeddings, once, with the compensation of `hat_kernels.gate`.
+    `a = sigmoid(scale * embedding)` is the gate, as in `hat_kernels.gate`. R is one fraction for the whole network, not
+    a mean of one fraction for each gate. Differentiable in the embeddings, once, with the compensation of
+    `hat_kernels.gate`.
 
     Args:
-        embeddings: [N] float32 (float64 for a gradcheck), one a gate.
-        frees: [N] float32, `1 - used` in [0, 1], one a gate.
+        embeddings: one for each gate, [N] float32 (float64 for a gradcheck). N may differ from gate to gate.
+        frees: one for each gate, [N] float32, `1 - used` in [0, 1].
         scale: 0-d, of the embeddings' dtype, > 0. Not differentiable.
         s_max: the final scale, > 0.
         compensation: `"none"`, `"published"` or `"exact"`.
@@ -38,7 +40,7 @@ def penalty(
         0-d; 0 where no unit is free.
 
     Raises:
-        ValueError: there is no gate, the lists differ in length, shapes or devices, or see `hat_kernels.gate`.
+        ValueError: there is no gate; the lists differ in length, shapes or devices; or as `hat_kernels.gate`.
         TypeError: an embedding is not float32 or float64.
     """
     if not embeddings:
@@ -52,7 +54,7 @@ def penalty(
 
 
 def _implementation(scale: Tensor, embeddings: Sequence[Tensor]) -> Any:
-    """Compiled code gets the reference, which a compiler fuses with what is around it."""
+    """The module that computes. Compiled code gets the reference, which the compiler fuses with the code around it."""
     if not torch.compiler.is_compiling() and use_triton("penalty", scale, *embeddings):
         from hat_kernels.penalty import triton as kernels  # here: a machine without a GPU needs no Triton
 

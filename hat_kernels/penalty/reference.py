@@ -9,11 +9,11 @@ from torch import Tensor
 
 from hat_kernels.gate.reference import derivative
 
-SMALLEST = 2.0**-126  # of a normal float32: the sum over free units is 0, with an attention of 0 above it, or larger
+SMALLEST = 2.0**-126  # normal float32; a smaller sum over the free units is 0, and then the sum above it is 0, too
 
 
 def value(embeddings: Sequence[Tensor], frees: Sequence[Tensor], scale: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """(R, the sum over the free units); see `hat_kernels.penalty`."""
+    """(R, the sum of `frees`); see `hat_kernels.penalty`."""
     free = torch.cat(list(frees))
     a = torch.sigmoid(scale * torch.cat(list(embeddings)))
     attention = torch.where(a < floor, 0.0, a) * free
@@ -30,8 +30,8 @@ def gradients(
     s_max: float,
     compensation: str,
 ) -> list[Tensor]:
-    """The gradient of every embedding."""
+    """The gradients of the embeddings, one for each gate."""
     embedding = torch.cat(list(embeddings))
-    pull = torch.cat(list(frees)) * (grad / total.clamp_min(SMALLEST))
-    result = derivative(pull, embedding, scale, torch.sigmoid(scale * embedding), s_max, compensation)
-    return list(result.split([len(each) for each in embeddings]))
+    gate_grad = torch.cat(list(frees)) * (grad / total.clamp_min(SMALLEST))
+    result = derivative(gate_grad, embedding, scale, torch.sigmoid(scale * embedding), s_max, compensation)
+    return list(result.split([len(units) for units in embeddings]))

@@ -10,25 +10,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.device import gate_gradient, gate_value
 from hat_kernels.operands import arrange
 from hat_kernels.table import BLOCK_M, BLOCK_N, Operands, table
 from hat_kernels.tile import EXTRA, FIELDS, NUMEL, PARAMETER, owner, typed
 
-BLOCK = BLOCK_M * BLOCK_N  # a program's elements in a table of one tile a program
+BLOCK = BLOCK_M * BLOCK_N  # elements of a program, in a table with one tile for each program
 NUM_WARPS = 8
 
 
 @triton.jit(do_not_specialize=["count"])
 def penalty_kernel(rows_ptr, scale_ptr, value_ptr, total_ptr, count, BLOCK: tl.constexpr):
-    """One program, so that the sum is always the same: a network has a few thousand units."""
+    """One program adds all units, always in the same order: a network has only a few thousand."""
     lane = tl.arange(0, BLOCK)
     scale = tl.load(scale_ptr)
     attention = tl.zeros([BLOCK], tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     gate = 0
-    while gate < count:  # a range of a tensor is more than the interpreter of Triton 3.6 can do
+    while gate < count:  # not range(): the interpreter of Triton 3.6 takes no tensor there
         row = rows_ptr + gate * FIELDS
         embedding_ptr = typed(tl.load(row + PARAMETER), 0)
         free_ptr = typed(tl.load(row + EXTRA), 0)
@@ -60,32 +59,39 @@ def penalty_gradient_kernel(
     BLOCK: tl.constexpr,
 ):
     row, index = owner(rows_ptr, owners_ptr)
-    own = tl.load(owners_ptr + tl.program_id(0))
-    at = own * 0
-    first = own * 0
-    while at < own:  # the gates whose gradients lie in front of these
-        first += tl.load(rows_ptr + at + NUMEL)
-        at += FIELDS
+    row_offset = tl.load(owners_ptr + tl.program_id(0))
+    offset = row_offset * 0
+    first = row_offset * 0
+    while offset < row_offset:  # adds the units of the gates whose gradients lie before those of this gate
+        first += tl.load(rows_ptr + offset + NUMEL)
+        offset += FIELDS
     offsets = index * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < tl.load(row + NUMEL)
     embedding = tl.load(typed(tl.load(row + PARAMETER), 0) + offsets, mask=mask, other=0.0)
     free = tl.load(typed(tl.load(row + EXTRA), 0) + offsets, mask=mask, other=0.0)
     total = tl.load(total_ptr)
-    pull = tl.where(total > 0, tl.load(grad_ptr) / tl.where(total > 0, total, 1.0), 0.0) * free
-    gradient = gate_gradient(pull, embedding, tl.load(scale_ptr), s_max, COMPENSATION)
+    gate_grad = tl.where(total > 0, tl.load(grad_ptr) / tl.where(total > 0, total, 1.0), 0.0) * free
+    gradient = gate_gradient(gate_grad, embedding, tl.load(scale_ptr), s_max, COMPENSATION)
     tl.store(result_ptr + first + offsets, gradient, mask=mask)
 
 
 def value(embeddings: Sequence[Tensor], frees: Sequence[Tensor], scale: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """(R, the sum over the free units); see `hat_kernels.penalty`. The floor is the one of `hat_kernels.device`."""
+    """(R, the sum of `frees`); see `hat_kernels.penalty`. The kernel has its own copy of `floor`."""
     operands = _operands(embeddings, frees)
     if not operands:
         return torch.zeros((), device=scale.device), torch.zeros((), device=scale.device)
     result, total = torch.empty(2, dtype=torch.float32, device=scale.device).unbind()
     with torch.cuda.device_of(scale):
-        built = table(operands, steps=1)
+        pointer_table = table(operands, steps=1)
         penalty_kernel[(1,)](
-            built.rows, scale, result, total, built.length, BLOCK=BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=True
+            pointer_table.rows,
+            scale,
+            result,
+            total,
+            pointer_table.length,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+            enable_fp_fusion=True,
         )
     return result, total
 
@@ -99,17 +105,17 @@ def gradients(
     s_max: float,
     compensation: str,
 ) -> list[Tensor]:
-    """The gradient of every embedding, side by side in memory."""
+    """The gradients of the embeddings, one after the other in one piece of memory."""
     sizes = [len(embedding) for embedding in embeddings]
     result = torch.empty(sum(sizes), dtype=torch.float32, device=scale.device)
     operands = _operands(embeddings, frees)
     if operands:
         with torch.cuda.device_of(scale):
-            built = table(operands, steps=1)
-            penalty_gradient_kernel[(built.programs,)](
+            pointer_table = table(operands, steps=1)
+            penalty_gradient_kernel[(pointer_table.programs,)](
                 grad,
-                built.rows,
-                built.owners,
+                pointer_table.rows,
+                pointer_table.owners,
                 scale,
                 total,
                 result,
@@ -123,44 +129,5 @@ def gradients(
 
 
 def _operands(embeddings: Sequence[Tensor], frees: Sequence[Tensor]) -> list[Operands]:
-    """The gates as rows of a table, the same one at every step of a task."""
+    """The gates as rows of a table; within a task the table is the same at every step."""
     return arrange(embeddings, embeddings, extras=[free.contiguous() for free in frees])[0]
-
-
-_OPTIONS = {"num_warps": NUM_WARPS}
-CONFIGURATIONS: list[Configuration] = [
-    Configuration(
-        name="penalty_kernel",
-        kernel=penalty_kernel,
-        signature={
-            "rows_ptr": "*i64",
-            "scale_ptr": "*fp32",
-            "value_ptr": "*fp32",
-            "total_ptr": "*fp32",
-            "count": "i32",
-        },
-        constants={"BLOCK": BLOCK},
-        aligned=("rows_ptr",),
-        options=_OPTIONS,
-        vector_bits=0,  # a few thousand numbers: bound by the launch
-    )
-] + [
-    Configuration(
-        name=f"penalty_gradient_kernel-{compensation}",
-        kernel=penalty_gradient_kernel,
-        signature={
-            "grad_ptr": "*fp32",
-            "rows_ptr": "*i64",
-            "owners_ptr": "*i64",
-            "scale_ptr": "*fp32",
-            "total_ptr": "*fp32",
-            "result_ptr": "*fp32",
-            "s_max": "fp32",
-        },
-        constants={"COMPENSATION": compensation, "BLOCK": BLOCK},
-        aligned=("rows_ptr", "result_ptr"),
-        options=_OPTIONS,
-        vector_bits=0,
-    )
-    for compensation in ("published", "exact")
-]

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent that cannot move a locked weight."""
+"""Stochastic gradient descent (SGD) that cannot move a locked weight."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hat_kernels.check import check_one_device, check_parallel, check_scalar, ch
 from hat_kernels.dispatch import use_triton
 from hat_kernels.lock import Lock, check_locks
 from hat_kernels.sgd_update import reference
+from hat_kernels.sgd_update.options import SGDOptions
 
 
 def sgd_update_(
@@ -29,33 +30,36 @@ def sgd_update_(
     found_inf: Tensor | None = None,
     mend: bool = False,
 ) -> None:
-    """One SGD step on many parameters, in place, locked after momentum and weight decay.
+    """One SGD step on many parameters, in place. The lock acts last, after momentum and weight decay.
 
-    With `g = grad_scale * grad + weight_decay * W`, `v = momentum * v + (1 - dampening) * g` (`v = g` at first) and
-    `d` = `g + momentum * v` (Nesterov), `v` (momentum) or `g`: `W -= lr * rate * d`. The step of `torch.optim.SGD`
-    under the lock of Serrà et al. 2018, eq. 2. A weight of rate 0 keeps its bits, and its momentum too, whatever the
-    gradient holds. Arithmetic is in float32 at least.
+    - `g = grad_scale * grad + weight_decay * W`
+    - `v = momentum * v + (1 - dampening) * g`, but `v = g` in the first step
+    - `d = g + momentum * v` with Nesterov momentum, `d = v` with plain momentum, `d = g` without momentum
+    - `W -= lr * rate * d`
+
+    This is the step of `torch.optim.SGD` under the lock of Serrà et al. 2018, eq. 2. A weight of rate 0 keeps its bits,
+    and so does its momentum, whatever the gradient holds. Arithmetic is in float32 or wider.
 
     Args:
-        parameters: any floating shapes and dtypes, one device.
-        grads: one a parameter, same shapes. Not changed.
-        momentum_buffers: one a parameter if `momentum` is not 0, else empty; of the parameter's dtype or float32.
-        locks: one a parameter; None where nothing is locked.
+        parameters: of any shapes and floating dtypes, on one device.
+        grads: one for each parameter, of its shape. Not changed.
+        momentum_buffers: `v`, one for each parameter, of its dtype or float32; empty if `momentum` is 0.
+        locks: one for each parameter; None: nothing of the parameter is locked.
         lr: learning rate >= 0, a number or a 0-d tensor.
         momentum: >= 0.
-        dampening: of the momentum.
+        dampening: takes this share of the gradient out of the momentum.
         nesterov: use Nesterov momentum.
         weight_decay: >= 0, added to the gradient as `weight_decay * W`.
         maximize: ascend instead of descend.
         grad_scale: 0-d factor of every gradient (clipping, one over a loss scale), or None.
-        is_first_step: the momentum buffers hold nothing yet.
-        found_inf: 0-d float32; if it is not 0, nothing happens. None: the step is taken.
-        mend: a gradient that is not finite counts as 0, and in a parameter that has a lock a result that is not finite
-            is written as 0, a larger one than float16 holds as its largest: finished tasks meet it with an input of
-            exactly 0, but 0 * inf is NaN.
+        is_first_step: the momentum buffers hold nothing yet, and are not read.
+        found_inf: 0-d float32; if it is not 0, no step is made. None: the step is made.
+        mend: elements of a gradient that are not finite count as 0. In a parameter with a lock, results that are not
+            finite are written as 0, and the others are clamped to the range of float16. The reason: a finished task
+            multiplies the free weights by an input of exactly 0, but 0 * inf is NaN.
 
     Raises:
-        ValueError: the lists' lengths differ, or shapes or devices, or a lock does not fit.
+        ValueError: the lists differ in length, shapes or devices, or a lock does not fit.
         TypeError: a momentum buffer is neither of the parameter's dtype nor float32.
     """
     check_parallel("grads", grads, parameters)
@@ -67,22 +71,10 @@ def sgd_update_(
     check_scalar("found_inf", found_inf)
     update = reference.sgd_update_
     if use_triton("sgd_update_", *parameters, *grads):
-        from hat_kernels.sgd_update import triton as kernels  # torch.compile traces this, but not importlib
+        from hat_kernels.sgd_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.sgd_update_
-    update(
-        parameters,
-        grads,
-        momentum_buffers if momentum else [],
-        locks,
-        lr=lr,
-        momentum=momentum,
-        dampening=dampening,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        is_first_step=is_first_step,
-        found_inf=found_inf,
-        mend=mend,
+    options = SGDOptions(
+        lr, momentum, dampening, nesterov, weight_decay, maximize, grad_scale, is_first_step, found_inf, mend
     )
+    update(parameters, grads, momentum_buffers if momentum else [], locks, options)

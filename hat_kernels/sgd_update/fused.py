@@ -1,12 +1,13 @@
-"""SGD in one pass over memory, for what has no lock."""
+"""SGD in one pass over memory, for parameters without a lock."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hat_kernels.compiling import as_rows, fused, plain
+from hat_kernels.compiling import are_plain, as_rows, fused
 from hat_kernels.lock import Lock
+from hat_kernels.sgd_update.options import SGDOptions
 
 
 @fused
@@ -32,39 +33,26 @@ def _loop(
 
 
 def takes(parameter: Tensor, grad: Tensor, buffer: Tensor | None, lock: Lock | None, weight_decay: float) -> bool:
-    """Whether `update_` has the operation; without momentum and decay there is one pass anyway."""
-    own = [parameter, grad] if buffer is None else [parameter, grad, buffer]
-    several = buffer is not None or weight_decay != 0
-    return several and plain(own, lock)
+    """Whether `update_` can and should make the step. Without momentum and decay, the reference makes one pass, too."""
+    tensors = [parameter, grad] if buffer is None else [parameter, grad, buffer]
+    makes_several_passes = buffer is not None or weight_decay != 0
+    return makes_several_passes and are_plain(tensors, lock)
 
 
-def update_(
-    parameter: Tensor,
-    grad: Tensor,
-    buffer: Tensor | None,
-    *,
-    lr: float | Tensor,
-    momentum: float,
-    dampening: float,
-    nesterov: bool,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: Tensor | None,
-    is_first_step: bool,
-) -> None:
+def update_(parameter: Tensor, grad: Tensor, buffer: Tensor | None, options: SGDOptions) -> None:
     """`hat_kernels.sgd_update_` of one parameter without a lock."""
-    scale = torch.ones(()) if grad_scale is None else grad_scale.to(torch.float32)
-    if is_first_step and buffer is not None:
+    scale = torch.ones(()) if options.grad_scale is None else options.grad_scale.to(torch.float32)
+    if options.is_first_step and buffer is not None:
         buffer.zero_()
     rows = as_rows([parameter, grad, *([] if buffer is None else [buffer])])
     _loop(
         rows[0],
         rows[1],
         rows[2] if buffer is not None else None,
-        torch.as_tensor(lr, dtype=torch.float32),
-        -scale if maximize else scale,
-        momentum,
-        1.0 if is_first_step else 1.0 - dampening,
-        nesterov,
-        weight_decay,
+        torch.as_tensor(options.lr, dtype=torch.float32),
+        -scale if options.maximize else scale,
+        options.momentum,
+        1.0 if options.is_first_step else 1.0 - options.dampening,
+        options.nesterov,
+        options.weight_decay,
     )

@@ -10,6 +10,7 @@ from hat_kernels import compiling
 from hat_kernels.lock import Lock
 from hat_kernels.parts import parts, widened
 from hat_kernels.sgd_update import fused
+from hat_kernels.sgd_update.options import SGDOptions
 
 
 def sgd_update_(
@@ -17,37 +18,16 @@ def sgd_update_(
     grads: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor],
     locks: Sequence[Lock | None],
-    *,
-    lr: float | Tensor,
-    momentum: float,
-    dampening: float,
-    nesterov: bool,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: Tensor | None,
-    is_first_step: bool,
-    found_inf: Tensor | None,
-    mend: bool,
+    options: SGDOptions,
 ) -> None:
     """See `hat_kernels.sgd_update_`."""
-    if found_inf is not None and found_inf.item():
+    if options.found_inf is not None and options.found_inf.item():
         return
+    lr, momentum, dampening, nesterov, weight_decay, maximize, grad_scale, is_first_step, _, mend, _ = options
     for index, (parameter, grad, lock) in enumerate(zip(parameters, grads, locks, strict=True)):
         buffer = momentum_buffers[index] if momentum else None
-        if not mend and compiling.wanted() and fused.takes(parameter, grad, buffer, lock, weight_decay):
-            fused.update_(
-                parameter,
-                grad,
-                buffer,
-                lr=lr,
-                momentum=momentum,
-                dampening=dampening,
-                nesterov=nesterov,
-                weight_decay=weight_decay,
-                maximize=maximize,
-                grad_scale=grad_scale,
-                is_first_step=is_first_step,
-            )
+        if not mend and compiling.compiles() and fused.takes(parameter, grad, buffer, lock, weight_decay):
+            fused.update_(parameter, grad, buffer, options)
             continue
         for part in parts(parameter, lock):
             weight = parameter[part.rows]
@@ -57,8 +37,9 @@ def sgd_update_(
             if weight_decay:
                 step = step.add(weight, alpha=weight_decay)
             if buffer is not None:
-                own = buffer[part.rows]
-                velocity = step if is_first_step else part.own(own).mul_(momentum).add_(step, alpha=1 - dampening)
-                part.write_(own, velocity)
+                old_velocity, velocity = buffer[part.rows], step
+                if not is_first_step:
+                    velocity = part.working_copy(old_velocity).mul_(momentum).add_(step, alpha=1 - dampening)
+                part.write_(old_velocity, velocity)
                 step = step.add(velocity, alpha=momentum) if nesterov else velocity
             part.write_(weight, part.moved(weight, step, -lr), mend=mend, spare=True)

@@ -1,4 +1,4 @@
-"""Launch, registration and shipped configurations of locked SGD."""
+"""Launch and registration of locked SGD."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.lock import Lock
 from hat_kernels.operands import arrange, flatten, number_or_scalar, restore, scalar, split_number, unflatten
 from hat_kernels.sgd_update.kernel import sgd_kernel
-from hat_kernels.table import BLOCK_M, BLOCK_N, STEPS, dtype_code, table
+from hat_kernels.sgd_update.options import SGDOptions
+from hat_kernels.table import BLOCK_M, BLOCK_N, table
 
 NUM_WARPS = 4
 
@@ -22,52 +22,45 @@ def sgd_update_(
     grads: Sequence[Tensor],
     momentum_buffers: Sequence[Tensor],
     locks: Sequence[Lock | None],
-    *,
-    lr: float | Tensor,
-    momentum: float,
-    dampening: float,
-    nesterov: bool,
-    weight_decay: float,
-    maximize: bool,
-    grad_scale: Tensor | None,
-    is_first_step: bool,
-    found_inf: Tensor | None,
-    mend: bool,
+    options: SGDOptions,
 ) -> None:
     """See `hat_kernels.sgd_update_`."""
-    if torch.compiler.is_compiling():  # only then: an operator of lists costs ten microseconds more than a launch
-        number, lr_tensor = split_number(lr)
-        numbers = [number, momentum, dampening, weight_decay]
-        flags = [nesterov, maximize, is_first_step, mend]
+    if torch.compiler.is_compiling():  # not in eager mode: there an operator with lists costs 10 µs more than a launch
+        number, lr = split_number(options.lr)
+        numbers = [number, options.momentum, options.dampening, options.weight_decay]
+        flags = [options.nesterov, options.maximize, options.is_first_step, options.mend]
         lists = (list(parameters), list(grads), list(momentum_buffers))
-        _sgd_update_op(*lists, *flatten(locks), lr_tensor, grad_scale, found_inf, numbers, flags)
+        scalars = (lr, options.grad_scale, options.found_inf, options.limit)
+        _sgd_update_op(*lists, *flatten(locks), *scalars, numbers, flags)
         return
-    states = [momentum_buffers] if momentum else []
+    states = [momentum_buffers] if options.momentum else []
     operands, copies = arrange(parameters, grads, states, locks)
     if not operands:
         return
     device = operands[0].parameter.device
-    rate, rate_ptr = number_or_scalar(lr, device)
+    rate, rate_ptr = number_or_scalar(options.lr, device)
     with torch.cuda.device_of(operands[0].parameter):
-        built = table(operands)
-        sgd_kernel[(built.programs,)](
-            built.rows,
-            built.owners,
+        pointer_table = table(operands)
+        sgd_kernel[(pointer_table.programs,)](
+            pointer_table.rows,
+            pointer_table.owners,
             rate_ptr,
-            scalar(grad_scale, device),
-            scalar(found_inf, device),
+            scalar(options.grad_scale, device),
+            scalar(options.found_inf, device),
             rate,
-            -1.0 if maximize else 1.0,
-            float(momentum),
-            1.0 if is_first_step else 1.0 - dampening,
-            0.0 if is_first_step else 1.0,
-            float(weight_decay),
-            CODES=built.codes,
-            STATEFUL=bool(momentum),
-            NESTEROV=nesterov,
-            DECAY=weight_decay != 0,
-            MEND=mend,
-            STEPS=built.steps,
+            -1.0 if options.maximize else 1.0,
+            float(options.momentum),
+            1.0 if options.is_first_step else 1.0 - options.dampening,
+            0.0 if options.is_first_step else 1.0,
+            float(options.weight_decay),
+            float(options.limit or 0.0),
+            CODES=pointer_table.codes,
+            STATEFUL=bool(options.momentum),
+            NESTEROV=options.nesterov,
+            DECAY=options.weight_decay != 0,
+            CLAMP=options.limit is not None,
+            MEND=options.mend,
+            STEPS=pointer_table.steps,
             BLOCK_M=BLOCK_M,
             BLOCK_N=BLOCK_N,
             num_warps=NUM_WARPS,
@@ -88,74 +81,28 @@ def _sgd_update_op(
     lr: Tensor | None,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
+    limit: float | None,
     numbers: Sequence[float],
     flags: Sequence[bool],
 ) -> None:
     number, momentum, dampening, weight_decay = numbers
     nesterov, maximize, is_first_step, mend = flags
-    sgd_update_(
-        parameters,
-        grads,
-        momentum_buffers,
-        unflatten(rows, columns, lock_numbers),
-        lr=number if lr is None else lr,
-        momentum=momentum,
-        dampening=dampening,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        maximize=maximize,
-        grad_scale=grad_scale,
-        is_first_step=is_first_step,
-        found_inf=found_inf,
-        mend=mend,
+    options = SGDOptions(
+        number if lr is None else lr,
+        momentum,
+        dampening,
+        nesterov,
+        weight_decay,
+        maximize,
+        grad_scale,
+        is_first_step,
+        found_inf,
+        mend,
+        limit,
     )
+    sgd_update_(parameters, grads, momentum_buffers, unflatten(rows, columns, lock_numbers), options)
 
 
 @_sgd_update_op.register_fake
 def _(*_: Any) -> None:
     return None
-
-
-def _configuration(
-    name: str,
-    parameter: torch.dtype,
-    state: torch.dtype,
-    *,
-    stateful: bool = True,
-    steps: int = 1,
-    scalars: bool = False,
-    nesterov: bool = False,
-) -> Configuration:
-    scalar_type = {"lr_ptr": "*fp32", "scale_ptr": "*fp32", "found_inf_ptr": "*fp32"} if scalars else {}
-    numbers = ("lr", "sign", "momentum", "keep", "history", "weight_decay")
-    return Configuration(
-        name=f"sgd_update-{name}",
-        kernel=sgd_kernel,
-        signature={"rows_ptr": "*i64", "owners_ptr": "*i64", **scalar_type, **dict.fromkeys(numbers, "fp32")},
-        constants={
-            **({} if scalars else {"lr_ptr": None, "scale_ptr": None, "found_inf_ptr": None}),
-            "CODES": 1 << dtype_code(parameter, parameter, state),
-            "STATEFUL": stateful,
-            "NESTEROV": nesterov,
-            "DECAY": stateful,
-            "MEND": scalars,
-            "STEPS": steps,
-            "BLOCK_M": BLOCK_M,
-            "BLOCK_N": BLOCK_N,
-        },
-        aligned=("rows_ptr",),
-        options={"num_warps": NUM_WARPS},
-    )
-
-
-CONFIGURATIONS: list[Configuration] = [
-    _configuration("fp32", torch.float32, torch.float32, stateful=False),
-    _configuration("fp32-large", torch.float32, torch.float32, stateful=False, steps=STEPS[-1]),
-    _configuration("fp32-momentum", torch.float32, torch.float32),
-    _configuration("fp32-momentum-large", torch.float32, torch.float32, steps=STEPS[-1]),
-    _configuration("fp32-nesterov-scaled", torch.float32, torch.float32, scalars=True, nesterov=True),
-    _configuration("bf16", torch.bfloat16, torch.bfloat16, stateful=False),
-    _configuration("bf16-momentum", torch.bfloat16, torch.float32, scalars=True),
-    _configuration("bf16-momentum-large", torch.bfloat16, torch.float32, steps=STEPS[-1]),
-    _configuration("fp16-momentum", torch.float16, torch.float32, scalars=True),
-]

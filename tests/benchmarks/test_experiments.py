@@ -1,4 +1,4 @@
-"""The experiments that the README reports: their command lines, and the table of what they measured."""
+"""The experiments that docs/measurements.md reports: their command lines, and the table of what they measured."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks import experiments
 
-README = Path(experiments.__file__).parent.parent / "README.md"
+PAGE = Path(experiments.__file__).parent.parent / "docs" / "measurements.md"
 
 
 def row(command: str, **facts: object) -> dict[str, object]:
@@ -18,8 +19,8 @@ def row(command: str, **facts: object) -> dict[str, object]:
     return {"command": command, **measured, "references": {}, **machine, **facts}
 
 
-def test_readme_shows_the_kept_figures() -> None:
-    assert experiments.main(["--check", str(README)]) == 0
+def test_the_page_shows_the_kept_figures() -> None:
+    assert experiments.main(["--check", str(PAGE)]) == 0
 
 
 def test_kept_figures_are_of_experiments_that_can_be_run() -> None:
@@ -51,6 +52,17 @@ def test_table_says_what_was_trained_on_what() -> None:
     assert lines[-1] == "Measured on: abacus, 1 threads, torch 2.9."
 
 
-def test_text_without_markers_is_refused() -> None:
-    with pytest.raises(ValueError, match="text: expected the markers"):
-        experiments.replaced("no markers", "table", "experiments")
+def test_the_picture_begins_with_the_stream_that_forgets_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(experiments, "PICTURE", tmp_path / "forgetting.png")
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: figures.append(figure))
+    without = {"little": [0.5, 0.9], "much": [0.1, 1.0], "unknown": None}
+    rows = {
+        name: row("hat train", random=[0.5, 0.5], references={"sequential": shares} if shares else {})
+        for name, shares in without.items()
+    }
+    experiments.draw(rows)
+    (figure,) = figures
+    assert [axes.get_title() for axes in figure.axes] == ["much", "little"]
+    assert [axes.get_legend() for axes in figure.axes] == [None, None]  # below them, where no bar is
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"with HAT", "without HAT", "guessing"}

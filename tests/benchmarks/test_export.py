@@ -12,7 +12,7 @@ from benchmarks import export, export_tables
 from benchmarks.exported import both, of_share
 from benchmarks.gpu.steps import TINY
 
-README = Path(export.__file__).parent.parent / "README.md"
+PAGE = Path(export.__file__).parent.parent / "docs" / "measurements.md"
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_trained_networks(tmp_path: Path) -> None:
 
 
 def test_the_command_replaces_the_parts_that_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, readme = tmp_path / "export.json", tmp_path / "README.md"
+    out, page = tmp_path / "export.json", tmp_path / "page.md"
     kept = {"part": "trained", "network": "old"}
     out.write_text(json.dumps({"rows": [kept, {"part": "shares", "network": "old"}]}))
     monkeypatch.setattr(export, "MLP", TINY[0])
@@ -72,15 +72,16 @@ def test_the_command_replaces_the_parts_that_it_measures(tmp_path: Path, monkeyp
     rows = json.loads(out.read_text())["rows"]
     assert rows[0] == kept
     assert [row["network"] for row in rows[1:]] == ["tiny"]
-    readme.write_text(f"before\n{export_tables.BEGIN}\nold\n{export_tables.END}\nbehind\n")
-    assert export.main(["--check", str(readme), "--out", str(out)]) == 1
-    assert export.main(["--write", str(readme), "--out", str(out)]) == 0
-    assert export.main(["--check", str(readme), "--out", str(out)]) == 0
-    assert readme.read_text().startswith("before\n")
-    assert "| tiny " in readme.read_text()
-    assert readme.read_text().endswith("\nbehind\n")
-    with pytest.raises(ValueError, match="document: expected the markers"):
-        export_tables.inserted("none", {})
+    page.write_text("before\n<!-- export -->\nold\n<!-- /export -->\nbehind\n")
+    assert export.main(["--check", str(page), "--out", str(out)]) == 1
+    assert export.main(["--write", str(page), "--out", str(out)]) == 0
+    assert export.main(["--check", str(page), "--out", str(out)]) == 0
+    assert page.read_text().startswith("before\n")
+    assert "| tiny " in page.read_text()
+    assert page.read_text().endswith("\nbehind\n")
+    page.write_text("none")
+    with pytest.raises(ValueError, match=r"page\.md: expected one <!-- export --> and one <!-- /export --> behind it"):
+        export.main(["--check", str(page), "--out", str(out)])
 
 
 SHARED = [
@@ -96,8 +97,8 @@ SHARED = [
 ]
 
 
-def test_readme_shows_the_kept_figures() -> None:
-    assert export.main(["--check", str(README)]) == 0
+def test_the_page_shows_the_kept_figures() -> None:
+    assert export.main(["--check", str(PAGE)]) == 0
 
 
 def test_kept_figures_are_of_all_parts_and_change_no_accuracy() -> None:

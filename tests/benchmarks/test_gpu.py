@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def test_the_forward_pass_of_a_converted_network_is_under_autocast() -> None:
 
 
 def test_a_whole_run_forgets_nothing_and_says_how_long_it_took() -> None:
-    rows = list(whole.rows(CPU, time.monotonic() + 600))
+    rows = list(whole.rows(CPU, math.inf))
     assert [(row["variant"], row.get("error")) for row in rows] == [("ours", None), ("plain", None)]
     assert rows[0]["drift"] == 0
     assert all(row["seconds"] > 0 for row in rows)
@@ -142,7 +143,7 @@ def test_a_whole_run_forgets_nothing_and_says_how_long_it_took() -> None:
 
 def test_the_fastest_kernels_are_found_and_stored(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = []
-    entries = run.choose(CPU, 60.0, 1, tmp_path / "measured" / "gpu.json", rows)
+    entries = run.choose(CPU, math.inf, 1, tmp_path / "measured" / "gpu.json", rows)
     assert choice.read(tmp_path / "measured" / "gpu.json") == entries
     assert {purpose for purpose, _, _ in entries} == set(choice.PASSES)
     assert {row["variant"] for row in rows} == {"vendor", "plain"}
@@ -202,7 +203,7 @@ def test_tests_are_counted_and_ended(tmp_path: Path) -> None:
     good, bad = tmp_path / "test_good.py", tmp_path / "test_bad.py"
     good.write_text("def test_a(): pass\ndef test_b(): pass\n")
     bad.write_text("def test_a(): assert False\n")
-    rows = tests.run(120, [[str(good)], [str(bad)]])
+    rows = tests.run(1e6, [[str(good)], [str(bad)]])
     assert [(row["status"], row.get("passed", 0), row.get("failed", 0)) for row in rows] == [
         ("passed", 2, 0),
         ("failed", 0, 1),

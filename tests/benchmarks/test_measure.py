@@ -107,7 +107,7 @@ def test_scale_and_progress_are_inverse() -> None:
 
     state = hat.HATModel(hat.models.mlp(3, (2,))).state
     for wanted in scale.SCALES:
-        state.anneal(progress(wanted))
+        state.set_progress(progress(wanted))
         assert state.scale.item() == pytest.approx(wanted, rel=1e-5)
 
 

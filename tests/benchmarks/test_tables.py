@@ -77,26 +77,34 @@ def results() -> dict[str, Any]:
     return {"environment": facts, "machine": {"flops": 5e10, "bandwidth": 1e10}, "rows": rows}
 
 
+BEGIN, END = f"<!-- {tables.MARKER} -->", f"<!-- /{tables.MARKER} -->"
+PAGE = Path(tables.__file__).parent.parent / "docs" / "measurements.md"
+
+
+def test_the_page_shows_the_kept_figures() -> None:
+    assert tables.main(["--check", str(PAGE)]) == 0
+
+
 @pytest.fixture
 def saved(results: dict[str, Any], tmp_path: Path) -> Path:
     record.write(tmp_path / "cpu.json", results)
     return tmp_path / "cpu.json"
 
 
-def readme(folder: Path, text: str = f"top\n{tables.BEGIN}\nold\n{tables.END}\nbottom\n") -> Path:
-    path = folder / "README.md"
+def page(folder: Path, text: str = f"top\n{BEGIN}\nold\n{END}\nbottom\n") -> Path:
+    path = folder / "page.md"
     path.write_text(text)
     return path
 
 
 def test_write_then_check(saved: Path, tmp_path: Path) -> None:
-    target = readme(tmp_path)
+    target = page(tmp_path)
     arguments = ["--results", str(saved)]
     assert tables.main([*arguments, "--check", str(target)]) == 1
     assert tables.main([*arguments, "--write", str(target)]) == 0
     text = target.read_text()
-    assert text.startswith(f"top\n{tables.BEGIN}\n")
-    assert text.endswith(f"{tables.END}\nbottom\n")
+    assert text.startswith(f"top\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nbottom\n")
     assert "old" not in text
     assert "12.3 ms" in text
     assert "0.50 (0.90 to 1.10)" in text
@@ -107,13 +115,11 @@ def test_write_then_check(saved: Path, tmp_path: Path) -> None:
     assert target.read_text() == text
 
 
-@pytest.mark.parametrize(
-    "text", ["no marks", tables.BEGIN, f"{tables.END} {tables.BEGIN}", f"{tables.BEGIN}{tables.BEGIN}{tables.END}"]
-)
+@pytest.mark.parametrize("text", ["no marks", BEGIN, f"{END} {BEGIN}", f"{BEGIN}{BEGIN}{END}"])
 def test_marks_that_do_not_fit(saved: Path, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    target = readme(tmp_path, text)
+    target = page(tmp_path, text)
     assert tables.main(["--results", str(saved), "--write", str(target)]) == 2
-    assert "README.md: expected one <!-- benchmark:cpu -->" in capsys.readouterr().err
+    assert "page.md: expected one <!-- benchmark:cpu -->" in capsys.readouterr().err
     assert target.read_text() == text
 
 
@@ -173,11 +179,23 @@ def test_pictures_are_drawn(results: dict[str, Any], tmp_path: Path) -> None:
     assert pictures.draw({"rows": []}, tmp_path) == []
 
 
+def test_a_legend_says_what_floor_and_flush_mode_are() -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks import panels
+
+    figure, (axes,) = panels.panels(1, "title")
+    panels.floor(axes, [(0.0, 1.0)])
+    axes.plot([0], [1], label="textbook, flush mode")
+    panels.legend(figure, axes)
+    notes = figure.legends[0].get_title().get_text().splitlines()
+    assert [note.partition(":")[0] for note in notes] == ["flush mode", "floor"]
+
+
 def test_results_of_another_version_are_named(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = record.read(saved)
     results["rows"] = [row for row in results["rows"] if row["variant"] != OURS]
     record.write(saved, results)
-    assert tables.main(["--results", str(saved), "--check", str(tmp_path / "README.md")]) == 2
-    (tmp_path / "README.md").write_text(f"{tables.BEGIN}\n{tables.END}\n")
-    assert tables.main(["--results", str(saved), "--check", str(tmp_path / "README.md")]) == 2
+    assert tables.main(["--results", str(saved), "--check", str(tmp_path / "page.md")]) == 2
+    (tmp_path / "page.md").write_text(f"{BEGIN}\n{END}\n")
+    assert tables.main(["--results", str(saved), "--check", str(tmp_path / "page.md")]) == 2
     assert "expected results of this version, got some without 'ours'" in capsys.readouterr().err

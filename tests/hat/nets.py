@@ -232,7 +232,7 @@ def anneal(module: nn.Module, progress: float) -> nn.Module:
     """The scale of every gate, as a model sets it."""
     for gate in module.modules():
         if isinstance(gate, hat.Gate):
-            gate.state.anneal(progress)
+            gate.state.set_progress(progress)
     return module
 
 

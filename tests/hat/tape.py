@@ -147,7 +147,7 @@ def _nbytes(tensors) -> int:
     return sum(own.values())
 
 
-PASSES = {"sgd_kernel": 3, "adamw_kernel": 7, "embedding_kernel": 3, "_partial_kernel": 1}
+PASSES = {"sgd_kernel": 3, "adamw_kernel": 7, "_partial_kernel": 1}
 """Over each parameter of a table: it and its states are read and written, its gradient read."""
 
 

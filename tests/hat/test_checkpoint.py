@@ -21,10 +21,10 @@ ROOT = Path(checkpoint.__file__).parents[1]
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals and limits")
 
 
-def run(script: str, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -300,7 +300,7 @@ from hat.checkpoint import load, save
 path, trials = sys.argv[1], int(sys.argv[2])
 random.seed(0)
 torch.set_num_threads(1)
-caught, last = 0, 0
+last = 0
 for trial in range(trials):
     child = os.fork()
     if not child:
@@ -311,16 +311,21 @@ for trial in range(trials):
     while not os.path.exists(path):
         assert not os.waitpid(child, os.WNOHANG)[0], "the writer stopped by itself"
         time.sleep(0.001)
-    time.sleep(random.uniform(0.02, 0.15))
+    writing = False
+    while not writing:  # a child that has not had its turn yet writes nothing
+        os.kill(child, signal.SIGCONT)
+        time.sleep(random.uniform(0.02, 0.15))
+        os.kill(child, signal.SIGSTOP)
+        assert os.WIFSTOPPED(os.waitpid(child, os.WUNTRACED)[1]), "the writer stopped by itself"
+        writing = any(f".{child}." in name for name in os.listdir(os.path.dirname(path)))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    caught += any(f".{child}." in name for name in os.listdir(os.path.dirname(path)))
     got = load(path)
     assert got["data"].eq(got["serial"]).all() and int(got["data"].sum()) == got["sum"], "mixed checkpoint"
     assert got["serial"] >= last, "went back in time"
     last = got["serial"]
 save(path, {"serial": last, "left": [n for n in os.listdir(os.path.dirname(path)) if n.endswith(".tmp")]})
-print(caught, last)
+print(last)
 """
 
 
@@ -329,9 +334,7 @@ print(caught, last)
 def test_kill_in_the_middle_of_saving_leaves_a_whole_checkpoint(tmp_path):
     done = run(KILLED, tmp_path / "run.pt", 12)
     assert done.returncode == 0, done.stderr
-    caught, last = map(int, done.stdout.split())
-    assert caught >= 1, "no kill hit a save: the test proved nothing"
-    assert last >= 1
+    assert int(done.stdout) >= 1
     assert leftovers(tmp_path) == []
 
 

@@ -1,9 +1,9 @@
-"""Compiling every shipped kernel for GPUs that are not there, and reading what came out.
+"""Compile every kernel for GPUs without having one, and read the result.
 
-    python -m tests.hat_kernels.compiled lock_update --target sm_90 gfx942      # JSON, one row a kernel and target
+    python -m tests.hat_kernels.compiled lock_update --target sm_90 gfx942      # JSON, a row for each kernel and target
 
-Runs in a process of its own: tests interpret kernels, and Triton decides once whether to interpret or to compile.
-Triton keeps what it compiled, so that a second run takes seconds.
+It runs in a process of its own: tests interpret kernels, and Triton decides at its import whether to interpret or to
+compile. Triton keeps compiled kernels, so a second run takes seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import pkgutil
 import re
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hat_kernels.configuration import Configuration
+from tests.hat_kernels.configuration import Configuration
 
 TARGETS = {
     "sm_80": ("cuda", 80, 32),
@@ -39,35 +38,30 @@ INSTRUCTIONS = {
     "sm_100": r"\btcgen05\.mma\b",
     "gfx942": r"\bv_mfma_",
 }
-"""What a matmul runs at full speed with; an older one works on a newer GPU, at half the rate or less."""
+"""The matmul instruction of each target. Older instructions work on newer GPUs, at half the rate or less."""
 SHARED = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
-"""Bytes that one program may have; of a kernel that needs more, the launch fails."""
+"""Bytes of shared memory that one program may use. A launch that needs more fails."""
 DIVISIBLE = [["tt.divisibility", 16]]
 
 
 def operations() -> list[str]:
     """The operations that have kernels of their own."""
-    import hat_kernels
-
-    folders = [module.name for module in pkgutil.iter_modules(hat_kernels.__path__) if module.ispkg]
-    root = Path(hat_kernels.__path__[0])
-    files = {name: root / name / "triton.py" for name in folders}
-    return [name for name, file in files.items() if file.exists() and "CONFIGURATIONS" in file.read_text()]
+    return sorted(file.parent.name for file in Path(__file__).parent.glob("*/configurations.py"))
 
 
 @functools.cache
 def configurations(operation: str) -> dict[str, Configuration]:
-    """All that an operation ships, by name.
+    """How the kernels of an operation are launched, by name.
 
     Raises:
         ValueError: two configurations have one name.
     """
-    found: dict[str, Configuration] = {}
-    for configuration in importlib.import_module(f"hat_kernels.{operation}.triton").CONFIGURATIONS:
-        if configuration.name in found:
+    by_name: dict[str, Configuration] = {}
+    for configuration in importlib.import_module(f"tests.hat_kernels.{operation}.configurations").CONFIGURATIONS:
+        if configuration.name in by_name:
             raise ValueError(f"{operation}: expected unique names, got {configuration.name!r} twice")
-        found[configuration.name] = configuration
-    return found
+        by_name[configuration.name] = configuration
+    return by_name
 
 
 def build(configuration: Configuration, target: str) -> Any:
@@ -94,7 +88,7 @@ def build(configuration: Configuration, target: str) -> Any:
 
 
 def judge(operation: str, name: str, target: str) -> dict[str, Any]:
-    """One row: registers, spills, vector width, shared memory, tensor-core and float64 instructions."""
+    """The row of a kernel: registers, spills, vector width, shared memory, tensor-core and float64 instructions."""
     configuration = configurations(operation)[name]
     start = time.perf_counter()
     kernel = build(configuration, target)
@@ -116,7 +110,7 @@ def judge(operation: str, name: str, target: str) -> dict[str, Any]:
 
 
 def judge_all(targets: Sequence[str], chosen: Sequence[str] = (), workers: int = 2) -> list[dict[str, Any]]:
-    """Every configuration of the chosen operations (default: all) for every target; a failure is a row with `error`."""
+    """The rows of the chosen operations (default: all) for each target; a failure is a row with `error`."""
     jobs = [(op, name, target) for op in chosen or operations() for name in configurations(op) for target in targets]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
@@ -124,7 +118,7 @@ def judge_all(targets: Sequence[str], chosen: Sequence[str] = (), workers: int =
 
 
 def in_a_process(targets: Sequence[str] = tuple(TARGETS), chosen: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """`judge_all` where kernels are compiled, whatever this process does with them."""
+    """`judge_all` in a process that compiles kernels, even if this process interprets them."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in (os.getcwd(), *sys.path) if path)
     command = [sys.executable, "-m", "tests.hat_kernels.compiled", *chosen, "--target", *targets]
@@ -142,7 +136,7 @@ def _judge(job: tuple[str, str, str]) -> dict[str, Any]:
 
 
 def _widest(text: str, pattern: str, unit: int = 1) -> int:
-    """The largest product of a vector length (1 if there is none) and an element width, in bits."""
+    """The width of the widest load in bits: vector length (1 for a scalar) times element width."""
     return max((unit * int(n or 1) * int(bits or 1) for n, bits in re.findall(pattern, text)), default=0)
 
 
@@ -168,16 +162,18 @@ def _read_nvidia(asm: dict[str, Any]) -> dict[str, int]:
         file.write(asm["cubin"])
         file.flush()
         usage = subprocess.run([_cuobjdump(), "-res-usage", file.name], capture_output=True, text=True, check=True)
-    found = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage.stdout))
-    resources = {"registers": int(found["REG"]), "spill_bytes": int(found["STACK"]) + int(found["LOCAL"])}
+    by_name = dict(re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage.stdout))
+    resources = {"registers": int(by_name["REG"]), "spill_bytes": int(by_name["STACK"]) + int(by_name["LOCAL"])}
     return {**resources, **{name: count(asm["ptx"]) for name, count in PTX.items()}}
 
 
 def _read_amd(asm: dict[str, Any]) -> dict[str, int]:
     text = asm["amdgcn"]
-    found = {name: int(value) for name, value in re.findall(r"^\s*\.(\w+(?:_count|_fixed_size)):\s+(\d+)", text, re.M)}
-    spilled = 4 * (found["vgpr_spill_count"] + found["sgpr_spill_count"]) + found["private_segment_fixed_size"]
-    resources = {"registers": found["vgpr_count"], "spill_bytes": spilled}
+    by_name = {
+        name: int(value) for name, value in re.findall(r"^\s*\.(\w+(?:_count|_fixed_size)):\s+(\d+)", text, re.M)
+    }
+    spilled = 4 * (by_name["vgpr_spill_count"] + by_name["sgpr_spill_count"]) + by_name["private_segment_fixed_size"]
+    resources = {"registers": by_name["vgpr_count"], "spill_bytes": spilled}
     return {**resources, **{name: count(text) for name, count in AMDGCN.items()}}
 
 

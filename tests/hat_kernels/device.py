@@ -1,4 +1,4 @@
-"""Where kernels are tested: compiled on a GPU if there is one, else interpreted on the CPU (see tests/conftest.py)."""
+"""The device of the kernel tests: a GPU if there is one, else the CPU with the interpreter; see tests/conftest.py."""
 
 from __future__ import annotations
 

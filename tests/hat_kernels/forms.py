@@ -1,38 +1,51 @@
-"""The ways to hand a gate to an operation, for tests of every operation that takes one."""
+"""The forms in which an operation takes a gate, for the tests of all operations with a gate."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from hat_kernels import GateForm
 from tests.hat_kernels.shapes import generator, normal
 
 FORMS = ["none", "embedding", "mask", "task"]
 
 
-def form(name: str, units: int, batch: int, *, dtype: torch.dtype = torch.float32, seed: int = 3) -> dict[str, Any]:
-    """Arguments of a gate; masks hold zeros, ones and soft values."""
+def form(name: str, units: int, batch: int, *, dtype: torch.dtype = torch.float32, seed: int = 3) -> GateForm | None:
+    """A gate; masks hold zeros, ones and soft values."""
     if name == "none":
-        return {}
+        return None
     if name == "embedding":
         scale = torch.tensor(1.5, dtype=dtype)
-        return {"embedding": normal((units,), dtype, seed), "scale": scale, "compensation": "none"}
+        return GateForm(embedding=normal((units,), dtype, seed), scale=scale, compensation="none")
     masks = torch.rand((4, units), generator=generator(seed), dtype=torch.float64)
     masks = torch.where(masks < 0.3, 0.0, torch.where(masks > 0.7, 1.0, masks)).to(dtype)
     if name == "mask":
-        return {"mask": masks[1]}
-    return {"mask": masks, "task": torch.randint(4, (batch,), generator=generator(seed + 1))}
+        return GateForm(mask=masks[1])
+    return GateForm(mask=masks, task=torch.randint(4, (batch,), generator=generator(seed + 1)))
 
 
-def values_of(gate: dict[str, Any], x: Tensor, unit_dim: int) -> Tensor:
-    """The gate of a form as a tensor that broadcasts against x, by definition."""
+def tensors_of(gate: GateForm | None) -> list[Tensor | None]:
+    """What a tolerance widens."""
+    return [] if gate is None else list(gate[:4])
+
+
+def with_tensors(gate: GateForm | None, tensors: Sequence[Tensor | None]) -> GateForm | None:
+    """The gate with other tensors in the place of those of `tensors_of`."""
+    return None if gate is None else GateForm(*tensors, *gate[4:])
+
+
+def values_of(gate: GateForm | None, x: Tensor, unit_dim: int) -> Tensor:
+    """The gate of a form by its definition, as a tensor that broadcasts against x."""
     shape = [1] * x.dim()
     shape[unit_dim] = x.shape[unit_dim]
-    if "embedding" in gate:
-        return (1 / (1 + torch.exp(-gate["scale"] * gate["embedding"]))).view(shape)
-    if "task" in gate:
-        shape[0] = x.shape[0]
-        return gate["mask"][gate["task"]].view(shape)
-    return gate["mask"].view(shape) if "mask" in gate else torch.ones(shape, dtype=x.dtype)
+    if gate is None:
+        return torch.ones(shape, dtype=x.dtype)
+    if gate.mask is None:
+        return (1 / (1 + torch.exp(-gate.scale * gate.embedding))).view(shape)
+    if gate.task is None:
+        return gate.mask.view(shape)
+    shape[0] = x.shape[0]
+    return gate.mask[gate.task].view(shape)

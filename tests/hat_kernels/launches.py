@@ -11,9 +11,9 @@ from unittest import mock
 
 @contextlib.contextmanager
 def count_launches() -> Iterator[Counter[str]]:
-    """How often each kernel was launched inside the block, by name; `.total()` is the number of launches.
+    """The number of launches inside the block for each kernel, by name; `.total()` is the number of all launches.
 
-    Compiled and interpreted kernels alike. PyTorch's own kernels are not counted.
+    Compiled and interpreted kernels are counted, kernels of PyTorch are not.
     """
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction

@@ -1,4 +1,4 @@
-"""Random locks for tests of every operation that takes one."""
+"""Random locks for the tests of all operations with a lock."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ KINDS = ["none", "rows", "columns", "both"]
 
 
 def free_units(units: int, *, soft: bool = False, seed: int = 0) -> Tensor:
-    """[units] float32, a third locked, the rest free or, if `soft`, some of them in between."""
+    """[units] float32: a third is locked, the others are free; if `soft`, some are between locked and free."""
     values = torch.rand(units, generator=generator(seed))
     return torch.where(values < 0.4, 0.0, torch.where(values > 0.6, 1.0, values if soft else torch.ones(())))
 
 
 def lock_for(parameter: Tensor, kind: str, *, soft: bool = False, seed: int = 0) -> Lock | None:
-    """A lock of the kind that fits the parameter; a bias has rows only."""
+    """A lock of a kind for a parameter; a bias has only rows."""
     if kind == "none":
         return None
     rows = free_units(parameter.shape[0], soft=soft, seed=seed)
@@ -29,7 +29,7 @@ def lock_for(parameter: Tensor, kind: str, *, soft: bool = False, seed: int = 0)
 
 
 def rates(parameter: Tensor, lock: Lock | None) -> Tensor:
-    """The rate of every element in float64, by definition: max(free row, free column)."""
+    """The rate of each element in float64, by its definition: max(free row, free column)."""
     if lock is None:
         return torch.ones(parameter.shape, dtype=torch.float64)
     tail = [1] * (parameter.dim() - 1)

@@ -1,4 +1,4 @@
-"""Lists of parameters with locks, for tests of every operation that updates them."""
+"""Lists of parameters with locks, for the tests of all operations that update parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def free(units: int, *, soft: bool = False, seed: int = 0) -> Tensor:
 
 
 def mixed_dtypes() -> Case:
-    """Wide enough for whole rows, and so narrow or odd that the lock is looked up for each element."""
+    """Locked weights of both forms: wide ones (SEPARABLE), and narrow or odd-sized ones (GATHERED)."""
     parameters, locks = [], []
     for seed, dtype in enumerate((torch.float32, torch.bfloat16, torch.float16)):
         parameters += [on_device((11, 264), dtype, seed), on_device((11,), dtype, seed), on_device((3, 7), dtype, seed)]
@@ -35,7 +35,7 @@ def mixed_dtypes() -> Case:
 
 
 def shapes() -> Case:
-    """No lock, rows or columns only, repeats, groups, five dimensions, a scalar, empty ones."""
+    """Parameters with no lock, only rows, only columns, repeats, groups, five dimensions; a scalar; empty ones."""
     cases: list[tuple[tuple[int, ...], Lock | None]] = [
         ((), Lock(torch.zeros(1))),
         ((), None),
@@ -59,7 +59,7 @@ def shapes() -> Case:
 
 
 def unaligned() -> Case:
-    """Storage that starts where no 128-bit load may."""
+    """A parameter whose storage is not aligned for 128-bit loads."""
     wide = [on_device((n,), seed=n)[1:] for n in (2 * 264 + 1, 41)]
     parameters = [wide[0].view(2, 264), wide[1]]
     return parameters, [Lock(free(2, seed=1), free(264, seed=2)), None]
@@ -83,7 +83,7 @@ def layouts() -> Case:
 
 
 def rows_of_larger() -> Case:
-    """What is left beside a leading block: wide and narrow, where 128-bit loads may start and where not."""
+    """Views of the free area beside a frozen block: wide and narrow, aligned for 128-bit loads and not aligned."""
     whole = [on_device((12, 560), seed=1), on_device((9, 40), torch.bfloat16, 2), on_device((7, 12, 3, 3), seed=3)]
     parts = [whole[0][:5, 296:], whole[0][5:9, 301:], whole[1][:4, 8:], whole[1][4:, 7:], whole[2][:6, 5:]]
     locks = [
@@ -110,7 +110,7 @@ def moved(lock: Lock) -> Lock:
 
 
 def grads_for(parameters: Sequence[Tensor], seed: int = 100) -> list[Tensor]:
-    """Dense; of rows of a larger parameter, rows of a larger gradient."""
+    """Gradients: dense for a dense parameter, rows of a larger gradient for rows of a larger parameter."""
     grads = [on_device(tuple(p.shape), p.dtype, seed + index) for index, p in enumerate(parameters)]
     return [
         copies([p])[0].copy_(grad)
@@ -121,7 +121,7 @@ def grads_for(parameters: Sequence[Tensor], seed: int = 100) -> list[Tensor]:
 
 
 def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Clones of the same strides, and of the same alignment of the storage."""
+    """Clones with the same strides, in a storage with the same alignment."""
     result = []
     for tensor in tensors:
         storage = tensor.untyped_storage()
@@ -132,14 +132,14 @@ def copies(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def locked(parameter: Tensor, lock: Lock | None) -> Tensor:
-    """Where a parameter may not move."""
+    """[like the parameter] bool: the elements of rate 0."""
     if lock is None:
         return torch.zeros(parameter.shape, dtype=torch.bool, device=parameter.device)
     return (rate(lock, parameter) == 0).expand(parameter.shape)
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """To be compared bit by bit: NaN and the sign of 0 count."""
+    """The bits of a tensor, for a comparison in which NaN and the sign of 0 count."""
     return tensor.contiguous().view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()])
 
 
@@ -149,18 +149,18 @@ def assert_updates_agree(
     before: Sequence[Tensor],
     locks: Sequence[Lock | None],
 ) -> None:
-    """Lists of (parameters, states...) agree to a few roundings of their dtype, and locked elements bit for bit."""
-    for own, wanted in zip(actual, expected, strict=True):
-        for index, (a, b) in enumerate(zip(own, wanted, strict=True)):
-            held = locked(a, locks[index])
-            assert torch.equal(bits(a[held]), bits(b[held])), f"{index}: locked elements differ"
-            moving = ~held
-            # A state follows the parameter through weight decay, so it is no nearer than the parameter's rounding.
+    """Check that two lists (parameters, states...) agree to a few roundings, and in each bit of locked elements."""
+    for actual_tensors, expected_tensors in zip(actual, expected, strict=True):
+        for index, (a, b) in enumerate(zip(actual_tensors, expected_tensors, strict=True)):
+            is_locked = locked(a, locks[index])
+            assert torch.equal(bits(a[is_locked]), bits(b[is_locked])), f"{index}: locked elements differ"
+            moving = ~is_locked
+            # Weight decay carries the rounding of the parameter into a state.
             eps = max(torch.finfo(tensors[index].dtype).eps for tensors in actual if tensors)
             size = b[moving].float().abs().max().item() if moving.any() else 0.0
             torch.testing.assert_close(
                 a[moving].float(), b[moving].float(), rtol=4 * eps, atol=4 * eps * size, equal_nan=False
             )
     for index, (a, b) in enumerate(zip(actual[0], before, strict=True)):
-        held = locked(a, locks[index])
-        assert torch.equal(bits(a[held]), bits(b[held])), f"{index}: a locked weight moved"
+        is_locked = locked(a, locks[index])
+        assert torch.equal(bits(a[is_locked]), bits(b[is_locked])), f"{index}: a locked weight moved"

@@ -1,4 +1,4 @@
-"""Memory that shows when nothing was written to it."""
+"""Memory that shows which elements were not written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def filled(tensor: Tensor) -> Tensor:
-    """NaN where the dtype has it, else the largest value: an index or a count that nobody can mistake for a result."""
+    """NaN for a floating dtype, else the largest value of the dtype, which is no plausible index or count."""
     if tensor.dtype == torch.bool:
         return tensor.fill_(True)
     return tensor.fill_(torch.nan if _has_nan(tensor.dtype) else torch.iinfo(tensor.dtype).max)
@@ -20,7 +20,7 @@ def filled(tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def poisoned() -> Iterator[None]:
-    """Inside the block every allocation without a value is filled: an element that no kernel writes stays NaN."""
+    """Inside the block, memory allocated without a value holds poison: an element that no kernel writes shows."""
     with contextlib.ExitStack() as stack:
         for owner, name in _ALLOCATORS:
             stack.enter_context(mock.patch.object(owner, name, _poisoning(getattr(owner, name))))

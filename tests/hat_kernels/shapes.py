@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# (rows, units): 1, primes, just past a block, empty either way.
+# (rows, units): 1, primes, just past a block, empty in either dimension.
 SHAPES = [(1, 1), (1, 7), (3, 1), (5, 17), (13, 31), (33, 129), (65, 257), (0, 5), (4, 0)]
 
 # Parameter shapes: (rows, columns, ...), up to the five dimensions of a 3-d convolution.
@@ -35,7 +35,7 @@ def lay_out(values: Tensor, layout: str) -> Tensor:
     if layout == "strided":
         wide = values.new_full(
             (*values.shape[:-1], 2 * values.shape[-1] + 1), torch.nan
-        )  # neighbours poison a flat read
+        )  # a kernel that ignores the strides reads the NaN between the elements
         wide[..., 1::2] = values
         return wide[..., 1::2]
     return values[:1].expand(values.shape) if values.shape[0] else values

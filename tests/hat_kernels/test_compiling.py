@@ -1,4 +1,4 @@
-"""`backend("compiled")`: the same numbers from fused loops, and the plain loops where no compiler is."""
+"""`backend("compiled")`: the same numbers from fused loops; plain loops without a compiler."""
 
 import copy
 
@@ -69,12 +69,12 @@ def test_without_a_compiler_it_warns_and_goes_on(monkeypatch):
         raise RuntimeError("no C++ compiler")
 
     plain = learning_a_second_task()
-    other = copy.deepcopy(plain)
+    compiled = copy.deepcopy(plain)
     train(plain, OPTIMIZERS["AdamW"](plain))
     monkeypatch.setattr(torch, "compile", broken)
     with (
         hat_kernels.backend("compiled"),
         pytest.warns(UserWarning, match="expected a C.. compiler, got no C.. compiler"),
     ):
-        train(other, OPTIMIZERS["AdamW"](other))
-    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), other.parameters(), strict=True))
+        train(compiled, OPTIMIZERS["AdamW"](compiled))
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), compiled.parameters(), strict=True))

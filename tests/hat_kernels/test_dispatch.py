@@ -1,4 +1,4 @@
-"""Which implementation runs."""
+"""Which implementation of an operation runs."""
 
 import subprocess
 import sys
@@ -103,13 +103,13 @@ def test_backends_nest():
 
 
 def test_backend_is_of_the_whole_process():
-    """A GPU's backward pass runs in threads of its own, which see no context variable of the thread that asked."""
-    seen = []
+    """The backward pass of a GPU runs in other threads, which do not see context variables of the calling thread."""
+    backends = []
     with hat_kernels.backend("triton"):
-        thread = threading.Thread(target=lambda: seen.append(chosen()))
+        thread = threading.Thread(target=lambda: backends.append(chosen()))
         thread.start()
         thread.join()
-    assert seen == ["triton"]
+    assert backends == ["triton"]
 
 
 def test_the_choice_is_traced():

@@ -1,4 +1,4 @@
-"""The memory of a gradient: given out again when nobody uses it, and never before."""
+"""The memory of a gradient is given out again once nobody uses it, and never earlier."""
 
 import copy
 import gc
@@ -21,7 +21,7 @@ def parameter(shape=(5, 4), dtype=torch.float32):
 
 
 def backward(weight, seed=1, frozen=FROZEN):
-    """Add the gradient of a random loss to `.grad`; returns what autograd makes of it."""
+    """Add the gradient of a random loss to `.grad`, and return `.grad`."""
     x, dy = normal((3, weight.shape[1]), weight.dtype, seed), normal((3, len(weight)), weight.dtype, seed + 100)
     locked_linear(x, weight, frozen=frozen).backward(dy)
     twin = weight.detach().clone().requires_grad_()
@@ -36,7 +36,7 @@ def assert_is(got, expected, frozen=FROZEN):
 
 
 def squatters(tensor):
-    """Tensors that take the memory that was freed just now, of what had this shape."""
+    """Tensors of this shape: the allocator gives them memory of this size that was freed just now."""
     return [torch.full_like(tensor, torch.nan) for _ in range(8)]
 
 
@@ -102,16 +102,16 @@ def test_what_autograd_returns_is_the_users():
         x, dy = normal((3, 4), seed=seed), normal((3, 5), seed=seed + 100)
         grads += torch.autograd.grad(locked_linear(x, weight, frozen=FROZEN), weight, dy)
         expected.append(backward(copy.deepcopy(weight), seed))
-    for got, wanted in zip(grads, expected, strict=True):
-        assert_is(got, wanted)
+    for actual, expected_grad in zip(grads, expected, strict=True):
+        assert_is(actual, expected_grad)
 
 
 def test_every_weight_has_its_own():
-    one, other = parameter(), parameter()
-    first, second = backward(one, 1), backward(other, 2)
-    assert one.grad.data_ptr() != other.grad.data_ptr()
-    assert_is(one.grad, first)
-    assert_is(other.grad, second)
+    first_weight, second_weight = parameter(), parameter()
+    first, second = backward(first_weight, 1), backward(second_weight, 2)
+    assert first_weight.grad.data_ptr() != second_weight.grad.data_ptr()
+    assert_is(first_weight.grad, first)
+    assert_is(second_weight.grad, second)
 
 
 def test_gone_with_its_weight():
@@ -148,7 +148,7 @@ def test_without_the_private_count_nothing_is_used_again(monkeypatch):
 
 @pytest.mark.parametrize("change", [lambda w: w.data.bfloat16(), lambda w: w.data[:, :3].clone()])
 def test_a_weight_that_has_become_another(change):
-    """As `module.to(dtype)` and growing do: the same Parameter, other data."""
+    """The same Parameter with other data, as after `module.to(dtype)` or growing."""
     weight = parameter()
     backward(weight)
     weight.grad = None
@@ -161,7 +161,7 @@ def test_a_weight_that_has_become_another(change):
 
 
 def test_a_transposed_weight():
-    """Autograd gives such a weight a gradient in its own layout."""
+    """Autograd gives such a weight a gradient in the layout of the weight."""
     weight = torch.nn.Parameter(normal((4, 5)).t())
     for seed in range(3):
         weight.grad = None
@@ -199,7 +199,7 @@ def test_a_change_does_not_leak_into_the_next_gradient(change):
 
 @pytest.mark.parametrize("frozen", [[(3, 2), (4, 3), (5, 4)], [(5, 4), (2, 1), (0, 0)], [(4, 1), (1, 4), (2, 2)]])
 def test_another_block(frozen):
-    """One task later more is frozen; after a load, less."""
+    """After one more task, more is frozen; after loading an older state, less."""
     weight = parameter()
     for seed, block in enumerate(frozen):
         weight.grad = None
@@ -211,7 +211,7 @@ def test_what_failed_half_way_leaves_no_trace():
     weight = parameter()
     backward(weight, 1)
     weight.grad = None
-    take(weight, FROZEN).fill_(torch.nan)  # and no `complete`
+    take(weight, FROZEN).fill_(torch.nan)  # without `complete`
     expected = backward(weight, 2)
     assert_is(weight.grad, expected)
 
@@ -272,7 +272,7 @@ def test_a_copy_has_a_gradient_of_its_own():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 3, 20])
 def test_the_bound_is_no_less_than_the_norm(rows, dtype):
-    """But for the rounding of two float32 norms; of one row the two are equal."""
+    """The bound holds up to the rounding of two float32 norms. For one row, bound and norm are equal."""
     for seed in range(30):
         weight = parameter((30, 20), dtype)
         x, dy = normal((rows, 20), dtype, seed), normal((rows, 30), dtype, seed + 100)
@@ -281,7 +281,7 @@ def test_the_bound_is_no_less_than_the_norm(rows, dtype):
 
 
 def test_the_bound_is_that_of_cauchy_and_schwarz():
-    """And little more, for rounding: a loose one would have every gradient measured."""
+    """The bound is only a little larger than needed: with a loose bound, every gradient would be measured."""
     weight, x, dy = parameter(), normal((3, 4), seed=1), normal((3, 5), seed=2)
     locked_linear(x, weight, frozen=FROZEN).backward(dy)
     norms = (x.norm() * dy.norm()).item()
@@ -320,7 +320,7 @@ def test_a_bound_again_after_the_next_backward_pass():
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan, 1e30])
 def test_the_bound_of_what_is_not_finite_is_not_finite(value):
-    """Nor is that of squares that overflow: the norm is measured then."""
+    """If squares overflow, the bound is not finite, and the norm is measured."""
     weight = parameter()
     locked_linear(torch.full((2, 4), value), weight, frozen=FROZEN).sum().backward()
     assert not norm_bound(weight) < torch.inf

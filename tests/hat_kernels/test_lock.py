@@ -13,7 +13,7 @@ from tests.hat_kernels.shapes import generator
 
 
 def free(units, seed=0):
-    """Free, used and soft units."""
+    """Units that are free, used, and between the two."""
     values = torch.rand(units, generator=generator(seed))
     return torch.where(values < 0.3, 0.0, torch.where(values > 0.6, 1.0, values))
 
@@ -27,7 +27,7 @@ def loop(shape, rows, columns, row_repeat=1, column_repeat=1, groups=1):
         if columns is None:
             used_in = 1
         else:
-            first_input = (i // (shape[0] // groups)) * shape[1]  # the group's first channel
+            first_input = (i // (shape[0] // groups)) * shape[1]  # the first channel of the group
             used_in = 1 - columns[(first_input + index[1]) // column_repeat].double()
         expected[index] = 1 - min(used_out, used_in)
     return expected
@@ -38,11 +38,11 @@ def check(shape, rows, columns, **options):
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         parameter = torch.empty(shape, dtype=dtype)
         check_lock(lock, parameter)
-        got = rate(lock, parameter)
-        assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-        wanted = loop(shape, rows, columns, **options)
+        actual = rate(lock, parameter)
+        assert actual.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        expected = loop(shape, rows, columns, **options)
         # 1 - (1 - f) in float64 of a float32 f: one rounding each way.
-        assert torch.allclose(got.expand(shape).double(), wanted, rtol=0, atol=2 * torch.finfo(torch.float64).eps)
+        assert torch.allclose(actual.expand(shape).double(), expected, rtol=0, atol=2 * torch.finfo(torch.float64).eps)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (17, 3), (3, 0), (0, 3)])

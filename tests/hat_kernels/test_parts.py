@@ -1,4 +1,4 @@
-"""Part by part through a parameter: the equation where something moves, the same bits where nothing may."""
+"""Updates part by part: movable elements follow the equation, locked elements keep their bits."""
 
 import pytest
 import torch
@@ -10,10 +10,10 @@ from tests.hat_kernels.shapes import DTYPES, LAYOUTS, PARAMETER_SHAPES, lay_out,
 
 
 def locked_add_(parameter, step, lock, alpha):
-    """What an update does with every part."""
+    """The steps of an update on each part."""
     for part in parts(parameter, lock):
         target = parameter[part.rows]
-        part.write_(target, part.own(target).add_(part.scaled(step[part.rows]) * alpha))
+        part.write_(target, part.working_copy(target).add_(part.scaled(step[part.rows]) * alpha))
 
 
 def bits(values):
@@ -22,7 +22,7 @@ def bits(values):
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("kind", KINDS[1:])
-@pytest.mark.parametrize("shape", [*PARAMETER_SHAPES, (700, 300)])  # the last is more than one chunk
+@pytest.mark.parametrize("shape", [*PARAMETER_SHAPES, (700, 300)])  # the last shape has several parts
 def test_is_the_equation(shape, kind, soft):
     parameter, step = normal(shape, torch.float64), normal(shape, torch.float64, 1)
     lock = lock_for(parameter, kind, soft=soft)
@@ -90,4 +90,4 @@ def test_mended_values_stay_in_the_range_of_float16():
 def test_without_a_lock_there_is_one_part_and_no_copy():
     parameter = torch.ones(700, 300)
     (part,) = parts(parameter, None)
-    assert part.own(parameter).data_ptr() == parameter.data_ptr()
+    assert part.working_copy(parameter).data_ptr() == parameter.data_ptr()

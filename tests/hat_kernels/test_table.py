@@ -1,4 +1,4 @@
-"""The table of pointers: built once, a function of its key, bounded, and referring to no tensor."""
+"""The table of pointers: built once for each key, limited in number, without references to tensors."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_rows_and_programs():
 
 
 def test_the_reserve_gives_no_memory_twice(monkeypatch):
-    """What a graph copies from at every replay must stay as it was."""
+    """A graph copies from the pinned memory at each replay, so this memory must keep its values."""
     monkeypatch.setattr(table._Reserve, "block", torch.zeros(10, dtype=torch.int64))
     monkeypatch.setattr(table._Reserve, "used", 0)
     first, second = (table._Reserve.take(torch.full((4,), number)) for number in (1, 2))

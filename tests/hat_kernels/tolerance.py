@@ -1,8 +1,9 @@
-"""Tolerances, derived from a float64 run of a reference and never chosen by hand.
+"""Tolerances that are derived from a float64 run of a reference, never chosen by hand.
 
-A reference is a plain function of tensors. Its error in a dtype is measured: the inputs are widened to float64 for the
-exact result, and to float32 at least for the rounded one, which is then cast to the dtype. What is tested may be
-`FACTOR` times as far from the exact result, for another order of the same operations, plus one rounding of the output.
+A reference is a plain function of tensors. It runs twice: on inputs widened to float64, which gives the exact result,
+and on inputs in float32 or wider, whose result is cast to the dtype. The distance of the two is the error of the
+reference. A tested result may be `FACTOR` times as far from the exact result, because it may compute in another order,
+plus one rounding of the output.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ FACTOR = 2.0
 
 
 def widened(value: Any, dtype: torch.dtype) -> Any:
-    """A floating tensor as `dtype`, anything else as it is; lists and tuples element by element."""
+    """Floating tensors cast to `dtype`, also in lists and tuples; other values unchanged."""
     if isinstance(value, Tensor):
         return value.detach().to(dtype) if value.is_floating_point() else value
     if isinstance(value, tuple | list) and type(value) in (tuple, list):
@@ -35,7 +36,7 @@ def widened_options(options: dict[str, Any], dtype: torch.dtype) -> dict[str, An
 
 
 def error(reference: Callable[..., Any], dtype: torch.dtype, *inputs: Any, **options: Any) -> tuple[Any, Any]:
-    """(exact, allowed): the float64 results, and how far from each a result in `dtype` may lie, elementwise maximum."""
+    """(exact, allowed): the float64 results, and the largest allowed distance of an element from each in `dtype`."""
     arithmetic = torch.promote_types(dtype, torch.float32)
     precise = exact(reference, *inputs, **options)
     rounded = reference(*widened(list(inputs), arithmetic), **widened_options(options, arithmetic))
@@ -47,14 +48,14 @@ def error(reference: Callable[..., Any], dtype: torch.dtype, *inputs: Any, **opt
 def _allowed(precise: Tensor, rounded: Tensor, dtype: torch.dtype) -> float:
     if not precise.numel():
         return 0.0
-    own = (rounded.to(dtype).double() - precise).abs().max().item()
-    return FACTOR * own + torch.finfo(dtype).eps * precise.abs().max().item()
+    rounding = (rounded.to(dtype).double() - precise).abs().max().item()
+    return FACTOR * rounding + torch.finfo(dtype).eps * precise.abs().max().item()
 
 
 def assert_as_accurate(actual: Any, reference: Callable[..., Any], *inputs: Any, **options: Any) -> None:
-    """`actual`, a tensor or a sequence of them, is as near to the exact result as the reference in its dtype is.
+    """Check that `actual`, a tensor or a sequence of tensors, is as near to the exact result as the reference.
 
-    Where the exact result is 0 by a select, `actual` is compared like any other element; shapes must agree.
+    Shapes must agree. Elements that are exactly 0 are compared like all others.
     """
     several = not isinstance(actual, Tensor)
     results = list(actual) if several else [actual]

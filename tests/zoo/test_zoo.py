@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import hat
 from benchmarks import record
 from hat.tracing.trace import trace
 from tests.zoo.__main__ import RESULTS, TABLE
@@ -20,7 +20,6 @@ from tests.zoo.table import document
 
 pytestmark = pytest.mark.skipif(not prepare(), reason="timm is not installed")
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 ALL = {architecture.name: architecture for architecture in architectures()}
 TRACED = (
     "mobilenetv3_small_050", "tf_efficientnet_lite0", "nf_regnet_b0", "convnextv2_atto", "vit_tiny_patch16_224",
@@ -68,17 +67,15 @@ class Unlike(nn.Module):
         raise OSError("a disk is full")
 
 
-def test_the_example_of_the_readme_runs(capsys):
-    """As it is written, but for a smaller network and a single epoch."""
-    (block,) = [block for block in README.read_text().split("```python\n") if block.startswith("import timm")]
-    code = block.partition("```")[0]
-    assert len(code.strip().splitlines()) <= 11
-    assert "resnet18" in code
-    assert "epochs=4" in code
-    names: dict[str, object] = {}
-    exec(code.replace("resnet18", "lcnet_035").replace("epochs=4", "epochs=1"), names)
-    assert names["model"].tasks == 2
-    assert "made by" in capsys.readouterr().out
+def test_a_network_of_timm_learns_by_the_trainer():
+    """As docs/any-network.md says; here timm is importable although torchvision may be of another build than torch."""
+    import timm
+
+    model = hat.convert(timm.create_model("lcnet_035", in_chans=1), torch.randn(2, 1, 32, 32))
+    stream = hat.data.split("digits", classes_per_task=5, size=(32, 32))
+    hat.Trainer(model, stream, hat.TrainConfig(epochs=1, momentum=0.9), progress=False).run()
+    assert model.tasks == 2
+    assert "made by" in str(hat.summary(model))
 
 
 def test_what_is_refused_is_told_from_what_goes_wrong():

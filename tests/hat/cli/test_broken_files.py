@@ -12,7 +12,6 @@ import torch
 
 import hat
 from hat.cli import main
-from hat.cli.specfile import read_spec
 from hat.training.rundir import RunDir
 
 pytestmark = pytest.mark.usefixtures("unpainted")
@@ -57,6 +56,8 @@ COMMANDS = (["evaluate"], ["train", "--resume"])
         lambda p: p["history"].update(accuracy=[[0.5]]),
         lambda p: p["history"].update(names=["a", 2]),
         lambda p: p["history"].pop("drift"),
+        lambda p: p["history"].pop("growth"),
+        lambda p: p["identity"].pop("grow"),
         lambda p: p["history"]["capacity"].pop(),
         lambda p: p["identity"].update(tasks=[1]),
         lambda p: p["identity"].pop("gates"),
@@ -95,6 +96,8 @@ def test_model_that_does_not_fit(run: Path, capsys: pytest.CaptureFixture[str], 
         (lambda c: c["training"].update(lr="high"), "training: lr: expected a finite number > 0, got 'high'"),
         (lambda c: c["training"].update(device="cuda:77"), "device: expected one that this machine has"),
         (lambda c: c["gates"].update(s_max="high"), "gates: "),
+        (lambda c: c["gates"].pop("fold"), "missing: fold"),
+        (lambda c: c.pop("grow"), "missing: grow"),
         (lambda c: c["network"].update(network="resnet"), "network: expected one of"),
         (lambda c: c["stream"].update(stream="foo"), "stream: expected one of"),
         (lambda c: c.pop("references"), "missing: references"),
@@ -110,22 +113,6 @@ def test_config_edited_by_hand(
         error = refused(capsys, *command, str(run))
         assert f"{run}/config.json: " in error
         assert message in error
-
-
-@pytest.mark.parametrize(
-    ("part", "option", "then", "now"),
-    [
-        ("gates", "fold", "never", "auto"),
-        ("gates", "locked_first", False, True),
-        ("training", "graph", True, True),
-        ("training", "compile", False, False),
-    ],
-)
-def test_config_of_before_there_was_an_option(run: Path, part: str, option: str, then: object, now: object) -> None:
-    """An option that is missing in an old config has the value that the run had, so the run can be resumed."""
-    assert getattr(getattr(read_spec(RunDir(run)), part), option) == now
-    edit_config(run, lambda c: c[part].pop(option))
-    assert getattr(getattr(read_spec(RunDir(run)), part), option) == then
 
 
 @pytest.mark.parametrize(

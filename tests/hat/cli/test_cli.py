@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from hat.cli import main
+from tests.hat.cut_short import cut_short
 
 QUICK = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "2", "--quiet"]
 
@@ -186,15 +183,8 @@ def test_unknown_option_and_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_ctrl_c_says_how_to_resume(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "hat", "train", *QUICK, "--epochs", "200", "--run-dir", str(folder)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 120
-    metrics = folder / "metrics.jsonl"
-    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    process = cut_short(["train", *QUICK, "--run-dir", str(folder)], epochs=1, by=signal.SIGINT)
     assert process.returncode == 130
-    assert f"hat train --resume {folder}" in error
-    assert "Traceback" not in error
+    assert f"hat train --resume {folder}" in process.stderr
+    assert "Traceback" not in process.stderr
     assert main(["evaluate", str(folder)]) == 2  # no task is finished, and it says so

@@ -66,15 +66,6 @@ def test_run_of_a_converted_network(words: str, tmp_path: Path, capsys: pytest.C
     assert [config["network"][name] for name in ("network", "width")] == [words.split()[0], int(words.split()[2])]
 
 
-def test_run_of_an_earlier_version_names_fewer_options(run: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    for name in ("width", "stem", "depth", "heads", "patch"):
-        assert config["network"].pop(name) is None
-    (run / "config.json").write_text(json.dumps(config))
-    assert main(["evaluate", str(run)]) == 0
-    assert main(["train", "--resume", str(run), "--quiet"]) == 0
-
-
 def test_resume_of_a_finished_run_keeps_its_references(run: Path) -> None:
     before = result_of(run)
     assert main(["train", "--resume", str(run), "--quiet"]) == 0

@@ -1,12 +1,10 @@
 import builtins
 import importlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import hat.data as data
-from hat.data import location
 
 
 def signs(folder):
@@ -19,24 +17,13 @@ def signs(folder):
 def test_root_order(tmp_path, monkeypatch, clean_machine):
     cache = clean_machine / "hat-kernels" / "data"
     assert data.root() == cache
-    checkout = tmp_path / "checkout"
-    (tmp_path / "shared" / "data").mkdir(parents=True)
-    checkout.mkdir()
-    monkeypatch.setattr(location, "CHECKOUT", checkout)
-    assert data.root() == cache  # an installed package is no checkout
-    (checkout / "pyproject.toml").touch()
-    assert data.root() == tmp_path / "shared" / "data"
     monkeypatch.setenv("HAT_DATA", str(tmp_path))
     assert data.root() == tmp_path
-    assert data.root(checkout) == checkout
+    named = tmp_path / "named"
+    named.mkdir()
+    assert data.root(named) == named
     monkeypatch.setenv("HAT_DATA", "")
-    assert data.root() == tmp_path / "shared" / "data"
-
-
-def test_checkout_is_the_folder_that_holds_the_package():
-    expected = Path(data.__file__).resolve().parent.parent.parent
-    assert importlib.util.find_spec("hat.data.location") is not None
-    assert Path(location.__file__).resolve().parents[2] == expected
+    assert data.root() == cache
 
 
 def test_root_that_does_not_exist_is_named(tmp_path, monkeypatch):
@@ -62,17 +49,14 @@ def test_missing_file_of_a_named_dataset_says_how_to_get_it(tmp_path):
         data.load("mnist", root=tmp_path)
 
 
-def test_data_beside_a_checkout_comes_before_the_cache(tmp_path, monkeypatch, clean_machine):
+def test_data_beside_a_checkout_is_not_searched(tmp_path, monkeypatch, clean_machine):
+    signs(tmp_path / "shared" / "data" / "traffic-signs")
     (tmp_path / "checkout").mkdir()
-    (tmp_path / "checkout" / "pyproject.toml").touch()
-    monkeypatch.setattr(location, "CHECKOUT", tmp_path / "checkout")
+    monkeypatch.chdir(tmp_path / "checkout")
+    assert {s.name: s for s in data.sources()}["traffic-signs"].status == "missing"
     signs(clean_machine / "hat-kernels" / "data" / "traffic-signs")
-    (tmp_path / "shared" / "data").mkdir(parents=True)
     status = {s.name: s for s in data.sources()}["traffic-signs"]
     assert status.path.is_relative_to(clean_machine)
-    signs(tmp_path / "shared" / "data" / "traffic-signs")
-    status = {s.name: s for s in data.sources()}["traffic-signs"]
-    assert status.path.is_relative_to(tmp_path / "shared")
 
 
 @pytest.mark.parametrize("name", ["traffic-signs", "Traffic_Signs", "TRAFFICSIGNS"])

@@ -35,7 +35,7 @@ def configure(module, **config):
     for gate in module.modules():
         if isinstance(gate, hat.Gate):
             gate.state.config = hat.GateConfig(**config)
-            gate.state.anneal(0.01)
+            gate.state.set_progress(0.01)
     return module
 
 
@@ -119,7 +119,7 @@ def test_a_unit_that_is_off_keeps_the_gradient_of_its_embedding():
         for layer_ in twins(layer):
             config = hat.GateConfig(compensation=compensation, fold=layer_.gate.state.config.fold)
             layer_.gate.state.config = config
-            layer_.gate.state.anneal(1.0)
+            layer_.gate.state.set_progress(1.0)
             results.append(gradients(layer_, x))
         names = list(dict(layer.named_parameters()))
         wanted, got = (result[1 + names.index("gate.embedding") + 1] for result in results)

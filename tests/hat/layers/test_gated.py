@@ -16,7 +16,7 @@ def attention(layer):
 
 def test_linear():
     layer = hat.HATLinear(4, 3, activation="tanh")
-    layer.gate.state.anneal(0.01)
+    layer.gate.state.set_progress(0.01)
     x = torch.randn(2, 5, 4)
     assert torch.equal(layer(x), torch.tanh(F.linear(x, layer.weight, layer.bias)) * attention(layer))
 
@@ -27,7 +27,7 @@ def test_convolution(layer_type, convolve, dims, pool):
     pooling = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims](2) if pool else None
     layer = layer_type(4, 6, 3, stride=1, padding=1, groups=2, pool=pooling)
     layer.gate.state.config = hat.GateConfig(fold="never")  # to the bit; folded, see test_folding.py
-    layer.gate.state.anneal(0.01)
+    layer.gate.state.set_progress(0.01)
     x = torch.randn(2, 4, *[5] * dims)
     h = torch.relu(convolve(x, layer.weight, layer.bias, padding=1, groups=2))
     h = pooling(h) if pool else h
@@ -50,7 +50,7 @@ def test_dropout_in_training_only():
 def test_an_off_unit_cannot_hide_the_element_that_a_pool_chooses():
     """The gate comes after the pool: its gradient is that of the pooled activation."""
     layer = hat.HATConv2d(1, 1, 1, pool=nn.MaxPool2d(2))
-    layer.gate.state.anneal(0.0)
+    layer.gate.state.set_progress(0.0)
     x = torch.arange(16.0).view(1, 1, 4, 4)
     pooled = nn.MaxPool2d(2)(torch.relu(layer._conv_forward(x, layer.weight, layer.bias)))
     assert torch.equal(layer(x), pooled * attention(layer))
@@ -91,7 +91,7 @@ def test_a_pooling_convolution_on_a_gate_made_by_hand():
     gate = hat.Gate(4)
     conv = hat.HATConv2d(1, 4, 1, pool=nn.MaxPool2d(2), gate=gate)
     gate.state.config = hat.GateConfig(fold="never")
-    gate.state.anneal(0.01)
+    gate.state.set_progress(0.01)
     x = torch.randn(2, 1, 8, 8)  # pooled to 4 x 4: a gate along the last dimension would fit, and be wrong
     pooled = nn.MaxPool2d(2)(torch.relu(F.conv2d(x, conv.weight, conv.bias)))
     assert torch.equal(conv(x), pooled * attention(conv).view(1, 4, 1, 1))

@@ -61,7 +61,7 @@ def gated(norm, units=None, *, fold="auto", progress=0.01, **options):
     """Of a norm, behind a gate of the dimension that its units lie along."""
     gate = hat.Gate(UNITS)
     gate.state.config = hat.GateConfig(fold=fold)
-    gate.state.anneal(progress)
+    gate.state.set_progress(progress)
     if units is not None:
         use(gate, units)
     return converted(norm, gate=gate, **options)
@@ -628,7 +628,7 @@ def test_a_gate_of_another_kind():
             self.gate, self.units, self.state = gate, 2 * gate.units, gate.state
 
         def form(self):
-            return {"mask": self.gate.form()["mask"].repeat(2)}
+            return hat_kernels.GateForm(mask=self.gate.form().mask.repeat(2))
 
     gate = hat.Gate(3).eval()
     norm = hat.HATLayerNorm(6, gate=Twice(gate))

@@ -17,7 +17,8 @@ import hat
 from hat.network.moving import expanded
 from hat.units.blocks import Block, cut
 from hat_kernels.gradient_memory import norm_bound
-from hat_kernels.lock import LARGEST, rate
+from hat_kernels.limits import LARGEST
+from hat_kernels.lock import rate
 from tests.hat.nets import dense, networks, outputs_of, use
 
 # Tasks that use no unit and full networks are part of what is tested here.

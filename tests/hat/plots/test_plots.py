@@ -16,7 +16,7 @@ from hat import plots
 
 matplotlib = pytest.importorskip("matplotlib")
 NAN = math.nan
-COUNTS = [1, 2, 5, 10, 12, 13, 50]
+COUNTS = [1, 2, 5, 10, 12, 20, 21, 50]
 
 
 def names_of(count, stem="task"):
@@ -100,8 +100,35 @@ def test_accuracy_over_time_has_a_line_a_task_from_when_it_was_learned(tasks):
         assert tasks - 1 in line.get_markevery()  # the newest task is a single point
         assert line.get_label() == f"task-{task}"
     low, high = axes.get_ylim()
-    assert low <= 100 * matrix[~matrix.isnan()].min()
-    assert high >= 100
+    assert 0 <= low <= 100 * matrix[~matrix.isnan()].min()
+    assert high == 100
+
+
+def test_references_are_columns_of_marks_behind_the_last_task():
+    references = {"alone": [0.9, 0.8], "sequential": [0.5, 0.8]}
+    figure = plots.accuracy_over_time([[0.9, NAN], [0.9, 0.7]], ["a", "b"], references=references)
+    axes = figure.axes[0]
+    lines, marks = axes.lines[:2], axes.lines[2:6]
+    assert [mark.get_ydata()[0] for mark in marks] == [90, 80, 50, 80]
+    assert [mark.get_color() for mark in marks] == [line.get_color() for line in lines] * 2
+    places = [mark.get_xdata()[0] for mark in marks]
+    assert places == sorted(set(places))  # equal values lie side by side
+    assert places[0] > 2.5
+    assert places[-1] < axes.get_xlim()[1]
+    ticks = [label.replace("\n", " ") for label in labels(axes.get_xticklabels())]
+    assert ticks == ["1", "2", "each alone", "one after another"]
+    assert labels(axes.texts) == ["without HAT"]
+    assert axes.get_ylim()[0] <= 50
+
+
+def test_of_equal_lines_the_lower_one_is_wider():
+    matrix = [[0.9, NAN, NAN, NAN], [0.9, 0.9, NAN, NAN], [0.9, 0.9, 0.7, NAN], [0.9, 0.9, 0.7, 0.7]]
+    lines = plots.accuracy_over_time(matrix, names_of(4)).axes[0].lines
+    widths = [line.get_linewidth() for line in lines]
+    assert widths[0] > widths[1] == widths[3]
+    assert widths[2] > widths[3]  # of the newest task there is one point, and it is on that line
+    crossing = plots.capacity([[0.2, 0.4], [0.3, 0.3], [0.4, 0.2]], ["a", "b"]).axes[0].lines
+    assert crossing[0].get_linewidth() == crossing[1].get_linewidth()
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -122,11 +149,13 @@ def test_capacity_has_a_line_a_layer_and_one_for_the_network(count, whole):
 def test_lines_can_be_told_apart(count):
     figure = plots.capacity(torch.rand(3, count), names_of(count, "layer"))
     axes = figure.axes[0]
-    assert len({matplotlib.colors.to_hex(line.get_color()) for line in axes.lines}) == count
-    if count <= 10:
+    colours = [matplotlib.colors.to_hex(line.get_color()) for line in axes.lines]
+    if count <= 20:  # ten colours that stay apart, each with a solid and a dashed line
         assert labels(axes.get_legend().get_texts()) == names_of(count, "layer")
-        assert len({line.get_marker() for line in axes.lines}) == count
+        assert len(set(zip(colours, [line.get_linestyle() for line in axes.lines], strict=True))) == count
+        assert len({line.get_marker() for line in axes.lines}) == len(set(colours)) == min(count, 10)
     else:  # a colour scale: the shown colour of each name is the colour of its line
+        assert len(set(colours)) == count
         assert axes.get_legend() is None
         scale = figure.axes[1]
         places = [int(place) for place in scale.get_yticks()]
@@ -159,6 +188,13 @@ def test_compression_draws_both_over_epochs_and_names_what_is_left():
     assert labels(right.get_legend().get_texts()) == ["a: 25.0 %", "b: 50.0 %"]
     assert labels(left.get_legend().get_texts()) == ["without HAT"]
     assert plots.compression([[0.5]], [[1.0]], ["a"]).axes[0].get_legend() is None
+
+
+def test_compression_shows_what_the_runs_ended_with():
+    final = [{"accuracy": 0.75, "kept": 0.125, "without": 0.7}]
+    left, right = plots.compression([[0.5]], [[0.25]], ["a"], without=[[0.6]], final=final).axes
+    assert labels(left.get_legend().get_texts()) == ["a: 75.00 % (70.00 %)", "without HAT"]
+    assert labels(right.get_legend().get_texts()) == ["a: 12.5 %"]
 
 
 # ---------------------------------------------------------------- units
@@ -229,6 +265,8 @@ def test_channels_lie_in_strips_inside_the_picture(tasks, count):
 def draw_all(tasks, names):
     yield plots.accuracy_matrix(triangle(tasks), names)
     yield plots.accuracy_over_time(triangle(tasks), names)
+    references = {"alone": [1.0] * tasks, "joint": [0.5] * tasks, "sequential": [0.0] * tasks}
+    yield plots.accuracy_over_time(triangle(tasks), names, references=references)
     yield plots.capacity(torch.rand(tasks, tasks), names, total=torch.rand(tasks))
     yield plots.overlap(torch.rand(tasks, tasks), names)
 
@@ -290,6 +328,8 @@ def test_a_legend_hides_no_name():
         (lambda: plots.channels([[2.0]], "a", ["x"]), "^masks: expected values from 0 to 1, got 2$"),
         (lambda: plots.channels(MASKS, "a", []), "^names: expected at least one, got none$"),
         (lambda: plots.compression([[0.5]], [], ["a"]), "^kept: expected 1 runs, got 0$"),
+        (lambda: plots.compression([[0.5]], [[0.5]], ["a"], final=[]), "^final: expected 1 runs, got 0$"),
+        (lambda: plots.accuracy_over_time([[0.5]], ["a"], references={"joint": []}), r"^joint: expected shape \(1,\)"),
         (lambda: plots.compression([[5]], [[0.5]], ["a"]), "^accuracy: expected values from 0 to 1, got 5$"),
     ],
 )
@@ -312,7 +352,7 @@ def test_matplotlib_is_imported_only_for_drawing_and_pyplot_never():
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(plots.__file__).parents[2]), "DISPLAY": ""}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

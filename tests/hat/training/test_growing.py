@@ -79,12 +79,6 @@ def test_a_resumed_run_ends_with_the_same_bits(stream: hat.data.Stream, tmp_path
         other.run(resume=True)
 
 
-def test_a_history_without_growth_is_read() -> None:
-    saved = asdict(History())
-    del saved["growth"]
-    assert History.read(saved, "history").growth == []
-
-
 @pytest.mark.parametrize("grow", ["always", True, 1])
 def test_other_ways_are_refused(grow: object, stream: hat.data.Stream) -> None:
     with pytest.raises(ValueError, match="grow: expected"):

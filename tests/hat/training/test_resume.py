@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from hat.checkpoint import CheckpointError
 from hat.cli import main
 from hat.training.fit import Fit
 from hat.training.rundir import RunDir
+from tests.hat.cut_short import cut_short
 
 CONFIG = hat.TrainConfig(epochs=3, lr_patience=1, momentum=0.9, weight_decay=1e-4)
 
@@ -139,22 +138,16 @@ def assert_equal(whole: hat.Trainer, resumed: hat.Trainer) -> None:
 
 
 def test_killed_process_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """kill -9 at some moment of a real run on the command line, then --resume. The other tests need no process."""
+    """kill -9 in the middle of an epoch of a real run on the command line, then --resume."""
     monkeypatch.setattr("hat.cli.train.plots_available", lambda: False)
     options = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "10", "--momentum", "0.9", "--quiet"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(["train", *options, "--run-dir", str(whole)]) == 0
-    command = [sys.executable, "-m", "hat", "train", *options, "--run-dir", str(cut)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    metrics = cut / "metrics.jsonl"
-    while time.monotonic() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 2):
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = cut_short(["train", *options, "--run-dir", str(cut)], epochs=3, by=signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, process.stderr
     killed = RunDir(cut).load()
-    assert len(killed["history"]["epochs"]) < len(RunDir(whole).load()["history"]["epochs"])
-    assert killed["fit"] is not None, "the run was between two tasks; nothing of an optimizer was restored"
+    assert len(killed["history"]["epochs"]) == 3
+    assert killed["fit"] is not None
     assert main(["train", "--resume", str(cut), "--quiet"]) == 0
     one, two = (RunDir(folder).load() for folder in (whole, cut))
     assert one["model"].keys() == two["model"].keys()

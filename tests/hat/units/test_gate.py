@@ -31,7 +31,7 @@ def test_units(units):
 
 def test_multiplies_along_its_dimension():
     gate = Gate(3, unit_dim=1)
-    gate.state.anneal(0.01)
+    gate.state.set_progress(0.01)
     x = torch.randn(2, 3, 4)
     assert torch.equal(gate(x), x * torch.sigmoid(gate.state.scale * gate.embedding).view(1, 3, 1))
     x = torch.randn(2, 4, 3)
@@ -62,16 +62,17 @@ def test_commits_published_masks():
 def test_form_follows_the_task():
     gate = gate_with([-1.0, 1.0])
     gate.commit()
-    assert set(gate.form()) == {"embedding", "scale", "s_max", "compensation"}
+    config = gate.state.config
+    assert gate.form() == (gate.embedding, gate.state.scale, None, None, config.s_max, config.compensation)
     with gate.state.answering(Finished(0)):
-        assert gate.form()["mask"].tolist() == [0, 1]
+        assert gate.form().mask.tolist() == [0, 1]
     x = torch.ones(2, 2)
     with gate.state.answering(PerSample(torch.tensor([0, 0]))):
-        assert torch.equal(gate.form()["mask"], gate.masks)
+        assert torch.equal(gate.form().mask, gate.masks)
         assert gate(x).tolist() == [[0, 1], [0, 1]]
     for answer in (OPEN, PLAIN):
         with gate.state.answering(answer):
-            assert gate.form() == {}
+            assert gate.form() is None
             assert torch.equal(gate(x), x)
     gate.eval()
     assert gate(x).tolist() == [[0, 1], [0, 1]]

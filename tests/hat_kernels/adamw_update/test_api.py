@@ -1,4 +1,4 @@
-"""What adamw_update_ refuses; a refused call changes nothing."""
+"""The errors of adamw_update_. A call that raises changes nothing."""
 
 import pytest
 import torch

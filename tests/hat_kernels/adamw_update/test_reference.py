@@ -1,4 +1,4 @@
-"""Locked Adam and AdamW: those of torch where nothing is locked, to float rounding."""
+"""Locked Adam and AdamW. Without a lock they agree with torch to float rounding."""
 
 import itertools
 
@@ -32,8 +32,8 @@ def run(parameters, locks, *, state_dtype=None, **options):
 @pytest.mark.parametrize("decoupled", [True, False], ids=["AdamW", "Adam"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_is_torch_where_nothing_is_locked(dtype, decoupled, options):
-    ours = [normal(s, dtype, i) for i, s in enumerate(PARAMETER_SHAPES) if 0 not in s]
-    theirs = [p.clone().requires_grad_() for p in ours]
+    parameters = [normal(s, dtype, i) for i, s in enumerate(PARAMETER_SHAPES) if 0 not in s]
+    theirs = [p.clone().requires_grad_() for p in parameters]
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
     optimizer = kind(theirs, lr=0.05, betas=(0.8, 0.99), eps=1e-6, foreach=False, **options)
     for step in range(STEPS):
@@ -41,42 +41,42 @@ def test_is_torch_where_nothing_is_locked(dtype, decoupled, options):
             p.grad = grad
         optimizer.step()
     lr = torch.tensor(0.05, dtype=torch.float64)
-    run(ours, [None] * len(ours), lr=lr, betas=(0.8, 0.99), eps=1e-6, decoupled=decoupled, **options)
-    for a, b in zip(ours, theirs, strict=True):
+    run(parameters, [None] * len(parameters), lr=lr, betas=(0.8, 0.99), eps=1e-6, decoupled=decoupled, **options)
+    for a, b in zip(parameters, theirs, strict=True):
         atol = STEPS * torch.finfo(dtype).eps * b.abs().max().item()
         torch.testing.assert_close(a, b.detach(), rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_is_the_equation_under_a_soft_lock(amsgrad):
-    """The moments are those of torch, and the change is multiplied by the rate."""
+    """The moments agree with those of torch, and the change of the weight is multiplied by the rate."""
     parameter = normal((13, 31), torch.float64)
     lock = lock_for(parameter, "both", soft=True)
     r, theirs = rates(parameter, lock), parameter.clone().requires_grad_()
     optimizer = torch.optim.AdamW([theirs], lr=0.05, weight_decay=0.1, amsgrad=amsgrad)
-    ours = [parameter.clone()]
+    parameters = [parameter.clone()]
     states, steps = [[torch.zeros_like(parameter)] for _ in range(3)], [torch.zeros(())]
     for step in range(STEPS):
-        grads = grads_of(step, ours)
+        grads = grads_of(step, parameters)
         with torch.no_grad():
-            theirs.copy_(ours[0])
+            theirs.copy_(parameters[0])
         theirs.grad = grads[0]
         optimizer.step()
-        before = ours[0].clone()
-        hat_kernels.adamw_update_(ours, grads, *states, steps, [lock], lr=0.05, weight_decay=0.1, amsgrad=amsgrad)
+        before = parameters[0].clone()
+        hat_kernels.adamw_update_(parameters, grads, *states, steps, [lock], lr=0.05, weight_decay=0.1, amsgrad=amsgrad)
         expected = before + r * (theirs.detach() - before)
-        torch.testing.assert_close(ours[0], expected, rtol=0, atol=8 * torch.finfo(torch.float64).eps)
-        assert torch.equal(ours[0][r == 0], parameter[r == 0])
+        torch.testing.assert_close(parameters[0], expected, rtol=0, atol=8 * torch.finfo(torch.float64).eps)
+        assert torch.equal(parameters[0][r == 0], parameter[r == 0])
         assert not any(state[0][r == 0].any() for state in states)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_weights_keep_float32_moments(dtype):
-    ours = [normal((5, 7), dtype)]
-    states, _ = run(ours, [None], lr=0.05, state_dtype=torch.float32)
-    assert ours[0].dtype == dtype
+    parameters = [normal((5, 7), dtype)]
+    states, _ = run(parameters, [None], lr=0.05, state_dtype=torch.float32)
+    assert parameters[0].dtype == dtype
     exact = normal((5, 7), dtype).double()
     moment = torch.zeros_like(exact)
     for step in range(STEPS):
-        moment.lerp_(grads_of(step, ours)[0].double(), 0.1)
+        moment.lerp_(grads_of(step, parameters)[0].double(), 0.1)
     torch.testing.assert_close(states[0][0].double(), moment, rtol=0, atol=4 * torch.finfo(torch.float32).eps)

@@ -1,4 +1,4 @@
-"""The kernel against the reference: dtypes, shapes, layouts, locks, scalars on the device, one launch and the count."""
+"""The kernel against the reference: dtypes, shapes, layouts, locks, scalars on the device, two launches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.hat_kernels.shapes import lay_out
 
 
 def run(backend, parameters, grads, locks, *, state_dtype=torch.float32, shared=False, taken=2, start=0.0, **options):
-    """What `taken` steps make of copies: (parameters, moments...), and the counters."""
+    """((parameters, moments...), counters) after `taken` steps on copies."""
     parameters = copies(parameters)
     count = 3 if options.get("amsgrad") else 2
     states = [[torch.full_like(p, start, dtype=state_dtype or p.dtype) for p in parameters] for _ in range(count)]
@@ -38,10 +38,10 @@ def run(backend, parameters, grads, locks, *, state_dtype=torch.float32, shared=
 
 
 def compare(parameters, grads, locks, **options):
-    expected, wanted = run("reference", parameters, grads, locks, **options)
+    expected, expected_steps = run("reference", parameters, grads, locks, **options)
     actual, steps = run("triton", parameters, grads, locks, **options)
     live = [index for index, p in enumerate(parameters) if p.numel()]
-    assert [steps[i].item() for i in live] == [wanted[i].item() for i in live]
+    assert [steps[i].item() for i in live] == [expected_steps[i].item() for i in live]
     assert_updates_agree(actual, expected, parameters, locks)
     return actual
 
@@ -69,7 +69,7 @@ def test_lists(name, options):
 @pytest.mark.parametrize("taken", [1, 7])
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.5, 0.99999), (0.0, 0.0)])
 def test_bias_correction(betas, taken):
-    """Many small steps add up, so that an error of a correction would show."""
+    """Many small steps add up, so an error in a bias correction would show."""
     parameters = [on_device((40,))]
     compare(parameters, grads_for(parameters), [None], lr=0.1, betas=betas, taken=taken)
 
@@ -110,11 +110,11 @@ def test_a_locked_weight_keeps_its_bits_and_its_moments(dtype):
     grads = [torch.full_like(p, torch.nan) for p in parameters]
     (updated, *states), _ = run("triton", parameters, grads, locks, lr=0.1, start=7.0)
     for index, (after, before, lock) in enumerate(zip(updated, parameters, locks, strict=True)):
-        held = locked(before, lock)
-        assert held.any()
-        assert torch.equal(bits(after[held]), bits(before[held]))
-        assert all((state[index][held] == 7).all() for state in states)
-        assert not after[~held].isfinite().any()
+        is_locked = locked(before, lock)
+        assert is_locked.any()
+        assert torch.equal(bits(after[is_locked]), bits(before[is_locked]))
+        assert all((state[index][is_locked] == 7).all() for state in states)
+        assert not after[~is_locked].isfinite().any()
 
 
 def test_mending():
@@ -141,9 +141,9 @@ def test_nothing_to_do_is_no_launch():
 
 def test_twice_the_same_bits():
     parameters, locks = small()
-    one, other = (run("triton", parameters, grads_for(parameters), locks, lr=0.1)[0] for _ in range(2))
-    for own, others in zip(one, other, strict=True):
-        assert all(torch.equal(bits(a), bits(b)) for a, b in zip(own, others, strict=True))
+    first_run, second_run = (run("triton", parameters, grads_for(parameters), locks, lr=0.1)[0] for _ in range(2))
+    for first_tensors, second_tensors in zip(first_run, second_run, strict=True):
+        assert all(torch.equal(bits(a), bits(b)) for a, b in zip(first_tensors, second_tensors, strict=True))
 
 
 def test_large_programs(monkeypatch):
@@ -166,10 +166,10 @@ def test_compiles_and_opcheck():
 
     results = []
     for function in (update, torch.compile(update, fullgraph=True, backend="aot_eager")):
-        own, steps = copies(parameters), [torch.zeros((), device=DEVICE) for _ in parameters]
+        weights, steps = copies(parameters), [torch.zeros((), device=DEVICE) for _ in parameters]
         m, v = [torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters]
         with hat_kernels.backend("triton"):
-            results.append([function(own, m, v, steps), *own, *m, *v, *steps])
+            results.append([function(weights, m, v, steps), *weights, *m, *v, *steps])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert results[0][-1].item() == 1
 

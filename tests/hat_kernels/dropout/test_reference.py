@@ -9,18 +9,18 @@ from hat_kernels import dropout
 @pytest.mark.parametrize("probability", [0.0, 0.2, 0.5, 0.999])
 def test_keeps_the_share_and_the_expectation(probability):
     y = dropout(torch.ones(1000, 1000), probability)
-    kept = (y != 0).double().mean().item()
+    share_kept = (y != 0).double().mean().item()
     deviation = 5 * (probability * (1 - probability) / 1e6) ** 0.5  # five standard deviations of the share
-    assert abs(kept - (1 - probability)) <= deviation + 2**-16
+    assert abs(share_kept - (1 - probability)) <= deviation + 2**-16
     assert len(y.unique()) == (1 if probability == 0 else 2)
     assert y.max().item() == pytest.approx(1 / (1 - probability), rel=2e-2 if probability > 0.99 else 2e-4)
 
 
 @pytest.mark.parametrize(("probability", "numbers"), [(0.5, 8), (0.3, 4)])
 def test_the_numbers_of_a_word_are_independent(probability, numbers):
-    kept = (dropout(torch.ones(numbers, 2**18), probability).view(-1, numbers) != 0).double()
-    assert (kept.mean(0) - (1 - probability)).abs().max() < 5 * 0.5 / 2**9
-    assert (torch.corrcoef(kept.t()) - torch.eye(numbers)).abs().max() < 5 / 2**9
+    share_kept = (dropout(torch.ones(numbers, 2**18), probability).view(-1, numbers) != 0).double()
+    assert (share_kept.mean(0) - (1 - probability)).abs().max() < 5 * 0.5 / 2**9
+    assert (torch.corrcoef(share_kept.t()) - torch.eye(numbers)).abs().max() < 5 / 2**9
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 5), (0, 4), (2, 3, 5, 7)])

@@ -1,4 +1,4 @@
-"""What embedding_update_ refuses; a refused call changes nothing."""
+"""The errors of embedding_update_. A call that raises changes nothing."""
 
 import pytest
 import torch

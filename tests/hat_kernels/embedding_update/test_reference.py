@@ -1,4 +1,4 @@
-"""The embeddings' step is torch.optim.SGD's without weight decay, then a clamp."""
+"""The step on embeddings is that of torch.optim.SGD without weight decay, then a clamp."""
 
 import pytest
 import torch
@@ -19,10 +19,10 @@ OPTIONS = [
 @pytest.mark.parametrize("limit", [6.0, 0.5])
 def test_is_torch_sgd_and_a_clamp(limit, options):
     sizes = [1, 7, 129, 0]
-    ours = [normal((n,), seed=n).clamp(-limit, limit) for n in sizes]
-    theirs = [e.clone().requires_grad_() for e in ours]
+    embeddings = [normal((n,), seed=n).clamp(-limit, limit) for n in sizes]
+    theirs = [e.clone().requires_grad_() for e in embeddings]
     optimizer = torch.optim.SGD(theirs, lr=0.5, foreach=False, **options)
-    buffers = [torch.full_like(e, torch.nan) for e in ours] if "momentum" in options else []
+    buffers = [torch.full_like(e, torch.nan) for e in embeddings] if "momentum" in options else []
     for step in range(4):
         grads = [3 * normal((n,), seed=100 * step + n) for n in sizes]
         for e, grad in zip(theirs, grads, strict=True):
@@ -31,9 +31,11 @@ def test_is_torch_sgd_and_a_clamp(limit, options):
         with torch.no_grad():
             for e in theirs:
                 e.clamp_(-limit, limit)
-        hat_kernels.embedding_update_(ours, grads, buffers, lr=0.5, limit=limit, is_first_step=step == 0, **options)
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    assert max(e.abs().max() for e in ours if e.numel()) == limit
+        hat_kernels.embedding_update_(
+            embeddings, grads, buffers, lr=0.5, limit=limit, is_first_step=step == 0, **options
+        )
+    assert all(torch.equal(a, b) for a, b in zip(embeddings, theirs, strict=True))
+    assert max(e.abs().max() for e in embeddings if e.numel()) == limit
 
 
 def test_grad_scale_tensor_lr_and_stride_0():

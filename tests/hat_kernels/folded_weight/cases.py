@@ -1,4 +1,4 @@
-"""What every test of folded weights needs: inputs, and the results and gradients of one implementation."""
+"""Inputs for the tests of folded weights, and the results and gradients of one implementation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import hat_kernels
+from hat_kernels import GateForm
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.shapes import normal
 
@@ -15,13 +16,13 @@ from tests.hat_kernels.shapes import normal
 def inputs(
     shape: tuple[int, ...], dtype: torch.dtype = torch.float32, bias: bool = True, folded: torch.dtype | None = None
 ) -> list[Tensor | None]:
-    """(weight, bias, embedding, scale, dfolded, dfolded_bias), gates far from either end; upstream `folded`."""
+    """(weight, bias, embedding, scale, dfolded, dfolded_bias); the gates are far from 0 and 1."""
     units = shape[:1]
     gates = torch.promote_types(dtype, torch.float32)
     embedding, scale = normal(units, gates, 2).clamp(-3, 3), torch.tensor(1.5, dtype=gates)
-    given = [normal(shape, dtype), normal(units, dtype, 1) if bias else None, embedding, scale]
-    given += [normal(shape, folded or dtype, 3), normal(units, folded or dtype, 4)]
-    return [None if t is None else t.to(DEVICE) for t in given]
+    arguments = [normal(shape, dtype), normal(units, dtype, 1) if bias else None, embedding, scale]
+    arguments += [normal(shape, folded or dtype, 3), normal(units, folded or dtype, 4)]
+    return [None if t is None else t.to(DEVICE) for t in arguments]
 
 
 def results(
@@ -36,16 +37,14 @@ def results(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> list[Tensor]:
-    """[folded weight, folded bias, and the gradients of weight, bias and embedding]; without a bias two less."""
+    """[folded weight, folded bias, gradients of weight, bias and embedding]; without a bias, two entries less."""
     leaves = [t.detach().requires_grad_() for t in (weight, bias, embedding) if t is not None]
     with hat_kernels.backend(backend):
         folded, folded_bias = hat_kernels.folded_weight(
             leaves[0],
             leaves[1] if bias is not None else None,
-            embedding=leaves[-1],
-            scale=scale,
+            gate=GateForm(embedding=leaves[-1], scale=scale, **options),
             dtype=dtype,
-            **options,
         )
         outputs = [folded] if folded_bias is None else [folded, folded_bias]
         upstream = [dfolded.to(folded.dtype), dfolded_bias.to(folded.dtype)]
@@ -63,7 +62,7 @@ def formula(
     compensation: str = "none",
     s_max: float = 400.0,
 ) -> list[Tensor]:
-    """The same by definition, far from the floor."""
+    """The same as `results`, by the formulas, for gates far above the floor."""
     a = 1 / (1 + torch.exp(-scale * embedding))
     column = [-1] + [1] * (weight.dim() - 1)
     da = (dfolded * weight).reshape(len(a), weight[:1].numel()).sum(1) + (0 if bias is None else dfolded_bias * bias)

@@ -4,12 +4,14 @@ import pytest
 import torch
 
 import hat_kernels
+from hat_kernels import GateForm
+
+WEIGHT, BIAS = torch.zeros(3, 2), torch.zeros(3)
 
 
-def call(**changes):
-    arguments = {"weight": torch.zeros(3, 2), "bias": torch.zeros(3), "embedding": torch.zeros(3)}
-    arguments |= {"scale": torch.tensor(1.0), **changes}
-    return hat_kernels.folded_weight(arguments.pop("weight"), arguments.pop("bias"), **arguments)
+def call(weight=WEIGHT, bias=BIAS, dtype=None, **form):
+    gate = GateForm(embedding=torch.zeros(3), scale=torch.tensor(1.0))._replace(**form)
+    return hat_kernels.folded_weight(weight, bias, gate=gate, dtype=dtype)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,7 @@ def test_dtype(changes, message):
             r"embedding: expected device cpu, got meta",
         ),
         ({"scale": torch.ones(1)}, r"scale: expected a 0-d tensor, got shape \(1,\)"),
+        ({"embedding": None, "scale": None, "mask": torch.ones(3)}, "gate: expected embedding and scale, got a mask"),
         ({"s_max": 0.0}, r"s_max: expected > 0, got 0\.0"),
         ({"compensation": "some"}, r"compensation: expected one of .*'published'.*, got 'some'"),
     ],

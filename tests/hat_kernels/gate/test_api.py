@@ -1,4 +1,4 @@
-"""What the gate refuses."""
+"""The errors of the gate."""
 
 import pytest
 import torch

@@ -63,7 +63,7 @@ def test_all_compensations_have_one_forward(compensation):
 def test_non_contiguous_embeddings(embedding):
     scale = torch.tensor(2.0)
     assert torch.equal(hat_kernels.gate(embedding, scale), hat_kernels.gate(embedding.contiguous(), scale))
-    da = torch.ones(()).expand(embedding.shape)  # the stride-0 gradient of a sum
+    da = torch.ones(()).expand(embedding.shape)  # the gradient of a sum has stride 0
     assert torch.equal(
         gradient(embedding, scale, da, "published"),
         gradient(embedding.contiguous(), scale, da.contiguous(), "published"),
@@ -82,7 +82,7 @@ def test_plain_gradient_passes_gradcheck():
 )
 @pytest.mark.parametrize("size", SIZES)
 def test_gradient_is_the_formula(size, compensation, wanted, scale):
-    """Where the float32 sigmoid resolves 1 - a; what saturation makes of the rest is below."""
+    """For s e where 1 - a is exact in float32. Saturation has tests of its own below."""
     embedding, scale = normal((size,)).clamp(-6, 6), torch.tensor(scale)
     embedding = torch.where(scale * embedding > 8, 8 / scale, embedding)
     da = normal((size,), seed=1)
@@ -95,15 +95,15 @@ def test_gradient_is_the_formula(size, compensation, wanted, scale):
     s_max=st.sampled_from([2.0, 50.0, 400.0, 1000.0]),
 )
 def test_identity_1_compensation_cancels_the_annealing(e, s, s_max):
-    """In float64, where neither the clamp (|s e| <= 50) nor 1 - a (s e < 30) bites, both are one function.
+    """In float64 both compensations are the same function, if |s e| <= 50 (no clamp) and s e < 30 (1 - a is exact).
 
-    The relative error of `1 - a` is eps / (1 - a) for either sigmoid, that of rounding s e is |s e| eps:
-    the tolerance is the sum of these, and of a rounding for each of the other operations.
+    The tolerance is the sum of the relative errors: eps / (1 - a) for the 1 - a of each sigmoid, |s e| eps for the
+    rounding of s e, and one rounding for each other operation.
     """
     s = min(s, 20 / abs(e)) if e else s
     embedding, scale = torch.tensor([e], dtype=torch.float64), torch.tensor(s, dtype=torch.float64)
-    one = torch.ones(1, dtype=torch.float64)
-    published, exact = (gradient(embedding, scale, one, c, s_max).item() for c in ("published", "exact"))
+    unit_grad = torch.ones(1, dtype=torch.float64)
+    published, exact = (gradient(embedding, scale, unit_grad, c, s_max).item() for c in ("published", "exact"))
     a = 1 / (1 + math.exp(-s * e))
     by_hand = s * a * (1 - a) * s_max * (math.cosh(s * e) + 1) / (s * (math.cosh(e) + 1))
     relative = torch.finfo(torch.float64).eps * (16 + abs(s * e) + 1 / (1 - a) + 1 + math.exp(e))
@@ -114,31 +114,31 @@ def test_identity_1_compensation_cancels_the_annealing(e, s, s_max):
 def test_published_saturates_above_and_not_below():
     scale = torch.tensor(400.0)
     embedding = torch.tensor([17.4, 20.0, 40.0, 2400.0, -17.4, -20.0, -40.0]) / 400
-    got = gradient(embedding, scale, torch.ones(7), "published")
-    assert torch.equal(got[:4], torch.zeros(4))
-    assert (got[4:] > 0).all()
+    actual = gradient(embedding, scale, torch.ones(7), "published")
+    assert torch.equal(actual[:4], torch.zeros(4))
+    assert (actual[4:] > 0).all()
     below = exact_gradient(embedding[4:].double(), scale.double(), 1.0)
-    assert torch.allclose(got[4:].double(), below, rtol=1e-4, atol=0)  # e^40 in float32: 40 ulp of s e is 5e-6
+    assert torch.allclose(actual[4:].double(), below, rtol=1e-4, atol=0)  # e^40 in float32: 40 ulp of s e is 5e-6
     assert (gradient(embedding, scale, torch.ones(7), "exact") > 0).all()
 
 
 def test_published_clamps_cosh_at_50():
-    """Below s e = -50 the numerator stays cosh(50) + 1, so the gradient falls off as the gate does."""
+    """Below s e = -50 the numerator stays cosh(50) + 1, so the gradient gets smaller with the gate."""
     scale, embedding = torch.tensor(400.0), torch.tensor([-60.0 / 400, -80.0 / 400])
-    got = gradient(embedding, scale, torch.ones(2), "published").double()
-    wanted = published_gradient(embedding.double(), scale.double(), 1.0)
-    assert torch.allclose(got, wanted, rtol=1e-4, atol=0)
+    actual = gradient(embedding, scale, torch.ones(2), "published").double()
+    expected = published_gradient(embedding.double(), scale.double(), 1.0)
+    assert torch.allclose(actual, expected, rtol=1e-4, atol=0)
     unclamped = exact_gradient(embedding.double(), scale.double(), 1.0)
-    assert (got < 1e-3 * unclamped).all()
+    assert (actual < 1e-3 * unclamped).all()
 
 
 @pytest.mark.parametrize("compensation", ["none", "published", "exact"])
 @pytest.mark.parametrize("scale", [1 / 400, 1.0, 400.0])
 def test_nothing_overflows_at_the_clamp(compensation, scale):
     embedding = torch.tensor([-6.0, 6.0, 0.0, -0.125, 0.125])
-    got = gradient(embedding, torch.tensor(scale), torch.ones(5), compensation)
-    assert torch.isfinite(got).all()
-    assert (got >= 0).all()
+    actual = gradient(embedding, torch.tensor(scale), torch.ones(5), compensation)
+    assert torch.isfinite(actual).all()
+    assert (actual >= 0).all()
 
 
 def test_exact_at_the_clamp_is_the_formula():
@@ -164,11 +164,11 @@ def test_floor_does_not_touch_the_gradient(compensation):
     edge = math.log(GATE_FLOOR) / 400
     embedding, scale = torch.tensor([edge * 1.01, edge * 0.99, edge * 1.5]), torch.tensor(400.0)
     formulas = {"none": plain_gradient, "published": published_gradient, "exact": exact_gradient}
-    got = gradient(embedding, scale, torch.ones(3), compensation)
-    assert (got > 0).all()
-    for index in range(3):  # one by one: they span decades
+    actual = gradient(embedding, scale, torch.ones(3), compensation)
+    assert (actual > 0).all()
+    for index in range(3):  # each by itself, because they span decades
         arguments = (embedding[index : index + 1], scale, torch.ones(1))
-        assert_as_accurate(got[index : index + 1], formulas[compensation], *arguments)
+        assert_as_accurate(actual[index : index + 1], formulas[compensation], *arguments)
 
 
 def test_no_gate_is_subnormal():

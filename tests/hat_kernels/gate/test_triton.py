@@ -1,4 +1,4 @@
-"""The gate's kernels against the reference."""
+"""The kernels of the gate against the reference."""
 
 import pytest
 import torch
@@ -31,35 +31,37 @@ def kernel_results(*arguments):
 @pytest.mark.parametrize("scale", [1 / 400, 1.0, 17.0, 400.0])
 @pytest.mark.parametrize("size", [0, 1, 31, 1031])
 def test_as_accurate_as_the_reference(size, scale, compensation):
-    """Where the float32 sigmoid resolves 1 - a; saturation is below."""
+    """For s e where 1 - a is exact in float32. Saturation has a test of its own below."""
     embedding, scale = normal((size,)).clamp(-6, 6), torch.tensor(scale)
     embedding = torch.where(scale * embedding > 8, 8 / scale, embedding).to(DEVICE)
     inputs = embedding, scale.to(DEVICE), normal((size,), seed=1).to(DEVICE)
-    got = kernel_results(*inputs, compensation)
-    assert_as_accurate(got, lambda *inputs: results(*inputs, compensation), *inputs)
+    actual = kernel_results(*inputs, compensation)
+    assert_as_accurate(actual, lambda *inputs: results(*inputs, compensation), *inputs)
 
 
 @pytest.mark.parametrize("compensation", COMPENSATIONS)
 def test_saturation_floor_and_clamp_are_those_of_the_reference(compensation):
-    """Off by the rounding of s e alone: |s e| eps, up to 50 of it inside the clamp."""
+    """The only difference is the rounding of s e: |s e| eps, where |s e| is at most 50 because of the clamp."""
     embedding = torch.linspace(-6, 6, 1201, device=DEVICE)
     for scale in (1 / 400, 1.0, 7.0, 400.0):
         inputs = embedding, torch.tensor(scale, device=DEVICE), torch.ones_like(embedding)
-        for got, wanted in zip(kernel_results(*inputs, compensation), results(*inputs, compensation), strict=True):
-            near = (scale * embedding).abs() < 16  # beyond, 1 - a is a few ulp: one of them is a large part of it
-            torch.testing.assert_close(got[near], wanted[near], rtol=1e-4, atol=1e-30, equal_nan=True)
+        for actual, expected in zip(kernel_results(*inputs, compensation), results(*inputs, compensation), strict=True):
+            near = (
+                scale * embedding
+            ).abs() < 16  # beyond, 1 - a is a few ulp, and a difference of one ulp is a large relative error
+            torch.testing.assert_close(actual[near], expected[near], rtol=1e-4, atol=1e-30, equal_nan=True)
             below = scale * embedding < -16
-            torch.testing.assert_close(got[below], wanted[below], rtol=2e-5, atol=1e-30)
-            if compensation != "exact" and wanted is not None:
+            torch.testing.assert_close(actual[below], expected[below], rtol=2e-5, atol=1e-30)
+            if compensation != "exact" and expected is not None:
                 beyond = scale * embedding > 18
-                assert torch.equal(got[beyond], wanted[beyond])  # 1 and 0, exactly
+                assert torch.equal(actual[beyond], expected[beyond])  # 1 and 0, exactly
 
 
 def test_nothing_overflows_at_the_clamp():
     embedding = torch.tensor([-6.0, 6.0, 0.0, -0.125, 0.125], device=DEVICE)
     for compensation in COMPENSATIONS:
-        got = kernel_results(embedding, torch.tensor(400.0, device=DEVICE), torch.ones_like(embedding), compensation)
-        assert all(torch.isfinite(value).all() for value in got)
+        actual = kernel_results(embedding, torch.tensor(400.0, device=DEVICE), torch.ones_like(embedding), compensation)
+        assert all(torch.isfinite(value).all() for value in actual)
 
 
 def test_nan_and_layouts():
@@ -68,11 +70,11 @@ def test_nan_and_layouts():
         assert hat_kernels.gate(torch.tensor([torch.nan, 1.0], device=DEVICE), scale).isnan().tolist() == [True, False]
     for embedding in (normal((64,))[::3], normal((1,)).expand(5), normal((8, 3)).t()[1]):
         embedding = embedding.to(DEVICE)
-        got = kernel_results(embedding, scale, torch.ones((), device=DEVICE).expand(embedding.shape), "published")
+        actual = kernel_results(embedding, scale, torch.ones((), device=DEVICE).expand(embedding.shape), "published")
         dense = embedding.contiguous()
         assert all(
             torch.equal(a, b)
-            for a, b in zip(got, kernel_results(dense, scale, torch.ones_like(dense), "published"), strict=True)
+            for a, b in zip(actual, kernel_results(dense, scale, torch.ones_like(dense), "published"), strict=True)
         )
 
 
@@ -99,9 +101,9 @@ def test_compile():
         return (hat_kernels.gate(2 * embedding, scale) ** 2).sum()
 
     with hat_kernels.backend("triton"):
-        wanted = torch.autograd.grad(step(embedding), embedding)
-        got = torch.autograd.grad(torch.compile(step, fullgraph=True, backend="aot_eager")(embedding), embedding)
-    torch.testing.assert_close(got, wanted)
+        expected = torch.autograd.grad(step(embedding), embedding)
+        actual = torch.autograd.grad(torch.compile(step, fullgraph=True, backend="aot_eager")(embedding), embedding)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_a_second_backward_is_refused():

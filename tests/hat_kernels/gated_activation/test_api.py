@@ -1,12 +1,19 @@
-"""What gated_activation refuses."""
+"""The errors of gated_activation."""
 
 import pytest
 import torch
 
 import hat_kernels
+from hat_kernels import GateForm
 
 E = {"embedding": torch.zeros(3), "scale": torch.tensor(1.0)}
 T = {"mask": torch.ones(4, 3), "task": torch.zeros(2, dtype=torch.int64)}
+
+
+def call(bias=None, activation="relu", dropout=0.0, unit_dim=-1, **form):
+    gate = GateForm(**form) if form else None
+    options = {"activation": activation, "dropout": dropout, "unit_dim": unit_dim}
+    return hat_kernels.gated_activation(torch.zeros(2, 3), bias, gate=gate, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
@@ -17,7 +24,7 @@ def test_x_dtype(dtype):
 
 def test_embedding_dtype():
     with pytest.raises(TypeError, match=r"embedding: expected float32, got torch\.float16"):
-        hat_kernels.gated_activation(torch.zeros(2, 3), embedding=torch.zeros(3).half(), scale=torch.tensor(1.0))
+        call(embedding=torch.zeros(3).half(), scale=torch.tensor(1.0))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +66,12 @@ def test_embedding_dtype():
 )
 def test_value(changes, message):
     with pytest.raises(ValueError, match=message):
-        hat_kernels.gated_activation(torch.zeros(2, 3), changes.pop("bias", None), **changes)
+        call(**changes)
+
+
+def test_a_form_of_nothing():
+    with pytest.raises(ValueError, match="gate: expected embedding and scale, or a mask, got neither"):
+        hat_kernels.gated_activation(torch.zeros(2, 3), gate=GateForm())
 
 
 @pytest.mark.parametrize("unit_dim", [0, -2])
@@ -67,14 +79,14 @@ def test_units_may_not_be_the_batch_beside_a_task_per_sample(unit_dim):
     with pytest.raises(
         ValueError, match="unit_dim: expected not the batch dimension 0 beside a task per sample, got 0"
     ):
-        hat_kernels.gated_activation(torch.zeros(2, 3), unit_dim=unit_dim, mask=torch.ones(4, 2), task=T["task"])
+        call(unit_dim=unit_dim, mask=torch.ones(4, 2), task=T["task"])
 
 
 @pytest.mark.parametrize("task", [[0, 4], [-1, 0], [0, -4]])
 def test_task_out_of_range(task):
-    """The contract: 0..T-1. A negative id must not wrap around to another task's mask."""
+    """The contract allows 0..T-1. A negative id must not count from the end and give the mask of another task."""
     with pytest.raises((ValueError, IndexError)):
-        hat_kernels.gated_activation(torch.zeros(2, 3), mask=torch.ones(4, 3), task=torch.tensor(task))
+        call(mask=torch.ones(4, 3), task=torch.tensor(task))
 
 
 def test_x_of_no_dimensions():

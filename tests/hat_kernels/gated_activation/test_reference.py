@@ -7,8 +7,8 @@ import torch
 from torch.autograd import gradcheck
 
 import hat_kernels
-from hat_kernels import ACTIVATIONS, dropout
-from tests.hat_kernels.forms import FORMS, form, values_of
+from hat_kernels import ACTIVATIONS, GateForm, dropout
+from tests.hat_kernels.forms import FORMS, form, tensors_of, values_of, with_tensors
 from tests.hat_kernels.shapes import DTYPES, LAYOUTS, SHAPES, lay_out, normal
 from tests.hat_kernels.tolerance import assert_as_accurate
 
@@ -32,24 +32,23 @@ def equation(x, bias, activation, gate, unit_dim):
 
 
 def widened_equation(activation, unit_dim, gate):
-    """The equation with its gate unpacked, so that the tolerance can widen every tensor."""
-    names = [name for name, value in gate.items() if isinstance(value, torch.Tensor)]
+    """The equation, with the tensors of the gate as arguments of their own, so that the tolerance can widen them."""
 
     def reference(x, bias, *tensors):
-        return equation(x, bias, activation, dict(zip(names, tensors, strict=True)), unit_dim)
+        return equation(x, bias, activation, with_tensors(gate, tensors), unit_dim)
 
-    return reference, [gate[name] for name in names]
+    return reference, tensors_of(gate)
 
 
 def check(x, bias, activation, gate, unit_dim):
-    got = hat_kernels.gated_activation(x, bias, activation=activation, unit_dim=unit_dim, **gate)
-    assert got.dtype == x.dtype
+    actual = hat_kernels.gated_activation(x, bias, activation=activation, gate=gate, unit_dim=unit_dim)
+    assert actual.dtype == x.dtype
     reference, tensors = widened_equation(activation, unit_dim, gate)
-    assert_as_accurate(got, reference, x, bias, *tensors)
+    assert_as_accurate(actual, reference, x, bias, *tensors)
 
 
 def gate_dtype(dtype):
-    """Gates are float32; the gradcheck's are float64."""
+    """Gates are float32, and float64 for a gradcheck."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -92,13 +91,12 @@ def test_gradcheck(activation, form_name, unit_dim):
     x = normal((3, 5) if unit_dim == -1 else (3, 5, 2), torch.float64)
     gate = form(form_name, 5, 3, dtype=torch.float64)
     inputs = [x.requires_grad_(), normal((5,), torch.float64, 1).requires_grad_()]
-    if "embedding" in gate:
-        inputs.append(gate.pop("embedding").requires_grad_())
+    if form_name == "embedding":
+        inputs.append(gate.embedding.requires_grad_())
 
-    def run(x, bias, embedding=None):
-        return hat_kernels.gated_activation(
-            x, bias, activation=activation, unit_dim=unit_dim, embedding=embedding, **gate
-        )
+    def run(x, bias, *embedding):
+        form = gate._replace(embedding=embedding[0]) if embedding else gate
+        return hat_kernels.gated_activation(x, bias, activation=activation, gate=form, unit_dim=unit_dim)
 
     assert gradcheck(run, inputs)
 
@@ -106,7 +104,7 @@ def test_gradcheck(activation, form_name, unit_dim):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form_name", FORMS)
 def test_gradients_in_every_dtype(form_name, dtype):
-    """dx and dbias come in the dtype of their tensor, and are as near to float64 as autograd's of the equation are."""
+    """dx and dbias have the dtype of their tensor, and are as near to float64 as autograd through the equation."""
     gate = form(form_name, 31, 13, dtype=gate_dtype(dtype))
     x, bias, dy = normal((13, 31), dtype), normal((31,), dtype, 1), normal((13, 31), dtype, 2)
     reference, tensors = widened_equation("tanh", -1, gate)
@@ -116,9 +114,9 @@ def test_gradients_in_every_dtype(form_name, dtype):
         return torch.autograd.grad(reference(x, bias, *tensors), (x, bias), dy)
 
     leaves = [x.clone().requires_grad_(), bias.clone().requires_grad_()]
-    got = torch.autograd.grad(hat_kernels.gated_activation(*leaves, activation="tanh", **gate), leaves, dy)
-    assert [g.dtype for g in got] == [dtype, dtype]
-    assert_as_accurate(got, gradients, x, bias, dy, *tensors)
+    actual = torch.autograd.grad(hat_kernels.gated_activation(*leaves, activation="tanh", gate=gate), leaves, dy)
+    assert [g.dtype for g in actual] == [dtype, dtype]
+    assert_as_accurate(actual, gradients, x, bias, dy, *tensors)
 
 
 @pytest.mark.parametrize("form_name", FORMS)
@@ -127,7 +125,7 @@ def test_stride_0_gradient(form_name):
     results = []
     for loss in (torch.sum, lambda y: (y * torch.ones_like(y)).sum()):
         x, bias = normal((5, 17)).requires_grad_(), normal((17,), seed=1).requires_grad_()
-        loss(hat_kernels.gated_activation(x, bias, **gate)).backward()
+        loss(hat_kernels.gated_activation(x, bias, gate=gate)).backward()
         results.append((x.grad, bias.grad))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -138,19 +136,19 @@ def test_stride_0_gradient(form_name):
 def test_off_units_are_exactly_zero_whatever_they_hold(form_name, activation, value):
     x = normal((4, 6))
     mask = torch.tensor([[1.0, 0, 1, 0, 0.5, 0]] * 2)
-    gate = {"mask": mask[0]} if form_name == "mask" else {"mask": mask, "task": torch.tensor([0, 1, 1, 0])}
-    clean = hat_kernels.gated_activation(x, activation=activation, **gate)
+    gate = GateForm(mask=mask[0]) if form_name == "mask" else GateForm(mask=mask, task=torch.tensor([0, 1, 1, 0]))
+    clean = hat_kernels.gated_activation(x, activation=activation, gate=gate)
     x[:, mask[0] == 0] = value
-    got = hat_kernels.gated_activation(x, activation=activation, **gate)
-    assert torch.equal(got, clean)
-    assert torch.equal(got[:, mask[0] == 0], torch.zeros(4, 3))
+    actual = hat_kernels.gated_activation(x, activation=activation, gate=gate)
+    assert torch.equal(actual, clean)
+    assert torch.equal(actual[:, mask[0] == 0], torch.zeros(4, 3))
 
 
 def test_dropout_comes_after_the_activation_and_before_the_gate():
-    """sigmoid(0) is 0.5, so a dropout before the activation would leave it behind."""
+    """sigmoid(0) is 0.5: if dropout came before the activation, dropped elements would be 0.5 instead of 0."""
     x, mask = torch.zeros(200, 8), torch.tensor([1.0, 1, 1, 1, 0.25, 0.25, 0, 0])
     torch.manual_seed(0)
-    y = hat_kernels.gated_activation(x, activation="sigmoid", dropout=0.75, mask=mask)
+    y = hat_kernels.gated_activation(x, activation="sigmoid", dropout=0.75, gate=GateForm(mask=mask))
     assert set(y[:, :4].unique().tolist()) == {0.0, 2.0}
     assert set(y[:, 4:6].unique().tolist()) == {0.0, 0.5}
     assert not y[:, 6:].any()
@@ -161,22 +159,22 @@ def test_dropout_comes_after_the_activation_and_before_the_gate():
 def test_published_and_exact_reach_the_embedding():
     embedding, scale, x = normal((7,)), torch.tensor(2.0), normal((5, 7), seed=1)
     for compensation in ("none", "published", "exact"):
-        one, other = embedding.clone().requires_grad_(), embedding.clone().requires_grad_()
-        hat_kernels.gated_activation(
-            x, embedding=one, scale=scale, compensation=compensation, s_max=90.0
-        ).sum().backward()
-        gate = hat_kernels.gate(other, scale, compensation=compensation, s_max=90.0)
+        fused_embedding, plain_embedding = embedding.clone().requires_grad_(), embedding.clone().requires_grad_()
+        form = GateForm(embedding=fused_embedding, scale=scale, s_max=90.0, compensation=compensation)
+        hat_kernels.gated_activation(x, gate=form).sum().backward()
+        gate = hat_kernels.gate(plain_embedding, scale, compensation=compensation, s_max=90.0)
         (torch.relu(x) * gate).sum().backward()
-        assert torch.equal(one.grad, other.grad)
+        assert torch.equal(fused_embedding.grad, plain_embedding.grad)
 
 
 def test_the_gate_is_float32_under_half_inputs():
     """sigmoid(s e) rounded to bfloat16 would be 1 for every s e > 6."""
     embedding, scale = torch.tensor([7.0, -7.0]).requires_grad_(), torch.tensor(1.0)
     x = torch.ones(2, 2, dtype=torch.bfloat16)
-    hat_kernels.gated_activation(x, embedding=embedding, scale=scale, compensation="none").sum().backward()
+    gate = GateForm(embedding=embedding, scale=scale, compensation="none")
+    hat_kernels.gated_activation(x, gate=gate).sum().backward()
     assert embedding.grad.dtype == torch.float32
     expected = 2 * torch.sigmoid(embedding.detach().double()) * torch.sigmoid(-embedding.detach().double())
-    # Rounding errors: of 1 - a, which is eps / (1 - a) relative, and of the products.
+    # Rounding errors of 1 - a, eps / (1 - a) relative, and of the products.
     bound = torch.finfo(torch.float32).eps * (1 / torch.sigmoid(-embedding.detach().double()) + 4) * expected
     assert ((embedding.grad.double() - expected).abs() <= bound).all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import hat_kernels
-from hat_kernels import ACTIVATIONS
+from hat_kernels import ACTIVATIONS, GateForm
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.forms import FORMS
 from tests.hat_kernels.gated_activation.kernel import check, gate_of, kernel_results
@@ -25,8 +25,8 @@ def on_device(shape, dtype=torch.float32, seed=0):
 def test_activations(activation, dtype):
     x, bias, dy = 2 * on_device((13, 31), dtype), on_device((31,), dtype, 1), on_device((13, 31), dtype, 2)
     for name in FORMS:
-        got = check(x, bias, dy, gate_of(name, 31, 13), activation=activation)
-        assert [g.dtype for g in got[:3]] == [dtype] * 3
+        actual = check(x, bias, dy, gate_of(name, 31, 13), activation=activation)
+        assert [g.dtype for g in actual[:3]] == [dtype] * 3
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -39,7 +39,7 @@ def test_shapes(shape, name):
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "contiguous"])
 @pytest.mark.parametrize("shape", SHAPES[:-3] + SHAPES[-2:])
 def test_layouts_of_x_and_of_the_gradient(shape, layout):
-    """An expanded gradient has stride 0."""
+    """The gradient of a sum is expanded: its stride is 0."""
     x, bias, dy = on_device(shape), on_device(shape[1:], seed=1), on_device(shape, seed=2)
     gate = gate_of("embedding", shape[1], shape[0])
     check(lay_out(x, layout), bias, dy, gate)
@@ -73,12 +73,12 @@ def test_channels_last_stays_channels_last(memory_format, name):
 @pytest.mark.parametrize(
     ("make", "unit_dim"),
     [
-        (lambda: on_device((4, 20, 6))[:, 3:11], 1),  # some of the channels: a batch stride
-        (lambda: on_device((9, 40))[:, 5:18], -1),  # a row stride, rows that are not aligned
+        (lambda: on_device((4, 20, 6))[:, 3:11], 1),  # some of the channels: gaps between the samples
+        (lambda: on_device((9, 40))[:, 5:18], -1),  # rows with gaps, not aligned
         (lambda: on_device((9, 40))[::2, :16], -1),
         (lambda: on_device((5, 3, 8)).transpose(0, 1), -1),  # (time, batch, units) as (batch, time, units)
-        (lambda: on_device((3, 4, 8)).permute(0, 2, 1), 1),  # units innermost, though dimension 1
-        (lambda: on_device((8, 3, 4)).permute(1, 0, 2), 1),  # units outermost
+        (lambda: on_device((3, 4, 8)).permute(0, 2, 1), 1),  # units are dimension 1, and innermost in memory
+        (lambda: on_device((8, 3, 4)).permute(1, 0, 2), 1),  # units are outermost in memory
         (lambda: on_device((2, 6, 3, 8)).permute(0, 2, 1, 3)[..., ::2], 1),
         (lambda: on_device((7,)), 0),
         (lambda: on_device((2, 3, 4, 5)), 2),
@@ -98,13 +98,13 @@ def test_views(make, unit_dim, name):
     ("shape", "unit_dim", "launches"), [((40, 40), -1, 2), ((300, 40), -1, 3), ((2, 6, 9), 1, 2), ((9, 6, 16), 1, 3)]
 )
 def test_sums_in_one_stage_and_in_two(shape, unit_dim, launches, compensation):
-    """Few rows are added by the pass over them; else partial sums take a launch of their own. Twice, the same bits."""
+    """Few rows are added in the same pass, many in a second launch over partial sums; two runs have the same bits."""
     units = shape[unit_dim]
     arguments = on_device(shape), on_device((units,), seed=1), on_device(shape, seed=2)
     gate = gate_of("embedding", units, shape[0], compensation)
     first = check(*arguments, gate, unit_dim=unit_dim)
     with count_launches() as counted:
-        again = kernel_results(*arguments, gate.pop("embedding"), {"unit_dim": unit_dim, **gate})
+        again = kernel_results(*arguments, gate, {"unit_dim": unit_dim})
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert counted.total() == launches
 
@@ -112,12 +112,12 @@ def test_sums_in_one_stage_and_in_two(shape, unit_dim, launches, compensation):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias_dtype", DTYPES)
 def test_a_bias_of_its_own_dtype(bias_dtype, dtype):
-    """As under autocast; its gradient has its dtype."""
+    """The bias may have another dtype, as under autocast; its gradient has the dtype of the bias."""
     x, bias, dy = on_device((300, 24), dtype), on_device((24,), bias_dtype, 1), on_device((300, 24), dtype, 2)
-    got = check(x, bias, dy, {})
-    assert [g.dtype for g in got] == [dtype, dtype, bias_dtype]
+    actual = check(x, bias, dy, None)
+    assert [g.dtype for g in actual] == [dtype, dtype, bias_dtype]
     x, dy = (t[:24].t().reshape(2, 12, 24).transpose(1, 2).contiguous() for t in (x, dy))
-    assert check(x, bias, dy, {}, unit_dim=1)[2].dtype == bias_dtype
+    assert check(x, bias, dy, None, unit_dim=1)[2].dtype == bias_dtype
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
@@ -125,66 +125,66 @@ def test_a_bias_of_its_own_dtype(bias_dtype, dtype):
 @pytest.mark.parametrize("name", ["mask", "task"])
 def test_off_units_are_exactly_zero_whatever_they_hold(name, unit_dim, value):
     mask = torch.tensor([1.0, 0, 1, 0, 0.5, 0], device=DEVICE)
-    gate = (
-        {"mask": mask} if name == "mask" else {"mask": mask.repeat(2, 1), "task": torch.tensor([0, 1, 1, 0]).to(DEVICE)}
-    )
+    gate = GateForm(mask=mask)
+    if name == "task":
+        gate = GateForm(mask=mask.repeat(2, 1), task=torch.tensor([0, 1, 1, 0]).to(DEVICE))
     shape = (4, 6) if unit_dim == -1 else (4, 6, 5)
     for activation in ("relu", "gelu"):
         x, bias = on_device(shape), on_device((6,), seed=1)
-        options = {"activation": activation, "unit_dim": unit_dim, **gate}
-        clean = kernel_results(x, bias, torch.ones_like(x), None, options)
+        options = {"activation": activation, "unit_dim": unit_dim}
+        clean = kernel_results(x, bias, torch.ones_like(x), gate, options)
         x[:, mask == 0] = value
-        got = kernel_results(x, bias, torch.ones_like(x), None, options)
-        assert all(torch.equal(a, b) for a, b in zip(clean, got, strict=True))
-        for result in got[:2]:
+        actual = kernel_results(x, bias, torch.ones_like(x), gate, options)
+        assert all(torch.equal(a, b) for a, b in zip(clean, actual, strict=True))
+        for result in actual[:2]:
             assert not result[:, mask == 0].any()
-        assert not got[2][mask == 0].any()
+        assert not actual[2][mask == 0].any()
 
 
 def test_nan_and_infinity_pass_where_a_unit_is_on():
     x = torch.tensor([[torch.nan, torch.inf, -torch.inf, 1.0]], device=DEVICE)
     with hat_kernels.backend("triton"):
-        y = hat_kernels.gated_activation(x, mask=torch.ones(4, device=DEVICE))
+        y = hat_kernels.gated_activation(x, gate=GateForm(mask=torch.ones(4, device=DEVICE)))
     assert y.isnan().tolist() == [[True, False, False, False]]
     assert y[0, 1:].tolist() == [torch.inf, 0.0, 1.0]
 
 
 def test_a_task_that_does_not_exist_shows():
-    """On a GPU the ids are not read back to be checked: NaN, rather than the mask of another task."""
+    """On a GPU the host does not read and check task ids. An unknown id gives NaN, not the mask of another task."""
     op = torch.ops.hat_kernels.gated_activation
     for shape, unit_dim in (((3, 4), -1), ((3, 4, 2), 1)):
         x, mask, task = torch.ones(shape, device=DEVICE), torch.ones(2, 4, device=DEVICE), torch.tensor([0, 2, -1])
-        y = op(x, None, None, None, mask, task.to(DEVICE), None, "relu", 0.0, 400.0, "none", unit_dim)
+        y = op(x, None, None, *GateForm(mask=mask, task=task.to(DEVICE)), "relu", 0.0, unit_dim)
         assert y.flatten(1).isnan().all(1).tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("unit_dim", [-1, 1])
 def test_only_what_is_needed(unit_dim):
-    """Each subset of gradients alone is what it is beside the others."""
+    """A gradient has the same values, whichever others are computed."""
     shape = (5, 6) if unit_dim == -1 else (5, 6, 7)
     tensors = [on_device(shape), on_device((6,), seed=1), on_device((6,), seed=3)]
     dy, scale = on_device(shape, seed=2), torch.tensor(1.5, device=DEVICE)
 
-    def gradients(activation, wanted):
-        leaves = [t.clone().requires_grad_(i in wanted) for i, t in enumerate(tensors)]
+    def gradients(activation, expected):
+        leaves = [t.clone().requires_grad_(i in expected) for i, t in enumerate(tensors)]
         with hat_kernels.backend("triton"):
-            y = hat_kernels.gated_activation(
-                *leaves[:2], embedding=leaves[2], scale=scale, unit_dim=unit_dim, activation=activation
-            )
-        return torch.autograd.grad(y, [leaves[i] for i in wanted], dy)
+            gate = GateForm(embedding=leaves[2], scale=scale)
+            y = hat_kernels.gated_activation(*leaves[:2], gate=gate, unit_dim=unit_dim, activation=activation)
+        return torch.autograd.grad(y, [leaves[i] for i in expected], dy)
 
     for activation in ("relu", "identity"):
         everything = gradients(activation, [0, 1, 2])
-        for wanted in ([0], [1], [2], [0, 1], [0, 2], [1, 2]):
-            alone = gradients(activation, wanted)
-            assert all(torch.equal(got, everything[i]) for got, i in zip(alone, wanted, strict=True))
+        for expected in ([0], [1], [2], [0, 1], [0, 2], [1, 2]):
+            alone = gradients(activation, expected)
+            assert all(torch.equal(actual, everything[i]) for actual, i in zip(alone, expected, strict=True))
 
 
 def test_the_identity_keeps_no_activations():
-    """Its dx is dy times the gate: saving x would hold memory for nothing."""
+    """dx is dy times the gate, which does not need x: saving x would waste memory."""
     x = on_device((5, 6)).requires_grad_()
     with hat_kernels.backend("triton"):
-        y = hat_kernels.gated_activation(x, activation="identity", mask=torch.ones(6, device=DEVICE))
+        gate = GateForm(mask=torch.ones(6, device=DEVICE))
+        y = hat_kernels.gated_activation(x, activation="identity", gate=gate)
     assert not any(t is x for t in y.grad_fn.saved_tensors)
 
 
@@ -194,9 +194,9 @@ def test_empty(shape, unit_dim):
     units = shape[unit_dim]
     x, bias, dy = on_device(shape), on_device((units,), seed=1), on_device(shape, seed=2)
     with count_launches() as launches:
-        got = check(x, bias, dy, gate_of("embedding", units, shape[0]), unit_dim=unit_dim)
+        actual = check(x, bias, dy, gate_of("embedding", units, shape[0]), unit_dim=unit_dim)
     assert not launches.total()
-    assert [g.shape for g in got] == [x.shape, x.shape, bias.shape, bias.shape]
+    assert [g.shape for g in actual] == [x.shape, x.shape, bias.shape, bias.shape]
 
 
 def test_offsets_past_32_bits():
@@ -207,6 +207,6 @@ def test_offsets_past_32_bits():
         values = on_device(shape, torch.float16)
         x.copy_(values)
         bias, dy = on_device((shape[1],), torch.float16, 1), on_device(shape, torch.float16, 2)
-        got = kernel_results(x, bias, dy, None, {"unit_dim": unit_dim})
-        wanted = kernel_results(values, bias, dy, None, {"unit_dim": unit_dim})
-        assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+        actual = kernel_results(x, bias, dy, None, {"unit_dim": unit_dim})
+        expected = kernel_results(values, bias, dy, None, {"unit_dim": unit_dim})
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))

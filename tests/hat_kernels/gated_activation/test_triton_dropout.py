@@ -1,9 +1,10 @@
-"""Dropout in the kernels: the mask is drawn from a seed, twice the same, and never stored."""
+"""Dropout in the kernels: forward and backward draw the same mask from a seed, and never store it."""
 
 import pytest
 import torch
 
 import hat_kernels
+from hat_kernels import GateForm
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.gated_activation.kernel import gate_of
 from tests.hat_kernels.shapes import normal
@@ -55,7 +56,7 @@ def test_neighbours_are_independent():
 @pytest.mark.parametrize(("shape", "unit_dim", "memory_format"), CASES)
 @pytest.mark.parametrize("name", ["embedding", "task"])
 def test_the_rest_is_the_reference_with_that_mask(name, shape, unit_dim, memory_format):
-    """The mask read off a run without a gate, put into the reference: y = act(x) m a / (1 - p)."""
+    """The mask m of a run without a gate, used in the equation y = act(x) m a / (1 - p)."""
     if name == "task" and unit_dim == 0:
         return
     x, dy = inputs(shape, memory_format)
@@ -63,12 +64,12 @@ def test_the_rest_is_the_reference_with_that_mask(name, shape, unit_dim, memory_
     ones = torch.ones_like(x)
     mask, again = run(ones, ones, 0.25, unit_dim=unit_dim)
     assert torch.equal(mask, again)
-    got = run(x, dy, 0.25, unit_dim=unit_dim, activation="tanh", **gate)
+    actual = run(x, dy, 0.25, unit_dim=unit_dim, activation="tanh", gate=gate)
     leaf = x.detach().requires_grad_()
     with hat_kernels.backend("reference"):
-        y = hat_kernels.gated_activation(leaf, unit_dim=unit_dim, activation="tanh", **gate) * mask
-    torch.testing.assert_close(got, (y.detach(), torch.autograd.grad(y, leaf, dy)[0]))
-    assert torch.equal((got[0] == 0) | (mask != 0), torch.ones_like(mask, dtype=torch.bool))
+        y = hat_kernels.gated_activation(leaf, unit_dim=unit_dim, activation="tanh", gate=gate) * mask
+    torch.testing.assert_close(actual, (y.detach(), torch.autograd.grad(y, leaf, dy)[0]))
+    assert torch.equal((actual[0] == 0) | (mask != 0), torch.ones_like(mask, dtype=torch.bool))
 
 
 def test_sums_see_the_mask():
@@ -76,24 +77,24 @@ def test_sums_see_the_mask():
     ones = torch.ones_like(x)
     mask, _ = run(ones, ones, 0.5, activation="identity")
     bias, embedding = (normal((12,), seed=seed).to(DEVICE).requires_grad_() for seed in (1, 3))
-    gate = {"embedding": embedding, "scale": torch.tensor(2.0, device=DEVICE)}
+    gate = GateForm(embedding=embedding, scale=torch.tensor(2.0, device=DEVICE))
     torch.manual_seed(0)
     with hat_kernels.backend("triton"):
-        y = hat_kernels.gated_activation(x, bias, dropout=0.5, activation="silu", **gate)
-    got = torch.autograd.grad(y, (bias, embedding), dy)
-    y = torch.nn.functional.silu(x + bias) * mask * hat_kernels.gate(**gate)
-    torch.testing.assert_close(got, torch.autograd.grad(y, (bias, embedding), dy), rtol=1e-4, atol=1e-3)
+        y = hat_kernels.gated_activation(x, bias, dropout=0.5, activation="silu", gate=gate)
+    actual = torch.autograd.grad(y, (bias, embedding), dy)
+    y = torch.nn.functional.silu(x + bias) * mask * hat_kernels.gate(gate.embedding, gate.scale)
+    torch.testing.assert_close(actual, torch.autograd.grad(y, (bias, embedding), dy), rtol=1e-4, atol=1e-3)
 
 
 def test_seeds():
-    first, again, other = (kept((64, 64), 0.5, seed)[0] for seed in (1, 1, 2))
+    first, again, other_seed = (kept((64, 64), 0.5, seed)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert not torch.equal(first, other_seed)
     torch.manual_seed(1)
     with hat_kernels.backend("triton"):
-        one, two = (hat_kernels.gated_activation(torch.ones(64, 64, device=DEVICE), dropout=0.5) for _ in range(2))
-    assert torch.equal(one, first)
-    assert not torch.equal(one, two)  # each call draws its own seed
+        third, two = (hat_kernels.gated_activation(torch.ones(64, 64, device=DEVICE), dropout=0.5) for _ in range(2))
+    assert torch.equal(third, first)
+    assert not torch.equal(third, two)  # each call draws its own seed
 
 
 def test_a_dropped_infinity_is_zero():

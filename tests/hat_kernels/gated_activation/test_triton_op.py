@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import hat_kernels
+from hat_kernels import GateForm
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.forms import FORMS
 from tests.hat_kernels.gated_activation.kernel import gate_of
@@ -24,27 +25,27 @@ LAYOUTS = [
 def arguments(name, dropout, shape, unit_dim, arrange):
     x = arrange(normal(shape).to(DEVICE))
     units = x.shape[unit_dim]
-    gate = gate_of(name, units, x.shape[0])
+    gate = gate_of(name, units, x.shape[0], "published")
     bias = normal((units,), seed=1).to(DEVICE).requires_grad_()
-    embedding = gate["embedding"].requires_grad_() if name == "embedding" else None
+    if name == "embedding":
+        gate.embedding.requires_grad_()
     seed = torch.tensor([7], device=DEVICE) if dropout else None
-    tensors = [x.detach().requires_grad_(), bias, embedding, *(gate.get(key) for key in ("scale", "mask", "task"))]
-    return [*tensors, seed, "silu", dropout, 400.0, "published", unit_dim]
+    return [x.detach().requires_grad_(), bias, seed, *(gate or GateForm()), "silu", dropout, unit_dim]
 
 
 @pytest.mark.parametrize(("name", "dropout"), [("none", 0.0), ("embedding", 0.5), ("mask", 0.0), ("task", 0.5)])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_opcheck(layout, name, dropout):
-    given = arguments(name, dropout, *layout)
+    operator_arguments = arguments(name, dropout, *layout)
     torch.library.opcheck(
         torch.ops.hat_kernels.gated_activation,
-        given,
+        operator_arguments,
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )
-    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in given]
+    operator_arguments = [value.detach() if isinstance(value, torch.Tensor) else value for value in operator_arguments]
     torch.library.opcheck(
         torch.ops.hat_kernels.gated_activation_backward,
-        [torch.ones_like(given[0]), *given, True, True, name == "embedding"],
+        [torch.ones_like(operator_arguments[0]), *operator_arguments, True, True, name == "embedding"],
         test_utils=("test_schema", "test_faketensor"),
     )
 
@@ -59,13 +60,16 @@ def test_opcheck_through_autograd(layout, name, test):
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("name", FORMS)
 def test_compile(name, dropout):
-    """One graph, forward and backward, and the numbers of the eager kernel."""
+    """One graph forward and one backward, with the numbers of the eager kernel."""
     gate = gate_of(name, 8, 6, "published")
-    embedding = gate.pop("embedding", None)
+    embedding = gate.embedding if name == "embedding" else None
     x, bias = normal((6, 8)).to(DEVICE), normal((8,), seed=1).to(DEVICE)
 
     def step(x, bias, embedding):
-        y = hat_kernels.gated_activation(2 * x, bias, embedding=embedding, dropout=dropout, **gate)
+        form = gate
+        if embedding is not None:
+            form = GateForm(embedding=embedding, scale=gate.scale, compensation=gate.compensation)
+        y = hat_kernels.gated_activation(2 * x, bias, dropout=dropout, gate=form)
         return y * y
 
     def gradients(function):
@@ -75,20 +79,20 @@ def test_compile(name, dropout):
         return [y, *torch.autograd.grad(y.sum(), leaves)]
 
     with hat_kernels.backend("triton"):
-        wanted = gradients(step)
+        expected = gradients(step)
         torch._dynamo.reset()
-        got = gradients(torch.compile(step, fullgraph=True, backend="aot_eager"))
-    torch.testing.assert_close(got, wanted)
+        actual = gradients(torch.compile(step, fullgraph=True, backend="aot_eager"))
+    torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast_leaves_x_as_it_is(dtype):
     x, gate = normal((6, 8)).to(DEVICE), gate_of("embedding", 8, 6)
     with hat_kernels.backend("triton"):
-        plain = hat_kernels.gated_activation(x, **gate)
+        plain = hat_kernels.gated_activation(x, gate=gate)
         with torch.autocast(DEVICE, dtype=dtype):
-            assert torch.equal(hat_kernels.gated_activation(x, **gate), plain)
-            assert hat_kernels.gated_activation(x.to(dtype), **gate).dtype == dtype
+            assert torch.equal(hat_kernels.gated_activation(x, gate=gate), plain)
+            assert hat_kernels.gated_activation(x.to(dtype), gate=gate).dtype == dtype
 
 
 def test_a_second_backward_is_refused():
@@ -108,7 +112,7 @@ def test_a_graph_captures_it():
 
     def step():
         with hat_kernels.backend("triton"):
-            y = hat_kernels.gated_activation(x, dropout=0.5, **gate)
+            y = hat_kernels.gated_activation(x, dropout=0.5, gate=gate)
         return y.detach(), torch.autograd.grad(y.sum(), x)[0]
 
     step()

@@ -1,9 +1,10 @@
-"""What gated_linear refuses."""
+"""The errors of gated_linear."""
 
 import pytest
 import torch
 
 import hat_kernels
+from hat_kernels import GateForm
 
 
 @pytest.mark.parametrize(
@@ -26,10 +27,10 @@ def test_value(x, weight, bias, message):
 @pytest.mark.parametrize(
     ("epilogue", "message"),
     [
-        ({"mask": torch.ones(3)}, r"mask: expected shape \(5,\), got \(3,\)"),
+        ({"gate": GateForm(mask=torch.ones(3))}, r"mask: expected shape \(5,\), got \(3,\)"),
         ({"activation": "swish"}, "activation: expected one of .*, got 'swish'"),
         ({"dropout": 2.0}, r"dropout: expected in \[0, 1\), got 2\.0"),
-        ({"embedding": torch.zeros(5)}, "embedding, scale: expected both or neither"),
+        ({"gate": GateForm(embedding=torch.zeros(5))}, "embedding, scale: expected both or neither"),
     ],
 )
 def test_epilogue(epilogue, message):

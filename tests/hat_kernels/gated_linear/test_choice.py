@@ -1,4 +1,4 @@
-"""Which kernel runs a matmul: tables of what was measured, and blocks where nothing was."""
+"""Which kernel computes a matmul: by the table of measured choices, and without an entry in it."""
 
 import pytest
 import torch
@@ -63,9 +63,9 @@ def test_what_was_measured_counts(monkeypatch):
 @pytest.mark.parametrize("purpose", choice.PASSES)
 def test_larger_products_get_larger_blocks(purpose):
     sizes = [(64, 64, 64), (1536, 1536, 1536), (8192, 8192, 8192)]
-    found = [choice.choose(purpose, "bf16", *size, CPU, forced=True) for size in sizes]
-    assert found[::2] == [blocks.BLOCKS[purpose][name] for name in ("narrow", "wide")]
-    assert found[1] != found[0]
+    choices = [choice.choose(purpose, "bf16", *size, CPU, forced=True) for size in sizes]
+    assert choices[::2] == [blocks.BLOCKS[purpose][name] for name in ("narrow", "wide")]
+    assert choices[1] != choices[0]
     assert choice.choose(purpose, "fp32", 64, 64, 64, CPU, forced=True) == blocks.PLAIN
 
 

@@ -5,7 +5,8 @@ import torch
 from torch.autograd import gradcheck
 
 import hat_kernels
-from tests.hat_kernels.forms import FORMS, form, values_of
+from hat_kernels import GateForm
+from tests.hat_kernels.forms import FORMS, form, tensors_of, values_of, with_tensors
 from tests.hat_kernels.shapes import LAYOUTS, lay_out, normal
 from tests.hat_kernels.tolerance import assert_as_accurate
 
@@ -14,14 +15,12 @@ SIZES = [(1, 1, 1), (3, 7, 5), (5, 1, 17), (13, 129, 31), (33, 65, 129), (0, 5, 
 
 
 def equation(gate):
-    names = [name for name, value in gate.items() if isinstance(value, torch.Tensor)]
-
     def reference(x, weight, bias, *tensors):
         z = x @ weight.t()
         z = z if bias is None else z + bias
-        return z * (z > 0) * values_of(dict(zip(names, tensors, strict=True)), z, -1)
+        return z * (z > 0) * values_of(with_tensors(gate, tensors), z, -1)
 
-    return reference, [gate[name] for name in names]
+    return reference, tensors_of(gate)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -32,9 +31,9 @@ def test_forward(sizes, form_name, layout):
     gate = form(form_name, units, batch)
     arguments = [lay_out(normal((batch, inputs)), layout), lay_out(normal((units, inputs), seed=1), layout)]
     bias = normal((units,), seed=2)
-    got = hat_kernels.gated_linear(*arguments, bias, **gate)
+    actual = hat_kernels.gated_linear(*arguments, bias, gate=gate)
     reference, tensors = equation(gate)
-    assert_as_accurate(got, reference, *arguments, bias, *tensors)
+    assert_as_accurate(actual, reference, *arguments, bias, *tensors)
 
 
 @pytest.mark.parametrize("form_name", FORMS)
@@ -50,29 +49,30 @@ def test_gradients(form_name, dtype):
         return torch.autograd.grad(reference(*leaves, *tensors), leaves, dy)
 
     leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
-    got = torch.autograd.grad(hat_kernels.gated_linear(*leaves, **gate), leaves, dy)
-    assert_as_accurate(got, gradients, x, weight, bias, dy, *tensors)
+    actual = torch.autograd.grad(hat_kernels.gated_linear(*leaves, gate=gate), leaves, dy)
+    assert_as_accurate(actual, gradients, x, weight, bias, dy, *tensors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_rounds_the_matmul_once(dtype):
-    """The matmul and the epilogue each round to the dtype once: two half-ulps of the largest intermediate."""
-    x, weight, mask = normal((13, 65), dtype), normal((31, 65), dtype, 1), form("mask", 31, 13)["mask"]
-    got = hat_kernels.gated_linear(x, weight, activation="identity", mask=mask)
-    assert got.dtype == dtype
-    exact = (x.double() @ weight.double().t()) * mask.double()
+    """The matmul and the epilogue each round to the dtype once: two half ulps of the largest intermediate value."""
+    x, weight, gate = normal((13, 65), dtype), normal((31, 65), dtype, 1), form("mask", 31, 13)
+    actual = hat_kernels.gated_linear(x, weight, activation="identity", gate=gate)
+    assert actual.dtype == dtype
+    exact = (x.double() @ weight.double().t()) * gate.mask.double()
     eps = torch.finfo(dtype).eps
     assert (
-        (got.double() - exact).abs() <= eps * exact.abs() + eps * 1e-2 * (x.double().abs() @ weight.double().t().abs())
+        (actual.double() - exact).abs()
+        <= eps * exact.abs() + eps * 1e-2 * (x.double().abs() @ weight.double().t().abs())
     ).all()
 
 
 @pytest.mark.parametrize("leading", [(), (2, 3), (1, 1, 4)])
 def test_leading_dimensions(leading):
-    x, weight, mask = normal((*leading, 5)), normal((7, 5), seed=1), form("mask", 7, 1)["mask"]
-    got = hat_kernels.gated_linear(x, weight, mask=mask)
-    assert got.shape == (*leading, 7)
-    assert torch.equal(got, torch.relu(torch.nn.functional.linear(x, weight)) * mask)
+    x, weight, gate = normal((*leading, 5)), normal((7, 5), seed=1), form("mask", 7, 1)
+    actual = hat_kernels.gated_linear(x, weight, gate=gate)
+    assert actual.shape == (*leading, 7)
+    assert torch.equal(actual, torch.relu(torch.nn.functional.linear(x, weight)) * gate.mask)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -81,15 +81,15 @@ def test_gradcheck(form_name, bias):
     gate = form(form_name, 5, 3, dtype=torch.float64)
     leaves = [normal((3, 4), torch.float64), normal((5, 4), torch.float64, 1)]
     leaves += [normal((5,), torch.float64, 2)] if bias else []
-    leaves += [gate.pop("embedding")] if "embedding" in gate else []
+    leaves += [gate.embedding] if form_name == "embedding" else []
     for leaf in leaves:
         leaf.requires_grad_()
 
-    def run(x, weight, *rest):
-        rest = list(rest)
-        bias_value = rest.pop(0) if bias else None
-        learned = {"embedding": rest.pop(0)} if rest else {}
-        return hat_kernels.gated_linear(x, weight, bias_value, activation="tanh", **learned, **gate)
+    def run(x, weight, *others):
+        others = list(others)
+        bias_value = others.pop(0) if bias else None
+        learned = gate._replace(embedding=others.pop(0)) if others else gate
+        return hat_kernels.gated_linear(x, weight, bias_value, activation="tanh", gate=learned)
 
     assert gradcheck(run, leaves)
 
@@ -98,12 +98,12 @@ def test_stride_0_gradient():
     results = []
     for loss in (torch.sum, lambda y: (y * torch.ones_like(y)).sum()):
         x, weight = normal((5, 7)).requires_grad_(), normal((3, 7), seed=1).requires_grad_()
-        loss(hat_kernels.gated_linear(x, weight, **form("embedding", 3, 5))).backward()
+        loss(hat_kernels.gated_linear(x, weight, gate=form("embedding", 3, 5))).backward()
         results.append((x.grad, weight.grad))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_off_units_hide_overflow():
     weight = torch.tensor([[torch.inf, 1.0], [1.0, 1.0]])
-    got = hat_kernels.gated_linear(torch.ones(3, 2), weight, mask=torch.tensor([0.0, 1.0]))
-    assert torch.equal(got, torch.tensor([[0.0, 2.0]] * 3))
+    actual = hat_kernels.gated_linear(torch.ones(3, 2), weight, gate=GateForm(mask=torch.tensor([0.0, 1.0])))
+    assert torch.equal(actual, torch.tensor([[0.0, 2.0]] * 3))

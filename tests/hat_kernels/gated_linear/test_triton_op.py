@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import hat_kernels
+from hat_kernels import GateForm
 from hat_kernels.gated_linear import choice
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.forms import FORMS
@@ -24,27 +25,27 @@ PLAIN = {("forward", "fp32", choice.shape_class(6, 8, 4)): "plain"}
 
 def arguments(name, dropout, keep=True):
     x, weight, bias, _ = inputs(6, 4, 8)
-    gate = gate_of(name, 8, 6)
-    embedding = gate["embedding"].requires_grad_() if name == "embedding" else None
+    gate = gate_of(name, 8, 6, "published")
+    if name == "embedding":
+        gate.embedding.requires_grad_()
     seed = torch.tensor([7], device=DEVICE) if dropout else None
     leaves = [leaf.requires_grad_() for leaf in (x, weight, bias)]
-    tensors = [*leaves, embedding, *(gate.get(key) for key in ("scale", "mask", "task")), seed]
-    return [*tensors, "silu", dropout, 400.0, "published", 2, 1, True, keep]
+    return [*leaves, seed, *(gate or GateForm()), "silu", dropout, 2, 1, True, keep]
 
 
 @pytest.mark.parametrize(("name", "dropout"), [("none", 0.0), ("embedding", 0.5), ("mask", 0.0), ("task", 0.5)])
 def test_opcheck(name, dropout):
-    given = arguments(name, dropout)
+    operator_arguments = arguments(name, dropout)
     operators = torch.ops.hat_kernels
-    own = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(operators.gated_linear, given, test_utils=own)
-    given = [value.detach() if isinstance(value, torch.Tensor) else value for value in given]
-    y, z = operators.gated_linear(*given)
-    own = ("test_schema", "test_faketensor")
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(operators.gated_linear, operator_arguments, test_utils=checks)
+    operator_arguments = [value.detach() if isinstance(value, torch.Tensor) else value for value in operator_arguments]
+    y, z = operators.gated_linear(*operator_arguments)
+    checks = ("test_schema", "test_faketensor")
     needs = (True, True, True, name == "embedding")
-    backward = [torch.ones_like(y), given[1], z, *given[2:12], 2, True, *needs]
-    torch.library.opcheck(operators.gated_linear_backward, backward, test_utils=own)
-    torch.library.opcheck(operators.gated_linear_gradient, [y, given[0], 2, 1, True], test_utils=own)
+    backward = [torch.ones_like(y), operator_arguments[1], z, *operator_arguments[2:12], 2, True, *needs]
+    torch.library.opcheck(operators.gated_linear_backward, backward, test_utils=checks)
+    torch.library.opcheck(operators.gated_linear_gradient, [y, operator_arguments[0], 2, 1, True], test_utils=checks)
 
 
 @pytest.mark.parametrize("test", ["test_aot_dispatch_static", "test_aot_dispatch_dynamic"])
@@ -56,13 +57,16 @@ def test_opcheck_through_autograd(name, test):
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("name", FORMS)
 def test_compile(name, dropout):
-    """One graph, forward and backward, and the numbers of the eager kernel."""
+    """One graph forward and one backward, with the numbers of the eager kernel."""
     gate = gate_of(name, 8, 6, "published")
-    embedding = gate.pop("embedding", None)
+    embedding = gate.embedding if name == "embedding" else None
     x, weight, bias, _ = inputs(6, 4, 8)
 
     def step(x, weight, bias, embedding):
-        y = hat_kernels.gated_linear(2 * x, weight, bias, embedding=embedding, dropout=dropout, frozen=(3, 2), **gate)
+        form = gate
+        if embedding is not None:
+            form = GateForm(embedding=embedding, scale=gate.scale, compensation=gate.compensation)
+        y = hat_kernels.gated_linear(2 * x, weight, bias, dropout=dropout, frozen=(3, 2), gate=form)
         return y * y
 
     def gradients(function):
@@ -72,10 +76,10 @@ def test_compile(name, dropout):
         return [y, *torch.autograd.grad(y.sum(), leaves)]
 
     with hat_kernels.backend("triton"):
-        wanted = gradients(step)
+        expected = gradients(step)
         torch._dynamo.reset()
-        got = gradients(torch.compile(step, fullgraph=True, backend="aot_eager"))
-    torch.testing.assert_close(got, wanted)
+        actual = gradients(torch.compile(step, fullgraph=True, backend="aot_eager"))
+    torch.testing.assert_close(actual, expected)
 
 
 def test_compiled_code_asks_what_was_measured_when_it_runs(monkeypatch):
@@ -87,8 +91,8 @@ def test_compiled_code_asks_what_was_measured_when_it_runs(monkeypatch):
         for measured, kernel in ({}, "gated_activation_rows_forward"), (PLAIN, "gated_linear_forward"):
             launches.clear()
             with choice.measuring(measured):
-                got = compiled(x, weight, bias)
-            torch.testing.assert_close(got, torch.relu(torch.nn.functional.linear(x, weight, bias)))
+                actual = compiled(x, weight, bias)
+            torch.testing.assert_close(actual, torch.relu(torch.nn.functional.linear(x, weight, bias)))
             assert launches == {kernel: 1}
 
 
@@ -106,43 +110,43 @@ def test_a_second_backward_is_refused():
 def test_an_update_takes_the_place_of_the_gradient(moves):
     x, weight, bias, dy = inputs(6, 4, 8)
     leaves = [leaf.requires_grad_() for leaf in (x, weight, bias)]
-    seen = []
+    updates = []
 
-    def update(*given):
-        seen.append([tensor.detach().clone() for tensor in given])
+    def update(*tensors):
+        updates.append([tensor.detach().clone() for tensor in tensors])
         return moves
 
     with hat_kernels.backend("triton"):
-        wanted = torch.autograd.grad(hat_kernels.gated_linear(*leaves, frozen=(2, 1)), leaves, dy)
+        expected = torch.autograd.grad(hat_kernels.gated_linear(*leaves, frozen=(2, 1)), leaves, dy)
         y = hat_kernels.gated_linear(*leaves, frozen=(2, 1), update=update)
-        got = torch.autograd.grad(y, leaves, dy, allow_unused=True)
-    assert torch.equal(seen[0][0], weight)
-    gradient = seen[0][1].t() @ seen[0][2]
+        actual = torch.autograd.grad(y, leaves, dy, allow_unused=True)
+    assert torch.equal(updates[0][0], weight)
+    gradient = updates[0][1].t() @ updates[0][2]
     gradient[:2, :1] = 0
-    torch.testing.assert_close(gradient, wanted[1])
-    torch.testing.assert_close(got[::2], wanted[::2])
-    assert (got[1] is None) == moves
+    torch.testing.assert_close(gradient, expected[1])
+    torch.testing.assert_close(actual[::2], expected[::2])
+    assert (actual[1] is None) == moves
     if not moves:
-        assert torch.equal(got[1], wanted[1])
+        assert torch.equal(actual[1], expected[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("fused", [True, False])
 def test_under_autocast_the_master_weight_moves(dtype, fused):
     leaves = [normal(shape, seed=seed).to(DEVICE).requires_grad_() for seed, shape in enumerate([(5, 6), (4, 6), (4,)])]
-    seen = []
+    updates = []
 
     def update(weight, dz, x):
-        seen.append((weight, dz.dtype, x.dtype))
+        updates.append((weight, dz.dtype, x.dtype))
         return True
 
     forced = mock.patch("hat_kernels.gated_linear.api.forced", return_value=fused)
     with hat_kernels.backend("triton"), forced, torch.autocast(DEVICE, dtype=dtype):
         y = hat_kernels.gated_linear(*leaves, frozen=(0, 0), update=update)
         y.float().sum().backward()
-    assert seen[0][0].data_ptr() == leaves[1].data_ptr()
-    assert seen[0][0].dtype == torch.float32
-    assert seen[0][1:] == (dtype, dtype)
+    assert updates[0][0].data_ptr() == leaves[1].data_ptr()
+    assert updates[0][0].dtype == torch.float32
+    assert updates[0][1:] == (dtype, dtype)
     assert leaves[1].grad is None
     assert leaves[2].grad is not None
 
@@ -166,7 +170,7 @@ def test_a_graph_captures_it():
 
     def step():
         with hat_kernels.backend("triton"):
-            y = hat_kernels.gated_linear(*leaves, dropout=0.5, **gate)
+            y = hat_kernels.gated_linear(*leaves, dropout=0.5, gate=gate)
             return y.detach(), torch.autograd.grad(y.sum(), leaves)
 
     step()

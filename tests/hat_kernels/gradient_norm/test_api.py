@@ -1,4 +1,4 @@
-"""What gradient_norm refuses."""
+"""The errors of gradient_norm."""
 
 import pytest
 import torch

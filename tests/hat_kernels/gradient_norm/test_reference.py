@@ -14,15 +14,15 @@ def norm64(grads, locks):
 
 
 def assert_norm(grads, locks):
-    """Rounding of a float32 sum of n squares: n eps / 2 at worst, sqrt(n) eps typically; plus that of the rates."""
-    got = hat_kernels.gradient_norm(grads, locks)
-    assert got.dim() == 0
+    """Check a norm. A float32 sum of n squares has an error of n eps / 2 at worst, and of sqrt(n) eps typically."""
+    actual = hat_kernels.gradient_norm(grads, locks)
+    assert actual.dim() == 0
     wide = any(g.dtype == torch.float64 for g in grads)
-    assert got.dtype == (torch.float64 if wide else torch.float32)
+    assert actual.dtype == (torch.float64 if wide else torch.float32)
     exact = norm64(grads, locks)
     count = sum(g.numel() for g in grads)
     eps = torch.finfo(torch.float32 if any(g.dtype != torch.float64 for g in grads) else torch.float64).eps
-    assert abs(got.item() - exact.item()) <= FACTOR * eps * (count**0.5 + 2) * exact.item()
+    assert abs(actual.item() - exact.item()) <= FACTOR * eps * (count**0.5 + 2) * exact.item()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

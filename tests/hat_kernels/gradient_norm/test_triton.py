@@ -51,10 +51,10 @@ def test_factor_is_that_of_torch():
 def test_mending_and_locked_infinities():
     grad, lock = on_device((9, 136)), Lock(free(9), free(136))
     clean = both(hat_kernels.gradient_norm, [grad], [lock])
-    held = locked(grad, lock)
-    grad[held] = torch.inf
+    is_locked = locked(grad, lock)
+    grad[is_locked] = torch.inf
     assert torch.equal(both(hat_kernels.gradient_norm, [grad], [lock]), clean)
-    broken = torch.where(held, torch.nan, grad)
+    broken = torch.where(is_locked, torch.nan, grad)
     broken[0, 0] = torch.inf
     both(hat_kernels.gradient_norm, [broken], [None], mend=True)
     both(hat_kernels.clip_factor, [broken], [None], 1.0, mend=True)
@@ -67,11 +67,11 @@ def test_two_launches_nothing_left_unwritten_and_the_same_bits():
     locks[0] = Lock(torch.zeros(11, device=DEVICE), torch.zeros(264, device=DEVICE))
     grads = grads_for(parameters)
     with hat_kernels.backend("triton"), count_launches() as launches, poisoned():
-        one = hat_kernels.gradient_norm(grads, locks)
+        norm = hat_kernels.gradient_norm(grads, locks)
     assert launches.total() == 2
-    assert one.isfinite()
+    assert norm.isfinite()
     with hat_kernels.backend("triton"):
-        assert torch.equal(one, hat_kernels.gradient_norm(grads, locks))
+        assert torch.equal(norm, hat_kernels.gradient_norm(grads, locks))
 
 
 def test_empty_and_everything_locked():

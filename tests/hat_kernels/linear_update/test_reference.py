@@ -1,4 +1,4 @@
-"""The step without a gradient against gradient and step, and what it refuses."""
+"""The step without a stored gradient against gradient and step; its errors."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from tests.hat_kernels.locks import KINDS, lock_for
 from tests.hat_kernels.parameters import bits, locked
 from tests.hat_kernels.shapes import normal
 
-# (rows, units, inputs): 1, primes, empty each way.
+# (rows, units, inputs): 1, primes, empty in each dimension.
 SIZES = [(1, 1, 1), (3, 5, 7), (17, 31, 13), (0, 3, 4), (4, 0, 3), (4, 3, 0)]
 
 
@@ -24,38 +24,38 @@ def test_is_the_step_of_the_gradient(sizes, kind, soft):
     weight, dz, x = inputs(*sizes, torch.float64)
     lock = lock_for(weight, kind, soft=soft)
     for options in ({}, {"weight_decay": 0.1}, {"maximize": True, "weight_decay": 0.1}, {"mend": True}):
-        got, wanted = weight.clone(), weight.clone()
-        assert hat_kernels.linear_update_(got, dz, x, lock, lr=0.3, **options) is got
-        hat_kernels.sgd_update_([wanted], [dz.t() @ x], [], [lock], lr=0.3, **options)
-        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
-        assert torch.equal(bits(got[locked(got, lock)].float()), bits(weight[locked(got, lock)].float()))
+        actual, expected = weight.clone(), weight.clone()
+        assert hat_kernels.linear_update_(actual, dz, x, lock, lr=0.3, **options) is actual
+        hat_kernels.sgd_update_([expected], [dz.t() @ x], [], [lock], lr=0.3, **options)
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+        assert torch.equal(bits(actual[locked(actual, lock)].float()), bits(weight[locked(actual, lock)].float()))
 
 
 def test_lr_as_a_tensor_and_views_of_a_weight():
     weight, dz, x = inputs(6, 9, 8)
-    wanted = weight.clone()
-    wanted[4:, 2:] -= 0.5 * (dz.t() @ x)[4:, 2:]
+    expected = weight.clone()
+    expected[4:, 2:] -= 0.5 * (dz.t() @ x)[4:, 2:]
     for lr in (0.5, torch.tensor(0.5)):
-        got = weight.clone()
-        hat_kernels.linear_update_(got[4:, 2:], dz[:, 4:], x[:, 2:], lr=lr)
-        torch.testing.assert_close(got, wanted)
+        actual = weight.clone()
+        hat_kernels.linear_update_(actual[4:, 2:], dz[:, 4:], x[:, 2:], lr=lr)
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_master_weight_moves_by_operands_of_a_lower_dtype(dtype):
     weight, dz, x = inputs(6, 9, 8)
     dz, x = dz.to(dtype), x.to(dtype)
-    got = hat_kernels.linear_update_(weight.clone(), dz, x, lr=0.5)
-    torch.testing.assert_close(got, weight - 0.5 * (dz.float().t() @ x.float()))
+    actual = hat_kernels.linear_update_(weight.clone(), dz, x, lr=0.5)
+    torch.testing.assert_close(actual, weight - 0.5 * (dz.float().t() @ x.float()))
 
 
 def test_what_is_not_finite_counts_as_0_and_the_rest_is_bounded():
     weight, dz, x = inputs(6, 9, 8)
     dz[:, 2], dz[:, 3] = torch.inf, 1e30
     lock = Lock(torch.ones(9))
-    got = hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=0.1, mend=True)
-    assert torch.equal(got[2], weight[2])
-    assert (got[3].abs() == torch.finfo(torch.float16).max).all()
+    actual = hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=0.1, mend=True)
+    assert torch.equal(actual[2], weight[2])
+    assert (actual[3].abs() == torch.finfo(torch.float16).max).all()
     assert not hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=0.1).isfinite().all()
 
 

@@ -8,7 +8,7 @@ import torch
 import hat_kernels
 from hat_kernels import Lock
 from hat_kernels.gated_linear import blocks
-from hat_kernels.lock import LARGEST
+from hat_kernels.limits import LARGEST
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.gated_linear.kernel import chosen
 from tests.hat_kernels.launches import count_launches
@@ -21,7 +21,7 @@ pytest.importorskip("triton")
 
 SIZES = [(1, 1, 1), (3, 5, 7), (67, 71, 130), (0, 3, 4), (4, 0, 3), (4, 3, 0)]
 DTYPES = [(torch.float32, torch.float32), (torch.float16, torch.float16), (torch.float32, torch.float16)]
-if DEVICE != "cpu":  # interpreted, the dot of bfloat16 is wrong
+if DEVICE != "cpu":  # the interpreter computes bfloat16 dots wrongly
     DTYPES += [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.bfloat16)]
 
 
@@ -36,25 +36,25 @@ def lock_of(weight, kind, **options):
 
 
 def check(weight, dz, x, lock, **options):
-    """The kernel is as near to float64 as the reference; locked weights keep their bits."""
+    """Check that the kernel is as near to float64 as the reference, and that locked weights keep their bits."""
     options = {"lr": 0.3, **options}
 
     def step(weight, dz, x):
         return hat_kernels.linear_update_(weight.clone(), dz, x, lock, **options)
 
     with hat_kernels.backend("triton"), count_launches() as launches:
-        got = weight.as_strided(weight.shape, weight.stride()).clone(memory_format=torch.preserve_format)
-        hat_kernels.linear_update_(got, dz, x, lock, **options)
+        actual = weight.as_strided(weight.shape, weight.stride()).clone(memory_format=torch.preserve_format)
+        hat_kernels.linear_update_(actual, dz, x, lock, **options)
     assert launches == ({"gated_linear_gradient": 1} if weight.numel() else {})
     with hat_kernels.backend("reference"):
         precise, allowed = error(step, weight.dtype, weight, dz, x)
-    if not got.numel():
-        return got
+    if not actual.numel():
+        return actual
     allowed += len(dz) ** 0.5 * torch.finfo(torch.float32).eps * precise.abs().max().item()  # another order of sums
-    assert (got.double() - precise).abs().max().item() <= allowed
-    held = locked(weight, lock)
-    assert torch.equal(bits(got[held]), bits(weight[held]))
-    return got
+    assert (actual.double() - precise).abs().max().item() <= allowed
+    is_locked = locked(weight, lock)
+    assert torch.equal(bits(actual[is_locked]), bits(weight[is_locked]))
+    return actual
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -110,20 +110,20 @@ def test_lr_of_the_device():
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 @pytest.mark.parametrize("dtypes", DTYPES)
 def test_a_locked_weight_keeps_its_bits_whatever_comes_in(dtypes, value):
-    """Tiles that are locked, and locked rows of tiles that move."""
+    """Whole tiles are locked, and rows of other tiles."""
     weight, dz, x = inputs(9, 140, 40, *dtypes)
     weight[:, 0], weight[1] = -0.0, torch.nan
     rows = (torch.arange(140, device=DEVICE) >= 100).float()
     lock = Lock(rows, torch.zeros(40, device=DEVICE))
     x[0], dz[1] = value, value
     with hat_kernels.backend("triton"):
-        got = hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=0.3, weight_decay=0.1)
-    assert torch.equal(bits(got[:100]), bits(weight[:100]))
-    assert not got[100:].isfinite().any()
+        actual = hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=0.3, weight_decay=0.1)
+    assert torch.equal(bits(actual[:100]), bits(weight[:100]))
+    assert not actual[100:].isfinite().any()
 
 
 def test_a_locked_tile_reads_no_operand():
-    """All units locked: a weight that only its lock touches is not even read."""
+    """With all units locked, the kernel reads only the lock, not the weight."""
     weight, dz, x = inputs(9, 70, 40)
     lock = Lock(torch.zeros(70, device=DEVICE), torch.zeros(40, device=DEVICE))
     before = weight.clone()
@@ -137,26 +137,26 @@ def test_mended():
     dz[:, 2], dz[:, 3] = torch.inf, 1e30
     lock = Lock(torch.ones(70, device=DEVICE))
     with hat_kernels.backend("triton"):
-        got = hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=0.1, mend=True)
+        actual = hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=0.1, mend=True)
         free = hat_kernels.linear_update_(weight.clone(), dz, x, None, lr=0.1, mend=True)
-    assert torch.equal(got[2], weight[2])
-    assert (got[3].abs() == LARGEST).all()
-    assert (free[3].abs() > LARGEST).all()  # a weight that no finished task meets shows its overflow
+    assert torch.equal(actual[2], weight[2])
+    assert (actual[3].abs() == LARGEST).all()
+    assert (free[3].abs() > LARGEST).all()  # without a lock no finished task reads the weight, so its overflow may show
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lr", [0.3, torch.tensor(0.3)])
 def test_the_vendor_makes_a_gradient(kind, lr):
-    """`auto` on a GPU where nothing was measured: the same weights."""
+    """`auto` on a GPU without measured choices gives the same weights."""
     weight, dz, x = inputs(9, 70, 40)
     lock = lock_of(weight, kind, soft=True)
     lr = lr.to(DEVICE) if isinstance(lr, torch.Tensor) else lr
     with hat_kernels.backend("triton"), count_launches() as launches:
-        wanted = hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=lr, weight_decay=0.1)
+        expected = hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=lr, weight_decay=0.1)
         launches.clear()
         with mock.patch("hat_kernels.linear_update.triton.forced", return_value=False):
-            got = hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=lr, weight_decay=0.1)
-    torch.testing.assert_close(got, wanted)
+            actual = hat_kernels.linear_update_(weight.clone(), dz, x, lock, lr=lr, weight_decay=0.1)
+    torch.testing.assert_close(actual, expected)
     plain = kind == "none" and not isinstance(lr, torch.Tensor)
     assert launches == ({} if plain else {"sgd_kernel": 1})
 
@@ -178,10 +178,10 @@ def test_opcheck_and_compile():
         return weight
 
     with hat_kernels.backend("triton"):
-        wanted = step(weight.clone(), dz, x)
+        expected = step(weight.clone(), dz, x)
         torch._dynamo.reset()
-        got = torch.compile(step, fullgraph=True, backend="aot_eager")(weight.clone(), dz, x)
-    torch.testing.assert_close(got, wanted)
+        actual = torch.compile(step, fullgraph=True, backend="aot_eager")(weight.clone(), dz, x)
+    torch.testing.assert_close(actual, expected)
     torch.library.opcheck(
         torch.ops.hat_kernels.linear_update_,
         [weight, dz, x, None, *lock[:4], 0.1, 0.0, False, True],

@@ -1,4 +1,4 @@
-"""What lock_gradient_ refuses."""
+"""The errors of lock_gradient_."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A locked gradient is rate times the gradient, and exactly 0 where the rate is."""
+"""A locked gradient is rate times the gradient, and exactly 0 for rate 0."""
 
 import pytest
 import torch
@@ -21,9 +21,9 @@ def test_is_rate_times_gradient(shape, kind, dtype):
     grad = normal(shape, dtype)
     lock = lock_for(grad, kind, soft=True)
     before = grad.clone()
-    got = hat_kernels.lock_gradient_(grad, lock)
-    assert got is grad
-    assert_as_accurate(got, equation, before, rates(before, lock))
+    actual = hat_kernels.lock_gradient_(grad, lock)
+    assert actual is grad
+    assert_as_accurate(actual, equation, before, rates(before, lock))
 
 
 @pytest.mark.parametrize("layout", ["transposed", "strided"])

@@ -1,4 +1,4 @@
-"""The kernel of lock_gradient_ against its reference; one launch, nothing touched that is free."""
+"""The kernel of lock_gradient_ against its reference; one launch, which does not touch free elements."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def on_device(lock):
 
 
 def locked(grad, lock):
-    """What the kernel makes of a gradient on the CPU, in the same memory layout; the original is kept."""
+    """The gradient after the kernel, on the CPU and in the same memory layout; the argument is not changed."""
     moved = torch.empty_strided(grad.shape, grad.stride(), dtype=grad.dtype, device=DEVICE).copy_(grad)
     with hat_kernels.backend("triton"):
         assert hat_kernels.lock_gradient_(moved, on_device(lock)) is moved
@@ -62,12 +62,12 @@ def test_channels_last(shape):
 
 def test_rows_with_gaps_between_them():
     wide = normal((6, 24)).to(DEVICE)
-    kept = wide.clone()
-    lock = lock_for(kept[:, :16], "both")
+    before = wide.clone()
+    lock = lock_for(before[:, :16], "both")
     with hat_kernels.backend("triton"):
         hat_kernels.lock_gradient_(wide[:, :16], on_device(lock))
-    assert torch.equal(wide[:, 16:], kept[:, 16:])
-    assert torch.equal(wide[:, :16].cpu().double(), kept[:, :16].cpu().double() * rates(kept[:, :16], lock))
+    assert torch.equal(wide[:, 16:], before[:, 16:])
+    assert torch.equal(wide[:, :16].cpu().double(), before[:, :16].cpu().double() * rates(before[:, :16], lock))
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -96,9 +96,9 @@ def test_a_locked_element_becomes_zero_even_if_it_was_not_finite(dtype):
         grad = torch.full((5, 7), value, dtype=dtype)
         lock = lock_for(grad, "both")
         rate = rates(grad, lock)
-        got = locked(grad, lock)
-        assert torch.equal(got[rate == 0], torch.zeros(int((rate == 0).sum()), dtype=dtype))
-        assert not torch.isfinite(got[rate > 0]).any()
+        actual = locked(grad, lock)
+        assert torch.equal(actual[rate == 0], torch.zeros(int((rate == 0).sum()), dtype=dtype))
+        assert not torch.isfinite(actual[rate > 0]).any()
 
 
 def test_a_scalar():

@@ -1,4 +1,4 @@
-"""What lock_update_ refuses."""
+"""The errors of lock_update_."""
 
 import pytest
 import torch

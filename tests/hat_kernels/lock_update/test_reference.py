@@ -1,4 +1,4 @@
-"""A locked update is rate times the update; bits are kept where the rate is 0, and the new ones where it is 1."""
+"""A locked update is rate times the update; rate 0 keeps the old bits, rate 1 the new bits."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_layouts(layout, before_layout):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_locked_bits_survive_anything(dtype):
-    """Not before + 0 * (after - before): that is NaN for an infinite update."""
+    """The formula before + 0 * (after - before) would give NaN for an infinite update."""
     before = normal((5, 7), dtype)
     lock = lock_for(before, "both")
     locked = rates(before, lock) == 0

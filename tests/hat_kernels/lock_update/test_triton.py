@@ -28,7 +28,7 @@ def on_device(lock):
 
 
 def moved(tensor):
-    """On the device, in the same memory layout."""
+    """A tensor on the device, in the same memory layout."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=DEVICE).copy_(tensor)
 
 
@@ -49,10 +49,10 @@ def test_is_rate_times_update(shape, dtype):
         for soft in (False, True):
             lock = lock_for(before, kind, soft=soft)
             rate = rates(before, lock)
-            got = locked(after, before, lock)
-            assert_as_accurate(got, equation, after, before, rate)
-            assert torch.equal(got[rate == 0], before[rate == 0])
-            assert torch.equal(got[rate == 1], after[rate == 1])
+            actual = locked(after, before, lock)
+            assert_as_accurate(actual, equation, after, before, rate)
+            assert torch.equal(actual[rate == 0], before[rate == 0])
+            assert torch.equal(actual[rate == 1], after[rate == 1])
 
 
 @pytest.mark.parametrize("before_layout", LAYOUTS)
@@ -80,7 +80,7 @@ def test_repeats_and_groups(last):
 
 @pytest.mark.parametrize("rows", [16, 6])
 def test_rows_with_gaps_between_them(rows):
-    """The copy of `before` has no gaps: its stride is another one."""
+    """The copy of `before` has no gaps between the rows, so its stride differs from that of the parameter."""
     before = normal((rows, 16))
     wide = normal((rows, 24), seed=1).to(DEVICE)
     after = wide.clone()
@@ -95,12 +95,12 @@ def test_rows_with_gaps_between_them(rows):
 def test_locked_bits_survive_anything(dtype):
     before = normal((5, 7), dtype)
     lock = lock_for(before, "both")
-    kept = rates(before, lock) == 0
+    is_locked = rates(before, lock) == 0
     for value in (torch.inf, -torch.inf, torch.nan, torch.finfo(dtype).max):
         after = torch.full((5, 7), value, dtype=dtype)
-        got = locked(after, before, lock)
-        assert torch.equal(got[kept], before[kept])
-        assert torch.equal(got[~kept].isnan(), after[~kept].isnan())
+        actual = locked(after, before, lock)
+        assert torch.equal(actual[is_locked], before[is_locked])
+        assert torch.equal(actual[~is_locked].isnan(), after[~is_locked].isnan())
 
 
 def test_a_negative_zero_keeps_its_sign():

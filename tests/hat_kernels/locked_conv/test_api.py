@@ -1,4 +1,4 @@
-"""What locked_conv refuses, and where it is a plain convolution."""
+"""The errors of locked_conv, and the cases in which it is a plain convolution."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_without_a_gradient_it_is_a_convolution():
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("inputs", [torch.float32, torch.bfloat16])
 def test_autocast_casts_what_it_casts_for_a_convolution(inputs, grad):
-    """With and without a gradient: who validates under autocast meets bfloat16 from the layer before."""
+    """With and without a gradient: in validation under autocast, the layer before gives bfloat16."""
     x, weight, bias = normal((2, 4, 5), inputs), normal((6, 4, 3), seed=1).requires_grad_(), normal((6,), seed=2)
     with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(grad):
         expected = F.conv1d(x, weight, bias)

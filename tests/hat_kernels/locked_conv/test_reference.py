@@ -1,4 +1,4 @@
-"""The gradient of what may move is that of a convolution, and 0 elsewhere."""
+"""The gradient of the free weights is that of a convolution; the gradient of the frozen weights is 0."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ WINDOWS = [(5, 3, 1, 0, 1), (5, 3, 1, 1, 1), (6, 2, 2, 0, 1), (7, 3, 2, 1, 2), (
 
 
 def frozen_parts(inputs, units, groups):
-    """(rows, columns): a part, whole rows, all, and with groups whole groups and parts of one."""
+    """(rows, columns): a part, whole rows, everything; with groups also whole groups, and a part of a group."""
     columns = {1, (inputs + 1) // 2, inputs} if groups == 1 else {inputs // groups}
     return sorted({(r, c) for r in (1, (units + 1) // 2, units) for c in columns})
 
@@ -98,7 +98,7 @@ def test_memory_formats(form):
 
 
 def test_stride_0_gradient():
-    """As `sum` sends it."""
+    """The gradient of a sum has stride 0."""
     x, weight, bias, dy = drawn(1, (3, 5, 1), WINDOWS[0])
     check((x, weight, bias, torch.ones(()).expand(dy.shape)), 1, 1, WINDOWS[0], (2, 2))
 
@@ -109,16 +109,18 @@ def test_only_what_is_needed(needed):
     *values, dy = tensors
     leaves = [t.clone().requires_grad_(need) for t, need in zip(values, needed, strict=True)]
     hat_kernels.locked_conv(*leaves, groups=2, **geometry(WINDOWS[1], 2), frozen=(4, 2)).backward(dy)
-    for leaf, need, wanted in zip(leaves, needed, expected_gradients(*tensors, 2, 2, WINDOWS[1], (4, 2)), strict=True):
+    for leaf, need, expected in zip(
+        leaves, needed, expected_gradients(*tensors, 2, 2, WINDOWS[1], (4, 2)), strict=True
+    ):
         assert (leaf.grad is not None) == need
         if need:
-            torch.testing.assert_close(leaf.grad, wanted)
+            torch.testing.assert_close(leaf.grad, expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("groups", "frozen"), [(1, (2, 1)), (1, (4, 2)), (1, (3, 2)), (2, (2, 1)), (2, (3, 1))])
 def test_gradcheck_of_what_may_move(groups, frozen, bias):
-    """The frozen block is a constant of the function that is checked."""
+    """The checked function treats the frozen block as a constant."""
     rows, columns = frozen
     x, whole, b, _ = drawn(1, (2, 4, groups), (5, 2, 2, 1, 1), torch.float64)
 
@@ -143,7 +145,7 @@ def test_differentiable_once():
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_autocast(groups):
-    """Gradients arrive in float32, from convolutions in bfloat16 as autograd's: rounded once more in other parts."""
+    """Gradients are float32, computed by convolutions in bfloat16. They differ from autograd by one more rounding."""
     x, weight, bias, dy = drawn(2, (4, 6, groups), WINDOWS[1])
     frozen = (3, 4 // groups)
     options = {"groups": groups, **geometry(WINDOWS[1], 2)}
@@ -179,6 +181,6 @@ def test_compiles_as_one_graph():
         return hat_kernels.locked_conv(x * 2, weight, **geometry(WINDOWS[0], 1), frozen=(2, 2)).square()
 
     (expected,) = torch.autograd.grad(run(x).sum(), weight)
-    (got,) = torch.autograd.grad(torch.compile(run, fullgraph=True, backend="aot_eager")(x).sum(), weight)
-    assert not got[:2, :2].any()
-    torch.testing.assert_close(got, expected)
+    (actual,) = torch.autograd.grad(torch.compile(run, fullgraph=True, backend="aot_eager")(x).sum(), weight)
+    assert not actual[:2, :2].any()
+    torch.testing.assert_close(actual, expected)

@@ -1,4 +1,4 @@
-"""How far two gradients that sum the same products may lie apart, for the tests of locked layers."""
+"""The allowed distance of two gradients that sum the same products, for the tests of locked layers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def assert_same_sums(
     tensors: Sequence[Tensor],
     terms: Sequence[int],
 ) -> None:
-    """`got` holds sums of products, each in an order of its own.
+    """Check gradients that are sums of products, added in any order.
 
-    A sum of n products, computed in any order and rounded to the dtype, is off by (n + 1) eps times the sum of their
-    sizes at most, which the reference makes of the sizes of its inputs.
+    A sum of n products, computed in any order and rounded to the dtype, has an error of (n + 1) eps times the sum of
+    the absolute products at most. The reference computes this sum from the absolute values of its inputs.
 
     Args:
         got: the gradients, all of one dtype.

@@ -1,4 +1,4 @@
-"""What locked_linear refuses, and where it is plain `linear`."""
+"""The errors of locked_linear, and the cases in which it is plain `linear`."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_without_a_gradient_it_is_linear():
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_autocast_casts_what_it_casts_for_linear(dtype, grad):
-    """Autocast leaves float64 alone."""
+    """Autocast does not cast float64."""
     x, weight, bias = normal((4, 3), dtype), normal((5, 3), dtype, 1), normal((5,), dtype, 2)
     weight.requires_grad_(grad)
     with torch.autocast("cpu", torch.bfloat16):
@@ -49,7 +49,7 @@ def test_autocast_casts_what_it_casts_for_linear(dtype, grad):
 
 
 def test_a_bias_alone_is_locked_too():
-    """Where the user has frozen the weight."""
+    """The user has frozen the weight with `requires_grad_(False)`."""
     x, weight, bias = normal((4, 3)), normal((5, 3), seed=1), normal((5,), seed=2).requires_grad_()
     hat_kernels.locked_linear(x, weight, bias, frozen=(2, 3)).sum().backward()
     assert torch.equal(bias.grad, torch.tensor([0.0, 0, 4, 4, 4]))

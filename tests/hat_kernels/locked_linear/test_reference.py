@@ -1,4 +1,4 @@
-"""The gradient of what may move is that of `linear`, and 0 elsewhere."""
+"""The gradient of the free weights is that of `linear`; the gradient of the frozen weights is 0."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ SIZES = [(1, 1, 1), (3, 7, 5), (5, 1, 17), (13, 129, 31), (33, 65, 129), (0, 5, 
 
 
 def blocks(units, inputs):
-    """Nothing, a part, whole rows, whole columns, everything."""
+    """(rows, columns): nothing, a part, whole rows, whole columns, everything."""
     return sorted({(r, c) for r in (0, units // 2, units) for c in (0, (inputs + 1) // 2, inputs)})
 
 
@@ -40,12 +40,12 @@ def drawn(batch, inputs, units, dtype=torch.float32):
 
 def check(tensors, frozen):
     x, weight, _, dy = tensors
-    got, rows = gradients(*tensors, frozen), dy.shape[:-1].numel()
+    actual, rows = gradients(*tensors, frozen), dy.shape[:-1].numel()
     terms = (len(weight), rows, rows)
-    assert_same_sums(got, lambda *t: expected_gradients(*t, frozen), tensors, terms)
-    assert not got[1][: frozen[0], : frozen[1]].any()
-    assert not got[2][: frozen[0]].any()
-    assert got[0].shape == x.shape
+    assert_same_sums(actual, lambda *t: expected_gradients(*t, frozen), tensors, terms)
+    assert not actual[1][: frozen[0], : frozen[1]].any()
+    assert not actual[2][: frozen[0]].any()
+    assert actual[0].shape == x.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -60,8 +60,8 @@ def test_the_result_is_that_of_linear(sizes):
     x, weight, bias, _ = drawn(*sizes)
     weight.requires_grad_()
     for b in (bias, None):
-        got = hat_kernels.locked_linear(x, weight, b, frozen=(sizes[2] // 2, sizes[1]))
-        assert torch.equal(got, F.linear(x, weight, b))
+        actual = hat_kernels.locked_linear(x, weight, b, frozen=(sizes[2] // 2, sizes[1]))
+        assert torch.equal(actual, F.linear(x, weight, b))
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (2, 3), (2, 1, 4), (0, 3)])
@@ -76,7 +76,7 @@ def test_layouts(layout):
 
 
 def test_stride_0_gradient():
-    """As `sum` sends it."""
+    """The gradient of a sum has stride 0."""
     x, weight, bias, _ = drawn(13, 17, 31)
     check((x, weight, bias, torch.ones(()).expand(13, 31)), (11, 6))
 
@@ -86,16 +86,16 @@ def test_only_what_is_needed(needed):
     x, weight, bias, dy = drawn(4, 3, 5)
     leaves = [t.clone().requires_grad_(need) for t, need in zip((x, weight, bias), needed, strict=True)]
     hat_kernels.locked_linear(*leaves, frozen=(2, 2)).backward(dy)
-    for leaf, need, wanted in zip(leaves, needed, expected_gradients(x, weight, bias, dy, (2, 2)), strict=True):
+    for leaf, need, expected in zip(leaves, needed, expected_gradients(x, weight, bias, dy, (2, 2)), strict=True):
         assert (leaf.grad is not None) == need
         if need:
-            torch.testing.assert_close(leaf.grad, wanted)
+            torch.testing.assert_close(leaf.grad, expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", [(0, 0), (2, 1), (2, 3), (4, 3)])
 def test_gradcheck_of_what_may_move(frozen, bias):
-    """The frozen block is a constant of the function that is checked."""
+    """The checked function treats the frozen block as a constant."""
     rows, columns = frozen
     x, whole, b, _ = drawn(3, 3, 4, torch.float64)
 
@@ -118,7 +118,7 @@ def test_differentiable_once():
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_autocast(bias):
-    """Gradients arrive in float32, from matmuls in bfloat16 as autograd's: rounded once more in other parts."""
+    """Gradients are float32, computed by matmuls in bfloat16. They differ from autograd by one more rounding."""
     x, weight, b, dy = drawn(13, 17, 31)
     results = []
     for op in (F.linear, lambda *t: hat_kernels.locked_linear(*t, frozen=(11, 6))):
@@ -140,19 +140,19 @@ def test_autocast(bias):
 
 def test_what_update_is_given_and_what_it_leaves_behind():
     x, weight, bias, dy = drawn(6, 3, 5)
-    seen = []
+    updates = []
     for answer in (True, False):
         leaves = [t.clone().requires_grad_() for t in (x.view(2, 3, 3), weight, bias)]
 
         def update(w, dz, inputs, answer=answer, leaves=leaves):
-            seen.append((w is leaves[1], dz, inputs))
+            updates.append((w is leaves[1], dz, inputs))
             return answer
 
         hat_kernels.locked_linear(*leaves, frozen=(2, 2), update=update).backward(dy.view(2, 3, 5))
         assert (leaves[1].grad is None) == answer
         assert leaves[0].grad is not None
         assert not leaves[2].grad[:2].any()
-    for is_the_weight, dz, inputs in seen:
+    for is_the_weight, dz, inputs in updates:
         assert is_the_weight
         assert torch.equal(dz, dy)
         assert torch.equal(inputs, x)
@@ -174,6 +174,6 @@ def test_compiles_as_one_graph():
 
     x = normal((4, 3), seed=1)
     (expected,) = torch.autograd.grad(run(x).sum(), weight)
-    (got,) = torch.autograd.grad(torch.compile(run, fullgraph=True, backend="aot_eager")(x).sum(), weight)
-    assert not got[:2, :2].any()
-    torch.testing.assert_close(got, expected)
+    (actual,) = torch.autograd.grad(torch.compile(run, fullgraph=True, backend="aot_eager")(x).sum(), weight)
+    assert not actual[:2, :2].any()
+    torch.testing.assert_close(actual, expected)

@@ -1,4 +1,4 @@
-"""The penalty against the equation, and what it refuses."""
+"""The penalty against the equation; its errors."""
 
 import pytest
 import torch
@@ -19,9 +19,9 @@ def gates(widths, dtype=torch.float32):
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_the_equation(widths):
     embeddings, frees = gates(widths)
-    got = hat_kernels.penalty(embeddings, frees, torch.tensor(3.0))
+    actual = hat_kernels.penalty(embeddings, frees, torch.tensor(3.0))
     a, free = torch.cat(embeddings).double().mul(3).sigmoid(), torch.cat(frees).double()
-    assert got.item() == pytest.approx((a * free).sum().item() / free.sum().item(), rel=1e-6)
+    assert actual.item() == pytest.approx((a * free).sum().item() / free.sum().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("compensation", ["none", "published", "exact"])
@@ -31,10 +31,10 @@ def test_the_gradient_is_that_of_the_gates(compensation):
     leaves = [e.requires_grad_() for e in embeddings]
     frees = [free.double() for free in frees]
     value = hat_kernels.penalty(leaves, frees, scale, compensation=compensation)
-    got = torch.autograd.grad(value, leaves, torch.tensor(0.7, dtype=torch.float64))
+    actual = torch.autograd.grad(value, leaves, torch.tensor(0.7, dtype=torch.float64))
     whole = [hat_kernels.gate(e, scale, compensation=compensation) for e in leaves]
     fraction = (torch.cat(whole) * torch.cat(frees)).sum() / torch.cat(frees).sum()
-    for mine, theirs in zip(got, torch.autograd.grad(0.7 * fraction, leaves), strict=True):
+    for mine, theirs in zip(actual, torch.autograd.grad(0.7 * fraction, leaves), strict=True):
         torch.testing.assert_close(mine, theirs)
 
 

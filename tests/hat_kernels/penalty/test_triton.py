@@ -1,4 +1,4 @@
-"""The penalty's kernels against the reference."""
+"""The kernels of the penalty against the reference."""
 
 import pytest
 import torch
@@ -31,15 +31,15 @@ def inputs(widths, scale, free=lambda width, seed: (normal((width,), seed=seed) 
 @pytest.mark.parametrize("scale", [1 / 400, 1.0, 17.0])
 @pytest.mark.parametrize("widths", [(1,), (31, 1, 1031), (0, 257), (1025, 2048, 3)])
 def test_as_accurate_as_the_reference(widths, scale, compensation):
-    given = inputs(widths, scale)
+    arguments = inputs(widths, scale)
     with poisoned():
-        got = results(*given, compensation=compensation, backend="triton")
-    assert_as_accurate(got, lambda *each: results(*each, compensation=compensation), *given)
+        actual = results(*arguments, compensation=compensation, backend="triton")
+    assert_as_accurate(actual, lambda *each: results(*each, compensation=compensation), *arguments)
 
 
 def test_nothing_is_free():
-    given = inputs((5, 7), 2.0, free=lambda width, seed: torch.zeros(width))
-    value, *grads = results(*given, backend="triton")
+    arguments = inputs((5, 7), 2.0, free=lambda width, seed: torch.zeros(width))
+    value, *grads = results(*arguments, backend="triton")
     assert value == 0
     assert all((grad == 0).all() for grad in grads)
 
@@ -47,15 +47,15 @@ def test_nothing_is_free():
 def test_layouts_and_empty_gates():
     embedding, free = normal((20,)).to(DEVICE)[::2], torch.ones(20, device=DEVICE)[::2]
     scale, grad = torch.tensor(1.0, device=DEVICE), torch.tensor(1.0, device=DEVICE)
-    wanted = results(scale, grad, embedding.contiguous(), free.contiguous())
-    for mine, theirs in zip(results(scale, grad, embedding, free, backend="triton"), wanted, strict=True):
+    expected = results(scale, grad, embedding.contiguous(), free.contiguous())
+    for mine, theirs in zip(results(scale, grad, embedding, free, backend="triton"), expected, strict=True):
         torch.testing.assert_close(mine, theirs)
     nothing = torch.zeros(0, device=DEVICE)
     assert results(scale, grad, nothing, nothing, backend="triton")[0] == 0
 
 
 def test_two_launches():
-    given = inputs((5, 7, 9), 2.0)
+    arguments = inputs((5, 7, 9), 2.0)
     with count_launches() as launches:
-        results(*given, backend="triton")
+        results(*arguments, backend="triton")
     assert launches == {"penalty_kernel": 1, "penalty_gradient_kernel": 1}

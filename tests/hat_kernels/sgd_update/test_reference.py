@@ -1,4 +1,4 @@
-"""Locked SGD: torch.optim.SGD where nothing is locked, a float64 transcription where something is."""
+"""Locked SGD against torch.optim.SGD without a lock, and against the equations in float64 with a lock."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def grads_of(step, shapes, dtype):
 
 
 def run(parameters, locks, dtype, *, lr, grad_scales=None, layout="contiguous", **options):
-    """STEPS steps of the operation; the parameters are changed in place."""
+    """Make STEPS steps; the parameters are changed in place."""
     shapes = [tuple(p.shape) for p in parameters]
     buffers = [torch.full_like(p, torch.nan) for p in parameters] if options.get("momentum") else []
     for step in range(STEPS):
@@ -53,12 +53,12 @@ def transcribe(parameters, rate, dtype, arithmetic, *, lr, grad_scales=None, lay
 
 
 def assert_close(got, precise, rounded, dtype):
-    for actual, exact, own in zip(got, precise, rounded, strict=True):
+    for actual, exact, rounded_tensor in zip(got, precise, rounded, strict=True):
         if not actual.numel():
             continue
-        # Every step rounds the stored weight and the stored momentum once to their dtype.
+        # Each step rounds the stored weight and the stored momentum to their dtype once.
         ulp = torch.finfo(dtype).eps * exact.abs().max().item()
-        allowed = FACTOR * (own.double() - exact).abs().max().item() + STEPS * ulp
+        allowed = FACTOR * (rounded_tensor.double() - exact).abs().max().item() + STEPS * ulp
         assert (actual.double() - exact).abs().max().item() <= allowed
 
 
@@ -66,23 +66,25 @@ def assert_close(got, precise, rounded, dtype):
 @pytest.mark.parametrize("tensor_lr", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_is_torch_sgd_where_nothing_is_locked(dtype, tensor_lr, options):
-    """To rounding: torch multiplies by lr inside its own additions."""
+    """The results agree to rounding: torch multiplies by lr inside an addition."""
     shapes = [s for s in PARAMETER_SHAPES if 0 not in s]
     lr = torch.tensor(0.05) if tensor_lr else 0.05
-    ours = [normal(shape, dtype, index) for index, shape in enumerate(shapes)]
-    theirs = [p.clone().requires_grad_() for p in ours]
-    start = [p.clone() for p in ours]
+    parameters = [normal(shape, dtype, index) for index, shape in enumerate(shapes)]
+    theirs = [p.clone().requires_grad_() for p in parameters]
+    start = [p.clone() for p in parameters]
     optimizer = torch.optim.SGD(theirs, lr=lr, foreach=False, **options)
     for step in range(STEPS):
         for p, grad in zip(theirs, grads_of(step, shapes, dtype), strict=True):
             p.grad = grad
         optimizer.step()
-    run(ours, [None] * len(ours), dtype, lr=lr, **options)
+    run(parameters, [None] * len(parameters), dtype, lr=lr, **options)
     ones = [torch.ones(shape, dtype=torch.float64) for shape in shapes]
     precise = transcribe(start, ones, dtype, torch.float64, lr=lr, **options)
-    assert_close(ours, precise, [p.detach() for p in theirs], dtype)
+    assert_close(parameters, precise, [p.detach() for p in theirs], dtype)
     if not tensor_lr:
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))  # the same sums in the same order
+        assert all(
+            torch.equal(a, b) for a, b in zip(parameters, theirs, strict=True)
+        )  # the same sums in the same order
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -180,13 +182,13 @@ def test_a_locked_negative_zero_keeps_its_sign(lr, options):
 
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9}])
 def test_a_locked_subnormal_is_not_flushed(options):
-    """Where subnormals are flushed, as training does on a CPU, a subnormal plus 0 is 0."""
+    """In flush mode, which training sets on a CPU, a subnormal plus 0 is 0."""
     values = torch.tensor([1e-40, -1e-40])
     if not torch.set_flush_denormal(True):
         pytest.skip("this CPU cannot flush subnormals")
-    got = locked_bits_after(values, 0.1, options)
+    actual = locked_bits_after(values, 0.1, options)
     torch.set_flush_denormal(False)
-    assert torch.equal(got, values.view(torch.int32))
+    assert torch.equal(actual, values.view(torch.int32))
 
 
 def test_gradients_are_not_changed():

@@ -7,7 +7,7 @@ import torch
 
 import hat_kernels
 from hat_kernels import Lock
-from hat_kernels.lock import LARGEST
+from hat_kernels.limits import LARGEST
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.launches import count_launches
 from tests.hat_kernels.parameters import (
@@ -26,7 +26,7 @@ from tests.hat_kernels.shapes import lay_out
 
 
 def run(backend, parameters, grads, locks, *, state_dtype=None, steps=2, **options):
-    """What the operation makes of copies: (parameters, momentum buffers)."""
+    """(parameters, momentum buffers) after a step on copies."""
     parameters = copies(parameters)
     buffers = []
     if options.get("momentum"):
@@ -45,7 +45,7 @@ def compare(parameters, grads, locks, **options):
 
 
 def small():
-    """One weight that keeps its rows, one that does not, and a bias."""
+    """A SEPARABLE weight, a GATHERED weight and a bias."""
     parameters = [on_device((9, 136)), on_device((5, 7)), on_device((9,))]
     return parameters, [Lock(free(9), free(136)), Lock(free(5), free(7)), Lock(free(9))]
 
@@ -107,16 +107,16 @@ def test_a_locked_weight_keeps_its_bits_whatever_the_gradient(value, dtype):
     grads = [torch.full_like(p, value) for p in parameters]
     updated, buffers = run("triton", parameters, grads, locks, lr=0.1, momentum=0.9)
     for after, buffer, before, lock in zip(updated, buffers, parameters, locks, strict=True):
-        held = locked(before, lock)
-        assert held.any()
-        assert torch.equal(bits(after[held]), bits(before[held]))
-        assert buffer[held].isnan().all()  # as it was given
-        assert not after[~held].isfinite().any()
+        is_locked = locked(before, lock)
+        assert is_locked.any()
+        assert torch.equal(bits(after[is_locked]), bits(before[is_locked]))
+        assert buffer[is_locked].isnan().all()  # as it was given
+        assert not after[~is_locked].isfinite().any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_mending(dtype):
-    """What is not finite counts as 0 in the gradient; under a lock only, results are brought back as well."""
+    """Elements of a gradient that are not finite count as 0. With a lock, results are clamped, too."""
     big = torch.finfo(dtype).max
     parameters = [
         torch.full((9, 136), big, dtype=dtype, device=DEVICE),
@@ -136,7 +136,7 @@ def test_mending(dtype):
 
 
 def test_locked_tiles_read_nothing():
-    """A gradient that no one wrote, at an address that no one may read, behind a lock."""
+    """A gradient at an address that must not be read, behind a lock."""
     parameter = on_device((16, 264))
     lock = Lock(torch.zeros(16, device=DEVICE), torch.zeros(264, device=DEVICE))
     updated, _ = run("triton", [parameter], [torch.full_like(parameter, torch.nan)], [lock], lr=0.1)
@@ -163,13 +163,15 @@ def test_nothing_to_do_is_no_launch():
 
 def test_twice_the_same_bits():
     parameters, locks = small()
-    one, other = (run("triton", parameters, grads_for(parameters), locks, lr=0.1, momentum=0.9) for _ in range(2))
-    for a, b in zip([*one[0], *one[1]], [*other[0], *other[1]], strict=True):
+    first_run, second_run = (
+        run("triton", parameters, grads_for(parameters), locks, lr=0.1, momentum=0.9) for _ in range(2)
+    )
+    for a, b in zip([*first_run[0], *first_run[1]], [*second_run[0], *second_run[1]], strict=True):
         assert torch.equal(bits(a), bits(b))
 
 
 def test_large_programs(monkeypatch):
-    """Several tiles a program, as large models have, with programs at the edges that own less."""
+    """Several tiles for each program, as in large models; programs at the edges have fewer."""
     monkeypatch.setattr("hat_kernels.table.PROGRAMS", 1)
     parameters = [on_device((30, 136)), on_device((4100,)), on_device((30, 5, 3)), on_device((70, 136))]
     rows = free(70)
@@ -199,9 +201,9 @@ def test_compiles():
     for rate in (0.1, lr):
         results = []
         for function in (update, compiled):
-            own, buffers = copies(parameters), [torch.zeros_like(p) for p in parameters]
+            weights, buffers = copies(parameters), [torch.zeros_like(p) for p in parameters]
             with hat_kernels.backend("triton"):
-                results.append([function(own, buffers, grads, rate), *own, *buffers])
+                results.append([function(weights, buffers, grads, rate), *weights, *buffers])
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -211,5 +213,5 @@ def test_opcheck():
 
     parameters, locks = small()
     buffers = [torch.zeros_like(p) for p in parameters]
-    arguments = [parameters, grads_for(parameters), buffers, *flatten(locks), None, None, None]
+    arguments = [parameters, grads_for(parameters), buffers, *flatten(locks), None, None, None, None]
     torch.library.opcheck(_sgd_update_op, (*arguments, [0.1, 0.9, 0.0, 0.0], [False, False, False, False]))

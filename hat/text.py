@@ -15,19 +15,20 @@ def axis_name(name: str) -> str:
     return short_name(name).removesuffix(".gate")
 
 
-def aligned(rows: Sequence[Sequence[str]], numbers: Iterable[int]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], numbers: Iterable[int] = (), *, gap: str = "  ") -> list[str]:
     """Pad the cells of a table, so that its columns have equal widths.
 
     Args:
         rows: of cells.
         numbers: the columns to align to the right; the others are aligned to the left.
+        gap: what stands between two columns.
 
     Returns:
         One line a row.
     """
     widths, right = [max(map(len, column)) for column in zip(*rows, strict=True)], set(numbers)
     return [
-        "  ".join(
+        gap.join(
             cell.rjust(width) if column in right else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()

@@ -1,21 +1,21 @@
-"""The kernels of this operation as the launchers launch them, for a proof by compilation alone."""
+"""How the kernels of this operation are launched, so that a test can compile them without a GPU."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.gated_linear.backward import gated_linear_backward
-from hat_kernels.gated_linear.blocks import Block, blocks_of
+from hat_kernels.gated_linear.blocks import MatmulBlock, blocks_of
 from hat_kernels.gated_linear.forward import gated_linear_forward
 from hat_kernels.gated_linear.gradient import gated_linear_gradient
 from hat_kernels.gated_linear.matmul import GROUP_M
+from tests.hat_kernels.configuration import Configuration
 
 TYPES = {"fp32": "fp32", "tf32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
-def _arguments(kind: str, block: Block) -> dict[str, Any]:
+def _arguments(kind: str, block: MatmulBlock) -> dict[str, Any]:
     return {
         "PRECISION": "ieee" if kind == "fp32" else "tf32",
         "STEPS": None,
@@ -49,7 +49,7 @@ _UNALIGNED = {"rows", "tasks", "threshold", "frozen_rows", "frozen_columns", "ro
 def _configuration(
     purpose: str, kernel: Any, kind: str, name: str, extras: list[str], arguments: dict[str, Any]
 ) -> Configuration:
-    """`arguments` name a type, or hold a constant; sizes are multiples of 16, as the benchmarks' are."""
+    """`arguments` has a type or a constant for each argument. Sizes are multiples of 16, as in the benchmarks."""
     block = blocks_of(purpose, kind)[name]
     arguments |= _arguments(kind, block)
     signature = {n: arguments[n] for n in kernel.arg_names if n.islower() and arguments[n] in _KINDS}
@@ -62,8 +62,8 @@ def _configuration(
         options={"num_warps": block.warps, "num_stages": block.stages_on(amd=False)},
         options_of_64_lanes={"num_stages": block.stages_on(amd=True)},
         matmul=kind != "fp32",
-        # Hopper's and Blackwell's instructions take float32 along the inner dimension only: both operands are turned
-        # on their way to shared memory, element by element.
+        # The matmul instructions of Hopper and Blackwell need float32 operands contiguous along the inner dimension. So
+        # both operands are transposed on the way to shared memory, element by element.
         vector_bits=0 if (purpose, kind) == ("dw", "tf32") else 128,
     )
 
@@ -99,7 +99,7 @@ def _backward(kind: str, name: str, form: str, activation: str, *, dropout: bool
 
 
 def _gradient(kind: str, name: str, *, update: str = "", locked: bool = False) -> Any:
-    """`update` is the type of the weight that moves."""
+    """`update`: the type of the weight that a step updates; empty for a gradient."""
     arguments: dict[str, Any] = {
         **dict.fromkeys(("dz_ptr", "x_ptr"), f"*{TYPES[kind]}"),
         "out_ptr": f"*{update or TYPES[kind]}",

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hat import plots
 from hat.life.model import HATModel
+from hat.plots.canvas import save
+from hat.plots.heat_maps import overlap, overlap_matrix
+from hat.plots.lines import capacity
+from hat.plots.units import channels, units
 from hat.reports.forecast import LAST, Forecast, finished_tasks, forecast, newly_used
-from hat.reports.text import aligned, axis_name
+from hat.text import aligned, axis_name
 from hat.units.gate import Gate
 
 if TYPE_CHECKING:
@@ -92,12 +95,12 @@ class Report:
         used = [(mask.cumsum(0) + self.reserved[name] > 0).double() for name, mask in self.masks.items()]
         total = torch.cat(used, 1).mean(1)
         figures = {
-            "units": plots.units(list(self.masks.values()), axes, self.names, reserved=list(self.reserved.values())),
-            "capacity": plots.capacity(torch.stack([full.mean(1) for full in used], 1), axes, total=total),
-            "overlap": plots.overlap(self.overlap, self.names),
+            "units": units(list(self.masks.values()), axes, self.names, reserved=list(self.reserved.values())),
+            "capacity": capacity(torch.stack([full.mean(1) for full in used], 1), axes, total=total),
+            "overlap": overlap(self.overlap, self.names),
         }
         for name in self.channels:
-            picture = plots.channels(self.masks[name], axis_name(name), self.names, reserved=self.reserved[name])
+            picture = channels(self.masks[name], axis_name(name), self.names, reserved=self.reserved[name])
             figures["channels-" + re.sub(r"[^\w.-]", "_", axis_name(name))] = picture
         return figures
 
@@ -115,7 +118,7 @@ class Report:
         files = []
         for name, figure in self.plots().items():
             files.append(Path(folder) / f"{name}.png")
-            plots.save(figure, files[-1])
+            save(figure, files[-1])
         return files
 
     def _units(self) -> str:
@@ -178,7 +181,7 @@ def report(model: HATModel, *, names: Sequence[str] | None = None, last: int = L
             for name, mask in masks.items()
         ),
         forecast=axis_forecast,
-        overlap=plots.overlap_matrix([mask.double() for mask in masks.values()]),
+        overlap=overlap_matrix([mask.double() for mask in masks.values()]),
         masks=masks,
         reserved={name: (gate.reserved > 0.5).cpu() for name, gate in model.gates.items()},
         channels=tuple(name for name, gate in model.gates.items() if _has_channels(gate)),

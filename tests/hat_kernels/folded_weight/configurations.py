@@ -1,10 +1,9 @@
-"""The kernels of this operation as the launchers launch them, for a proof by compilation alone."""
+"""How the kernels of this operation are launched, so that a test can compile them without a GPU."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.folded_weight.kernel import (
     NOT_SPECIALIZED,
     OPTIONS,
@@ -16,6 +15,7 @@ from hat_kernels.folded_weight.kernel import (
     folded_weight_forward,
 )
 from hat_kernels.gated_activation.layout import block, vector
+from tests.hat_kernels.configuration import Configuration
 
 
 def _forward_configuration(name: str, units: int, length: int, weight: str, folded: str, bias: bool) -> Configuration:
@@ -32,9 +32,9 @@ def _backward_configuration(
     block_m, _, chunks = backward_blocks(units, length, True)
     pointers = {"dfolded_ptr": folded, "dweight_ptr": weight, "weight_ptr": weight}
     pointers |= dict.fromkeys(("embedding_ptr", "scale_ptr", "dembedding_ptr"), "fp32")
-    given = {"dfolded_bias_ptr": folded, "bias_ptr": weight, "dbias_ptr": weight}
-    pointers |= given if bias else {}
-    constants = {} if bias else dict.fromkeys(given)
+    bias_pointers = {"dfolded_bias_ptr": folded, "bias_ptr": weight, "dbias_ptr": weight}
+    pointers |= bias_pointers if bias else {}
+    constants = {} if bias else dict.fromkeys(bias_pointers)
     constants |= {"COMPENSATION": compensation, "FINAL": chunks == 1}
     name = f"folded_weight_backward-{name}-{'one' if chunks == 1 else 'two'}-{compensation}"
     return _configuration(name, folded_weight_backward, pointers, constants, length, block_m)
@@ -59,7 +59,7 @@ def _configuration(
     )
 
 
-# Layers of benchmarks: 4096 x 4096, convolutions of 64 and of 512 channels, 3 x 3, and a first one of 3 channels.
+# The layers of the benchmarks: 4096 x 4096; convolutions 3 x 3 of 64 and of 512 channels; a first one of 3 channels.
 CONFIGURATIONS = [
     _forward_configuration("fp32-bf16-linear", 4096, 4096, "fp32", "bf16", True),
     _forward_configuration("fp32-fp32-conv", 64, 576, "fp32", "fp32", False),

@@ -1,16 +1,16 @@
-"""The kernels of this operation as the launchers launch them, for a proof by compilation alone.
+"""How the kernels of this operation are launched, so that a test can compile them without a GPU.
 
-Sizes are those of the benchmarks: 4096 units, planes of 56 x 56. What a launcher derives from a size is derived here by
-the same functions.
+The sizes are those of the benchmarks: 4096 units, planes of 56 x 56. Block sizes come from the functions of the
+launchers.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from hat_kernels.configuration import Configuration
 from hat_kernels.gated_activation import planes, rows
 from hat_kernels.gated_activation.tile import SUMS, SUMS_OPTIONS, gated_activation_sums
+from tests.hat_kernels.configuration import Configuration
 
 ROWS, UNITS = 16384, 4096
 PLANES, CHANNELS, INNER = 64, 256, 56 * 56
@@ -120,7 +120,7 @@ _SUMS = Configuration(
     constants={"COMPENSATION": "published", **SUMS},
     aligned=("dbias_partial_ptr", "dgate_partial_ptr", "dbias_ptr", "dgate_ptr", "gate_ptr", "scale_ptr"),
     options=SUMS_OPTIONS,
-    vector_bits=0,  # 1024 rows of partial sums at most, of any number of units
+    vector_bits=0,  # at most 1024 rows of partial sums, for any number of units
 )
 
 CONFIGURATIONS = [
