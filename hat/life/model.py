@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import hat_kernels
 from hat.network import moving
-from hat.network.heads import facts, fitting
+from hat.network.heads import heads_for, read_extra_state
 from hat.network.interrupt import interrupt_waits
 from hat.network.mixing import mixed
 from hat.network.network import Network
@@ -191,10 +191,10 @@ class HATModel(Network):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the state that `get_extra_state` has written."""
-        saved_facts = facts(state)
-        self.learning = bool(saved_facts["learning"])
-        self.classes = [tuple(names) for names in saved_facts["classes"]]
-        self._forgotten = set(saved_facts["forgotten"])
+        saved = read_extra_state(state)
+        self.learning = bool(saved["learning"])
+        self.classes = [tuple(names) for names in saved["classes"]]
+        self._forgotten = set(saved["forgotten"])
         for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
             parameter.requires_grad_(True)  # a head that was frozen before the load may be the current one after it
         self.freeze()
@@ -229,7 +229,7 @@ class HATModel(Network):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Make the heads that the state has, before the state is loaded into them."""
-        self.heads = fitting(self.heads, state_dict, prefix, self._make_head)
+        self.heads = heads_for(self.heads, state_dict, prefix, self._make_head)
         self.mixes = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -20,13 +20,13 @@ class ForgottenHead(nn.Module):
         raise ValueError("task: expected a task that is not forgotten, got one whose head is gone")
 
 
-def facts(state: Tensor) -> dict[str, Any]:
+def read_extra_state(state: Tensor) -> dict[str, Any]:
     """The dictionary that `HATModel.get_extra_state` has written into a tensor."""
     written: dict[str, Any] = json.loads(bytes(state.cpu().tolist()))
     return written
 
 
-def fitting(
+def heads_for(
     heads: nn.ModuleList, state_dict: Mapping[str, Any], prefix: str, make: Callable[[int], nn.Module]
 ) -> nn.ModuleList:
     """Heads whose number and sizes fit a state that will be loaded.
@@ -48,7 +48,7 @@ def fitting(
         if key.startswith(heads_prefix) and key.endswith(".weight")
     }
     extra_state = state_dict.get(f"{prefix}_extra_state")
-    classes_by_task |= dict.fromkeys(() if extra_state is None else facts(extra_state)["forgotten"])
+    classes_by_task |= dict.fromkeys(() if extra_state is None else read_extra_state(extra_state)["forgotten"])
     present = {task: getattr(head, "out_features", None) for task, head in enumerate(heads)}
     if classes_by_task == present or sorted(classes_by_task) != list(range(len(classes_by_task))):
         return heads

@@ -149,12 +149,12 @@ def batched(features: Tensor, rows: Rows, heads: Sequence[Any]) -> Tensor:
     for number, task_rows in enumerate(rows.values()):
         for offset, row in enumerate(task_rows):
             places[row] = number * longest + offset
-    taken = [row for task_rows in rows.values() for row in [*task_rows, *task_rows[:1] * (longest - len(task_rows))]]
-    index = _index([*taken, *places], features)  # both in one copy from the host
+    padded = [row for task_rows in rows.values() for row in [*task_rows, *task_rows[:1] * (longest - len(task_rows))]]
+    index = _index([*padded, *places], features)  # both in one copy from the host
     weight, bias = _stacked(heads, widths)
-    x = features.index_select(0, index[: len(taken)]).view(len(heads), -1, features.shape[-1])
+    x = features.index_select(0, index[: len(padded)]).view(len(heads), -1, features.shape[-1])
     y = torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
-    return y.view(len(taken), *features.shape[1:-1], max(widths)).index_select(0, index[len(taken) :])
+    return y.view(len(padded), *features.shape[1:-1], max(widths)).index_select(0, index[len(padded) :])
 
 
 def _stacked(heads: Sequence[Any], widths: list[int]) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ class UnexplainedError(RuntimeError):
     """A network computes something else with other numbers of units, and no unit explains the difference."""
 
 
-def numbers(gates: Iterable[Gate]) -> dict[Gate, int]:
+def first_units(gates: Iterable[Gate]) -> dict[Gate, int]:
     """The number of every gate's first unit, counted through all gates in this order."""
     first_units, next_unit = {}, 0
     for gate in gates:
@@ -73,7 +73,7 @@ def fit(model: Network, counts: Tensor, fixed: Tensor, *, joining: bool = False)
     while True:
         before = counts.clone()
         counts[fixed] = 1
-        for gate, first in numbers(model.gates.values()).items():
+        for gate, first in first_units(model.gates.values()).items():
             counts_of_gate = counts[first : first + gate.units]
             if not counts_of_gate.any():
                 counts_of_gate[0] = 1
@@ -101,7 +101,7 @@ def fix(model: Network, units: Tensor, fixed: Tensor) -> None:
     """
     if not len(units):
         raise UnexplainedError("the network computes something else with other numbers of units; no unit explains it")
-    for gate, first in numbers(model.gates.values()).items():
+    for gate, first in first_units(model.gates.values()).items():
         if bool(((units >= first) & (units < first + gate.units)).any()):
             fixed[first : first + gate.units] = True
 
@@ -112,7 +112,7 @@ def _even_layouts(model: Network, segment: Tensor) -> Iterator[tuple[Layout, tup
     Yields:
         A layout, and dimensions: along one of them the rows must have the same length. The best choice comes first.
     """
-    first = numbers(model.gates.values())
+    first = first_units(model.gates.values())
     if isinstance(model.body, Converted):
         for layout in layouts_in(list(model.body.layouts.values())):
             if len(layout.varying) > 1:

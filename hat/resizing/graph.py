@@ -48,8 +48,8 @@ def resize_graph(body: Converted, counts: Tensor) -> None:
             _keep_scale(_Sizes(old, new, counts), node)
     body.network.recompile()
     body.layouts = new
-    kept = counts.clamp(max=1).bool()
-    body.needed = body.needed[kept].repeat_interleave(counts[kept])
+    stays = counts.clamp(max=1).bool()
+    body.needed = body.needed[stays].repeat_interleave(counts[stays])
 
 
 def _resized(layout: Any, counts: Tensor) -> Any:
@@ -80,7 +80,7 @@ class _Sizes:
         return (before, after, changed_dims[0]) if changed_dims else None
 
 
-def _shape(sizes: _Sizes, node: fx.Node) -> None:
+def _set_sizes(sizes: _Sizes, node: fx.Node) -> None:
     """Calls that set sizes: `view(x, ...)` and `expand(x, ...)` set all, `unflatten(x, dim, ...)` those at `dim`."""
     change = sizes.changed(node)
     if change is None:
@@ -88,33 +88,33 @@ def _shape(sizes: _Sizes, node: fx.Node) -> None:
     before, after, dim = change
     old_and_new = before.shape[dim], after.shape[dim]
     if operation(node) == "unflatten":
-        at, given = node.args[1], list(node.args[2])  # type: ignore[arg-type]
-        first = int(at) if int(at) >= 0 else len(after.shape) - len(given) + int(at) + 1  # type: ignore[arg-type]
-        node.args = (*node.args[:2], tuple(_replaced(node, given, dim - first, old_and_new)))
+        at, sizes_given = node.args[1], list(node.args[2])  # type: ignore[arg-type]
+        first = int(at) if int(at) >= 0 else len(after.shape) - len(sizes_given) + int(at) + 1  # type: ignore[arg-type]
+        node.args = (*node.args[:2], tuple(_replaced(node, sizes_given, dim - first, old_and_new)))
         return
     in_one_argument = len(node.args) == 2 and isinstance(node.args[1], tuple | list)
-    given = list(node.args[1] if in_one_argument else node.args[1:])  # type: ignore[arg-type]
-    given = _replaced(node, given, dim, old_and_new)
-    node.args = (node.args[0], tuple(given)) if in_one_argument else (node.args[0], *given)
+    sizes_given = list(node.args[1] if in_one_argument else node.args[1:])  # type: ignore[arg-type]
+    sizes_given = _replaced(node, sizes_given, dim, old_and_new)
+    node.args = (node.args[0], tuple(sizes_given)) if in_one_argument else (node.args[0], *sizes_given)
 
 
-def _replaced(node: fx.Node, given: list[Any], index: int, old_and_new: tuple[int, int]) -> list[Any]:
+def _replaced(node: fx.Node, sizes_given: list[Any], index: int, old_and_new: tuple[int, int]) -> list[Any]:
     """The sizes that a node sets, with a new size at one index.
 
     Args:
         node: the node.
-        given: its sizes; changed in place.
+        sizes_given: its sizes; changed in place.
         index: which size to replace; nothing is done if there is no such size, or if the size is -1.
         old_and_new: the length of the dimension before and after.
     """
-    if 0 <= index < len(given) and given[index] != -1:
-        size, (old, new) = given[index], old_and_new
+    if 0 <= index < len(sizes_given) and sizes_given[index] != -1:
+        size, (old, new) = sizes_given[index], old_and_new
         if isinstance(size, fx.Node) and _depends(size):
             with node.graph.inserting_before(node):
-                given[index] = _in_proportion(size, new, old)
+                sizes_given[index] = _in_proportion(size, new, old)
         else:
-            given[index] = new
-    return given
+            sizes_given[index] = new
+    return sizes_given
 
 
 def _depends(size: fx.Node) -> bool:
@@ -128,7 +128,7 @@ def _in_proportion(size: fx.Node, factor: int, divisor: int) -> fx.Node:
     return size.graph.call_function(operator.floordiv, (product, divisor))
 
 
-def _asked(sizes: _Sizes, node: fx.Node) -> None:
+def _read_size(sizes: _Sizes, node: fx.Node) -> None:
     """Calls that read a size: `x.shape[i]`, `x.size(i)` and `x.size()[i]`."""
     change = sizes.changed(node.args[0])
     if change is None:
@@ -155,7 +155,7 @@ def _keep_size(node: fx.Node, before: Layout, after: Layout, dim: int) -> None:
     """
     users, size = list(node.users), before.shape[dim]
     old_size: Any = size
-    if _may_depend(before, dim):
+    if _may_depend_on_batch(before, dim):
         with node.graph.inserting_after(node):
             product = node.graph.call_function(operator.mul, (node, size))
         with node.graph.inserting_after(product):
@@ -169,7 +169,7 @@ def _keep_size(node: fx.Node, before: Layout, after: Layout, dim: int) -> None:
         user.kwargs = fx.map_arg(user.kwargs, with_old_size)
 
 
-def _may_depend(layout: Layout, dim: int) -> bool:
+def _may_depend_on_batch(layout: Layout, dim: int) -> bool:
     """Whether the length of a dimension may depend on the batch, because it holds batch and units together.
 
     The units along the dimension then repeat, as 0, 1, 2, 0, 1, 2 for a batch of two samples with three units each.
@@ -196,7 +196,7 @@ def _split(sizes: _Sizes, node: fx.Node) -> None:
     node.args, node.kwargs = (node.args[0], [part.shape[dim] for part in layouts], dim), {}
 
 
-def _pick(sizes: _Sizes, node: fx.Node) -> None:
+def _pick_part(sizes: _Sizes, node: fx.Node) -> None:
     """Calls that pick a part along the dimension of units, as `x[..., a:b]` and `x.narrow(dim, a, n)`."""
     change = sizes.changed(node.args[0])
     if change is None:
@@ -205,17 +205,17 @@ def _pick(sizes: _Sizes, node: fx.Node) -> None:
     if operation(node) in ("narrow", "select"):
         picked_dim, start = node.args[1], node.args[2]
         if isinstance(picked_dim, int) and isinstance(start, int) and picked_dim % len(before.shape) == dim:
-            ends = _moved(before, dim, sizes.counts)
-            more = (ends[start + int(node.args[3])] - ends[start],) if len(node.args) > 3 else ()  # type: ignore[arg-type]
-            node.args = (node.args[0], picked_dim, ends[start], *more)
+            ends = _new_places(before, dim, sizes.counts)
+            length = (ends[start + int(node.args[3])] - ends[start],) if len(node.args) > 3 else ()  # type: ignore[arg-type]
+            node.args = (node.args[0], picked_dim, ends[start], *length)
         return
     index = node.args[1]
     if operation(node) != "getitem" or any(isinstance(part, Tensor | fx.Node) for part in _listed(index)):
         return
-    node.args = (node.args[0], _picked(index, before, dim, sizes.counts))
+    node.args = (node.args[0], _moved_index(index, before, dim, sizes.counts))
 
 
-def _picked(index: Any, before: Layout, dim: int, counts: Tensor) -> Any:
+def _moved_index(index: Any, before: Layout, dim: int, counts: Tensor) -> Any:
     """An index of slices and numbers, moved to the new places.
 
     Args:
@@ -236,7 +236,7 @@ def _picked(index: Any, before: Layout, dim: int, counts: Tensor) -> Any:
             new_parts.append(part)
             continue
         if current_dim == dim:
-            ends = _moved(before, dim, counts)
+            ends = _new_places(before, dim, counts)
             if isinstance(part, slice) and any(isinstance(end, fx.Node) for end in (part.start, part.stop, part.step)):
                 raise Unfit(before.numbers)  # the slice depends on the inputs
             if isinstance(part, slice) and part.step in (None, 1):
@@ -254,7 +254,7 @@ def _listed(index: Any) -> Sequence[Any]:
     return index if isinstance(index, tuple | list) else (index,)
 
 
-def _moved(layout: Layout, dim: int, counts: Tensor) -> list[int]:
+def _new_places(layout: Layout, dim: int, counts: Tensor) -> list[int]:
     """[length + 1] the new place of every old place along `dim`, and of the end."""
     counted = layout.counted(counts).movedim(dim, -1).reshape(-1, layout.units.shape[dim])[0]
     return [0, *counted.cumsum(0).tolist()]
@@ -276,9 +276,9 @@ def _is_dropped_attention(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 _CHANGES: dict[str, Callable[[_Sizes, fx.Node], None]] = {
-    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to", "unflatten"), _shape),
-    **dict.fromkeys(("shape", "size"), _asked),
+    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to", "unflatten"), _set_sizes),
+    **dict.fromkeys(("shape", "size"), _read_size),
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), _split),
-    **dict.fromkeys(("narrow", "select", "getitem"), _pick),
+    **dict.fromkeys(("narrow", "select", "getitem"), _pick_part),
     F.scaled_dot_product_attention.__name__: _keep_scale,
 }

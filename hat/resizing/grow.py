@@ -23,7 +23,7 @@ from hat.network import moving
 from hat.network.interrupt import interrupt_waits
 from hat.network.movable import segments
 from hat.network.network import Network
-from hat.resizing.fitting import fit, fix, needed, numbers
+from hat.resizing.fitting import first_units, fit, fix, needed
 from hat.resizing.resize import resize
 from hat.resizing.trial import misfits
 from hat.units.gate import Gate
@@ -111,7 +111,7 @@ def grow_what_can(model: Network, units_to_add: Mapping[str, int]) -> dict[str, 
 
 def _grown(model: Network, counts: Tensor) -> dict[str, int]:
     """Grow the model; returns how many units have joined each gate that has grown, by the name of the gate."""
-    joined = {name: more for name, more in _joined(model, counts).items() if more}
+    joined = {name: added for name, added in _joined(model, counts).items() if added}
     if joined:
         before = model.blocks()
         with interrupt_waits():  # a half-grown network cannot be computed
@@ -130,11 +130,11 @@ def grow_to(model: Network, units: Mapping[str, int]) -> bool:
     Returns:
         Whether every gate has its number now.
     """
-    more = {name: number - model.gates[name].units for name, number in units.items()}
-    more = {name: number for name, number in more.items() if number > 0}
-    counts = _counts(model, more)
+    missing = {name: number - model.gates[name].units for name, number in units.items()}
+    missing = {name: number for name, number in missing.items() if number > 0}
+    counts = _counts(model, missing)
     joined = _joined(model, counts)
-    if any(joined[name] != more.get(name, 0) for name in joined):
+    if any(joined[name] != missing.get(name, 0) for name in joined):
         return False
     resize(model, counts)
     return True
@@ -175,7 +175,7 @@ def _counts(model: Network, units_to_add: Mapping[str, int]) -> Tensor:
     fixed = needed(model)
     while True:
         counts = torch.ones_like(fixed, dtype=torch.int64)
-        for (name, gate), first in zip(model.gates.items(), numbers(model.gates.values()).values(), strict=True):
+        for (name, gate), first in zip(model.gates.items(), first_units(model.gates.values()).values(), strict=True):
             if name in units_to_add:
                 _join(gate, counts[first : first + gate.units], units_to_add[name])
         counts = fit(model, counts, fixed, joining=True)

@@ -21,7 +21,7 @@ def length_of(norm: GatedNorm) -> int:
     return int(norm.normalized_shape[0] if hasattr(norm, "normalized_shape") else norm.units)  # type: ignore[index, arg-type]
 
 
-def own_length(norm: GatedNorm) -> int:
+def actual_length(norm: GatedNorm) -> int:
     """The length that the norm's tensors have; if there are none, the units of its gate; else `length_of`."""
     for name, values in norm.current():
         if values.dim() and name != "count":

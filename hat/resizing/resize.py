@@ -24,10 +24,10 @@ from hat.conversion.tables import SharedParameter
 from hat.layers.attention import HATMultiheadAttention
 from hat.layers.gated_norm import GatedNorm
 from hat.network.network import Network
-from hat.resizing.fitting import numbers
+from hat.resizing.fitting import first_units
 from hat.resizing.fresh import fill_joined, fresh_head, fresh_stack
 from hat.resizing.graph import resize_graph
-from hat.resizing.lengths import follow_layout, length_of, norms, own_length, set_length
+from hat.resizing.lengths import actual_length, follow_layout, length_of, norms, set_length
 from hat.resizing.parameters import change_along, relaid
 from hat.units.change import Change, Changes, applied
 from hat.units.composed import GatedAnywhere, SideBySide
@@ -65,7 +65,7 @@ def resize(model: Network, counts: Tensor) -> Resized:
         Unfit: some units lie so that they cannot get these counts. The model is half-changed then: try on a copy.
     """
     gates = list(model.gates.values())
-    first = numbers(gates)
+    first = first_units(gates)
     counts_of_gates = {gate: counts[first[gate] : first[gate] + gate.units] for gate in gates}
     lengths = {norm: length_of(norm) for norm in norms(model)}
     columns = _head_columns(model, first, counts)
@@ -171,7 +171,7 @@ def _resize_module(module: nn.Module) -> None:
         missing = len(module.shape) - module.weight.dim()
         module.shape = torch.Size((*module.shape[:missing], *module.weight.shape))
     elif isinstance(module, GatedNorm):
-        set_length(module, own_length(module))
+        set_length(module, actual_length(module))
     elif isinstance(module, HATMultiheadAttention) and module.per_head:
         module.num_heads = module.value.gate.units
 

@@ -21,7 +21,7 @@ def described(name: str, module: nn.Module, file: str = "", line: int = 0) -> st
     return f"{name or 'the network'} ({type(module).__name__}{place})"
 
 
-def here(name: str, module: nn.Module) -> str:
+def running_line(name: str, module: nn.Module) -> str:
     """The module, and the line outside torch and this package that is running."""
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
@@ -29,7 +29,7 @@ def here(name: str, module: nn.Module) -> str:
     return described(name, module, frame.f_code.co_filename, frame.f_lineno)
 
 
-def of(error: BaseException, name: str, module: nn.Module) -> str:
+def line_of(error: BaseException, name: str, module: nn.Module) -> str:
     """The module, and the innermost line outside torch and this package that an error came through."""
     lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     return described(name, module, *next((place for place in lines[::-1] if not place[0].startswith(_OWN)), lines[-1]))

@@ -68,14 +68,14 @@ class Recorder(TorchFunctionMode):
 
     def place(self) -> str:
         """The place in the network that is running, for a message."""
-        return places.here(*self._inside[-1])
+        return places.running_line(*self._inside[-1])
 
     def explain(self, error: Exception) -> ConversionError:
         """An error that was raised inside `recording`, as a `ConversionError` that names the place."""
         if isinstance(error, ConversionError):
             return error
         place = self._failed[1] if self._failed is not None and self._failed[0] is error else self._inside[0]
-        return ConversionError(f"{places.of(error, *place)}: {type(error).__name__}: {error}")
+        return ConversionError(f"{places.line_of(error, *place)}: {type(error).__name__}: {error}")
 
     # -- running ----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The life of a model: the loop of the README, its state, and everything it refuses."""
+"""The life of a model: the loop of the README, the state of the model, and what the model refuses."""
 
 import copy
 import io
@@ -25,7 +25,7 @@ def make(hidden=(9, 8), **config):
 
 
 def quarter_on(model, offset=0):
-    """Every fourth unit on: a task that leaves room for others."""
+    """Switch every fourth unit on, so that the task leaves room for other tasks."""
     with torch.no_grad():
         for embedding in model.embeddings:
             embedding.copy_(torch.where((torch.arange(embedding.numel()) + offset) % 4 == 0, 1.0, -1.0))

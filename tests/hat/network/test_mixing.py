@@ -69,7 +69,7 @@ def normed():
 
 
 class Turned(nn.Module):
-    """Tokens come first, the batch second; or the batch's tokens become rows."""
+    """The first dimension is not the batch: tokens come first, or the tokens of all samples become rows."""
 
     def __init__(self, how):
         super().__init__()
@@ -82,7 +82,7 @@ class Turned(nn.Module):
 
 
 class Standardised(nn.Module):
-    """By the statistics of the batch: what a sample answers depends on the others."""
+    """Normalises by the statistics of the batch, so the answer for a sample depends on the other samples."""
 
     def __init__(self):
         super().__init__()
@@ -93,7 +93,7 @@ class Standardised(nn.Module):
 
 
 def answers(model, x, tasks):
-    """Row by row as its task answers, for the whole batch; as wide as the widest."""
+    """The expected logits: each row from a pass of the whole batch for its task, padded to the widest."""
     found = [model(x, task=int(task))[row] for row, task in enumerate(tasks)]
     return torch.stack([F.pad(row, (0, max(map(len, found)) - len(row)), value=ABSENT) for row in found])
 
@@ -211,7 +211,7 @@ def test_finished_tasks_have_their_own_statistics_in_training_mode():
         close(model(x, task=ids()), answers(model.eval(), x, ids()))
 
 
-def test_it_is_tried_again_behind_every_task_and_load():
+def test_the_check_is_repeated_after_every_task_and_load():
     model, x = mlp()
     finish(model)
     for change in (
@@ -226,7 +226,7 @@ def test_it_is_tried_again_behind_every_task_and_load():
 
 
 class Added(nn.Module):
-    """Of two inputs, the second one for all samples alike."""
+    """Takes two inputs; the second input is the same for all samples."""
 
     def __init__(self):
         super().__init__()
@@ -281,14 +281,14 @@ def test_one_batched_product_for_all_heads(widths, tasks):
         (torch.tensor([0, 1, 0, 1, -1, 0, 0]), ValueError, "task: expected finished tasks, 0 to 1, got -1"),
     ],
 )
-def test_ids_that_are_none(task, kind, message):
+def test_wrong_ids_are_refused(task, kind, message):
     model, x = mlp()
     finish(model, 2).begin_task(2)
     with pytest.raises(kind, match=message):
         model(x, task=task)
 
 
-def test_nothing_to_answer_for():
+def test_without_finished_tasks_or_samples():
     model, x = mlp()
     model.begin_task(2)
     with pytest.raises(ValueError, match="task: expected finished tasks, of which there are none, got 0"):

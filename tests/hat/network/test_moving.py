@@ -34,7 +34,7 @@ plans = st.lists(kinds, min_size=2, max_size=4)
 
 
 def segment(gate):
-    """How many units may change places with each other."""
+    """The length of the segments in which units may change places."""
     (length,) = {len(places) for places in segments(gate)}
     return length
 
@@ -54,7 +54,7 @@ def model_of(network, seed, *, by_hand=True, dtype=torch.float64, **config):
 
 
 def draw_units(model, kind, seed):
-    """Push the embeddings, as training might; the same ones wherever a unit has moved to."""
+    """Change the embeddings, as training might; each unit gets the same change wherever it has moved to."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for gate in model.gates.values():
@@ -283,7 +283,7 @@ def learned(tasks, **config):
 
 
 def test_a_state_from_before_a_move_answers_as_it_did():
-    """And goes on as it would have gone on."""
+    """The next task is then learned as if no unit had moved."""
     model, x = learned(1), inputs((2, 16, 16))
     state, before = copy.deepcopy(model.state_dict()), answers(model, x)
     ended = []
@@ -345,7 +345,7 @@ def test_a_state_without_a_buffer_of_a_gate_is_refused(missing):
 
 
 def test_scattered_units_keep_their_places_and_new_ones_fill_the_first_left():
-    """As a model that moves no unit has left them."""
+    """A model that moves no unit leaves used units scattered."""
     models = []
     for locked_first in (False, True):
         body = hat.chain(hat.HATLinear(3, 8, activation="tanh"))
@@ -400,7 +400,7 @@ def test_a_move_is_what_it_says(groups):
 
 
 def test_a_state_that_does_not_extend_along_a_dimension_stays():
-    """As Adafactor's rows and columns do not."""
+    """Adafactor, for example, keeps one number for each row."""
     values = torch.randn(6, 1)
     assert torch.equal(applied(values, [Change.of_order(1, torch.randperm(4)[None])]), values)
 
@@ -494,7 +494,7 @@ def test_a_follower_is_told_as_long_as_it_lives():
 
 
 class Two(nn.Module):
-    """Sum of what two modules make of the same input."""
+    """The sum of the outputs of two modules on the same input."""
 
     def __init__(self, one, other):
         super().__init__()
@@ -535,7 +535,7 @@ def test_a_chain_moves_all_of_its_gates():
 
 
 def test_a_chain_in_a_chain():
-    """The outer one knows nothing of the inner one."""
+    """The outer chain knows nothing of the gates of the inner chain."""
     a, b, c, d = layers(8, 9, 10, 8, 7)
     assert_moves(hat.chain(a, hat.chain(b, c), d), [d.gate])
 
@@ -546,7 +546,7 @@ def test_a_chain_at_the_end_of_a_chain():
 
 
 def test_a_chain_in_another_module():
-    """Which may take it apart."""
+    """The other module may use parts of the chain."""
     a, b = layers(8, 9, 7)
     assert_moves(Behind(hat.chain(a, b), nn.Linear(7, 6)), [], features=6)
 
@@ -574,7 +574,7 @@ def test_a_gate_at_the_end():
 
 @pytest.mark.parametrize("first", [lambda: nn.Linear(8, 9), lambda: hat.HATLinear(8, 9), nn.Identity])
 def test_the_gate_of_a_layer_in_front_of_it(first):
-    """It multiplies what nobody moves along."""
+    """The gate multiplies elements in front of the layer, which do not move along."""
     first = first()
     inputs = 8 if isinstance(first, nn.Identity) else 9
     b = hat.HATLinear(inputs, inputs, activation="tanh")
@@ -582,13 +582,13 @@ def test_the_gate_of_a_layer_in_front_of_it(first):
 
 
 def test_the_gate_of_a_layer_right_behind_it():
-    """Applied once more, it meets its own units."""
+    """Applied a second time, the gate still multiplies its own units."""
     a, b = layers(8, 9, 7)
     assert_moves(hat.chain(a, a.gate, b), [b.gate])
 
 
 def test_a_layer_that_is_used_twice_in_a_row():
-    """Its inputs are the units of two gates."""
+    """The inputs of the layer are the units of two gates."""
     a, b, c = layers(8, 9, 9, 7)
     assert_moves(hat.chain(a, b, b, c), [c.gate])
 
@@ -600,7 +600,7 @@ def test_a_layer_that_is_used_twice_on_its_own_gate():
 
 
 def test_a_layer_that_is_used_first_and_last():
-    """Once on the input, whose elements nobody moves, and once on the units of another layer."""
+    """The layer reads the input, whose elements never move, and then the units of another layer."""
     a, b = layers(8, 8, 8)
     assert_moves(hat.chain(a, b, a), [a.gate])
 
@@ -636,7 +636,7 @@ def test_a_layer_that_two_chains_feed(first):
 
 
 def test_a_layer_that_a_chain_feeds_and_a_module_outside():
-    """As above, but for who feeds it."""
+    """As in the test above, but a module outside the chain feeds the layer."""
     a, b = layers(8, 8, 8)
     assert_moves(Two(hat.chain(a, b), b), [])
 
@@ -654,7 +654,7 @@ def test_a_gate_that_a_module_outside_applies():
 
 
 def test_a_gate_that_a_layer_outside_reads_and_says_so():
-    """It moves along, once the user says that this is all."""
+    """The layer moves along once the user declares that the gate is complete."""
     a, b, *_ = layers(8, 9, 7)
     a.gate.complete = True
     c = hat.HATLinear(9, 7, gate=b.gate, inputs=a.gate, activation="tanh")
@@ -694,7 +694,7 @@ def test_a_weight_that_a_module_along_no_gate_shares():
     ids=["spectral norm by hook", "spectral norm", "weight norm", "pruned"],
 )
 def test_a_weight_that_is_computed(change):
-    """What it is computed from does not lie along the gate."""
+    """The parameters that the weight is computed from do not lie along the gate."""
     a, b = layers(8, 9, 7)
     change(a)
     torch.manual_seed(0)
