@@ -39,11 +39,11 @@ class UnexplainedError(RuntimeError):
 
 def first_units(gates: Iterable[Gate]) -> dict[Gate, int]:
     """The number of every gate's first unit, counted through all gates in this order."""
-    first_units, next_unit = {}, 0
+    first_by_gate, next_unit = {}, 0
     for gate in gates:
-        first_units[gate] = next_unit
+        first_by_gate[gate] = next_unit
         next_unit += gate.units
-    return first_units
+    return first_by_gate
 
 
 def needed(model: Network) -> Tensor:
