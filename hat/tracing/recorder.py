@@ -7,15 +7,15 @@ module calls becomes a node of a graph. Example, with an input `x` [2, 4]:
         h = self.linear(x).relu_()                  # linear = nn.Linear(4, 6)
         return h.view(x.shape[0], 2, 3) + 1
 
-    node       operation                            value on the example
-    x          placeholder                          tensor [2, 4]
-    linear     call_module  "linear" (x)            tensor [2, 6]
-    relu       call_method  relu (linear)           tensor [2, 6]   not relu_: a graph changes nothing in place
-    getattr_1  call_function  getattr (x, "shape")  (2, 4)
-    getitem    call_function  (getattr_1)[0]        2               the batch size, so another batch size works
-    view       call_method  view (relu, getitem, 2, 3)  tensor [2, 2, 3]
-    add        call_function  operator.add (view, 1)    tensor [2, 2, 3]
-    output     add
+    node       operation                               value on the example
+    x          placeholder                             tensor [2, 4]
+    linear     call_module linear (x)                  tensor [2, 6]
+    relu       call_method relu (linear)               tensor [2, 6]      not relu_: a graph changes nothing in place
+    getattr_1  call_function getattr (x, "shape")      (2, 4)
+    getitem    call_function getitem (getattr_1, 0)    2                  the batch size: another one works, too
+    view       call_method view (relu, getitem, 2, 3)  tensor [2, 2, 3]
+    add        call_function add (view, 1)             tensor [2, 2, 3]
+    output     output (add)                            tensor [2, 2, 3]
 
 `linear` is a leaf, so it stays one node, see `hat.tracing.leaves`. A module that is not a leaf leaves no node of its
 own, only the nodes of the calls inside of it.
