@@ -379,7 +379,7 @@ def test_a_number_of_units_that_somebody_computes_with():
 def test_shrinking_that_blames_nobody_is_refused(monkeypatch):
     model, _ = converted()
     monkeypatch.setattr("hat.resizing.shrink.misfits", lambda *given: torch.empty(0, dtype=torch.int64))
-    with pytest.raises(hat.ExportError, match="nobody knows why"):
+    with pytest.raises(hat.ExportError, match="no unit explains it"):
         hat.export(model, task=0)
 
 

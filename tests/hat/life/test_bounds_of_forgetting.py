@@ -1,4 +1,4 @@
-"""What could reach a finished task by a side door: shared axes, buffers, casts, copies, closures."""
+"""Indirect ways in which a finished task could change: shared axes, buffers, casts, copies, closures."""
 
 import copy
 
@@ -17,7 +17,7 @@ Y = torch.arange(6) % 3
 
 
 def learn(model, optimizer=None, *, steps=4, x=X):
-    """One task; returns what may be verified later."""
+    """Learn one task; returns probes to verify the task later."""
     model.begin_task(3)
     optimizer = optimizer or hat.optim.SGD(model.task_parameters(), lr=0.5, momentum=0.9, weight_decay=0.01)
     for step in range(steps):
@@ -199,7 +199,7 @@ def test_a_guard_does_not_decay_the_embeddings():
 
 @pytest.mark.parametrize("make", [hat.optim.SGD, lambda p, lr: hat.guard(torch.optim.Adam(p, lr), p.model)])
 def test_a_step_does_not_look_at_finished_heads(monkeypatch, make):
-    """Or it would grow with the number of tasks: 5 ms at one task were 23 at a thousand."""
+    """The time of a step must not grow with the number of tasks: it was 5 ms at one task and 23 ms at a thousand."""
     model = hat.HATModel(hat.models.mlp(8, (12,)))
     learn(model)
     model.begin_task(3)
@@ -245,7 +245,7 @@ def test_classes_of_the_wrong_type(classes):
 
 @pytest.mark.parametrize("classes", [0, [], ["a", "a"]])
 def test_classes_out_of_range(classes):
-    with pytest.raises(ValueError, match="classes: expected at least one, each once, got"):
+    with pytest.raises(ValueError, match="classes: expected at least one class and no name twice, got"):
         hat.HATModel(hat.models.mlp(8, (12,))).begin_task(classes)
 
 

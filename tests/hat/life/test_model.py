@@ -1,4 +1,4 @@
-"""The life of a model: the loop of the README, its state, and everything it refuses."""
+"""The life of a model: the loop of the README, the state of the model, and what the model refuses."""
 
 import copy
 import io
@@ -26,7 +26,7 @@ def make(hidden=(9, 8), **config):
 
 
 def quarter_on(model, offset=0):
-    """Every fourth unit on: a task that leaves room for others."""
+    """Switch every fourth unit on, so that the task leaves room for other tasks."""
     with torch.no_grad():
         for embedding in model.embeddings:
             embedding.copy_(torch.where((torch.arange(embedding.numel()) + offset) % 4 == 0, 1.0, -1.0))
@@ -188,7 +188,7 @@ def test_nothing_is_being_learned(call, name):
 
 @pytest.mark.parametrize("classes", [0, -1, [], ()])
 def test_no_classes(classes):
-    with pytest.raises(ValueError, match="classes: expected at least one, each once, got"):
+    with pytest.raises(ValueError, match="classes: expected at least one class and no name twice, got"):
         make().begin_task(classes)
 
 
@@ -214,7 +214,7 @@ def test_task_of_another_type(task):
 
 
 def test_no_task_named_and_none_learned():
-    with pytest.raises(RuntimeError, match="task: expected one, as no task is being learned, got None"):
+    with pytest.raises(RuntimeError, match="task: expected the id of a task, as no task is being learned, got None"):
         learn(make())(X)
 
 

@@ -96,7 +96,7 @@ def make_optimizer(setup, model, parameters):
 
 
 def optimizer_for(setup, model, optimizer):
-    """A new one a task, or the old one with a group for the new head."""
+    """A new optimizer for each task, or the old optimizer with a group for the new head."""
     if optimizer is None or not setup.keep:
         return make_optimizer(setup, model, model.task_parameters())
     if setup.name not in ONE_GROUP_ONLY:
@@ -105,7 +105,7 @@ def optimizer_for(setup, model, optimizer):
 
 
 def choose_units(model, units, before):
-    """Push the embeddings of a task, as training might."""
+    """Change the embeddings of a task, as training might."""
     with torch.no_grad():
         for gate in model.gates.values():
             embedding = gate.embedding
@@ -430,7 +430,7 @@ def test_a_diverged_task_takes_no_old_one_with_it(name):
     ids=["hat.optim.SGD", "momentum", "guarded SGD"],
 )
 def test_an_update_that_overflows_takes_no_old_task_with_it(make):
-    """The gradient is finite; lr times it, or the weight less that, is not."""
+    """The gradient is finite, but lr times the gradient, or the new weight, is not."""
     before, after = after_divergence(make, 1e12, steps=3)
     assert torch.equal(before, after)
 

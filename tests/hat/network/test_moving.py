@@ -36,7 +36,7 @@ plans = st.lists(kinds, min_size=2, max_size=4)
 
 
 def segment(gate):
-    """How many units may change places with each other."""
+    """The length of the segments in which units may change places."""
     (length,) = {len(places) for places in segments(gate)}
     return length
 
@@ -56,7 +56,7 @@ def model_of(network, seed, *, by_hand=True, dtype=torch.float64, **config):
 
 
 def draw_units(model, kind, seed):
-    """Push the embeddings, as training might; the same ones wherever a unit has moved to."""
+    """Change the embeddings, as training might; each unit gets the same change wherever it has moved to."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for gate in model.gates.values():
@@ -285,7 +285,7 @@ def learned(tasks, **config):
 
 
 def test_a_state_from_before_a_move_answers_as_it_did():
-    """And goes on as it would have gone on."""
+    """The next task is then learned as if no unit had moved."""
     model, x = learned(1), inputs((2, 16, 16))
     state, before = copy.deepcopy(model.state_dict()), answers(model, x)
     ended = []
@@ -347,7 +347,7 @@ def test_a_state_without_a_buffer_of_a_gate_is_refused(missing):
 
 
 def test_scattered_units_keep_their_places_and_new_ones_fill_the_first_left():
-    """As a model that moves no unit has left them."""
+    """A model that moves no unit leaves used units scattered."""
     models = []
     for locked_first in (False, True):
         body = wired(hat.HATLinear(3, 8, activation="tanh"))
@@ -402,7 +402,7 @@ def test_a_move_is_what_it_says(groups):
 
 
 def test_a_state_that_does_not_extend_along_a_dimension_stays():
-    """As Adafactor's rows and columns do not."""
+    """Adafactor, for example, keeps one number for each row."""
     values = torch.randn(6, 1)
     assert torch.equal(applied(values, [Change.of_order(1, torch.randperm(4)[None])]), values)
 
@@ -496,7 +496,7 @@ def test_a_follower_is_told_as_long_as_it_lives():
 
 
 class Two(nn.Module):
-    """Sum of what two modules make of the same input."""
+    """The sum of the outputs of two modules on the same input."""
 
     def __init__(self, one, other):
         super().__init__()
@@ -624,7 +624,7 @@ def test_a_gate_that_a_module_outside_applies():
 
 
 def test_a_gate_that_a_layer_outside_reads_and_says_so():
-    """It moves along, once the user says that this is all."""
+    """The layer moves along once the user declares that the gate is complete."""
     a, b, *_ = layers(8, 9, 7)
     a.gate.complete = True
     c = hat.HATLinear(9, 7, gate=b.gate, inputs=a.gate, activation="tanh")
@@ -664,7 +664,7 @@ def test_a_weight_that_a_module_along_no_gate_shares():
     ids=["spectral norm by hook", "spectral norm", "weight norm", "pruned"],
 )
 def test_a_weight_that_is_computed(change):
-    """What it is computed from does not lie along the gate."""
+    """The parameters that the weight is computed from do not lie along the gate."""
     a, b = layers(8, 9, 7)
     change(a)
     torch.manual_seed(0)

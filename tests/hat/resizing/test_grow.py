@@ -1,4 +1,4 @@
-"""`hat.grow`: free units join a network, finished tasks do not see them."""
+"""`hat.grow` adds free units to a network; finished tasks do not use them."""
 
 import copy
 import math
@@ -125,7 +125,7 @@ def test_capacity_is_there_again():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_follow_in_the_middle_of_a_task(name):
-    """What they keep stays with its weights; what has joined starts anew; nothing of a finished task drifts."""
+    """Optimizer states stay with their weights, states of new weights start at 0, and no finished task drifts."""
     model, x = learned(6, 7)
     model.begin_task(CLASSES)
     optimizer = OPTIMIZERS[name](model)
@@ -210,7 +210,7 @@ GROWN = {
     "flattened_by_view": 2, "flattened_positions_first": 2, "squeeze_and_excite": 3, "convnext": 3, "dense": 4,
     "transformer_fused": 5, "qkv_by_reshape": 4, "torch_encoder": 5, "preactivation": 2, "scales": 2,
 }  # fmt: skip
-"""Of how many gates: all of them. What cannot grow would be left, and the test would show nothing."""
+"""The number of gates of each network. All must grow, because a gate that does not grow would not be tested."""
 
 
 @pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
@@ -242,7 +242,7 @@ def test_converted_networks_grow_everywhere(name):
 
 
 class Beside(nn.Module):
-    """Two layers side by side, which a third one reads."""
+    """Two layers side by side; a third layer reads both."""
 
     def __init__(self):
         super().__init__()
@@ -254,7 +254,7 @@ class Beside(nn.Module):
 
 @pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
 def test_weights_of_units_that_join_behind_locked_ones_are_learned():
-    """In front of what was locked beside them: the block of a weight that is frozen has become smaller."""
+    """The new units come before locked units of the second layer, so the frozen block of the weight is smaller."""
     torch.manual_seed(0)
     model = hat.convert(Beside(), torch.randn(2, 3))
     model.begin_task(2)
@@ -276,7 +276,7 @@ def test_weights_of_units_that_join_behind_locked_ones_are_learned():
 
 
 def test_norms_go_on_over_as_many_units_as_there_were():
-    """The mean over 8 units, 4 of which are off, is not that over 11."""
+    """The mean over 8 units, 4 of which are off, differs from the mean over 11 units."""
     module, example = NETWORKS["transformer_fused"]()
     model = convert(module, example, head=None)
     norms = [m for m in model.body.modules() if isinstance(m, hat.HATLayerNorm)]

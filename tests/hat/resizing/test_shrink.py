@@ -1,4 +1,4 @@
-"""How many units may go, and what a network that nobody understands keeps."""
+"""How many units may go, and which units a network with unknown parts keeps."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
-from hat.resizing.fitting import fit, needed, numbers
+from hat.resizing.fitting import first_units, fit, needed
 from hat.resizing.resize import resize
 from hat.resizing.shrink import shrunk
 from hat.resizing.trial import misfits
@@ -21,24 +21,24 @@ pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.
 
 
 def fitted(model, *used):
-    """The units of every gate that stay, where a task uses these."""
+    """How many units of every gate stay if a task uses the given units."""
     counts = torch.zeros(sum(gate.units for gate in model.gates.values()), dtype=torch.int64)
-    for first, own in zip(numbers(model.gates.values()).values(), used, strict=True):
+    for first, own in zip(first_units(model.gates.values()).values(), used, strict=True):
         counts[[first + unit for unit in own]] = 1
     found = fit(model, counts, needed(model))
     return [found[first : first + gate.units].nonzero().flatten().tolist() for gate, first in numbers_of(model)]
 
 
 def numbers_of(model):
-    return list(numbers(model.gates.values()).items())
+    return list(first_units(model.gates.values()).items())
 
 
-def test_of_every_gate_one_stays():
+def test_at_least_one_unit_of_every_gate_stays():
     model = hat.HATModel(wired(hat.HATLinear(3, 4), hat.HATLinear(4, 5)))
     assert fitted(model, [], [1, 3]) == [[0], [1, 3]]
 
 
-def test_what_is_not_known_stays_whole():
+def test_a_gate_with_unknown_uses_stays_whole():
     model = hat.HATModel(wired(hat.HATLinear(3, 4), nn.Softmax(-1), hat.HATLinear(4, 5)))
     assert fitted(model, [2], [1]) == [[0, 1, 2, 3], [1]]
 
@@ -59,7 +59,7 @@ def qkv(self, x):
     return self.last(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
 
 
-def test_what_is_even_along_two_dimensions_is_not_more_than_it_must_be():
+def test_no_more_units_stay_than_two_even_dimensions_need():
     """Queries, keys and values as many, every head as many: filled from one end, one row would pull the other up."""
     model = convert(Net(qkv, qkv=nn.Linear(4, 18), last=nn.Linear(12, 4)).double(), torch.randn(2, 2, 4).double(),
                     head=None)  # fmt: skip
