@@ -368,18 +368,6 @@ def test_saved_and_loaded(into, tmp_path):
     assert copied.forgotten == (1,)
 
 
-def test_a_state_of_a_version_that_forgot_none_loads():
-    model, x = make("mlp")
-    learn(model, x, units=0)
-    state = model.state_dict()
-    facts = b'{"learning": false, "classes": [["0", "1", "2"]]}'
-    state["_extra_state"] = torch.frombuffer(bytearray(facts), dtype=torch.uint8)
-    again, _ = make("mlp", seed=1)
-    again.load_state_dict(state)
-    assert again.forgotten == ()
-    assert torch.equal(answers(again, x)[0], answers(model, x)[0])
-
-
 def test_errors():
     model, x = make("mlp")
     for _ in range(2):

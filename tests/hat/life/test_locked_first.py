@@ -696,7 +696,7 @@ def with_tasks(model, count):
     for task in range(model.tasks, count):
         for part in ("weight", "bias"):
             state[f"heads.{task}.{part}"] = state[f"heads.{model.tasks - 1}.{part}"].clone()
-    facts = {"learning": False, "classes": [["0", "1", "2"]] * count}
+    facts = {"learning": False, "classes": [["0", "1", "2"]] * count, "forgotten": []}
     state["_extra_state"] = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
     model.load_state_dict(state)
 

@@ -354,7 +354,7 @@ def test_verify_without_a_probe_and_of_an_unfinished_task():
     with pytest.raises(ValueError, match="probes: expected at least one, got none"):
         hat.verify(model, hat.Probes())
     model.begin_task(2)
-    with pytest.raises(ValueError, match="task: expected a finished task"):
+    with pytest.raises(ValueError, match="task: expected finished tasks, of which there are none, got 0"):
         hat.Probes().add(model, 0, torch.randn(BATCH, 6))
 
 
