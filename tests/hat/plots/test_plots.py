@@ -81,9 +81,7 @@ def test_cell_text_contrasts_with_its_cell():
         column, row = text.get_position()
         cell = luminance(image.cmap(image.norm(100 * float(shares[row, column]))))
         ink = luminance(matplotlib.colors.to_rgb(text.get_color()))
-        assert (max(cell, ink) + 0.05) / (
-            min(cell, ink) + 0.05
-        ) >= 4.3  # at the worst colour, 4.58 is the best contrast
+        assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) >= 4.3  # the worst colour allows 4.58
 
 
 # ---------------------------------------------------------------- lines
