@@ -1,4 +1,4 @@
-"""Networks of which a task uses a given share of every layer, exported, and the plain networks that they come from."""
+"""Networks whose one task uses a given share of every layer, and their exported and dense networks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def of_share(network: Network, share: float) -> hat.HATModel:
 
 
 def both(model: hat.HATModel, task: int) -> dict[str, nn.Module]:
-    """The network of a task with all units, and with those that it uses: of the same plain modules."""
-    full = copy.deepcopy(model)
-    for gate in full.gates.values():
+    """Two networks of the same plain modules for one task: `dense` has all units, `exported` has the task's units."""
+    all_used = copy.deepcopy(model)
+    for gate in all_used.gates.values():
         gate.masks[task] = 1
-    return {DENSE: hat.export(full, task=task), EXPORTED: hat.export(model, task=task)}
+    return {DENSE: hat.export(all_used, task=task), EXPORTED: hat.export(model, task=task)}
