@@ -1,4 +1,4 @@
-# `make` lists what there is to do. Every target sets up `.venv` on a fresh machine.
+# `make` lists the targets. Every target except `gpu` sets up `.venv` on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

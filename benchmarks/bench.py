@@ -93,7 +93,7 @@ class Bench:
         return [seconds for progress in grid for seconds in self._time(progress)]
 
     def memory(self) -> dict[str, int]:
-        """Count bytes of tensors: those kept between steps, and the most that a step has at once in addition."""
+        """Count the bytes of tensors: kept between steps, and the most that a step has at once in addition."""
         (x, y), step = next(self.data), self.step
         step(x, y, 0.5)
         step.optimizer.zero_grad()

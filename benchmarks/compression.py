@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks import markdown
-from benchmarks.experiments import RESULTS, commit, keep, processor
+from benchmarks.experiments import RESULTS, command_line, commit, processor
 from hat import plots
 from hat.cli import main as hat_main
 from hat.cli.compression import picture
@@ -86,7 +86,7 @@ def draw(figures: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compression", description="Compression runs.")
-    return keep(argv, parser, RUNS, FIGURES, MARKER, run=run, table=table, draw=draw)
+    return command_line(argv, parser, RUNS, FIGURES, MARKER, run=run, table=table, draw=draw)
 
 
 if __name__ == "__main__":

@@ -128,10 +128,10 @@ def _lost(row: dict[str, Any]) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description="Streams of tasks, measured.")
-    return keep(argv, parser, EXPERIMENTS, FIGURES, MARKER, run=run, table=table, draw=draw)
+    return command_line(argv, parser, EXPERIMENTS, FIGURES, MARKER, run=run, table=table, draw=draw)
 
 
-def keep(
+def command_line(
     argv: list[str] | None,
     parser: argparse.ArgumentParser,
     runnable: Collection[str],

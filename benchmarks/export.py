@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hat
 from benchmarks import export_tables, record
-from benchmarks.exported import DENSE, EXPORTED, SHARES, both, of_share
+from benchmarks.exported import DENSE, EXPORTED, SHARES, dense_and_exported, model_of_share
 from benchmarks.facts import environment
 from benchmarks.markdown import inserted
 from benchmarks.measure import Runner, interleave, quantiles
@@ -60,7 +60,7 @@ def trained(runs: Path, seconds: float, *, commands: dict[str, str] = TRAINED) -
                 raise SystemExit(status)
         run = open_run(runs / name)
         for task in range(run.model.tasks):
-            networks = both(run.model, task)
+            networks = dense_and_exported(run.model, task)
             facts = compared(run, networks[EXPORTED], task)
             row = {"part": "trained", "network": name, "command": f"hat train {command}", **facts}
             x = run.stream[task].test[: max(BATCHES["trained"])][0]
@@ -71,10 +71,10 @@ def shares(seconds: float, *, networks: Sequence[Network] = (MLP, ALEXNET)) -> I
     """One row per share and batch of the paper's networks. Their one task uses exactly this share of every layer."""
     for network in networks:
         for share in SHARES:
-            model = of_share(network, share)
+            model = model_of_share(network, share)
             row = {"part": "shares", "network": str(network), "share": share}
             x = batches(network, max(BATCHES["shares"]), 1)[0][0]
-            yield from _rows(row, model, both(model, 0), x, BATCHES["shares"], seconds)
+            yield from _rows(row, model, dense_and_exported(model, 0), x, BATCHES["shares"], seconds)
 
 
 def _rows(

@@ -16,7 +16,7 @@ DENSE, EXPORTED = "dense", "exported"
 KINDS = (DENSE, EXPORTED)
 
 
-def of_share(network: Network, share: float) -> hat.HATModel:
+def model_of_share(network: Network, share: float) -> hat.HATModel:
     """A network whose one task uses exactly `round(share N)` units of every gate."""
     torch.manual_seed(0)
     model = hat.HATModel(body(network))
@@ -24,7 +24,7 @@ def of_share(network: Network, share: float) -> hat.HATModel:
     return model
 
 
-def both(model: hat.HATModel, task: int) -> dict[str, nn.Module]:
+def dense_and_exported(model: hat.HATModel, task: int) -> dict[str, nn.Module]:
     """Two networks of the same plain modules for one task: `dense` has all units, `exported` has the task's units."""
     all_used = copy.deepcopy(model)
     for gate in all_used.gates.values():

@@ -37,7 +37,7 @@ def inserted(page: str, marker: str, content: str, name: str = "page") -> str:
     opening, closing = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     begin, end = page.find(opening), page.find(closing)
     if page.count(opening) != 1 or page.count(closing) != 1 or end < begin:
-        raise ValueError(f"{name}: expected one {opening} and one {closing} behind it, got none, more or another order")
+        raise ValueError(f"{name}: expected one {opening} and then one {closing}, got none, more or another order")
     return f"{page[: begin + len(opening)]}\n\n{content.strip()}\n\n{page[end:]}"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.exported import KINDS, SHARES, both, of_share
+from benchmarks.exported import KINDS, SHARES, dense_and_exported, model_of_share
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.steps import TINY, ratios
 from benchmarks.gpu.timing import Call, measure, summary
@@ -34,7 +34,11 @@ def rows(device: Device, on: Any, rounds: int, deadline: float = float("inf")) -
 def _rows(
     device: Device, on: Any, rounds: int, network: Network, batch: int, share: float, operation: str
 ) -> Iterator[dict[str, Any]]:
-    networks = cache(lambda: {kind: net.to(device.kind) for kind, net in both(of_share(network, share), 0).items()})
+    @cache
+    def networks() -> dict[str, nn.Module]:
+        pair = dense_and_exported(model_of_share(network, share), 0)
+        return {kind: module.to(device.kind) for kind, module in pair.items()}
+
     x = batches(network, batch, 1)[0][0].to(device.kind)
     makers = {kind: partial(_calls, networks, kind, x) for kind in KINDS}
     for mode in ("eager",) if device.dry else ("eager", "graph"):

@@ -115,9 +115,9 @@ def _steps(rows: list[Row]) -> str:
     for (operation, locked, mode), variants in _grouped(rows, "operation", "locked", "mode").items():
         line = [operation, f"{100 * locked:.0f} %", mode]
         line += [_ms(variants.get(kind)) for kind in STEPS]
-        line += [_ratio(variants.get(mine), PLAIN) for mine in (OURS, IN_MATMUL, TRAIN_STEP)]
+        line += [_ratio(variants.get(kind), PLAIN) for kind in (OURS, IN_MATMUL, TRAIN_STEP)]
         lines.append([*line, _ratio(variants.get(TEXTBOOK), OURS)])
-    ratios = [f"{mine} / plain" for mine in (OURS, IN_MATMUL, TRAIN_STEP)]
+    ratios = [f"{kind} / plain" for kind in (OURS, IN_MATMUL, TRAIN_STEP)]
     return table(["step", "locked", "mode", *STEPS, *ratios, "textbook / ours"], lines)
 
 

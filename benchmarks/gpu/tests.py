@@ -64,5 +64,5 @@ def _row(arguments: list[str], process: subprocess.Popen[str], deadline: float) 
         status = "out of time"
     name = " ".join(Path(argument).name if os.sep in argument else argument for argument in arguments)
     last = (output.strip().splitlines() or [""])[-1]
-    row = {"tests": name, "status": status, **{what: int(count) for count, what in SUMMARY.findall(last)}}
+    row = {"tests": name, "status": status, **{outcome: int(count) for count, outcome in SUMMARY.findall(last)}}
     return row if status == "passed" else {**row, "output": output[-6000:]}

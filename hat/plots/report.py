@@ -1,4 +1,4 @@
-"""Report on the units of a model: which task uses which units, which units tasks share, and which are free."""
+"""Report on the units of a model: the units that every task uses, units that tasks share, and free units."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class Report:
 
 
 def report(model: HATModel, *, names: Sequence[str] | None = None, last: int = LAST) -> Report:
-    """Report which units every task uses and shares, which are free, and for how many tasks the free units are enough.
+    """Report the units that every task uses, units that tasks share, free units, and how many tasks find room in them.
 
     A unit counts as used if a committed mask exceeds 0.5. `hat.summary` shows the layers along the axes, and how many
     weights are locked.

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import export, export_tables
-from benchmarks.exported import both, of_share
+from benchmarks.exported import dense_and_exported, model_of_share
 from benchmarks.gpu.steps import TINY
 
 PAGE = Path(export.__file__).parent.parent / "docs" / "measurements.md"
@@ -39,8 +39,8 @@ def test_a_share_of_every_layer() -> None:
 
 
 def test_the_dense_network_has_all_units_and_the_exported_one_answers_as_the_model() -> None:
-    model = of_share(TINY[1], 0.5).eval()
-    networks, x = both(model, 0), torch.rand(3, *TINY[1].input_shape)
+    model = model_of_share(TINY[1], 0.5).eval()
+    networks, x = dense_and_exported(model, 0), torch.rand(3, *TINY[1].input_shape)
     torch.testing.assert_close(networks["exported"](x), model(x, task=0))
     assert [tuple(p.shape) for p in networks["dense"].body.parameters()] == [
         tuple(p.shape) for name, p in model.body.named_parameters() if "embedding" not in name
@@ -80,7 +80,7 @@ def test_the_command_replaces_the_parts_that_it_measures(tmp_path: Path, monkeyp
     assert "| tiny " in page.read_text()
     assert page.read_text().endswith("\nbehind\n")
     page.write_text("none")
-    with pytest.raises(ValueError, match=r"page\.md: expected one <!-- export --> and one <!-- /export --> behind it"):
+    with pytest.raises(ValueError, match=r"page\.md: expected one <!-- export --> and then one <!-- /export -->"):
         export.main(["--check", str(page), "--out", str(out)])
 
 
