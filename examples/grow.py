@@ -19,7 +19,7 @@ model = hat.HATModel(hat.models.mlp(64, hidden=(10, 10), dropout=0.0, input_drop
 trainer = hat.Trainer(model, stream, config, progress=False, grow="auto", verify=True)
 history = trainer.run().history
 for entry in history.growth:
-    joined = ", ".join(f"{number} units join {name.removesuffix('.gate')}" for name, number in entry["units"].items())
+    joined = ", ".join(f"{number} units join {name.removeprefix('gates.')}" for name, number in entry["units"].items())
     print(f"before task {entry['task']}: {joined}; logits change by {entry['change']:.1g}")
 for task, accuracy in enumerate(history.accuracy[-1]):
     print(f"task {task}: {accuracy:.1%} (when it was learned: {history.accuracy[task][task]:.1%})")
@@ -28,5 +28,5 @@ print(f"largest drift of any logit since the last growth: {history.largest_drift
 # The same by hand: ask for how many tasks the free units are enough, and add units to the layers of your choice.
 print(hat.forecast(model))
 before = evaluate(model, stream[0].test, 0, config).logits
-print("joined:", hat.grow(model, {"linear1.gate": 8, "linear2.gate": 0.5}))  # 8 more units; 50 % more units
+print("joined:", hat.grow(model, {"gates.linear1": 8, "gates.linear2": 0.5}))  # 8 more units; 50 % more units
 print(f"task 0 changes by {evaluate(model, stream[0].test, 0, config).drift_from(before):.1g}, a rounding")

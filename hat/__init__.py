@@ -7,17 +7,10 @@ ICML 2018.
 from hat import checkpoint, data, metrics, models, optim
 from hat.exporting.api import TaskNetwork, TasksNetwork, export
 from hat.exporting.errors import ExportError
-from hat.layers.attention import HATMultiheadAttention
-from hat.layers.chain import chain
 from hat.layers.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.layers.embedding import HATEmbedding
-from hat.layers.feed_forward import FeedForward, SwiGLU
 from hat.layers.gated import HATLinear
 from hat.layers.norms import HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm
-from hat.layers.patches import PatchEmbedding
-from hat.layers.squeeze_excitation import SqueezeExcitation
-from hat.layers.stochastic_depth import StochasticDepth
-from hat.layers.tables import ClassToken, PositionalTable
 from hat.life.converting import convert
 from hat.life.forgetting import forget
 from hat.life.model import HATModel, TaskParameters
@@ -43,10 +36,8 @@ __all__ = [
     "AxisForecast",
     "AxisSummary",
     "CapacityWarning",
-    "ClassToken",
     "ConversionError",
     "ExportError",
-    "FeedForward",
     "Forecast",
     "ForgettingError",
     "Gate",
@@ -63,21 +54,15 @@ __all__ = [
     "HATLayerNorm",
     "HATLinear",
     "HATModel",
-    "HATMultiheadAttention",
     "HATRMSNorm",
     "NonFiniteLossError",
     "NonFiniteWarning",
-    "PatchEmbedding",
     "PerTask",
     "PerTaskParameter",
-    "PositionalTable",
     "Probes",
     "Report",
-    "SqueezeExcitation",
     "StepLoss",
-    "StochasticDepth",
     "Summary",
-    "SwiGLU",
     "TaskNetwork",
     "TaskParameters",
     "TaskUnits",
@@ -89,7 +74,6 @@ __all__ = [
     "UnlockedWarning",
     "Verification",
     "WeightsKept",
-    "chain",
     "checkpoint",
     "convert",
     "data",

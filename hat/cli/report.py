@@ -16,6 +16,7 @@ from hat.cli.specfile import read_spec
 from hat.cli.summary import read_references, render, summarise
 from hat.life.model import HATModel
 from hat.plots.report import report
+from hat.text import axis_name
 from hat.training.history import History
 from hat.training.rundir import RunDir
 from hat.training.saved import reading
@@ -76,7 +77,7 @@ def draw(
 ) -> None:
     """Draw accuracy matrix, accuracy over time, used capacity and overlap of masks as PNG files in the folder plots."""
     used = torch.tensor([list(row.values()) for row in history.capacity])
-    gates = [name.removesuffix(".gate") for name in history.capacity[-1]]
+    gates = [axis_name(name) for name in history.capacity[-1]]
     kept, names = history.kept, [history.names[task] for task in history.kept]
     masks = [value.float()[kept] for name, value in model_state.items() if name.endswith(".masks")]
     figures = {

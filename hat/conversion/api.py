@@ -26,7 +26,6 @@ from hat.tracing.trace import trace
 from hat.tracing.trees import tensors
 from hat.units.gate import Gate
 from hat.units.state import OPEN
-from hat.units.wired import Reach
 from hat.warnings import UnlockedWarning
 
 
@@ -156,16 +155,16 @@ def _needed(analysis: Analysis, axes: Axes) -> Tensor:
     return found
 
 
-def _ending(analysis: Analysis, axes: Axes) -> tuple[Reach | None, frozenset[Gate]]:
+def _ending(analysis: Analysis, axes: Axes) -> tuple[Gate | None, frozenset[Gate]]:
     """The gate of the features, if it is one, in order; and other gates whose units the heads see."""
     answer = analysis.answer
     if answer is None or answer.labels is None:
         return None, frozenset()
     labels = analysis.units.find(answer.labels.clamp(min=0))
     gates, index = axes.within(labels)
-    if len(gates) == 1 and varying(labels) == (labels.dim() - 1,):
+    if len(gates) == 1 and varying(labels) in ((labels.dim() - 1,), ()):  # (): a gate of a single unit
         index = index.reshape(-1, index.shape[-1])[0]
         gate = gates[0]
         if torch.equal(index, torch.arange(gate.units).repeat_interleave(len(index) // gate.units)):
-            return Reach(gate, "flat"), frozenset()
+            return gate, frozenset()
     return None, frozenset(gates)

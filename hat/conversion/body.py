@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 from hat.units.gate import Gate
 from hat.units.layout import Layout
 from hat.units.state import Answer
-from hat.units.wired import Reach, Wired
+from hat.units.wired import Wired
 
 
 class Converted(nn.Module, Wired):
@@ -38,7 +38,7 @@ class Converted(nn.Module, Wired):
         *,
         features: int,
         head: str | None,
-        tail: Reach | None,
+        tail: Gate | None,
         loose: frozenset[Gate],
         layouts: dict[str, Any],
         needed: Tensor,
@@ -47,7 +47,8 @@ class Converted(nn.Module, Wired):
         super().__init__()
         self.network = network
         self.gates = nn.ModuleDict(gates)
-        self.features, self.head, self.tail, self.loose = features, head, tail, loose
+        self.features, self.head, self.loose = features, head, loose
+        self.__dict__["tail"] = tail  # one of the gates
         self.layouts, self.needed, self.example = layouts, needed, example
         self.__dict__["_made"] = tuple(network.modules())
 
@@ -70,7 +71,7 @@ class Converted(nn.Module, Wired):
         """What the network takes, several inputs also as one tuple, to its features [..., features]."""
         if len(inputs) == 1 and isinstance(inputs[0], tuple):  # as a model passes them on
             (inputs,) = inputs
-        found: Tensor = self.network(*inputs)
+        found: Tensor = nn.Module.__call__(self.network, *inputs)  # that of a graph prints errors, too
         return found
 
     @contextmanager

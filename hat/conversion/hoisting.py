@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import fx
+from torch import fx, nn
 
 from hat.conversion.analysis import Analysis, real_users
 from hat.conversion.fusion import Fusion
@@ -33,7 +33,7 @@ def _above(analysis: Analysis, node: fx.Node, gated: dict[fx.Node, None]) -> fx.
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node):
         return None
-    if operation(node) not in _COMMUTES:
+    if not _moves_only(analysis.network, node):
         return source if _pools_a_norm(analysis, node, source) else None
     pieces = _pieces(source)
     if pieces:  # a tuple, of which every piece is gated
@@ -46,6 +46,13 @@ def _above(analysis: Analysis, node: fx.Node, gated: dict[fx.Node, None]) -> fx.
     return source if _is_whole(analysis, source, [node]) else None
 
 
+def _moves_only(network: fx.GraphModule, node: fx.Node) -> bool:
+    """The node gives the elements of its input another order or shape."""
+    if node.op == "call_module":
+        return isinstance(network.get_submodule(str(node.target)), nn.Flatten | nn.Unflatten)
+    return operation(node) in _COMMUTES
+
+
 def _pools_a_norm(analysis: Analysis, node: fx.Node, source: fx.Node) -> bool:
     """A gate commutes with a pool, and in front of this one it costs nothing: it goes into the norm's affine part."""
     network = analysis.network
@@ -55,7 +62,7 @@ def _pools_a_norm(analysis: Analysis, node: fx.Node, source: fx.Node) -> bool:
         return False
     fusion = Fusion.ending_at(network, source, analysis.gates)
     norm = None if fusion.layer is None else network.get_submodule(str(fusion.layer.target))
-    folds = fusion.activation in ("identity", "relu", "leaky_relu") and not fusion.dropout
+    folds = fusion.activation in ("identity", "relu", "leaky_relu") and not fusion.dropout and fusion.pool is None
     value = analysis.values.get(source)
     return (
         norm is not None

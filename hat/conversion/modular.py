@@ -104,7 +104,8 @@ def _free_name(network: fx.GraphModule, parameter: str) -> str:
     """
     owner, _, name = parameter.rpartition(".")
     own, called = network.get_submodule(owner), _called(network)
-    alone = not any(True for _ in own.children()) and type(own) is nn.Module and owner
+    others = {*own._parameters, *own._buffers, *own._modules} - _TENSORS
+    alone = not others and type(own) is nn.Module and owner
     kind = name.removesuffix("_weight").removesuffix("weight")
     if alone and not kind and owner not in called:
         return owner
@@ -205,6 +206,7 @@ def _embedding(node: fx.Node, arguments: dict[str, Any], concrete: Any) -> nn.Mo
     return module
 
 
+_TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 _ADDS_BIAS = ("linear", "conv1d", "conv2d", "conv3d")
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from hat.conversion.axes import Axes, attach, find_axes
 from hat.conversion.fusion import Fusion
 from hat.conversion.hoisting import hoisted
 from hat.conversion.tables import Table, represent
-from hat.conversion.units import narrowed, varying
+from hat.conversion.units import narrowed, of_one, varying
 from hat.conversion.values import Value
 from hat.layers.convolutions import HATConv1d, HATConv2d, HATConv3d
+from hat.layers.dropout import Dropout
 from hat.layers.gated import HATLinear
 from hat.layers.norms import NORMS
 from hat.tracing.known import known_type
@@ -113,7 +115,7 @@ class Rewriter:
         gates, index = self.axes.within(_narrow(labels, dims))
         if len(dims) > 1 or bool((index == sum(gate.units for gate in gates)).any()):
             return None, 0
-        unit_dim = dims[0] if dims else _of_one(labels.shape)
+        unit_dim = dims[0] if dims else of_one(labels.shape)
         if unit_dim is None:
             return None, 0
         return self._one(gates, index.flatten().expand(labels.shape[unit_dim])), unit_dim
@@ -143,8 +145,13 @@ class Rewriter:
         if kind in _GATED:
             if unit_dim != (rank - 1 if isinstance(plain, nn.Linear) else 1):
                 return False
-            layer = _GATED[kind].around(plain, gate=gate, activation=fusion.activation, dropout=fusion.dropout)
-        elif kind in NORMS and not fusion.dropout:
+            options: dict[str, Any] = {"activation": fusion.activation, "dropout": fusion.dropout}
+            if fusion.pool is not None:
+                if isinstance(plain, nn.Linear):
+                    return False
+                options["pool"] = copy.copy(fusion.pool)  # the graph may call the same one elsewhere
+            layer = _GATED[kind].around(plain, gate=gate, **options)
+        elif kind in NORMS and not fusion.dropout and fusion.pool is None:
             if unit_dim != (rank - 1 if isinstance(plain, nn.LayerNorm | nn.RMSNorm) else 1):
                 return False
             layer = NORMS[kind].from_plain(plain, activation=fusion.activation)
@@ -154,6 +161,7 @@ class Rewriter:
         else:
             return False
         self.network.set_submodule(name, layer)
+        self.sources[node] = [node, *fusion.behind][-1]
         for behind in reversed(fusion.behind):
             behind.replace_all_uses_with(behind.args[0])  # type: ignore[arg-type]
             self.network.graph.erase_node(behind)
@@ -180,7 +188,10 @@ class Rewriter:
     # -- everything else ------------------------------------------------------------------------------------------
 
     def _replace_rest(self) -> None:
-        """Layers that apply no gate still know what is locked of them; norms are every task's own."""
+        """Layers that apply no gate still know what is locked of them; norms are every task's own.
+
+        A dropout of its own costs a third of the time on a CPU, see `hat_kernels.dropout`.
+        """
         for name in self.calls:
             plain = self.network.get_submodule(name)
             kind = known_type(plain)
@@ -190,6 +201,8 @@ class Rewriter:
                 self.network.set_submodule(name, _GATED[kind].around(plain))
             elif kind in NORMS:
                 self.network.set_submodule(name, NORMS[kind].from_plain(plain))
+            elif isinstance(plain, nn.Dropout) and kind is nn.Dropout and 0 <= plain.p < 1:
+                self.network.set_submodule(name, Dropout(plain.p).train(plain.training))
 
     def _find_tables(self) -> None:
         a = self.analysis
@@ -226,15 +239,6 @@ def _forget_unread(network: fx.GraphModule) -> None:
             for own in (module._parameters, module._buffers):
                 for name in [name for name in own if (f"{path}.{name}" if path else name) not in read]:
                     del own[name]
-
-
-def _of_one(shape: torch.Size) -> int | None:
-    """The dimension of the only unit of a value, channels or what comes last; None where it may be either or neither.
-
-    Never one of positions: a gate would then want as many of them as the example has.
-    """
-    found = {dim for dim in (1, len(shape) - 1) if 0 < dim < len(shape) and shape[dim] == 1}
-    return found.pop() if len(found) == 1 else None
 
 
 def _narrow(index: Tensor, dims: tuple[int, ...]) -> Tensor:

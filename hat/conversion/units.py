@@ -131,3 +131,12 @@ def constant(labels: Tensor, dim: int) -> bool:
 def varying(labels: Tensor) -> tuple[int, ...]:
     """The dimensions along which the ids are not all the same."""
     return tuple(dim for dim in range(labels.dim()) if not constant(labels, dim))
+
+
+def of_one(shape: torch.Size) -> int | None:
+    """The dimension of the only unit of a value, channels or what comes last; None where it may be either or neither.
+
+    Never one of positions: a gate would then want as many of them as the example has.
+    """
+    found = {dim for dim in (1, len(shape) - 1) if 0 < dim < len(shape) and shape[dim] == 1}
+    return found.pop() if len(found) == 1 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,6 @@ from hat.conversion.body import Converted
 from hat.exporting.errors import ExportError
 from hat.exporting.modules import Exporter
 from hat.exporting.plain import attention
-from hat.layers.chain import Chain
 from hat.life.model import HATModel
 from hat.network.tolerance import LAYERS, difference
 from hat.resizing.fitting import UnexplainedError
@@ -103,8 +101,7 @@ def export(
         tasks: instead of `task`, several finished ones: the network has the units of all of them, and is told which
             task is meant: `network(x, task=3)`.
         example_input: a tensor or a tuple of them, what the body takes: nobody knows but by trying whether the result
-            computes the same. A converted body has one; a `hat.chain` needs none, unless it has hooks or modules that
-            are neither of this package nor of `torch.nn`.
+            computes the same. A converted body has one; one that is wired by hand needs this.
 
     Returns:
         A `TaskNetwork`, or with `tasks` a `TasksNetwork`, in evaluation mode, on the device of the model.
@@ -117,14 +114,12 @@ def export(
     """
     wanted = _wanted(model, task, tasks)
     example = _example(model, example_input)
-    if example is None and not _is_known(model):
-        raise ValueError("example_input: expected a tensor or a tuple of them, as not all modules are known, got None")
     devices = {p.device for p in model.parameters() if p.is_cuda}
     with torch.random.fork_rng(list(devices)):  # what is drawn on the way shows nowhere
         return _exported(model, wanted, example, one=task is not None)
 
 
-def _exported(model: HATModel, wanted: list[int], example: tuple[Any, ...] | None, *, one: bool) -> nn.Module:
+def _exported(model: HATModel, wanted: list[int], example: tuple[Any, ...], *, one: bool) -> nn.Module:
     try:
         small = shrunk(model, wanted)
     except UnexplainedError as error:
@@ -141,9 +136,8 @@ def _exported(model: HATModel, wanted: list[int], example: tuple[Any, ...] | Non
     else:
         network = TasksNetwork(body, heads, classes=classes, units=units, chosen=exporter.chosen)
     network.eval()
-    if example is not None:
-        for each in wanted:
-            _check_same(model, network, example, each, {} if one else {"task": each})
+    for each in wanted:
+        _check_same(model, network, example, each, {} if one else {"task": each})
     return network
 
 
@@ -164,26 +158,17 @@ def _wanted(model: Any, task: Any, tasks: Any) -> list[int]:
     return found
 
 
-def _example(model: HATModel, example_input: Any) -> tuple[Any, ...] | None:
+def _example(model: HATModel, example_input: Any) -> tuple[Any, ...]:
     if example_input is not None:
         return example_input if isinstance(example_input, tuple) else (example_input,)
-    return model.body.inputs() if isinstance(model.body, Converted) else None
-
-
-def _is_known(model: HATModel) -> bool:
-    """A chain in which every module does what its type says."""
-    modules = list(model.modules())
-    known = all(type(module).__module__.partition(".")[0] in ("hat", "torch") for module in modules)
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
-    return isinstance(model.body, Chain) and known and not hooked
+    if not isinstance(model.body, Converted):
+        raise ValueError("example_input: expected a tensor or a tuple of them, as the body is not converted, got None")
+    return model.body.inputs()
 
 
 def _body(body: nn.Module, exporter: Exporter) -> nn.Module:
     if isinstance(body, Converted):
         return _graph(body.network, exporter)
-    if isinstance(body, Chain):
-        modules = ((name, module) for name, module in body._modules.items() if module is not None)  # one may come twice
-        return nn.Sequential(OrderedDict((name, exporter.plain(module)) for name, module in modules))
     return exporter.plain(body)
 
 
@@ -208,6 +193,7 @@ def _graph(network: fx.GraphModule, exporter: Exporter) -> fx.GraphModule:
         values[node] = graph.node_copy(node, lambda each: values[each])
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
             values[node].target = attention
+            values[node].meta["is_wrapped"] = True  # a graph that is unpickled is traced anew, but not its inside
     made_of = fx.GraphModule(root, graph, class_name="TaskBody")
     made_of.graph.eliminate_dead_code()
     made_of.recompile()

@@ -9,49 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hat.conversion.fusion import ACTIVATIONS
 from hat.conversion.tables import SharedParameter
 from hat.exporting.errors import ExportError
 from hat.exporting.norms import plain_norm
-from hat.exporting.plain import (
-    Attention,
-    Choice,
-    Chosen,
-    Constant,
-    Excitation,
-    Factor,
-    FusedAttention,
-    Patches,
-    Positions,
-    Scale,
-    Switched,
-    Tokens,
-)
-from hat.layers.attention import HATMultiheadAttention
+from hat.exporting.plain import Choice, Chosen, Constant, Factor, FusedAttention, Scale
 from hat.layers.dropout import Dropout
 from hat.layers.embedding import HATEmbedding
-from hat.layers.feed_forward import FeedForward, SwiGLU
 from hat.layers.gated import GatedLayer
 from hat.layers.gated_norm import GatedNorm
-from hat.layers.patches import PatchEmbedding
-from hat.layers.squeeze_excitation import SqueezeExcitation
 from hat.layers.stochastic_depth import StochasticDepth
-from hat.layers.tables import ClassToken, PositionalTable
 from hat.tracing.substitutes import DroppedAttention
 from hat.units.composed import Gated, GatedAnywhere
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask, PerTaskParameter
 from hat.units.state import Finished, State
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "identity": nn.Identity,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "gelu": nn.GELU,
-    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
 _HOMOGENEOUS = ("identity", "relu", "leaky_relu")  # a factor goes through; of the others that keep 0, only 0 and 1 do
 _MOVES_ZERO = ("sigmoid",)
 
@@ -200,42 +173,8 @@ class Exporter:
         table.weight = self.parameter(module.weight)
         return _sequence([table, self.scale(module.gate, -1)])
 
-    # -- several layers -------------------------------------------------------------------------------------------
-
-    def attention(self, module: HATMultiheadAttention) -> nn.Module:
-        value = self.plain(module.value)
-        if module.per_head:  # the gate of whole heads, along each dimension of them
-            mask = self.choice(lambda: self._of_heads(module))
-            value = _sequence([value, mask])
-        layers = (self.plain(module.query), self.plain(module.key), value, self.plain(module.out))
-        return Attention(*layers, module.num_heads, module.scale)
-
-    def _of_heads(self, module: HATMultiheadAttention) -> nn.Module:
-        mask = _mask_of(module.value.gate)
-        width = module.value.weight.shape[0] // module.num_heads
-        return nn.Identity() if bool((mask == 1).all()) else Scale(mask.repeat_interleave(width), -1)
-
-    def feed_forward(self, module: FeedForward) -> nn.Module:
-        return _sequence([self.plain(module.up), self.plain(module.down)])
-
-    def switched(self, module: SwiGLU) -> nn.Module:
-        up, switch, down = (self.plain(each) for each in (module.up, module.switch, module.down))
-        return Switched(up, _sequence([switch, self.scale(module.up.gate, -1)]), down)
-
-    def patches(self, module: PatchEmbedding) -> nn.Module:
-        return Patches(self.plain(module.convolution))
-
-    def positions(self, module: PositionalTable) -> nn.Module:
-        return self.choice(lambda: Positions(_masked(module.weight, _mask_of(module.gate))))
-
-    def tokens(self, module: ClassToken) -> nn.Module:
-        return self.choice(lambda: Tokens(_masked(module.weight, _mask_of(module.gate))))
-
     def dropped(self, module: DroppedAttention) -> nn.Module:
         return FusedAttention(module.p)
-
-    def excitation(self, module: SqueezeExcitation) -> nn.Module:
-        return Excitation(self.plain(module.squeeze), self.plain(module.excite))
 
     def nothing(self, module: nn.Module) -> nn.Module:
         """What does something in training only."""
@@ -243,13 +182,6 @@ class Exporter:
 
 
 _MAKES: tuple[tuple[type[nn.Module], Callable[[Exporter, Any], nn.Module]], ...] = (
-    (HATMultiheadAttention, Exporter.attention),
-    (FeedForward, Exporter.feed_forward),
-    (SwiGLU, Exporter.switched),
-    (PatchEmbedding, Exporter.patches),
-    (PositionalTable, Exporter.positions),
-    (ClassToken, Exporter.tokens),
-    (SqueezeExcitation, Exporter.excitation),
     (DroppedAttention, Exporter.dropped),
     (HATEmbedding, Exporter.embedding),
     (GatedLayer, Exporter.layer),

@@ -26,7 +26,7 @@ class _HATConv(GatedLayer):
         dropout: probability in [0, 1) of dropping an activation in training mode.
         pool: a module that pools each channel by itself, or None.
         gate: share this gate of out_channels units instead of making one.
-        inputs: the gate of the channels that come in; see `connect` and `hat.chain`.
+        inputs: the gate of the channels that come in; see `connect`.
         conv: stride, padding, dilation, groups, bias, padding_mode, device, dtype, as of the `torch.nn` layer.
     """
 
@@ -58,10 +58,15 @@ class _HATConv(GatedLayer):
         self._set_up(out_channels, 1, activation, dropout, gate, inputs)
 
     @classmethod
-    def around(cls, plain: nn.Module, **options: Any) -> Any:
-        """As of `GatedLayer`; without a pool."""
+    def around(cls, plain: nn.Module, *, pool: nn.Module | None = None, **options: Any) -> Any:
+        """As of `GatedLayer`.
+
+        Args:
+            plain, options: see there.
+            pool: pools each channel by itself, before the gate.
+        """
         layer = super().around(plain, **options)
-        layer.pool = None
+        layer.pool = pool
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +82,7 @@ class _HATConv(GatedLayer):
         h = hat_kernels.gated_activation(
             z,
             activation=self.activation,
-            dropout=self._active_dropout,
+            dropout=self.dropout if self.training else 0.0,
             gate=form if self.pool is None else None,
             unit_dim=1,
             overwrite=True,  # a convolution does not need its result again

@@ -19,8 +19,7 @@ class HATEmbedding(nn.Embedding):
         num_embeddings: V, how many tokens there are.
         embedding_dim: C, the units of the gate.
         padding_idx: the token whose row is 0 and gets no gradient, as of `torch.nn.Embedding`.
-        gate: share this gate of C units instead of making one (a residual stream has one gate, see
-            `HATMultiheadAttention`).
+        gate: share this gate of C units instead of making one (a residual stream has one gate).
         factory: `device` and `dtype`, as of `torch.nn.Embedding`.
 
     Raises:

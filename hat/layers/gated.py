@@ -44,16 +44,15 @@ class GatedLayer(KnowsGates):
         dropout: float,
         gate: Gate | None,
         inputs: Gate | None,
-        repeat: int = 1,
     ) -> None:
         check_activation(activation)
         check_probability(dropout, "dropout")
         self.activation, self.dropout = activation, dropout
         self.gate = Gate(units, unit_dim=unit_dim) if gate is None else gate
         self.gate.to(self.weight.device)
-        self.gate.attach(self, "weight", 0, repeat=repeat)
+        self.gate.attach(self, "weight", 0)
         if self.bias is not None:
-            self.gate.attach(self, "bias", 0, repeat=repeat)
+            self.gate.attach(self, "bias", 0)
         if inputs is not None:
             self.connect(inputs)
 
@@ -150,10 +149,6 @@ class GatedLayer(KnowsGates):
     def _form(self) -> GateForm | None:
         return self.gate.form() if self.gated else None
 
-    @property
-    def _active_dropout(self) -> float:
-        return self.dropout if self.training else 0.0
-
 
 class HATLinear(GatedLayer, nn.Linear):
     """`y = a * dropout(activation(x W^T + b))`, Serrà et al. 2018, eq. 1.
@@ -165,7 +160,7 @@ class HATLinear(GatedLayer, nn.Linear):
         activation: a key of `hat_kernels.ACTIVATIONS`.
         dropout: probability in [0, 1) of dropping an activation in training mode.
         gate: share this gate of N units instead of making one (a residual stream has one gate).
-        inputs: the gate of the units that come in; see `connect` and `hat.chain`.
+        inputs: the gate of the units that come in; see `connect`.
         factory: `device` and `dtype`, as of `torch.nn.Linear`.
     """
 
@@ -200,7 +195,7 @@ class HATLinear(GatedLayer, nn.Linear):
             frozen=frozen,
             update=None if updater is None else updater.update,
             activation=self.activation,
-            dropout=self._active_dropout,
+            dropout=self.dropout if self.training else 0.0,
             gate=form,
         )
 

@@ -26,7 +26,7 @@ class GatedNorm(PerTask):
     Args:
         shape, norm: as of the `torch.nn` layer.
         gate: of the units of the result; re-applied, if the inputs are gated already. Anything with `units`, `state`
-            and `form` as `hat.Gate` has them; `hat.chain` gives it to a norm that has none.
+            and `form` as `hat.Gate` has them.
         activation: a key of `hat_kernels.ACTIVATIONS`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`hat.convert`: from any network to a model that learns task after task."""
+"""`hat.convert`: turn any network into a model that learns task after task."""
 
 from __future__ import annotations
 
@@ -26,31 +26,32 @@ def convert(
 ) -> HATModel:
     """Make a network learn one task after another and forget nothing (Serrà et al., ICML 2018).
 
-    The network is recorded on the example, its units are followed through it, and every axis of units gets one gate:
-    layers whose outputs are summed share one, what is concatenated lies side by side. Norms become every task's own.
-    The parameters of all other layers are shared with the network, not copied, and locked where finished tasks use
-    them. With open gates the result computes what the network computes.
+    The network runs on the example, and the calls that it makes are recorded. The units of its layers are followed
+    through the recorded graph, and every axis of units gets one gate. Layers whose outputs are summed share a gate.
+    Gates of concatenated outputs lie side by side. Every task gets norms of its own. The parameters of all other layers
+    are shared with the network, not copied, and are locked where finished tasks use them. With open gates the model
+    computes what the network computes.
 
     Args:
-        module: any network that answers with one tensor; in the mode, dtype and device in which it is.
-        example_input: a tensor or a tuple of them, the arguments of a call; a batch of two or more.
-        head: the linear layer that is taken off, as every task has a head of its own: `"last"`, the one that answers;
-            the name of one; or None, nothing is taken off, and heads stand on what the network answers.
-        filter: (module, name) -> whether to convert a module; where it says no, parameters are frozen when the first
-            task ends, with an `UnlockedWarning`.
-        pretrained: `"free"`, tasks may change what the network has learned so far, until they use it; or `"locked"`,
-            no task may: they learn which units to use, their norms and their heads.
-        per_head: the dimensions of a head of attention are one unit.
+        module: any network that returns one tensor. The model keeps its mode, dtype and device.
+        example_input: a tensor or a tuple of tensors, the arguments of a call, with a batch of two or more samples.
+        head: the linear layer that is removed, because every task gets a head of its own. `"last"`: the layer that
+            makes the output. A name: the layer with this name. None: no layer is removed, and heads read the output.
+        filter: (module, name) -> whether to convert the module. The parameters of a module that is not converted are
+            frozen when the first task ends, with an `UnlockedWarning`.
+        pretrained: `"free"`: tasks may change what the network has learned so far, until a finished task uses it.
+            `"locked"`: no task may change it; tasks learn which units to use, their norms and their heads.
+        per_head: one unit for each head of attention, instead of one for each of its dimensions.
         config: how gates are learned and committed; by default `GateConfig()`.
 
     Returns:
         A model whose body is the converted network; see `hat.summary`.
 
     Raises:
-        ConversionError: something in the network cannot be converted; the message names the place, the reason and what
+        ConversionError: something in the network cannot be converted. The message names the place, the reason and what
             to write instead.
-        TypeError: `module` is not a module, `filter` no function, `config` no `GateConfig`.
-        ValueError: an option out of range; the network or the example has no values.
+        TypeError: `module` is not a module, `filter` is not a function, or `config` is not a `GateConfig`.
+        ValueError: an option is out of range, or the network or the example has no values.
     """
     if pretrained not in PRETRAINED:
         raise ValueError(f"pretrained: expected one of {PRETRAINED}, got {pretrained!r}")

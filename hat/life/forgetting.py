@@ -1,8 +1,17 @@
-"""Forgetting one task on purpose, and exactly: what only it could have shaped is drawn anew, the others keep every bit.
+"""Forgetting one task on purpose: its traces are drawn anew, and the other tasks keep every bit.
 
-Training moves every weight that is free, also those that its task does not use in the end. So all that is free once the
-task is gone is drawn anew, not only what its mask uses. What the others use stays, though the task had a share in it
-where they came later and built on its units.
+Training moves every free weight, also weights that the task does not use in the end. So every weight that no remaining
+task uses is drawn anew, not only the weights under the mask of the forgotten task.
+
+Example: a first layer with 4 units.
+
+    task 0 uses units 0 and 1    mask [1, 1, 0, 0]
+    task 1 uses units 1 and 2    mask [0, 1, 1, 0]
+    `forget(model, 1)`           rows 2 and 3 of the weight are drawn anew: no remaining task uses them
+                                 rows 0 and 1 keep their bits: task 0 uses them
+
+If task 0 is forgotten instead, rows 0 and 3 are drawn anew, and row 1 keeps its bits, because task 1 uses it. Task 0
+has trained row 1, so what task 0 has learned there remains, as part of task 1.
 """
 
 from __future__ import annotations
@@ -28,49 +37,57 @@ from hat_kernels.lock import rate
 def forget(model: HATModel, task: int) -> None:
     """Remove a finished task, as if it had never been learned.
 
-    Its masks, its head and what it has of its own go. Of every shared parameter the elements with rate 1 under the
-    remaining tasks (nobody uses them) are drawn anew by `reset_parameters` of their module, which must not depend on
-    their values; where it has none, from N(0, 0.02^2). Every other element, and so every logit of the other tasks,
-    keeps its bits. What other tasks keep for units that they do not use goes back to where it started (in the columns
-    of a head: 0), free units lie again as they lay at first, embeddings and each task's own tensors start anew,
-    gradients are None, and optimizers have no state. With the random number generator set before, what is free has the
-    same bits whatever the task has learned; after the last task is forgotten, so has all of the `state_dict`, but for
-    buffers that nothing resets, see below.
+    - The masks of the task, its head and its own tensors are removed. The ids of the other tasks stay.
+    - In every shared parameter, the elements with rate 1 under the remaining tasks are drawn anew, because no remaining
+      task uses them. `reset_parameters` of their module draws them, and must not depend on their values. If the module
+      has no such method, they are drawn from N(0, 0.02^2). Every other element keeps its bits, and so does every logit
+      of the other tasks.
+    - Values that other tasks keep for units which they do not use go back to their initial values. Columns of a head go
+      to 0.
+    - Free units go back to their first order. Embeddings and the tensors for the next task start anew. Gradients are
+      None, and optimizers have no state.
+    - If no task remains and nothing is reserved, parameters along no gate are drawn anew and may be trained again, and
+      buffers are reset if a module has a method for it.
 
-    The ids of the other tasks stay. Units that are freed between locked ones stay where they are, and the next tasks
-    take those first; until then only what is locked in front of them saves work. When no task remains and nothing is
-    reserved, parameters along no gate are drawn anew and may be trained again, and buffers are reset where a module
-    has a method for it.
+    If the random number generator is seeded before the call, free elements get the same bits whatever the task has
+    learned. After the last task is forgotten, the whole `state_dict` does, except buffers that no method resets.
 
-    Not drawn anew: a parameter along a gate that the user has frozen (`requires_grad` False), which no task trains; a
-    buffer that no method of its module resets, as a hand-written average or the vectors of a spectral norm: write into
-    it what it should start from; and, while another task remains, what all tasks share as the first one left it.
+    Units that become free between locked units keep their place, and the next tasks take them first. Until then, only
+    the locked units in front of them save work.
+
+    Not drawn anew are:
+
+    - a parameter along a gate that the user has frozen (`requires_grad` False), because no task trains it;
+    - a buffer that no method of its module resets, as a hand-written average or the vectors of a spectral norm: write
+      into the buffer what it should start from;
+    - while another task remains, what all tasks share as the first task left it: parameters along no gate, and buffers.
 
     Args:
-        model: between two tasks; it is changed in place.
-        task: a finished task.
+        model: the model, between two tasks; it is changed in place.
+        task: the id of a finished task.
 
     Raises:
         RuntimeError: a task is being learned.
-        TypeError: `model` is no `HATModel`, or `task` no int.
-        ValueError: there is no such task, it is forgotten already, or it has committed no mask.
+        TypeError: `model` is not a `HATModel`, or `task` is not an int.
+        ValueError: there is no such task, the task is forgotten already, or a gate has no mask of the task.
     """
     _check(model, task)
-    values = drawn(_modules(model))  # all of them before the first change: what fails until then changes nothing
+    values = drawn(_modules(model))  # all before the first change: an error here changes nothing
     with torch.no_grad(), interrupt_waits():
-        gone = _remove(model, task)
+        removed = _remove(model, task)
         moving.settle(model)
         _reset_unread(model)
         _renew(model, values)
         model.state.set_progress(1.0)
         for gate in model.gates.values():
             gate.begin_task()
-        for own in per_task(model.body).values():
-            own.begin_task()
-        moving.renew(model, gone)
+        for module in per_task(model.body).values():
+            module.begin_task()
+        moving.renew(model, removed)
 
 
 def _check(model: HATModel, task: int) -> None:
+    """Refuse arguments with which `forget` cannot work; see there."""
     if not isinstance(model, HATModel):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
     if model.learning:
@@ -78,30 +95,34 @@ def _check(model: HATModel, task: int) -> None:
     model.check_task(task, finished=True)
     committed = min(gate.tasks for gate in model.gates.values())
     if committed < model.tasks:
-        raise ValueError(f"task: expected one of {model.tasks} with masks, got {committed} masks at some gate")
+        raise ValueError(f"task: expected {model.tasks} masks at every gate, got a gate with {committed}")
 
 
 def _modules(model: HATModel) -> list[nn.Module]:
-    """All that may have shared parameters, those outside of the body that a gate knows included."""
-    known = [member.module for gate in model.gates.values() for member in gate.members]
-    return [m for m in dict.fromkeys([*model.body.modules(), *known]) if not isinstance(m, Gate | PerTask)]
+    """The modules that may have shared parameters: those of the body, and others along gates."""
+    along_gates = [member.module for gate in model.gates.values() for member in gate.members]
+    return [m for m in dict.fromkeys([*model.body.modules(), *along_gates]) if not isinstance(m, Gate | PerTask)]
 
 
 def _remove(model: HATModel, task: int) -> list[Tensor]:
-    """What is the task's own; the parameters of its head are returned, zeros by now."""
+    """Remove the masks and the head of a task. Returns the parameters of the head, which are zeros now."""
     for gate in model.gates.values():
         gate.forget(task)
-    gone: list[Tensor] = list(model.heads[task].parameters())
-    for parameter in gone:
-        parameter.zero_()  # somebody may hold them
+    removed: list[Tensor] = list(model.heads[task].parameters())
+    for parameter in removed:
+        parameter.zero_()  # the user may still hold a reference
     model.heads[task] = ForgottenHead()
     model.classes[task] = ()
     model._forgotten.add(task)
-    return gone
+    return removed
 
 
 def _reset_unread(model: HATModel) -> None:
-    """All that the forgotten task keeps; the others, for units that they do not use, may have it from its weights."""
+    """Reset the values that no task reads.
+
+    These are all values of the forgotten task, and the values of other tasks for units that they do not use. The latter
+    may have been shaped by weights of the forgotten task.
+    """
     for stack in stacks(model):
         stack.values.copy_(torch.where(stack.read, stack.values, stack.initial))
     for task in model.remembered:
@@ -111,19 +132,24 @@ def _reset_unread(model: HATModel) -> None:
 
 
 def _renew(model: HATModel, values: Mapping[Tensor, Tensor]) -> None:
-    """New values for all that is free, and no gradients."""
-    held = model.holds
+    """Give new values to all free elements, and remove gradients.
+
+    Args:
+        model: the model, in which the task is removed already.
+        values: newly drawn values of every tensor.
+    """
+    still_holds = model.holds
     for parameter, lock in model.locks().items():
         if parameter.requires_grad:
             free = torch.ones_like(parameter) if lock is None else rate(lock, parameter)
             parameter.copy_(torch.where(free == 1, values[parameter], parameter))
-    if not held:
+    if not still_holds:
         buffers = {buffer for _, _, buffer in foreign(model.body).values()}
-        loose = unlocked(model.body).values()
-        for tensor in [*loose, *buffers]:
+        along_no_gate = unlocked(model.body).values()
+        for tensor in [*along_no_gate, *buffers]:
             if tensor in values:
                 tensor.copy_(values[tensor])
-        for parameter in loose:
+        for parameter in along_no_gate:
             parameter.requires_grad_(True)
     for parameter in model.body.parameters():
         parameter.grad = None

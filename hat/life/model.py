@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import hat_kernels
 from hat.network import moving
-from hat.network.heads import facts, fitting
+from hat.network.heads import heads_for, read_extra_state
 from hat.network.interrupt import interrupt_waits
 from hat.network.mixing import mixed
 from hat.network.network import Network
@@ -24,7 +24,11 @@ from hat.warnings import CapacityWarning
 
 
 class TaskParameters(list[nn.Parameter]):
-    """The parameters of a task, in a list that knows its model, so that an optimizer can find the locks."""
+    """The parameters of a task: a list that knows its model, so that an optimizer can find the locks.
+
+    Attributes:
+        model: the model.
+    """
 
     def __init__(self, parameters: list[nn.Parameter], model: HATModel) -> None:
         super().__init__(parameters)
@@ -32,30 +36,36 @@ class TaskParameters(list[nn.Parameter]):
 
 
 class HATModel(Network):
-    """A gated network with one ungated linear head per task, and the life of its tasks (Serrà et al., ICML 2018).
+    """A gated network that learns one task after another and forgets none (Serrà et al., ICML 2018).
 
-    For the arguments, the attributes and what is raised see `Network`. Parameters along no gate, and buffers, belong to
-    all tasks: they stay as the first task leaves them. The tensors of a `PerTask` are each task's own.
+    Every task goes through `begin_task`, training with `anneal` and `penalty`, and `end_task`. See `Network` for the
+    arguments, the attributes and the errors.
+
+    Parameters along no gate, and buffers, belong to all tasks: they stay as the first task leaves them. A `PerTask`
+    module has tensors of its own for each task.
     """
 
     @property
     def reads_features_alone(self) -> bool:
-        """Nothing but a head reads what the body answers: `forward` is that of this class."""
+        """Whether only heads read the output of the body. A subclass with another `forward` may read it, too."""
         return type(self).forward is HATModel.forward
 
     def begin_task(self, classes: int | Sequence[str]) -> int:
-        """Start to learn a task: a fresh embedding at every gate, initial values of its own, a new head, training mode.
+        """Start to learn a task.
+
+        Every gate draws a fresh embedding, the tensors of the task's own get their initial values, the task gets a new
+        head, and the model goes to training mode.
 
         Args:
             classes: the number of classes, or their names.
 
         Returns:
-            The task's id: 0, 1, ...
+            The id of the task: 0, 1, ...
 
         Raises:
             RuntimeError: another task is being learned.
             TypeError: `classes` is neither a number nor a sequence of names.
-            ValueError: there is no class, or two have one name.
+            ValueError: there is no class, or two classes have the same name.
         """
         if self.learning:
             raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
@@ -65,7 +75,7 @@ class HATModel(Network):
         self.heads.append(self._draw_head(len(names)))
         self.classes.append(names)
         self.learning, self.mixes = True, None
-        self.freeze()  # before the first task, too, where something is reserved
+        self.freeze()  # needed before the first task, too, if units are reserved
         for part in self.parts():
             part.begin_task()
         return self.train().task
@@ -74,12 +84,12 @@ class HATModel(Network):
         """Set the scale for a batch: `s = 1/s_max + (s_max - 1/s_max) progress`, Serrà et al. 2018, eq. 3.
 
         Args:
-            progress: of the batch in its epoch, `(b - 1) / (B - 1)` in [0, 1]; 1 where B = 1.
+            progress: `(b - 1) / (B - 1)` in [0, 1] for batch b of B in an epoch; 1 if B = 1.
 
         Raises:
             ValueError: `progress` is not in [0, 1].
         """
-        if not 0 <= progress <= 1:  # a NaN fails this too
+        if not 0 <= progress <= 1:  # refuses NaN, too
             raise ValueError(f"progress: expected in [0, 1], got {progress}")
         self.state.set_progress(progress)
 
@@ -87,7 +97,7 @@ class HATModel(Network):
         """`R = sum over gates sum_i a_i free_i / sum over gates sum_i free_i`, Serrà et al. 2018, eq. 4 and 5.
 
         Returns:
-            0-d float32, differentiable in the embeddings; 0 where no unit of the network is free.
+            0-d float32 in [0, 1], differentiable in the embeddings. It is 0 if no unit of the network is free.
 
         Raises:
             RuntimeError: no task is being learned.
@@ -103,7 +113,7 @@ class HATModel(Network):
         )
 
     def task_parameters(self) -> TaskParameters:
-        """All that this task may train: shared parameters, embeddings and the current head.
+        """The parameters that the current task may train: shared parameters, embeddings and the current head.
 
         Raises:
             RuntimeError: no task is being learned.
@@ -113,85 +123,94 @@ class HATModel(Network):
         return TaskParameters([*shared, *self.head.parameters()], self)
 
     def end_task(self) -> int:
-        """Commit the masks, lock what they use, move it to the front, freeze the head, and go to evaluation mode.
+        """Finish the current task.
 
-        Unless `GateConfig.locked_first` is off, units change places, and so do the weights, gradients and states of
-        optimizers that belong to them; see `hat.network.moving`. `Gate.origin` tells where a unit came from.
+        The masks are committed, the weights between used units are locked, used units move to the front, the head is
+        frozen, and the model goes to evaluation mode.
+
+        Units that move take their weights, gradients and optimizer states along; see `hat.network.moving`.
+        `Gate.origin` says where each unit lay at first. No unit moves if `GateConfig.locked_first` is off.
 
         Returns:
             The id of the task that ended.
 
         Raises:
             RuntimeError: no task is being learned.
-            ValueError: an embedding, a weight or a statistic is not finite; nothing is committed.
+            ValueError: an embedding, a weight or a statistic is not finite. No mask is committed then.
         """
         task = self.task
         self._check_finite()
-        stay = {gate: gate.used > 0.5 for gate in self.gates.values()}
-        before = self.blocks()
-        with interrupt_waits():  # half moved, the network would be another function
+        used_before = {gate: gate.used > 0.5 for gate in self.gates.values()}
+        blocks_before = self.blocks()
+        with interrupt_waits():  # a half-moved network would compute another function
             for part in self.parts():
                 part.commit()
             self.learning, self.mixes = False, None
             self.freeze()
             self.eval()
-            moving.move(self, stay if self.config.locked_first else {}, before)
+            moving.move(self, used_before if self.config.locked_first else {}, blocks_before)
         for name, gate in self.gates.items():
             if not (gate.masks[-1] > 0.5).any():
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
         return task
 
     def forward(self, x: Tensor, task: int | Tensor | None = None) -> Tensor:
-        """The logits [B, classes] of one task, or of a task a sample.
+        """The logits of one task, or of a batch that mixes tasks.
 
-        With a task a sample, row b is what its task answers, to rounding, as wide as the widest head among the tasks
-        present: `-inf` where a task has fewer classes. The batch takes one pass through the body if it can, which the
-        first such batch tries (`mixes`): the features have the same bits then as where all of the batch is of one task,
-        unless a norm comes in between. If it cannot, as where windows of an image become samples, each task passes by
-        itself, with the bits of `model(x[task == t], task=t)`. A batch of one task has the bits of `model(x, task=t)`.
+        In a mixed batch, each row has the logits of its own task, to rounding. All rows are as wide as the widest head
+        among the tasks in the batch; a task with fewer classes has `-inf` behind its logits.
+
+        The first mixed batch checks whether one pass through the body gives the right answer, and `mixes` keeps the
+        result. If it does, the features have the same bits as in a batch of one task, unless the body has norms. If it
+        does not (as when windows of an image become samples), each task passes through the body by itself, with the
+        bits of `model(x[task == t], task=t)`. A tensor `task` with one id only gives the bits of `model(x, task=t)`.
 
         Args:
-            x: [B, ...], what the body takes; or a tuple of tensors, if it does.
-            task: a finished task or the one that is being learned, by default that; or [B] int64, a finished task a
-                sample, in training mode too, on any device: the host reads it, so on a GPU it waits, if the ids are
-                there.
+            x: [B, ...], the input of the body; or a tuple of tensors, if the body takes a tuple.
+            task: the id of a finished task or of the task that is being learned; by default the latter. Or [B] int64,
+                the id of a finished task for every sample, in training mode, too. The tensor may be on any device; the
+                host reads it, so it waits for a GPU.
+
+        Returns:
+            [B, ..., classes].
 
         Raises:
             RuntimeError: no task is being learned and `task` is None.
             TypeError: `task` is neither an int nor a tensor of integers.
-            ValueError: there is no such task, it is forgotten, or one of a batch is not finished; there is not one a
-                sample; or the body's features are not as many as `features` says.
+            ValueError: there is no such task, the task is forgotten, or a task of a mixed batch is not finished; `task`
+                does not have one id for every sample; or the body gives another number of features than `features`.
         """
         if isinstance(task, Tensor):
             return mixed(self, x, task)
         return self.answer(x, self._resolve(task))
 
     def get_extra_state(self) -> Tensor:
-        """What is not a tensor, as JSON in a uint8 tensor, so that a state_dict holds tensors only."""
-        known = {"learning": self.learning, "classes": self.classes, "forgotten": self.forgotten}
-        return torch.frombuffer(bytearray(json.dumps(known).encode()), dtype=torch.uint8).clone()
+        """All state that is not a tensor, as JSON in a uint8 tensor, so that a `state_dict` holds tensors only."""
+        facts_to_save = {"learning": self.learning, "classes": self.classes, "forgotten": self.forgotten}
+        return torch.frombuffer(bytearray(json.dumps(facts_to_save).encode()), dtype=torch.uint8).clone()
 
     def set_extra_state(self, state: Tensor) -> None:
-        known = facts(state)
-        self.learning = bool(known["learning"])
-        self.classes = [tuple(names) for names in known["classes"]]
-        self._forgotten = set(known["forgotten"])
+        """Restore the state that `get_extra_state` has written."""
+        saved = read_extra_state(state)
+        self.learning = bool(saved["learning"])
+        self.classes = [tuple(names) for names in saved["classes"]]
+        self._forgotten = set(saved["forgotten"])
         for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
-            parameter.requires_grad_(True)  # what was frozen before the load may be learning after it
+            parameter.requires_grad_(True)  # a head that was frozen before the load may be the current one after it
         self.freeze()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As of `torch.nn.Module`, but a state that does not fit leaves the model as it was.
+        """Load a state, see `torch.nn.Module.load_state_dict`. A state that does not fit leaves the model unchanged.
 
-        Of a model that has been grown, it makes this one grow as far, see `hat.grow`.
+        If the state is of a model that has been grown with `hat.grow`, this model grows to the same numbers of units.
 
         Raises:
-            RuntimeError: names are missing or unexpected (`strict`), or shapes differ.
+            RuntimeError: names are missing or unexpected (if `strict`), or shapes differ.
         """
-        grown = copy.deepcopy(self) if (longer := self._longer_in(state_dict)) else None
-        if grown is not None and grow_to(grown, longer):
-            grown.load_state_dict(state_dict, strict, assign)  # what fails does so here
-            grow_to(self, longer)
+        grown_copy = copy.deepcopy(self) if (units_by_gate := self._longer_in(state_dict)) else None
+        if grown_copy is not None and grow_to(grown_copy, units_by_gate):
+            grown_copy.load_state_dict(state_dict, strict, assign)  # an error comes here, before this model changes
+            grow_to(self, units_by_gate)
         before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
             return super().load_state_dict(state_dict, strict, assign)
@@ -200,61 +219,67 @@ class HATModel(Network):
             raise
 
     def _longer_in(self, state_dict: Mapping[str, Any]) -> dict[str, int]:
-        """The gates that have more units in a state than here, and how many."""
-        found = {}
+        """The number of units in a state of every gate that has fewer units now, by the name of the gate."""
+        longer = {}
         for name, gate in gates(self.body).items():
             embedding = state_dict.get(f"body.{name}.embedding" if name else "body.embedding")
             if isinstance(embedding, Tensor) and embedding.dim() == 1 and len(embedding) > gate.units:
-                found[name] = len(embedding)
-        return found
+                longer[name] = len(embedding)
+        return longer
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Make as many heads as the state has before they are loaded."""
-        self.heads = fitting(self.heads, state_dict, prefix, self._make_head)
+        """Make the heads that the state has, before the state is loaded into them."""
+        self.heads = heads_for(self.heads, state_dict, prefix, self._make_head)
         self.mixes = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _check_finite(self) -> None:
-        """A NaN would be locked and reach every task: 0 * NaN is NaN."""
+        """Refuse to commit a task with NaN or inf, which would be locked and reach every task, as 0 * NaN is NaN.
+
+        Raises:
+            ValueError: names the first tensor that is not finite.
+        """
         learned = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        own = [
+        current_of_task = [
             (f"body.{path}.{name}" if path else f"body.{name}", values)
             for path, module in self._per_task.items()
             for name, values in module.current()
         ]
-        for name, values in (*learned, *own):
+        for name, values in (*learned, *current_of_task):
             if not torch.isfinite(values).all():
                 raise ValueError(f"{name}: expected finite values, got inf or NaN; task not committed")
 
     def _make_head(self, classes: int) -> nn.Linear:
-        embeddings = {id(embedding) for embedding in self.embeddings}  # float32 whatever the body is
+        embeddings = {id(embedding) for embedding in self.embeddings}  # float32, whatever the dtype of the body
         like = next((p for p in self.body.parameters() if id(p) not in embeddings), self.embeddings[0])
         return nn.Linear(self.features, classes, device=like.device, dtype=like.dtype)
 
     def _draw_head(self, classes: int) -> nn.Linear:
         head = self._make_head(classes)
-        if self.outputs is not None:  # the same for a unit wherever it has been moved to
+        if self.outputs is not None:  # the first weights of a unit do not depend on its place
             places = moving.expanded(self.outputs.origin, self.features // self.outputs.units)
             with torch.no_grad():
                 head.weight.copy_(head.weight[:, places])
         return head
 
     def _resolve(self, task: int | None) -> int:
+        """The id of a task that exists; by default the task that is being learned."""
         if task is None:
             if not self.learning:
-                raise RuntimeError("task: expected one, as no task is being learned, got None")
+                raise RuntimeError("task: expected the id of a task, as no task is being learned, got None")
             return self.task
         if isinstance(task, bool) or not isinstance(task, int):
             raise TypeError(f"task: expected an int or a tensor of ids, got {type(task).__name__}")
         return self.check_task(task)
 
     def _warn_if_full(self) -> None:
+        """Warn about gates without a free unit, which cannot learn anything new."""
         full = [name for name, gate in self.gates.items() if not gate.free.any()]
         if len(full) == len(self.gates) and any(gate.reserves for gate in self.gates.values()):
-            return  # a pretrained network that is locked: as the user wants it
+            return  # a pretrained network that the user has locked
         if len(full) == len(self.gates):
             warnings.warn(
-                "capacity is exhausted: no unit of the network is free, the new task learns a head only",
+                "capacity is exhausted: no unit of the network is free, so the new task learns a head only",
                 CapacityWarning,
                 stacklevel=3,
             )
@@ -263,7 +288,11 @@ class HATModel(Network):
 
 
 def _names(classes: int | Sequence[str]) -> tuple[str, ...]:
-    """The names of the classes; numbers where only their count is given."""
+    """The names of the classes: `classes` itself, or "0", "1", ... if it is a number.
+
+    Raises:
+        TypeError, ValueError: as of `HATModel.begin_task`.
+    """
     if isinstance(classes, bool | str):
         raise TypeError(f"classes: expected a number or a sequence of names, got {classes!r}")
     try:
@@ -273,5 +302,5 @@ def _names(classes: int | Sequence[str]) -> tuple[str, ...]:
             raise TypeError(f"classes: expected a number or a sequence of names, got {classes!r}") from None
         names = tuple(map(str, classes))
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"classes: expected at least one, each once, got {classes!r}")
+        raise ValueError(f"classes: expected at least one class and no name twice, got {classes!r}")
     return names

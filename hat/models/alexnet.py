@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import nn
 
-from hat.layers.chain import chain
-from hat.layers.convolutions import HATConv2d
-from hat.layers.gated import HATLinear
+from hat.conversion.api import convert_body
+from hat.conversion.body import Converted
+from hat.models.shapes import two_inputs
+from hat_kernels.dropout.api import check_probability
 
 
 def alexnet(
@@ -17,7 +19,7 @@ def alexnet(
     channels: Sequence[int] = (64, 128, 256),
     hidden: Sequence[int] = (2048, 2048),
     dropout: Sequence[float] = (0.2, 0.2, 0.5, 0.5, 0.5),
-) -> nn.Sequential:
+) -> Converted:
     """Three gated convolutions, each with ReLU, dropout and max-pool 2, and two gated linear layers.
 
     Serrà et al. 2018, section 4.1; the kernels are size // 8, size // 10 and 2.
@@ -34,23 +36,40 @@ def alexnet(
     Raises:
         ValueError: an image that is not square or too small, or a wrong number of channels or dropouts.
     """
+    network = plain_alexnet(input_shape, channels=channels, hidden=hidden, dropout=dropout)
+    return convert_body(network, two_inputs(*input_shape), head=None)
+
+
+def plain_alexnet(
+    input_shape: Sequence[int],
+    *,
+    channels: Sequence[int] = (64, 128, 256),
+    hidden: Sequence[int] = (2048, 2048),
+    dropout: Sequence[float] = (0.2, 0.2, 0.5, 0.5, 0.5),
+) -> nn.Sequential:
+    """The network of plain PyTorch that `alexnet` converts; its arguments, errors and shapes are those of `alexnet`."""
     if len(input_shape) != 3 or input_shape[1] != input_shape[2]:
         raise ValueError(f"input_shape: expected (C, H, W) with H = W, got {tuple(input_shape)}")
     if len(channels) != 3 or not hidden or len(dropout) != 3 + len(hidden):
         raise ValueError(
             f"dropout: expected one a layer for 3 channels and 1 or more hidden, got {channels}, {hidden}, {dropout}"
         )
+    for probability in dropout:
+        check_probability(probability, "dropout")
     inputs, size = input_shape[0], input_shape[1]
     kernels = (size // 8, size // 10, 2)
     layers: dict[str, nn.Module] = {}
     for index, (units, kernel, probability) in enumerate(zip(channels, kernels, dropout, strict=False), 1):
         if kernel < 1 or size < kernel + 1:
             raise ValueError(f"input_shape: expected images of 12 x 12 or more, got {tuple(input_shape)}")
-        layers[f"conv{index}"] = HATConv2d(inputs, units, kernel, dropout=probability, pool=nn.MaxPool2d(2))
+        layers[f"conv{index}"] = nn.Conv2d(inputs, units, kernel)
+        layers |= {f"relu{index}": nn.ReLU(), f"dropout{index}": nn.Dropout(probability)}
+        layers[f"pool{index}"] = nn.MaxPool2d(2)
         inputs, size = units, (size - kernel + 1) // 2
     layers["flatten"] = nn.Flatten()
     inputs *= size * size
     for index, (units, probability) in enumerate(zip(hidden, dropout[3:], strict=True), 1):
-        layers[f"linear{index}"] = HATLinear(inputs, units, dropout=probability)
+        layers[f"linear{index}"] = nn.Linear(inputs, units)
+        layers |= {f"relu{3 + index}": nn.ReLU(), f"dropout{3 + index}": nn.Dropout(probability)}
         inputs = units
-    return chain(**layers)
+    return nn.Sequential(OrderedDict(layers))

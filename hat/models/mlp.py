@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import nn
 
-from hat.layers.chain import chain
-from hat.layers.dropout import Dropout
-from hat.layers.gated import HATLinear
+from hat.conversion.api import convert_body
+from hat.conversion.body import Converted
+from hat.conversion.fusion import ACTIVATIONS
+from hat.models.shapes import two_inputs
+from hat_kernels.activation import check_activation
 from hat_kernels.dropout.api import check_probability
 
 
@@ -20,7 +23,7 @@ def mlp(
     input_dropout: float = 0.2,
     dropout: float = 0.5,
     activation: str = "relu",
-) -> nn.Sequential:
+) -> Converted:
     """Flatten, dropout, then gated linear layers: Serrà et al. 2018, section 4.2 (two of 2000 units).
 
     Args:
@@ -36,12 +39,28 @@ def mlp(
     Raises:
         ValueError: no hidden layer, a width below 1, or an option out of range.
     """
+    network = plain_mlp(in_features, hidden, input_dropout=input_dropout, dropout=dropout, activation=activation)
+    return convert_body(network, two_inputs(in_features), head=None)
+
+
+def plain_mlp(
+    in_features: int,
+    hidden: Sequence[int] = (2000, 2000),
+    *,
+    input_dropout: float = 0.2,
+    dropout: float = 0.5,
+    activation: str = "relu",
+) -> nn.Sequential:
+    """The network of plain PyTorch that `mlp` converts; its arguments, errors and shapes are those of `mlp`."""
     check_probability(input_dropout, "input_dropout")
     widths = [in_features, *hidden]
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"hidden: expected at least one width, all positive, got {widths}")
-    layers = {
-        f"linear{index}": HATLinear(inputs, units, activation=activation, dropout=dropout)
-        for index, (inputs, units) in enumerate(pairwise(widths), 1)
-    }
-    return chain(flatten=nn.Flatten(), dropout=Dropout(input_dropout), **layers)
+    check_activation(activation)
+    check_probability(dropout, "dropout")
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten(), "dropout": nn.Dropout(input_dropout)}
+    for index, (inputs, units) in enumerate(pairwise(widths), 1):
+        layers[f"linear{index}"] = nn.Linear(inputs, units)
+        layers[f"activation{index}"] = ACTIVATIONS[activation]()
+        layers[f"dropout{index}"] = nn.Dropout(dropout)
+    return nn.Sequential(OrderedDict(layers))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hat.conversion.api import convert_body
 from hat.conversion.body import Converted
-from hat.models.shapes import check_image, check_positive, two_images
+from hat.models.shapes import check_image, check_positive, two_inputs
 from hat_kernels.dropout.api import check_probability
 
 STEMS = ("auto", "small", "image")
@@ -167,7 +167,7 @@ def _converted(
 ) -> Converted:
     network = plain_resnet(layers, input_shape, width=width, stem=stem, zero_init=zero_init, dropout=dropout)
     channels, height, breadth = input_shape
-    return convert_body(network, two_images(channels, min(height, ENOUGH), min(breadth, ENOUGH)), head=None)
+    return convert_body(network, two_inputs(channels, min(height, ENOUGH), min(breadth, ENOUGH)), head=None)
 
 
 def _stem(channels: int, width: int, small: bool) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,6 +32,6 @@ def check_positive(**numbers: int) -> None:
             raise ValueError(f"{name}: expected at least 1, got {number}")
 
 
-def two_images(channels: int, height: int, width: int) -> Tensor:
-    """[2, C, H, W], no two values alike, from no random numbers: a network is the same for the same seed."""
-    return torch.linspace(-1, 1, 2 * channels * height * width).view(2, channels, height, width)
+def two_inputs(*shape: int) -> Tensor:
+    """[2, *shape], no two values alike, from no random numbers: a network is the same for the same seed."""
+    return torch.linspace(-1, 1, 2 * math.prod(shape)).view(2, *shape)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hat.conversion.api import convert_body
 from hat.conversion.body import Converted
 from hat.layers.stochastic_depth import StochasticDepth
-from hat.models.shapes import check_image, check_positive, two_images
+from hat.models.shapes import check_image, check_positive, two_inputs
 from hat_kernels.dropout.api import check_probability
 
 POOLS = ("token", "mean")
@@ -65,7 +65,7 @@ def vit(
         stochastic_depth=stochastic_depth,
         pool=pool,
     )
-    return convert_body(network, two_images(*input_shape), head=None)
+    return convert_body(network, two_inputs(*input_shape), head=None)
 
 
 def plain_vit(
@@ -95,7 +95,7 @@ def plain_vit(
     network = _ViT(channels, (height // patch) * (width // patch), patch, features, dropout, pool)
     for index in range(depth):
         drop = stochastic_depth * index / max(1, depth - 1)
-        network.blocks.append(_Block(features, heads, hidden, dropout, drop))
+        network.blocks.append(_EncoderBlock(features, heads, hidden, dropout, drop))
     return network
 
 
@@ -121,7 +121,7 @@ class _ViT(nn.Module):
         return found
 
 
-class _Block(nn.Module):
+class _EncoderBlock(nn.Module):
     """Attention and two linear layers, each behind a norm, each added to what came in."""
 
     def __init__(self, features: int, heads: int, hidden: int, dropout: float, drop: float) -> None:

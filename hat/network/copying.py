@@ -1,4 +1,9 @@
-"""Copies of networks in which gates know layers, and layers gates."""
+"""Deep copies of networks whose gates refer to layers, and whose layers refer to gates.
+
+`copy.deepcopy` alone follows these references: layer 1, its gate, the layer that reads the gate's units, the gate of
+that layer, and so on. A network of 80 layers then exceeds the recursion limit of Python. So an empty copy of every
+module is made first, and the attributes are copied afterwards, module by module.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +14,21 @@ from torch import nn
 
 
 def copied(module: nn.Module, memo: dict[int, Any]) -> Any:
-    """What `copy.deepcopy` makes of a module, one part after the other.
+    """The deep copy of a module, for its `__deepcopy__`.
 
-    From a layer to its gate, from there to the next layer: `copy.deepcopy` alone would go as deep as the network,
-    and Python goes no 80 layers deep.
+    Args:
+        module: the module to copy.
+        memo: the argument of `__deepcopy__`: copies made so far, by the `id` of the original.
     """
-    parts = [each for each in module.modules() if each is module or _is_plain(type(each))]
-    for each in parts:
-        memo[id(each)] = type(each).__new__(type(each))
-    for each in reversed(parts):  # a graph asks for the attributes of what is inside of it
-        memo[id(each)].__setstate__(copy.deepcopy(each.__reduce_ex__(4)[2], memo))
+    parts = [part for part in module.modules() if part is module or _is_plain(type(part))]
+    for part in parts:
+        memo[id(part)] = type(part).__new__(type(part))
+    for part in reversed(parts):  # children first, because a graph reads attributes of its children
+        memo[id(part)].__setstate__(copy.deepcopy(part.__reduce_ex__(4)[2], memo))
     return memo[id(module)]
 
 
 def _is_plain(cls: type[nn.Module]) -> bool:
-    """It is copied as any object is."""
-    own = ("__reduce__", "__reduce_ex__")
-    return not hasattr(cls, "__deepcopy__") and all(getattr(cls, name) is getattr(object, name) for name in own)
+    """Whether `copy.deepcopy` copies an object of this class by its attributes, without a special method."""
+    special = ("__reduce__", "__reduce_ex__")
+    return not hasattr(cls, "__deepcopy__") and all(getattr(cls, name) is getattr(object, name) for name in special)

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for what must not be cut in two."""
+"""Delaying Ctrl-C until a change is complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from types import FrameType
 
 @contextlib.contextmanager
 def interrupt_waits() -> Iterator[None]:
-    """A first Ctrl-C inside the block takes effect at its end, a second one at once. In a main thread only."""
+    """Delay a first Ctrl-C inside the `with` block until the end of the block; a second Ctrl-C interrupts at once.
+
+    Outside the main thread this does nothing, because Python delivers Ctrl-C to the main thread only.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed inside the block.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,9 @@
-"""Whether a network takes a task a sample in one pass, found by trying."""
+"""Checking whether one pass through the body gives the right features for a batch that mixes tasks.
+
+One pass is right if the first dimension of every gated activation is the batch, as in a network of convolutions. One
+pass is wrong if, for example, windows of an image become additional samples, tokens come before the batch, or samples
+share the statistics of a batch. The check runs the network on two made-up tasks.
+"""
 
 from __future__ import annotations
 
@@ -21,47 +26,47 @@ _CHANGE, _OFFSET = 0.3, 0.05
 
 @torch.no_grad()
 def in_one_pass(model: Network, x: Any, batch: Tensor) -> bool | None:
-    """Whether the features of every sample are those of its own task, whatever tasks the others have.
+    """Whether one pass gives every sample the features of its own task, whatever tasks the other samples have.
 
-    They are where the first dimension of all that a gate meets is the batch. They are not where samples become
-    windows or tokens along it, come second, or meet in the statistics of a batch. Tried with two made-up tasks, of
-    which every gate and every tensor of a task's own has other values:
+    The network runs on two made-up tasks, A and B. Every gate and every task's own tensor has different values for A
+    and for B. One pass is right if both conditions hold, here for a batch of four samples:
 
-    - with one of them for all samples, it answers as for that task, to rounding;
-    - with the other one for every second sample, the remaining ones answer the same, bit by bit.
+    - tasks [A, A, A, A] in one pass give the features of a plain pass for A, to rounding;
+    - tasks [A, B, A, B] in one pass give samples 0 and 2 the same features as [A, A, A, A], bit for bit.
 
     Args:
-        model: its weights, gates, mode and buffers are as before afterwards.
-        x: what the body takes.
-        batch: the tensor of it whose first dimension is the batch, of two samples or more.
+        model: its weights, gates, mode and buffers are the same afterwards.
+        x: the input of the body.
+        batch: the tensor in `x` whose first dimension is the batch; two samples or more.
 
     Returns:
-        None: the tasks answer the same on this batch, or what they answer is not finite, which shows nothing.
+        True if one pass is right, False if it is wrong. None if this batch shows nothing, because A and B give the same
+        features or the features are not finite.
     """
-    tasks = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
+    task_ids = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
     with _made_up(model):
         expected = model.features_of(x, Finished(0))
         try:
-            with redirect_stderr(io.StringIO()):  # a graph prints where it fails, besides
-                same = model.features_of(x, PerSample(tasks))
-                tasks[1::2] = 1
-                other = model.features_of(x, PerSample(tasks))
+            with redirect_stderr(io.StringIO()):  # a graph that fails prints where
+                all_first = model.features_of(x, PerSample(task_ids))
+                task_ids[1::2] = 1
+                alternating = model.features_of(x, PerSample(task_ids))
         except torch.OutOfMemoryError:
             raise
-        except Exception:  # a gate that meets another number of rows says so, and so does a sum that does not fit
+        except Exception:  # a gate meets another number of rows than the batch has, or shapes do not fit
             return False
-    if not same.shape == other.shape == expected.shape or len(expected) != len(batch):
+    if not all_first.shape == alternating.shape == expected.shape or len(expected) != len(batch):
         return False
-    if not expected.isfinite().all():  # one bad sample says nothing about the network
+    if not expected.isfinite().all():  # a sample with inf or NaN shows nothing about the network
         return None
-    if not torch.equal(same[::2], other[::2]) or difference(same, expected, SUMS):
+    if not torch.equal(all_first[::2], alternating[::2]) or difference(all_first, expected, SUMS):
         return False
-    return None if torch.equal(same, other) else True
+    return None if torch.equal(all_first, alternating) else True
 
 
 @contextmanager
 def _made_up(model: Network) -> Iterator[None]:
-    """Two tasks that are none, in evaluation mode, in place of those that are finished."""
+    """Replace the finished tasks by two made-up tasks, and set evaluation mode, inside the `with` block."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(values: Tensor) -> Tensor:
@@ -73,7 +78,7 @@ def _made_up(model: Network) -> Iterator[None]:
     for module in model.per_task.values():
         for name, stack in module.stacks():
             values = getattr(module, f"{name}_initial")
-            if values.is_floating_point():  # not alike, as those of a fresh norm are; and a variance stays positive
+            if values.is_floating_point():  # different for every unit, unlike in a fresh norm; variances stay positive
                 values = values * (1 + _CHANGE * drawn(values)) + _OFFSET * drawn(values)
             else:
                 values = torch.stack([values] * _TASKS)

@@ -297,10 +297,7 @@ class Network(nn.Module):
                 raise ValueError(f"outputs: expected units that divide {self.features} features, got {outputs.units}")
             return outputs
         tail = self.body.tail if isinstance(self.body, Wired) else None
-        if tail is None or self.features % tail.gate.units:
-            return None
-        in_order = tail.layout == "flat" or (tail.layout == "last" and self.features == tail.gate.units)
-        return tail.gate if in_order else None
+        return None if tail is None or self.features % tail.units else tail
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copied(self, memo)

@@ -1,4 +1,10 @@
-"""`hat.grow`: more free units, when a network runs out of them."""
+"""`hat.grow`: add free units to a network that runs out of them.
+
+Example: `hat.grow(model, {"linear1.gate": 2})` where `linear1` has 4 units. `_counts` asks for [1, 1, 1, 3]: two units
+join behind the last unit. `fit` adds units if the network needs even parts, see `hat.resizing.fitting`. The growth is
+tried on a copy. If the copy computes something else, the units to blame are fixed, and the search starts again without
+them. At last `resize` makes `linear1.weight` [4, K] to [6, K], and the next layer's weight [N, 4] to [N, 6].
+"""
 
 from __future__ import annotations
 
@@ -17,7 +23,7 @@ from hat.network import moving
 from hat.network.interrupt import interrupt_waits
 from hat.network.movable import segments
 from hat.network.network import Network
-from hat.resizing.fitting import fit, fix, needed, numbers
+from hat.resizing.fitting import first_units, fit, fix, needed
 from hat.resizing.resize import resize
 from hat.resizing.trial import misfits
 from hat.units.gate import Gate
@@ -26,139 +32,178 @@ from hat.units.per_task import PerTask, per_task
 from hat.units.state import Finished
 from hat.warnings import CapacityWarning
 
-_SHOWN = 3  # names in a warning; of more, their number
+_SHOWN = 3  # how many names a warning lists
 
 By = int | float | Mapping[str, int | float]
 
 
 def grow(model: Network, by: By) -> dict[str, int]:
-    """Add free units to a network; finished tasks do not see them.
+    """Add free units to a network. Finished tasks do not use them.
 
-    Their logits stay the same to float32 rounding, as matmuls sum over more zeros, and keep every bit from then on. New
-    weights are drawn as their layers draw them; those between a new unit and the rest may move, as those of any free
-    unit. Parameters stay the same objects; gradients, and what optimizers made of `model.task_parameters()` or under
-    `hat.guard` keep, grow with them. Norms over units go on as if there were as many as when a task was learned.
+    Growing changes the logits of finished tasks by float32 rounding only, because matmuls sum over more zeros.
+    Afterwards the logits keep every bit. Each layer draws the weights of new units as it draws its weights at the
+    start. The weights between a new unit and other units may move, like those of any free unit. Norms over units
+    compute for each task as if there were as many units as when the task was learned.
 
-    Where a network takes units apart evenly, as heads of attention or groups of a convolution, every part gets as many,
-    and what is taken apart together grows together: a little more than asked for may join.
+    Parameters stay the same objects. Their gradients grow with them, and so does the state of every optimizer that was
+    made from `model.task_parameters()` or is under `hat.guard`.
+
+    If a network divides units evenly, as into heads of attention or groups of a convolution, every part gets the same
+    number of new units, and gates that are divided together grow together. So a few more units may join than were asked
+    for.
 
     Args:
-        model: at any time but between a forward pass and its backward.
-        by: how many units every axis gets, > 0; a float for a share of those that it has; or one of both by the name of
-            a gate, a key of `model.gates`.
+        model: the model, at any time except between a forward pass and its backward pass.
+        by: how many units every gate gets: an int > 0, or a float > 0 for a share of its present units. Or a mapping
+            from names of gates (keys of `model.gates`) to such numbers; the other gates get none.
 
     Returns:
-        How many have joined, by the name of the gate, of all that have grown.
+        How many units have joined each gate that has grown, by the name of the gate.
 
     Raises:
-        TypeError: `model` is not a `HATModel`, or a number is none.
-        ValueError: a number is not positive, there is no gate of a name, or one of those that were named cannot grow:
-            something meets its units that nobody knows, or that is another function of more. Nothing is changed then.
-            Where all axes were asked for, those that cannot are left as they are, with a `CapacityWarning`.
+        TypeError: `model` is not a `HATModel`, or a number is not an int or a float.
+        ValueError: a number is not positive and finite, no gate has the name, or a gate of the mapping cannot grow. A
+            gate cannot grow if it is not known what uses its units, or if the network would compute something else. The
+            model is unchanged then. Without a mapping, gates that cannot grow stay as they are, with a
+            `CapacityWarning`.
     """
     if not isinstance(model, Network):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
-    wanted = _wanted(model, by)
+    units_to_add = _units_to_add(model, by)
     if not isinstance(by, Mapping):
-        return grow_what_can(model, wanted)
-    counts = _counts(model, wanted)
+        return grow_what_can(model, units_to_add)
+    counts = _counts(model, units_to_add)
     joined = _joined(model, counts)
-    for name in wanted:
+    for name in units_to_add:
         if not joined[name]:
             raise ValueError(
-                f"{name}: cannot grow, as something depends on how many units it has, or nobody knows what"
+                f"{name}: cannot grow; something would compute another function with more units, or is not known"
             )
     return _grown(model, counts)
 
 
-def grow_what_can(model: Network, wanted: Mapping[str, int]) -> dict[str, int]:
-    """`grow` by numbers of units > 0, by the name of the gate; what cannot grow is left, with a `CapacityWarning`."""
-    if not wanted:
+def grow_what_can(model: Network, units_to_add: Mapping[str, int]) -> dict[str, int]:
+    """Grow every gate that can; name the others in a `CapacityWarning`.
+
+    Args:
+        model: the model.
+        units_to_add: how many units > 0 each gate gets, by the name of the gate.
+
+    Returns:
+        How many units have joined each gate that has grown, by the name of the gate.
+    """
+    if not units_to_add:
         return {}
-    counts = _counts(model, wanted)
+    counts = _counts(model, units_to_add)
     joined = _joined(model, counts)
-    left = [name for name in wanted if not joined[name]]
-    if left:
-        some = ", ".join(left[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
+    unchanged = [name for name in units_to_add if not joined[name]]
+    if unchanged:
+        listed = ", ".join(unchanged[:_SHOWN]) + (
+            f" and {len(unchanged) - _SHOWN} more" if len(unchanged) > _SHOWN else ""
+        )
         warnings.warn(
-            f"cannot grow: {some}; something depends on how many units there are", CapacityWarning, stacklevel=3
+            f"cannot grow: {listed}; something would compute another function with more units, or is not known",
+            CapacityWarning,
+            stacklevel=3,
         )
     return _grown(model, counts)
 
 
 def _grown(model: Network, counts: Tensor) -> dict[str, int]:
-    """Grow; how many have joined each gate."""
-    joined = {name: more for name, more in _joined(model, counts).items() if more}
+    """Grow the model; returns how many units have joined each gate that has grown, by the name of the gate."""
+    joined = {name: added for name, added in _joined(model, counts).items() if added}
     if joined:
         before = model.blocks()
-        with interrupt_waits():  # half grown, the network would compute nothing
-            done = resize(model, counts)
-            moving.tell(model, done.changes, before, done.before)
+        with interrupt_waits():  # a half-grown network cannot be computed
+            resized = resize(model, counts)
+            moving.tell(model, resized.changes, before, resized.before)
     return joined
 
 
 def grow_to(model: Network, units: Mapping[str, int]) -> bool:
-    """Grow the axes of these names to these lengths, if each can grow to that very length.
+    """Grow gates to given numbers of units, if every gate can get exactly its number.
 
     Args:
-        model: left as it is where one cannot.
-        units: at least as many as there are.
+        model: unchanged if some gate cannot.
+        units: the number of units of each gate, by the name of the gate; not below the present number.
+
+    Returns:
+        Whether every gate has its number now.
     """
-    more = {name: number - model.gates[name].units for name, number in units.items()}
-    more = {name: number for name, number in more.items() if number > 0}
-    counts = _counts(model, more)
+    missing = {name: number - model.gates[name].units for name, number in units.items()}
+    missing = {name: number for name, number in missing.items() if number > 0}
+    counts = _counts(model, missing)
     joined = _joined(model, counts)
-    if any(joined[name] != more.get(name, 0) for name in joined):
+    if any(joined[name] != missing.get(name, 0) for name in joined):
         return False
     resize(model, counts)
     return True
 
 
-def _wanted(model: Network, by: By) -> dict[str, int]:
-    """How many units each axis shall get at least."""
-    given: Mapping[str, Any] = by if isinstance(by, Mapping) else dict.fromkeys(model.gates, by)
-    found = {}
-    for name, number in given.items():
+def _units_to_add(model: Network, by: By) -> dict[str, int]:
+    """How many units each gate gets at least, by its name.
+
+    Raises:
+        TypeError, ValueError: as of `grow`.
+    """
+    requested: Mapping[str, Any] = by if isinstance(by, Mapping) else dict.fromkeys(model.gates, by)
+    units_to_add = {}
+    for name, number in requested.items():
         if name not in model.gates:
             raise ValueError(f"by: expected names of gates, {', '.join(model.gates)}, got {name!r}")
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise TypeError(f"by: expected numbers, got {type(number).__name__}")
         if not 0 < number < math.inf:
             raise ValueError(f"by: expected numbers > 0, got {number}")
-        found[name] = number if isinstance(number, int) else math.ceil(number * model.gates[name].units)
-    return found
+        units_to_add[name] = number if isinstance(number, int) else math.ceil(number * model.gates[name].units)
+    return units_to_add
 
 
 def _joined(model: Network, counts: Tensor) -> dict[str, int]:
-    """How many join each gate, by its name."""
+    """How many units join each gate with these counts, by the name of the gate."""
     parts = counts.split([gate.units for gate in model.gates.values()])
     return {name: int(part.sum()) - len(part) for name, part in zip(model.gates, parts, strict=True)}
 
 
 @torch.no_grad()
-def _counts(model: Network, wanted: Mapping[str, int]) -> Tensor:
-    """How often every unit is there from now on: behind the last of each part of an axis as many others join."""
+def _counts(model: Network, units_to_add: Mapping[str, int]) -> Tensor:
+    """The counts with which a model grows; new units join behind the last unit of each segment of a gate.
+
+    Returns:
+        [units] int64 through all gates; 1 everywhere if no gate can grow.
+    """
     fixed = needed(model)
     while True:
         counts = torch.ones_like(fixed, dtype=torch.int64)
-        for (name, gate), first in zip(model.gates.items(), numbers(model.gates.values()).values(), strict=True):
-            if name in wanted:
-                _join(gate, counts[first : first + gate.units], wanted[name])
+        for (name, gate), first in zip(model.gates.items(), first_units(model.gates.values()).values(), strict=True):
+            if name in units_to_add:
+                _join(gate, counts[first : first + gate.units], units_to_add[name])
         counts = fit(model, counts, fixed, joining=True)
-        if bool((counts == 1).all()) or (bad := _tried(model, counts)) is None:
+        if bool((counts == 1).all()) or (misfit_units := _units_that_cannot_grow(model, counts)) is None:
             return counts
-        fix(model, bad[counts[bad] != 1], fixed)
+        fix(model, misfit_units[counts[misfit_units] != 1], fixed)
 
 
 def _join(gate: Gate, counts: Tensor, number: int) -> None:
-    parts = segments(gate)
-    each = math.ceil(number / len(parts))
-    for part in parts:
-        counts[part[-1]] += each
+    """Let `number` units or a few more join a gate, the same number in each segment.
+
+    Args:
+        gate: the gate.
+        counts: [units of the gate] int64; changed in place.
+        number: > 0.
+    """
+    segments_of_gate = segments(gate)
+    units_per_segment = math.ceil(number / len(segments_of_gate))
+    for segment in segments_of_gate:
+        counts[segment[-1]] += units_per_segment
 
 
-def _tried(model: Network, counts: Tensor) -> Tensor | None:
-    """On copies with one more task, which uses all units: the units that cannot grow, None if all can."""
+def _units_that_cannot_grow(model: Network, counts: Tensor) -> Tensor | None:
+    """Try to grow a copy of the model, which gets one more task that uses all units.
+
+    Returns:
+        The numbers of the units that make the copy compute something else; None if it computes the same.
+    """
     before = copy.deepcopy(model)
     vary(before)
     for gate in before.gates.values():
@@ -167,7 +212,7 @@ def _tried(model: Network, counts: Tensor) -> Tensor | None:
     for part in parts:
         part.commit()
     after = copy.deepcopy(before.eval())
-    after.heads.append(torch.nn.Identity())  # of the task, as norms count them
+    after.heads.append(torch.nn.Identity())  # the head of the additional task, because norms count tasks by heads
     try:
         resize(after, counts)
     except Unfit as unfit:

@@ -1,4 +1,4 @@
-"""How many units a norm says that it normalises, once some have gone or joined."""
+"""The attribute of a norm that says how many units it normalises, after units have gone or joined."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from hat.units.layout import Layout
 
 
 def norms(model: Network) -> list[GatedNorm]:
+    """The gated norms of a model."""
     return [module for module in model.body.modules() if isinstance(module, GatedNorm)]
 
 
 def length_of(norm: GatedNorm) -> int:
-    """How many units, or elements along the first dimension, it says that it normalises."""
+    """The length that the norm's attribute says: units, or elements along the first normalised dimension."""
     return int(norm.normalized_shape[0] if hasattr(norm, "normalized_shape") else norm.units)  # type: ignore[index, arg-type]
 
 
-def own_length(norm: GatedNorm) -> int:
-    """As its tensors have it, or its gate."""
+def actual_length(norm: GatedNorm) -> int:
+    """The length that the norm's tensors have; if there are none, the units of its gate; else `length_of`."""
     for name, values in norm.current():
         if values.dim() and name != "count":
             return len(values)
@@ -29,6 +30,7 @@ def own_length(norm: GatedNorm) -> int:
 
 
 def set_length(norm: Any, length: int) -> None:
+    """Set the attribute that `length_of` reads."""
     if hasattr(norm, "normalized_shape"):
         norm.normalized_shape = (length, *norm.normalized_shape[1:])
     else:
@@ -36,7 +38,7 @@ def set_length(norm: Any, length: int) -> None:
 
 
 def follow_layout(norm: GatedNorm, body: Converted) -> None:
-    """A norm without tensors has the length that the graph gives it."""
+    """Set the length of a norm without tensors to the length of the units in the graph where the norm is called."""
     if any(values.dim() for name, values in norm.current() if name != "count"):
         return
     for node in body.network.graph.nodes:

@@ -1,4 +1,9 @@
-"""What becomes of a parameter whose units go or are joined by others."""
+"""The changes of one parameter when units of the gates along it go, or new units join.
+
+Example: `Linear(3, 2)` reads a gate of 3 units, so its weight [2, 3] has the units [0, 1, 2] along dimension 1. With
+counts [1, 0, 2], unit 1 goes and a new unit joins behind unit 2. The change of dimension 1 has `places` [[0, 2, 2]] and
+`joined` [[False, False, True]], see `hat.units.change`.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +23,24 @@ from hat.units.sides import Use
 def change_along(
     dim: int, uses: Iterable[Use], shape: torch.Size, first: Mapping[Gate, int], counts: Tensor
 ) -> Change | None:
-    """The change of one dimension of a parameter; None where it stays as it is.
+    """The change of one dimension of a parameter; None if the dimension stays as it is.
 
     Args:
-        dim: 0 or 1.
-        uses: the gates along it, and how it lies along them.
-        shape: of the parameter.
+        dim: the dimension, 0 or 1.
+        uses: the gates along the parameter, and how the parameter lies along each.
+        shape: the shape of the parameter.
         first: the number of every gate's first unit.
-        counts: [units], see `hat.resizing.fitting.fit`.
+        counts: [units] int64 through all gates, see `hat.resizing.fitting`.
 
     Raises:
-        Unfit: groups would differ in length.
+        Unfit: the groups of a grouped convolution would have different lengths.
     """
     uses = [use for use in uses if use[1].dim == dim]
     if not uses:
         return None
     groups = uses[0][1].groups if dim else 1
     units = _units(uses, first, shape[dim] * groups)
-    if groups > 1 and shape[1] == 1:  # a group is a unit: how many there are, the layer knows
+    if groups > 1 and shape[1] == 1:  # depthwise: the layer's number of groups changes instead
         _check_depthwise(units, uses[0][1].module, counts)
         return None
     layout = Layout(torch.Size((groups, shape[dim])), units.view(groups, -1))
@@ -46,12 +51,16 @@ def change_along(
 
 
 def places_of(along: Along, gate: Gate) -> Tensor:
-    """[units * repeat] the indices of unit 0, of unit 1, ..."""
+    """[units * repeat] int64, the indices of the dimension that belong to unit 0, then to unit 1, ..."""
     return torch.arange(gate.units * along.repeat) if along.places is None else along.places.cpu()
 
 
 def _check_depthwise(units: Tensor, module: Any, counts: Tensor) -> None:
-    """A filter a unit can go and come with its unit; several of one unit cannot."""
+    """Refuse a depthwise convolution with several filters for each unit, if one of its units goes or others join.
+
+    Raises:
+        Unfit: names the units.
+    """
     one_each = module.weight.shape[0] == len(units)
     if not one_each and bool((counts[units.clamp(min=0)] != 1).any()):
         raise Unfit(units[units >= 0].unique())
@@ -60,31 +69,41 @@ def _check_depthwise(units: Tensor, module: Any, counts: Tensor) -> None:
 def relaid(
     uses: Iterable[Use], first: Mapping[Gate, int], shape: torch.Size, counts: Tensor
 ) -> list[tuple[Gate, Along, Along]]:
-    """What lies otherwise from now on: with other places, see `Along.places`, or another number of groups."""
-    found = []
-    if len(shape) > 1 and shape[1] == 1:  # a group is a unit
+    """The uses of a parameter that get other places (see `Along.places`) or another number of groups.
+
+    Args:
+        uses: the gates along the parameter, and how the parameter lies along each.
+        first: the number of every gate's first unit.
+        shape: the shape of the parameter.
+        counts: [units] int64 through all gates, see `hat.resizing.fitting`.
+
+    Returns:
+        For each such use: the gate, the use before, the use after.
+    """
+    relaid_uses = []
+    if len(shape) > 1 and shape[1] == 1:  # depthwise
         for gate, along in uses:
             if along.dim and along.groups > 1:
                 groups = int(counts[first[gate] : first[gate] + gate.units].sum()) * along.repeat
-                found.append((gate, along, along._replace(groups=groups)))
-    placed = [use for use in uses if use[1].places is not None]
-    for dim in {along.dim for _, along in placed}:
-        here = [use for use in placed if use[1].dim == dim]
-        length = shape[dim] * (here[0][1].groups if dim else 1)
-        layout = Layout(torch.Size((length,)), _units(here, first, length))
+                relaid_uses.append((gate, along, along._replace(groups=groups)))
+    uses_with_places = [use for use in uses if use[1].places is not None]
+    for dim in {along.dim for _, along in uses_with_places}:
+        uses_of_dim = [use for use in uses_with_places if use[1].dim == dim]
+        length = shape[dim] * (uses_of_dim[0][1].groups if dim else 1)
+        layout = Layout(torch.Size((length,)), _units(uses_of_dim, first, length))
         units = layout.resized(counts).units
         starts = counts.cumsum(0) - counts
-        for gate, along in here:
-            begin = int(starts[first[gate]])
-            end = begin + int(counts[first[gate] : first[gate] + gate.units].sum())
-            places = ((units >= begin) & (units < end)).nonzero().flatten()
+        for gate, along in uses_of_dim:
+            first_new = int(starts[first[gate]])
+            end_new = first_new + int(counts[first[gate] : first[gate] + gate.units].sum())
+            places = ((units >= first_new) & (units < end_new)).nonzero().flatten()
             places = places[units[places].argsort(stable=True)]
-            found.append((gate, along, along._replace(places=places)))
-    return found
+            relaid_uses.append((gate, along, along._replace(places=places)))
+    return relaid_uses
 
 
 def _units(uses: Iterable[Use], first: Mapping[Gate, int], length: int) -> Tensor:
-    """[length] the number of the unit of every index, -1 for none."""
+    """[length] int64, the number of the unit that every index belongs to; -1 for none."""
     units = torch.full((length,), -1)
     for gate, along in uses:
         numbers = torch.arange(first[gate], first[gate] + gate.units)

@@ -1,4 +1,15 @@
-"""Changing how many units a network has: of every parameter, buffer, head and graph that lies along them at once."""
+"""Changing how many units a network has, in all of its parameters, buffers, heads and graphs at once.
+
+Example: `linear1 = Linear(3, 4)`, a gate of 4 units, `linear2 = Linear(4, 2)`. With counts [1, 0, 1, 2], unit 1 goes
+and a new unit joins behind unit 3.
+
+    parameter         before   after    rows or columns, by old unit
+    linear1.weight    [4, 3]   [4, 3]   0, 2, 3, new
+    linear1.bias      [4]      [4]      0, 2, 3, new
+    linear2.weight    [2, 4]   [2, 4]   0, 2, 3, new
+    gate.embedding    [4]      [4]      0, 2, 3, new
+    gate.masks        [T, 4]   [T, 4]   0, 2, 3, and 0 for the new unit
+"""
 
 from __future__ import annotations
 
@@ -10,13 +21,12 @@ from torch import Tensor, nn
 
 from hat.conversion.body import Converted
 from hat.conversion.tables import SharedParameter
-from hat.layers.attention import HATMultiheadAttention
 from hat.layers.gated_norm import GatedNorm
 from hat.network.network import Network
-from hat.resizing.fitting import numbers
+from hat.resizing.fitting import first_units
 from hat.resizing.fresh import fill_joined, fresh_head, fresh_stack
 from hat.resizing.graph import resize_graph
-from hat.resizing.lengths import follow_layout, length_of, norms, own_length, set_length
+from hat.resizing.lengths import actual_length, follow_layout, length_of, norms, set_length
 from hat.resizing.parameters import change_along, relaid
 from hat.units.change import Change, Changes, applied
 from hat.units.composed import GatedAnywhere, SideBySide
@@ -31,11 +41,11 @@ _Changes = dict[Tensor, list[Change]]
 
 @dataclass
 class Resized:
-    """What `resize` has done.
+    """What `resize` has changed.
 
     Attributes:
-        changes: of every parameter that has another shape.
-        before: a tensor of its former shape, for each of them.
+        changes: the changes of every parameter whose units have gone or joined.
+        before: for each of these parameters, a tensor of its former shape.
     """
 
     changes: Changes
@@ -44,38 +54,38 @@ class Resized:
 
 @torch.no_grad()
 def resize(model: Network, counts: Tensor) -> Resized:
-    """Let units go, and others join, everywhere; in place, parameters stay the same objects.
+    """Let units go and new units join, in place. Parameters stay the same objects.
 
     Args:
-        model: any; what is not in its gates' axes stays as it is.
-        counts: [units] int64 through all gates, as `hat.resizing.fitting.fit` returns it.
+        model: the model. Parameters along no gate stay as they are.
+        counts: [units] int64 through all gates, from `hat.resizing.fitting.fit`.
 
     Raises:
-        Unfit: somewhere units lie so that they cannot get these counts; the model is half-changed. Try on a copy.
+        Unfit: some units lie so that they cannot get these counts. The model is half-changed then: try on a copy.
     """
     gates = list(model.gates.values())
-    first = numbers(gates)
-    own = {gate: counts[first[gate] : first[gate] + gate.units] for gate in gates}
+    first = first_units(gates)
+    counts_of_gates = {gate: counts[first[gate] : first[gate] + gate.units] for gate in gates}
     lengths = {norm: length_of(norm) for norm in norms(model)}
     columns = _head_columns(model, first, counts)
-    changes, stacks, placed = _changes(model, first, counts)
+    changes, stacks, relaid_uses = _changes(model, first, counts)
     if isinstance(model.body, Converted):
         resize_graph(model.body, counts)
-    indices = _indices(model.body, own)
+    indices = _indices(model.body, counts_of_gates)
     before = {}
-    for parameter, found in changes.items():
+    for parameter, parameter_changes in changes.items():
         before[parameter] = parameter.data
-        _replace(parameter, found)
-    for module, name, found in stacks:
+        _replace(parameter, parameter_changes)
+    for module, name, parameter_changes in stacks:
         current = getattr(module, name)
         before[current] = current.data
-        _resize_stacks(module, name, found)
-        changes[current] = found
-    for gate, old, new in placed:
+        _resize_stacks(module, name, parameter_changes)
+        changes[current] = parameter_changes
+    for gate, old, new in relaid_uses:
         gate.replace(old, new)
     for gate in gates:
         before[gate.embedding] = gate.embedding.data
-        changes[gate.embedding] = _resize_gate(gate, own[gate])
+        changes[gate.embedding] = _resize_gate(gate, counts_of_gates[gate])
     for module in model.body.modules():
         _resize_module(module)
     for owner, index in indices:
@@ -94,46 +104,58 @@ def resize(model: Network, counts: Tensor) -> Resized:
 
 
 def _changes(model: Network, first: dict[Gate, int], counts: Tensor) -> tuple[_Changes, list[Any], list[Any]]:
-    """Of every parameter; of what every task has of its own: module, name, changes; and how they lie from now on."""
+    """How parameters change.
+
+    Args:
+        model: the model.
+        first: the number of every gate's first unit.
+        counts: [units] int64 through all gates.
+
+    Returns:
+        The changes of every shared parameter; (module, name, changes) for every tensor of which each task has its own;
+        and (gate, use before, use after) for every use that changes, see `hat.resizing.parameters.relaid`.
+    """
     changes: _Changes = {}
     stacks: list[Any] = []
-    placed: list[Any] = []
+    relaid_uses: list[Any] = []
     for (module, name), uses in uses_of(first).items():
-        own = isinstance(module, PerTask)
-        parameter = getattr(module, name) if own else module._parameters.get(name)
+        is_per_task = isinstance(module, PerTask)
+        parameter = getattr(module, name) if is_per_task else module._parameters.get(name)
         if parameter is None:
             continue
-        placed += relaid(uses, first, parameter.shape, counts)
+        relaid_uses += relaid(uses, first, parameter.shape, counts)
         if parameter in changes:
             continue
-        found = [change_along(dim, uses, parameter.shape, first, counts) for dim in (0, 1)]
-        wanted = [change for change in found if change is not None]
-        if wanted and own:
-            stacks.append((module, name, wanted))
-        elif wanted:
-            changes[parameter] = wanted
-    return changes, stacks, placed
+        changes_of_dims = [change_along(dim, uses, parameter.shape, first, counts) for dim in (0, 1)]
+        parameter_changes = [change for change in changes_of_dims if change is not None]
+        if parameter_changes and is_per_task:
+            stacks.append((module, name, parameter_changes))
+        elif parameter_changes:
+            changes[parameter] = parameter_changes
+    return changes, stacks, relaid_uses
 
 
 def _replace(parameter: Tensor, changes: list[Change]) -> None:
+    """Apply changes to a parameter and its gradient; new units get any values for now."""
     _set(parameter, applied(parameter.data, changes, fill=False).contiguous(), changes)
 
 
 def _set(parameter: Tensor, values: Tensor, changes: list[Change]) -> None:
-    """Give a parameter values of another shape, and its gradient that shape."""
+    """Give a parameter new values of another shape, and apply the changes to its gradient."""
     grad, parameter.grad = parameter.grad, None
     parameter.data = values
     parameter.grad = None if grad is None else applied(grad, changes)
 
 
 def _resize_stacks(module: PerTask, name: str, changes: list[Change]) -> None:
+    """Apply changes to a tensor of which each task has its own, for all tasks."""
     for values, tasks in module.moved(name):
         resized = fresh_stack(module, name, values, tasks, changes)
         _set(values, resized, changes)
 
 
 def _resize_module(module: nn.Module) -> None:
-    """What a layer says of itself; its parameters have their new shapes."""
+    """Set the attributes of a layer that say its sizes. Its parameters have their new shapes already."""
     weight = module._parameters.get("weight")
     if isinstance(module, nn.Linear) and weight is not None:
         module.out_features, module.in_features = weight.shape
@@ -148,13 +170,11 @@ def _resize_module(module: nn.Module) -> None:
         missing = len(module.shape) - module.weight.dim()
         module.shape = torch.Size((*module.shape[:missing], *module.weight.shape))
     elif isinstance(module, GatedNorm):
-        set_length(module, own_length(module))
-    elif isinstance(module, HATMultiheadAttention) and module.per_head:
-        module.num_heads = module.value.gate.units
+        set_length(module, actual_length(module))
 
 
 def _resize_gate(gate: Gate, counts: Tensor) -> list[Change]:
-    """Its buffers, and its embedding: units that join draw theirs."""
+    """Resize the buffers and the embedding of a gate; returns the changes. New units draw their embedding."""
     places, copies = Layout(torch.Size((1, gate.units)), torch.arange(gate.units)[None]).index(1, counts)
     change = Change(0, gate.units, places, copies > 0)
     embedding = change(gate.embedding.data, fill=False)
@@ -164,26 +184,37 @@ def _resize_gate(gate: Gate, counts: Tensor) -> list[Change]:
     return [change]
 
 
-def _indices(body: nn.Module, own: dict[Gate, Tensor]) -> list[tuple[SideBySide | GatedAnywhere, Tensor]]:
-    """What gates side by side, and gates that are applied element by element, will be told."""
-    found: dict[SideBySide | GatedAnywhere, None] = {}
+def _indices(body: nn.Module, counts_of_gates: dict[Gate, Tensor]) -> list[tuple[SideBySide | GatedAnywhere, Tensor]]:
+    """The new index of every `SideBySide` and `GatedAnywhere` in the body.
+
+    Args:
+        body: the body.
+        counts_of_gates: [units] int64 for every gate.
+    """
+    owners: dict[SideBySide | GatedAnywhere, None] = {}
     for module in body.modules():
-        each = module if isinstance(module, GatedAnywhere) else module.__dict__.get("gate")
-        if isinstance(each, SideBySide | GatedAnywhere):
-            found[each] = None
-    return [(each, _resized_index(each.index, each.gates, own)) for each in found]
+        owner = module if isinstance(module, GatedAnywhere) else module.__dict__.get("gate")
+        if isinstance(owner, SideBySide | GatedAnywhere):
+            owners[owner] = None
+    return [(owner, _resized_index(owner.index, owner.gates, counts_of_gates)) for owner in owners]
 
 
-def _resized_index(index: Tensor, gates: list[Gate], own: dict[Gate, Tensor]) -> Tensor:
-    """The unit of every place, counted through these gates; one more than the last is none."""
-    counts = torch.cat([own[gate] for gate in gates])
+def _resized_index(index: Tensor, gates: list[Gate], counts_of_gates: dict[Gate, Tensor]) -> Tensor:
+    """The index of a `SideBySide` or `GatedAnywhere` after resizing.
+
+    Args:
+        index: the unit of every place, counted through `gates`. The number of all units stands for no unit.
+        gates: the gates side by side.
+        counts_of_gates: [units] int64 for every gate.
+    """
+    counts = torch.cat([counts_of_gates[gate] for gate in gates])
     units = torch.where(index.cpu() == len(counts), -1, index.cpu())
-    found = Layout(units.shape, units).resized(counts).units
-    return torch.where(found < 0, int(counts.sum()), found)
+    resized = Layout(units.shape, units).resized(counts).units
+    return torch.where(resized < 0, int(counts.sum()), resized)
 
 
 def _head_columns(model: Network, first: dict[Gate, int], counts: Tensor) -> Change | None:
-    """What becomes of what the heads read; None where it stays as it is."""
+    """The change of the columns of the heads; None if they stay as they are."""
     if isinstance(model.body, Converted) and model.body.answer is not None:
         units = model.body.answer.units.flatten()
     elif model.outputs is not None:
@@ -200,7 +231,16 @@ def _head_columns(model: Network, first: dict[Gate, int], counts: Tensor) -> Cha
 
 
 def _resize_heads(model: Network, change: Change, changes: _Changes, before: dict[Tensor, Tensor]) -> None:
-    """Finished ones read nothing of what has joined; the one that is learned starts to."""
+    """Apply the change of columns to all heads.
+
+    Finished heads read nothing of new units. The head that is being learned draws weights for them.
+
+    Args:
+        model: the model.
+        change: the change of the columns.
+        changes: gets the changes of the heads' weights.
+        before: gets the former weights.
+    """
     model.features = change.places.numel()
     if isinstance(model.body, Converted):
         model.body.features = model.features

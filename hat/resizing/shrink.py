@@ -1,4 +1,4 @@
-"""A copy of a model without the units that some tasks do not use."""
+"""A smaller copy of a model, without the units that some tasks do not use."""
 
 from __future__ import annotations
 
@@ -20,42 +20,50 @@ from hat.units.state import Finished
 
 @torch.no_grad()
 def shrunk(model: Network, tasks: Sequence[int]) -> Network:
-    """A copy with the units alone that one of these tasks uses, and those without which the rest cannot be computed.
+    """A copy that keeps the units that some of these tasks uses, and the units that the network needs to be computed.
 
-    A converted network is tried value by value, with other weights and inputs than its own, which could be all alike;
-    units whose absence makes a difference stay, switched off.
+    For a converted network every value of the copy's graph is compared with the value of the model. This is done with
+    random weights and other inputs, because the real ones could be equal by chance. If a unit makes a difference by its
+    absence, it stays in the copy, switched off.
 
     Args:
-        model: it is left as it is.
-        tasks: finished ones, at least one.
+        model: the model; it is not changed.
+        tasks: the ids of finished tasks; at least one.
+
+    Returns:
+        The copy, in evaluation mode.
 
     Raises:
-        UnexplainedError: it computes something else, and no unit can be blamed.
+        UnexplainedError: the copy computes something else, and no unit explains the difference.
     """
-    on = torch.cat([(gate.masks[list(tasks)] != 0).any(0).cpu() for gate in model.gates.values()])
-    fixed, varied = needed(model), copy.deepcopy(model).eval()
-    vary(varied)
+    is_used = torch.cat([(gate.masks[list(tasks)] != 0).any(0).cpu() for gate in model.gates.values()])
+    fixed, varied_model = needed(model), copy.deepcopy(model).eval()
+    vary(varied_model)
     while True:
-        counts = fit(model, on.long(), fixed)
-        bad = _tried(varied, counts, tasks)
-        if bad is None:
+        counts = fit(model, is_used.long(), fixed)
+        misfit_units = _units_that_cannot_go(varied_model, counts, tasks)
+        if misfit_units is None:
             break
-        fix(model, bad[counts[bad] != 1], fixed)
-    small = copy.deepcopy(model).eval()
-    resize(small, counts)
-    return small
+        fix(model, misfit_units[counts[misfit_units] != 1], fixed)
+    small_model = copy.deepcopy(model).eval()
+    resize(small_model, counts)
+    return small_model
 
 
-def _tried(model: Network, counts: Tensor, tasks: Sequence[int]) -> Tensor | None:
-    """Resize a copy; the units that cannot go, None if all can."""
-    small = copy.deepcopy(model)
+def _units_that_cannot_go(model: Network, counts: Tensor, tasks: Sequence[int]) -> Tensor | None:
+    """Try to shrink a copy of the model.
+
+    Returns:
+        The numbers of the units that make the copy compute something else for a task; None if all can go.
+    """
+    small_model = copy.deepcopy(model)
     try:
-        resize(small, counts)
+        resize(small_model, counts)
     except Unfit as unfit:
         return unfit.units
-    if isinstance(model.body, Converted) and isinstance(small.body, Converted):
+    if isinstance(model.body, Converted) and isinstance(small_model.body, Converted):
         for task in tasks:
-            bad = misfits(model.body, small.body, counts, Finished(task))
-            if bad is not None:
-                return bad
+            misfit_units = misfits(model.body, small_model.body, counts, Finished(task))
+            if misfit_units is not None:
+                return misfit_units
     return None

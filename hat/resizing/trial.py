@@ -1,4 +1,9 @@
-"""Trying out a resized network: it must compute, value by value, what the one that it was made of computes."""
+"""Comparing a resized network with the original: every value of the graph must agree for the units that both have.
+
+Example: the task uses units 0, 1 and 3 of a gate of 4 units, and unit 2 is removed. Activations [B, 4] of the original
+are compared without column 2 with the activations [B, 3] of the resized network. A mean over units then differs, as it
+divides by 3 instead of 4. The nodes before the mean agree, so the units that the mean reads are to blame.
+"""
 
 from __future__ import annotations
 
@@ -16,60 +21,70 @@ from hat.units.state import Answer
 
 
 class _Values(fx.Interpreter):
-    """The values of the nodes of a graph, as far as it runs."""
+    """Runs a graph and keeps the value of every node.
+
+    Attributes:
+        by_name: the values of the nodes that have run, by the name of the node.
+        last: the last node that was started.
+    """
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network)
-        self.found: dict[str, Any] = {}
+        self.by_name: dict[str, Any] = {}
         self.last: fx.Node | None = None
 
     def run_node(self, node: fx.Node) -> Any:
         self.last = node
-        found = self.found[node.name] = super().run_node(node)
-        return found
+        value = self.by_name[node.name] = super().run_node(node)
+        return value
 
     def values(self, example: tuple[Any, ...]) -> Exception | None:
-        """Run; what it failed with at `last`."""
+        """Run the graph on an example. Returns the exception of node `last` if that failed, else None."""
         try:
             self.run(*example)
-        except Exception as error:  # whatever an operation makes of sizes that do not fit
+        except Exception as error:  # any exception: operations differ in what they raise if sizes do not fit
             return error
         return None
 
 
 @torch.no_grad()
 def misfits(before: Converted, after: Converted, counts: Tensor, answer: Answer) -> Tensor | None:
-    """The units that go or join where the two first differ, or the second fails; None where it computes the same.
+    """The units that make a resized network compute something else than the original.
 
-    Tried on other inputs than the example, if the network takes them: of zeros all values are alike.
+    The two are compared node by node. The inputs are other than the example if the network takes such inputs, because
+    an example of zeros, say, would make all values equal.
 
     Args:
-        before: in evaluation mode, with weights that are all different; see `hat.conversion.trials.vary`.
-        after: the same with `counts`; in evaluation mode.
+        before: the original, in evaluation mode, with weights that are all different; see `hat.conversion.trials.vary`.
+        after: the network resized to `counts`, in evaluation mode.
         counts: [units] int64 through all gates.
-        answer: what both answer for.
+        answer: what both networks answer for.
+
+    Returns:
+        The numbers of the units that go or join at the first node whose value differs or that fails; None if no node
+        differs or fails.
     """
-    old, new, failed = _tried(before, after, answer)
-    changed, resized = _changed(before, counts), {node.name: node for node in after.network.graph.nodes}
+    old, new, failed = _run_both(before, after, answer)
+    changed, resized = _nodes_that_change(before, counts), {node.name: node for node in after.network.graph.nodes}
     for node in before.network.graph.nodes:
         if node.op == "output":
             break
-        here = node.name
-        fails = failed and new.last is not None and new.last.name == here
-        if fails or not _same(old.found[here], new.found.get(here), before.layouts.get(here), counts):
-            return _met(node, before, counts)
-        said = here in changed and lie_as_said(before, node, old.found)
-        if said and not lie_as_said(after, resized[here], new.found):
-            return _met(node, before, counts)
+        name = node.name
+        fails = failed and new.last is not None and new.last.name == name
+        if fails or not _same(old.by_name[name], new.by_name.get(name), before.layouts.get(name), counts):
+            return _units_to_blame(node, before, counts)
+        should_lie_as_said = name in changed and lie_as_said(before, node, old.by_name)
+        if should_lie_as_said and not lie_as_said(after, resized[name], new.by_name):
+            return _units_to_blame(node, before, counts)
     return None
 
 
-def _tried(before: Converted, after: Converted, answer: Answer) -> tuple[_Values, _Values, bool]:
-    """The values of both on the same inputs, and whether the second has failed."""
+def _run_both(before: Converted, after: Converted, answer: Answer) -> tuple[_Values, _Values, bool]:
+    """The values of both networks on the same inputs, and whether the second network failed."""
     old, new = _Values(before.network), _Values(after.network)
     with before.answering(answer), after.answering(answer):
         example = other(before.inputs(), 0)
-        if old.values(example) is not None:  # lengths, say, that fit together only as they are
+        if old.values(example) is not None:  # the network takes its example only, as some lengths must fit together
             example = before.inputs()
             error = old.values(example)
             if error is not None:
@@ -77,28 +92,33 @@ def _tried(before: Converted, after: Converted, answer: Answer) -> tuple[_Values
         return old, new, new.values(example) is not None
 
 
-def _changed(body: Converted, counts: Tensor) -> set[str]:
-    """The nodes in whose values units go or join."""
-    layouts = {name: list(layouts_in(layout)) for name, layout in body.layouts.items()}
-    return {name for name, found in layouts.items() if any(bool((counts[each.numbers] != 1).any()) for each in found)}
+def _nodes_that_change(body: Converted, counts: Tensor) -> set[str]:
+    """The names of the nodes in whose values units go or join."""
+    layouts_by_node = {name: list(layouts_in(layout)) for name, layout in body.layouts.items()}
+    return {
+        name
+        for name, layouts_of_node in layouts_by_node.items()
+        if any(bool((counts[layout.numbers] != 1).any()) for layout in layouts_of_node)
+    }
 
 
-def _met(node: fx.Node, body: Converted, counts: Tensor) -> Tensor:
-    """Of the units of what a value is made of those that change; where none does, of its own."""
+def _units_to_blame(node: fx.Node, body: Converted, counts: Tensor) -> Tensor:
+    """The units that go or join in the inputs of a node; if there are none, those in the value of the node."""
     for nodes in (node.all_input_nodes, [node]):
-        layouts = layouts_in([body.layouts.get(each.name) for each in nodes])
-        found = torch.cat([torch.empty(0, dtype=torch.int64), *(layout.numbers for layout in layouts)]).unique()
-        if bool((counts[found] != 1).any()):
+        layouts = layouts_in([body.layouts.get(argument.name) for argument in nodes])
+        units = torch.cat([torch.empty(0, dtype=torch.int64), *(layout.numbers for layout in layouts)]).unique()
+        if bool((counts[units] != 1).any()):
             break
-    return found[counts[found] != 1]
+    return units[counts[units] != 1]
 
 
 def _same(old: Any, new: Any, layout: Any, counts: Tensor) -> bool:
+    """Whether two values of a node are equal to rounding, for the units that both have."""
     if isinstance(old, tuple | list):
         layouts = layout if isinstance(layout, tuple) else [layout] * len(old)
         return len(old) == len(new) and all(map(_same, old, new, layouts, [counts] * len(old)))
     if not isinstance(old, Tensor):
-        return True  # a size, or what is computed of one: what it does shows in a tensor
+        return True  # a size, or a number made of sizes: if it is wrong, a tensor shows it
     if not isinstance(new, Tensor):
         return False
     if isinstance(layout, Layout) and layout.along(counts) is not None:

@@ -10,31 +10,32 @@ from torch import Tensor
 
 
 class Memory:
-    """Objects by the memory that they are views of, so that few have to be compared."""
+    """Tensors, grouped by the memory that they are views of, so that only tensors of one group are compared."""
 
     def __init__(self) -> None:
-        self._known: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self._by_address: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
 
     def add(self, key: Tensor, values: Tensor) -> None:
-        """An object, and the values that it stands for; both are kept alive."""
-        self._known[_place(values)].append((key, values))
+        """Add the object `key`, which stands for `values`. Both are kept alive."""
+        self._by_address[_address(values)].append((key, values))
 
     def sharing(self, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Those some element of which is one of these values."""
-        return (each for each in self._known.get(_place(values), ()) if overlap(each[1], values))
+        """The pairs (object, its values) that share an element with `values`."""
+        candidates = self._by_address.get(_address(values), ())
+        return (pair for pair in candidates if overlap(pair[1], values))
 
 
-def overlap(one: Tensor, other: Tensor) -> bool:
-    """Some element of one is an element of the other."""
-    if _place(one) != _place(other) or not _place(one) or not one.numel() or not other.numel():
+def overlap(first: Tensor, second: Tensor) -> bool:
+    """Whether the two tensors have an element of memory in common."""
+    if _address(first) != _address(second) or not _address(first) or not first.numel() or not second.numel():
         return False
-    if one.dtype != other.dtype:
-        return True  # views of bytes: nobody looks closer
-    touched = torch.zeros(one.untyped_storage().nbytes() // one.element_size(), dtype=torch.bool)
-    touched.as_strided(one.shape, one.stride(), one.storage_offset()).fill_(True)
-    return bool(touched.as_strided(other.shape, other.stride(), other.storage_offset()).any())
+    if first.dtype != second.dtype:
+        return True  # views of the same bytes as two types: taken to overlap, without a closer look
+    touched = torch.zeros(first.untyped_storage().nbytes() // first.element_size(), dtype=torch.bool)
+    touched.as_strided(first.shape, first.stride(), first.storage_offset()).fill_(True)
+    return bool(touched.as_strided(second.shape, second.stride(), second.storage_offset()).any())
 
 
-def _place(tensor: Tensor) -> int:
-    """The address of its memory; 0 where it has none of that kind."""
+def _address(tensor: Tensor) -> int:
+    """The address of the memory of a tensor; 0 if the tensor is not strided, as a sparse tensor."""
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0

@@ -1,4 +1,8 @@
-"""Recording one call of a function, and what a recorder offers to those who decide how a call is recorded."""
+"""Recording one call of a function.
+
+A call is recorded under its plain Python name if it has one: `torch.add(x, y)`, `x.add(y)`, `x + y` and `x.__radd__(y)`
+all become `operator.add`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
 
 
 class Recording(AbstractContextManager[Any], Protocol):
-    """A recorder, as the functions see it that decide how a call is recorded; see `hat.tracing.recorder.Recorder`."""
+    """What the functions that record a call use of a recorder; see `hat.tracing.recorder.Recorder`."""
 
     nodes: Nodes
     learning: bool
@@ -43,21 +47,24 @@ class Recording(AbstractContextManager[Any], Protocol):
 
 
 def record(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call that changes nothing, by the name that Python has for it if there is one."""
+    """Record a call that writes to no tensor, as an operator of Python if there is one, and return its answer."""
     name = function.__name__
     kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
-    if not _fits(recorder, args, kwargs):
+    if not _recordable(recorder, args, kwargs):
         return function(*args, **kwargs)
-    if not kwargs and (found := _operator(name, args)) is not None:
-        return recorder.record("call_function", *found, {})
+    if not kwargs and (call := _operator(name, args)) is not None:
+        return recorder.record("call_function", *call, {})
     if getattr(Tensor, name, None) == function:
         return recorder.record("call_method", name, args, kwargs)
     return recorder.record("call_function", function, args, kwargs)
 
 
-def _fits(recorder: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """A graph can hold the arguments; those that it cannot, and that no tensor is among, are made to a constant."""
-    if any(isinstance(each, Tensor | Size | Real) for each in flat((args, kwargs))):
+def _recordable(recorder: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call with these arguments becomes a node.
+
+    Not so if a graph cannot hold the arguments and none of them is a tensor or a size. Then the answer is a constant.
+    """
+    if any(isinstance(value, Tensor | Size | Real) for value in flat((args, kwargs))):
         return True
     try:
         recorder.nodes.argument((args, kwargs))
@@ -67,12 +74,13 @@ def _fits(recorder: Recording, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def _operator(name: str, args: tuple[Any, ...]) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+    """The operator of Python that a function of this name is, and its arguments in order; None if it is none."""
     if name in _OPERATORS and len(args) == (1 if name.startswith("neg") else 2):
         return _OPERATORS[name], args
     if not name.startswith("__"):
         return None
     name = {"__div__": "__truediv__", "__rdiv__": "__rtruediv__", "__idiv__": "__itruediv__"}.get(name, name)
-    plainly = f"__{name[3:]}"  # of __radd__ and __iadd__
-    if name[2] in "ri" and name != "__invert__" and hasattr(operator, plainly):
-        return getattr(operator, plainly), args[::-1] if name[2] == "r" else args
+    unprefixed = f"__{name[3:]}"  # __add__ for __radd__ and __iadd__
+    if name[2] in "ri" and name != "__invert__" and hasattr(operator, unprefixed):
+        return getattr(operator, unprefixed), args[::-1] if name[2] == "r" else args
     return (getattr(operator, name), args) if hasattr(operator, name) else None

@@ -1,5 +1,8 @@
-"""What is raised where a network cannot be converted."""
+"""The error of a network that cannot be converted."""
 
 
 class ConversionError(ValueError):
-    """A network cannot be converted: the message names the place, the reason and, where there is one, a way around."""
+    """A network cannot be converted.
+
+    The message names the place in the network, the reason and, if there is one, a way around.
+    """

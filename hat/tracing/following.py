@@ -1,4 +1,10 @@
-"""Numbers that Python made of a batch size, found by recording a batch of another size."""
+"""Plain numbers that depend on the batch size, discovered by recording the network again on a larger batch.
+
+Example: a module calls `x.view(int(x.shape[0] / 2), -1)`. `int` gives a plain number, so the graph on a batch of 4 has
+`view(x, 2, -1)`, and would fail on a batch of 6. The recording on a batch of 5 has the same call with another number
+if the number depends on the batch size. Two sizes B and two numbers n give `n = a B + c`, and the graph gets nodes that
+compute `a B + c` in place of the number. A third batch size then checks the graph, see `hat.tracing.trace`.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +17,27 @@ from torch import Tensor, fx
 from hat.tracing.nodes import Nodes
 
 
-def follow(nodes: Nodes, other: Nodes) -> bool:
-    """Make numbers of one recording that another batch size changes to functions of the batch size.
+def follow(nodes: Nodes, larger: Nodes) -> bool:
+    """Replace the numbers that differ between two recordings by functions `a B + c` of the batch size B, in place.
 
-    `int(windows.shape[0] / count)` is such a number: Python takes nothing but a plain int for its answer. What two
-    sizes show is taken for `a B + c`; whether it is so, a third has to show.
+    Args:
+        nodes: the recording to change.
+        larger: a recording of the same network on a larger batch.
 
     Returns:
-        Whether something was changed; nothing is where the two recordings do not consist of the same calls.
+        Whether a number was replaced. No number is replaced if the two recordings consist of different calls.
     """
-    pairs = list(zip(nodes.graph.nodes, other.graph.nodes, strict=False))
-    if len(nodes.graph.nodes) != len(other.graph.nodes) or any(map(_differ, pairs)):
+    pairs = list(zip(nodes.graph.nodes, larger.graph.nodes, strict=False))
+    if len(nodes.graph.nodes) != len(larger.graph.nodes) or any(map(_differ, pairs)):
         return False
-    first = next((node for node, value in nodes.values.items() if isinstance(value, Tensor) and value.dim()), None)
-    twin = dict(pairs).get(first)
-    if first is None or twin is None:
+    batch_input = next((key for key, value in nodes.values.items() if isinstance(value, Tensor) and value.dim()), None)
+    twin_of_input = dict(pairs).get(batch_input)
+    if batch_input is None or twin_of_input is None:
         return False
-    sizes = len(nodes.values[first]), len(other.values[twin])
-    following = _Following(nodes, first, sizes)
-    for one, two in pairs:
-        one.args, one.kwargs = following.merged(one, (one.args, one.kwargs), (two.args, two.kwargs))
+    sizes = len(nodes.values[batch_input]), len(larger.values[twin_of_input])
+    following = _Following(nodes, batch_input, sizes)
+    for node, twin in pairs:
+        node.args, node.kwargs = following.merged(node, (node.args, node.kwargs), (twin.args, twin.kwargs))
     return following.changed
 
 
@@ -43,37 +50,42 @@ class _Following:
     """Puts functions of the batch size in the place of numbers.
 
     Args:
-        nodes: the recording that changes.
-        first: the input whose first dimension is the batch.
-        sizes: of the batch, in this recording and in the other one; they differ.
+        nodes: the recording to change.
+        batch_input: the input whose first dimension is the batch.
+        sizes: the batch size in `nodes` and in the other recording; the two differ.
+
+    Attributes:
+        changed: a number was replaced.
     """
 
-    def __init__(self, nodes: Nodes, first: fx.Node, sizes: tuple[int, int]) -> None:
-        self.nodes, self.first, self.sizes = nodes, first, sizes
+    def __init__(self, nodes: Nodes, batch_input: fx.Node, sizes: tuple[int, int]) -> None:
+        self.nodes, self.batch_input, self.sizes = nodes, batch_input, sizes
         self.changed = False
 
-    def merged(self, node: fx.Node, one: Any, other: Any) -> Any:
-        """An argument of the node, given what it is in either recording."""
-        if type(one) is not type(other) or isinstance(one, fx.Node):
-            return one
-        if isinstance(one, tuple | list) and len(one) == len(other):
-            return type(one)(self.merged(node, *each) for each in zip(one, other, strict=True))
-        if isinstance(one, dict):
-            return {key: self.merged(node, each, other.get(key)) for key, each in one.items()}
-        if isinstance(one, slice):
-            return slice(*(self.merged(node, getattr(one, k), getattr(other, k)) for k in ("start", "stop", "step")))
-        steps, change = self.sizes[1] - self.sizes[0], 0 if not isinstance(one, int) else other - one
-        if isinstance(one, bool) or not change or change % steps:
-            return one
+    def merged(self, node: fx.Node, value: Any, twin_value: Any) -> Any:
+        """An argument of `node`, made from its values in the two recordings."""
+        if type(value) is not type(twin_value) or isinstance(value, fx.Node):
+            return value
+        if isinstance(value, tuple | list) and len(value) == len(twin_value):
+            return type(value)(self.merged(node, *element) for element in zip(value, twin_value, strict=True))
+        if isinstance(value, dict):
+            return {key: self.merged(node, element, twin_value.get(key)) for key, element in value.items()}
+        if isinstance(value, slice):
+            ends = [(getattr(value, end), getattr(twin_value, end)) for end in ("start", "stop", "step")]
+            return slice(*(self.merged(node, *pair) for pair in ends))
+        steps, change = self.sizes[1] - self.sizes[0], 0 if not isinstance(value, int) else twin_value - value
+        if isinstance(value, bool) or not change or change % steps:
+            return value
         self.changed = True
-        return self._function(node, change // steps, one - change // steps * self.sizes[0])
+        return self._function(node, change // steps, value - change // steps * self.sizes[0])
 
     def _function(self, node: fx.Node, factor: int, offset: int) -> fx.Node:
+        """A new node before `node` that computes `factor * batch size + offset`."""
         with self.nodes.graph.inserting_before(node):
-            shape = self._call(getattr, (self.first, "shape"), self.nodes.values[self.first].shape)
+            shape = self._call(getattr, (self.batch_input, "shape"), self.nodes.values[self.batch_input].shape)
             batch = self._call(operator.getitem, (shape, 0), self.sizes[0])
-            found = batch if factor == 1 else self._call(operator.mul, (batch, factor), self.sizes[0] * factor)
-            return found if not offset else self._call(operator.add, (found, offset), self.sizes[0] * factor + offset)
+            number = batch if factor == 1 else self._call(operator.mul, (batch, factor), self.sizes[0] * factor)
+            return number if not offset else self._call(operator.add, (number, offset), self.sizes[0] * factor + offset)
 
     def _call(self, function: Any, args: tuple[Any, ...], value: int | torch.Size) -> fx.Node:
         node = self.nodes.graph.call_function(function, args)

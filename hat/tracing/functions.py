@@ -1,4 +1,4 @@
-"""What becomes of a function of torch that a module calls while it is recorded."""
+"""Which recording each function of torch gets when a module calls the function while it is recorded."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _OF_THE_OBJECT = {"__hash__", "__repr__", "__format__", "__reduce_ex__", "__dir_
 
 
 def call(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the function answers, recorded.
+    """Record a call of `function` and return its answer.
 
     Raises:
-        ConversionError: a graph cannot do the same.
+        ConversionError: a graph cannot do what the function does.
     """
     name = function.__name__
     if name in _OF_THE_OBJECT:
@@ -32,7 +32,7 @@ def call(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict
         return _attribute(recorder, name, function.__self__.__name__, args[0])
     if name in ("size", "numel", "nelement"):
         return _size(recorder, name, *args, **kwargs)
-    if name == "__len__":  # Python makes a plain number of what it gets
+    if name == "__len__":  # Python turns the answer into a plain number
         recorder.nodes.burn()
     if name in _READERS:
         return _read(recorder, function, args, kwargs)
@@ -48,6 +48,7 @@ def call(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict
 
 
 def _attribute(recorder: Recording, how: str, name: str, tensor: Tensor) -> Any:
+    """A read of an attribute; writes are refused."""
     if how != "__get__":
         raise recorder.nodes.refuse(f"sets {name} of a tensor; make a new one")
     if name == "shape":
@@ -68,20 +69,28 @@ def _size(recorder: Recording, name: str, tensor: Tensor, dim: int | None = None
 
 
 def _read(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Values become numbers of Python, for good: only those that are always the same."""
-    if any(recorder.nodes.depends(each) for each in tensors((args, kwargs))):
+    """A call that turns values of a tensor into Python numbers. The numbers are constants in the graph.
+
+    Raises:
+        ConversionError: the values depend on the inputs or on parameters.
+    """
+    if any(recorder.nodes.depends(value) for value in tensors((args, kwargs))):
         raise recorder.nodes.refuse(
             f"{function.__name__} makes Python depend on values that change; use torch.where or a tensor"
         )
     with recorder.paused():
-        args = replaced(args, lambda each: recorder.nodes.value(each) if isinstance(each, Tensor) else plain(each))
+        args = replaced(args, lambda value: recorder.nodes.value(value) if isinstance(value, Tensor) else plain(value))
         return function(*args, **kwargs)
 
 
 def _assign(recorder: Recording, tensor: Tensor, index: Any, value: Any) -> None:
-    """A mask that is filled part by part is one; an activation is not to be overwritten."""
+    """`tensor[index] = value` as a new tensor, for constant tensors, as a mask that is filled part by part.
+
+    Raises:
+        ConversionError: the tensor, the index or the value depends on the inputs or on parameters.
+    """
     with recorder.paused():
-        if any(recorder.nodes.depends(each) for each in tensors((tensor, index, value))):
+        if any(recorder.nodes.depends(part) for part in tensors((tensor, index, value))):
             raise recorder.nodes.refuse(
                 "assigns to a part of a tensor; make a new one, by torch.cat, torch.where or slice_scatter"
             )

@@ -1,4 +1,8 @@
-"""Functions that write into a tensor, as functions that make a new one."""
+"""Functions that write into a tensor, recorded as functions that make a new tensor.
+
+Example: `x.add_(y)` becomes the node `add(x, y)`. The object `x`, which the module goes on using, then stands for that
+node.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +33,20 @@ _OPERATORS = {
     )
 }
 _RESHAPING = {"squeeze_", "unsqueeze_", "transpose_", "t_", "swapaxes_", "swapdims_", "detach_"}
-# The function without the underscore is missing, or another one.
+# Without the underscore, these functions do not exist or do something else.
 _ALONE = {"set_", "resize_", "requires_grad_", "share_memory_", "uniform_", "normal_", "random_", "bernoulli_"}
 
 
 def is_in_place(name: str, kwargs: dict[str, Any]) -> bool:
-    """A function of this name and with these arguments writes to its first argument."""
+    """Whether a function with this name and these arguments writes to its first argument."""
     return bool(kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__")) or name in _OPERATORS
 
 
 def call(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The new values are a tensor of their own, which the old object is from now on.
+    """Record a call that writes to its first argument, and return that argument, which stands for the new values.
 
     Raises:
-        ConversionError: no function makes them, or the object belongs to the network.
+        ConversionError: no function computes the new values as a new tensor, or the argument belongs to the network.
     """
     name, target = function.__name__, args[0]
     result = _new(recorder, function, name, args, kwargs)
@@ -54,6 +58,7 @@ def call(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict
 
 
 def _new(recorder: Recording, function: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The new values, as a new tensor."""
     if name in _OPERATORS or not name.endswith("_"):
         return record(recorder, function, args, kwargs)
     if name == "zero_":

@@ -1,4 +1,4 @@
-"""Which modules stay whole in a traced graph."""
+"""Which modules become one node of a recorded graph, and which are replaced by the calls inside of them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
-# Without parameters, random in training and the identity in evaluation; under these names in many libraries.
+# Many libraries have classes of these names: without parameters, random in training, the identity in evaluation.
 _STOCHASTIC = {"DropPath", "StochasticDepth", "DropBlock", "DropBlock2d", "DropBlock3d", "DropConnect"}
 
 _CONTRACTIONS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 def is_leaf(module: nn.Module, name: str = "") -> bool:
-    """A layer of `torch.nn` that computes what its class does, or a stochastic depth without parameters.
+    """Whether a module becomes one node of the graph.
 
-    Not so containers, what has modules inside, and a layer whose parameters are parametrized: they are traced through.
+    Layers of `torch.nn` do, and stochastic depth without parameters. A module is replaced by the calls inside of it if
+    it is a container, has modules inside, has a forward of its own, or has parametrized parameters.
     """
     if type(module).__name__ in _STOCHASTIC:
         return next(module.parameters(), None) is None
@@ -29,25 +30,30 @@ def is_leaf(module: nn.Module, name: str = "") -> bool:
 
 
 def overrides_forward(module: nn.Module) -> bool:
-    """What the module computes is not said by a class of `torch.nn`."""
+    """Whether the forward of a module comes from outside `torch.nn`."""
     return not str(getattr(type(module).forward, "__module__", "")).startswith("torch.nn.modules")
 
 
 def hides_its_weight(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """A linear layer or convolution of a derived class that applies a weight it computes from its own.
+    """Whether a linear layer or convolution computes the weight that it applies from its parameter `weight`.
 
-    A standardized weight, say. Such a layer stays whole: what is known of it is which units it has.
+    Weight standardization is an example. Such a layer becomes one node, because then its units are known: they are
+    the rows of its parameter.
     """
     if not isinstance(module, _CONTRACTIONS) or not overrides_forward(module) or parametrize.is_parametrized(module):
         return False
-    seen = _Weights(module.weight)
-    with seen:
+    weights = _Weights(module.weight)
+    with weights:
         module.forward(*args, **kwargs)
-    return not seen.plain
+    return not weights.plain
 
 
 class _Weights(TorchFunctionMode):
-    """Whether a weight meets a contraction as it is."""
+    """Watches whether a weight is an argument of a linear function or a convolution.
+
+    Attributes:
+        plain: the weight was such an argument, unchanged.
+    """
 
     functions = (F.linear, torch.conv1d, torch.conv2d, torch.conv3d, *(
         getattr(torch, f"conv_transpose{n}d") for n in (1, 2, 3)

@@ -1,10 +1,13 @@
-"""One name for an operation, whether it is called as a function, a method or an operator of a compiled graph."""
+"""One name for an operation, however it is called.
+
+`torch.add(x, y)`, `x.add(y)`, `x + y` and `aten.add` in an exported graph are all `"add"`.
+"""
 
 from __future__ import annotations
 
 from torch import fx
 
-_OTHERS = {
+_SYNONYMS = {
     "truediv": "div",
     "true_divide": "div",
     "divide": "div",
@@ -25,20 +28,24 @@ _HOMES = ("torch", "_operator", "operator", "builtins", "math")
 
 
 def operation(node: fx.Node) -> str | None:
-    """`"add"`, `"view"`, ...; the attribute's name for a look at one; None for a module or a function of a stranger."""
+    """The name of the operation of a node: `"add"`, `"view"`, ...
+
+    The name of the attribute for `getattr`. None for a module, and for a function from outside torch and Python.
+    """
     if node.op == "call_method":
         name = str(node.target)
     elif node.op == "call_function":
-        found = _function(node)
-        if found is None:
+        plain_name = _function(node)
+        if plain_name is None:
             return None
-        name = found
+        name = plain_name
     else:
         return None
-    return _OTHERS.get(name, name)
+    return _SYNONYMS.get(name, name)
 
 
 def _function(node: fx.Node) -> str | None:
+    """The name of the function that a node calls; None for a function from outside torch and Python."""
     target = node.target
     if target is getattr:
         return str(node.args[1])
@@ -46,13 +53,13 @@ def _function(node: fx.Node) -> str | None:
     if schema is not None:
         namespace, _, name = schema.name.partition("::")
         return name if namespace == "aten" else None
-    home = getattr(target, "__module__", None) or "torch"  # builtin functions of torch have none
+    home = getattr(target, "__module__", None) or "torch"  # builtin functions of torch have no `__module__`
     name = getattr(target, "__name__", None)
     return name if name and home.split(".")[0] in _HOMES else None
 
 
 def where(node: fx.Node) -> str:
-    """The place of a node, for a message: the module and the line that it was called in, and what it calls."""
-    what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    """The place of a node, for a message: the module, the line of the call, and the name of the called function."""
+    called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     place = node.meta.get("place")
-    return f"{place}: {what}" if place else str(what)
+    return f"{place}: {called}" if place else str(called)

@@ -1,4 +1,14 @@
-"""Which node of a graph a tensor or a number is."""
+"""Which node of the recorded graph a tensor or a number stands for.
+
+Example: a module calls `h = x + 1` and then `h.mul_(2)`.
+
+    before       the object `x` stands for the node `x`
+    `h = x + 1`  a node `add` is made, and the new object `h` stands for `add`
+    `h.mul_(2)`  a node `mul` is made, and the same object `h` stands for `mul` from now on
+
+No memory is overwritten: the value of `add` on the example stays what it was. A tensor that shares memory with the old
+`h`, such as a view taken before `mul_`, would show wrong values now, so it may not be read any more.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +25,7 @@ from hat.tracing.errors import ConversionError
 from hat.tracing.sizes import Real, Size, number, plain
 from hat.tracing.trees import rebuilt, replaced, tensors
 
-# Their first argument says how large and of what type, not what is in them.
+# Functions that use the shape and the type of their first argument, but not its values.
 _OF_SHAPE = {
     "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor",
     "zeros_like", "ones_like", "full_like", "empty_like",
@@ -23,23 +33,23 @@ _OF_SHAPE = {
 
 
 class Nodes:
-    """A graph that grows, and what its nodes are on the example.
+    """A graph that is being recorded, and the values of its nodes on the example.
 
-    Tensors are known by the object that the network has in its hands. One that it changes in place is written nowhere:
-    the object is known by another node from then on.
+    A tensor is identified by its Python object. If the network changes a tensor in place, the object stands for another
+    node from then on.
 
     Args:
         module: the network.
-        place: says where it is.
+        place: returns the place in the network that is running, for messages.
 
     Attributes:
-        graph: what was recorded.
-        values: of every node, what came out on the example.
+        graph: the graph, as far as it is recorded.
+        values: the value of every node on the example.
         targets: the modules and tensors that the graph refers to, by name.
-        burnt: where sizes became plain numbers.
-        constants: where tensors were met that no node made.
-        device: of the inputs.
-        active: numbers are recorded.
+        burnt: the places where sizes became plain numbers.
+        constants: the places where the network used a tensor that no node made.
+        device: the device of the inputs.
+        active: whether numbers are recorded.
     """
 
     def __init__(self, module: nn.Module, place: Callable[[], str]) -> None:
@@ -53,7 +63,7 @@ class Nodes:
         self.place = place
         self._names: dict[int, str] = {}
         self._nodes: dict[int, fx.Node] = {}
-        self._memory = Memory()  # keeps what it knows, so that no other tensor gets the identity of one of them
+        self._memory = Memory()  # keeps its tensors alive, so that no new tensor gets the `id` of one of them
         self._stale: dict[int, str] = {}
         self._sizes: dict[fx.Node, torch.Size] = {}
         self._depends: set[fx.Node] = set()
@@ -62,68 +72,78 @@ class Nodes:
             self._memory.add(tensor, tensor.detach())
 
     def refuse(self, reason: str) -> ConversionError:
-        """An error that says where the network is."""
+        """An error with the place in the network that is running."""
         return ConversionError(f"{self.place()}: {reason}")
 
     # -- adding -----------------------------------------------------------------------------------------------------
 
     def placeholder(self, name: str, value: Any) -> Any:
-        """An input, as tensors that the network has not met yet; those in containers are taken out of it."""
+        """Add an input; returns the input for the network, made of new tensor objects.
+
+        If the input is a container, nodes take the tensors out of it.
+        """
         node = self.graph.placeholder(name)
-        value = replaced(value, lambda each: each.detach() if isinstance(each, Tensor) else each)
-        first = next(tensors(value), None)
-        if self.device is None and first is not None:
-            self.device = first.device
+        value = replaced(value, lambda tensor: tensor.detach() if isinstance(tensor, Tensor) else tensor)
+        first_tensor = next(tensors(value), None)
+        if self.device is None and first_tensor is not None:
+            self.device = first_tensor.device
         self._depends.add(node)
         return self._track(node, value)
 
     def output(self, value: Any) -> None:
-        """What the network answers; a mapping becomes a dict."""
+        """Add the answer of the network. A mapping becomes a dict."""
         self.values[self.graph.output(self.argument(value))] = value
 
     def add(
         self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], compute: Callable[..., Any]
     ) -> Any:
-        """A node, and what comes out of it; no node stays where no tensor comes out.
+        """Add a node and return its value on the example. The node is removed again if the value has no tensor.
 
         Args:
-            op, target, args, kwargs: as of `torch.fx.Node`, with tensors and numbers for nodes.
-            compute: answers (op, target, args, kwargs), with the tensors as they are now.
+            op, target, args, kwargs: as in `torch.fx.Node`, with tensors and numbers in place of nodes.
+            compute: (op, target, args, kwargs) -> the value; the arguments are the current values of the tensors.
         """
         node = self.graph.create_node(op, target, self.argument(args), self.argument(kwargs))
         node.meta["place"] = self.place()
         of_shape = op != "call_module" and getattr(target, "__name__", target) in _OF_SHAPE
-        if any(each in self._depends for each in node.all_input_nodes if not of_shape or each is not node.args[0]):
+        sources = [source for source in node.all_input_nodes if not of_shape or source is not node.args[0]]
+        if any(source in self._depends for source in sources):
             self._depends.add(node)
-        inputs, options = (map_arg(each, self.values.__getitem__) for each in (node.args, node.kwargs))
+        inputs, options = (map_arg(argument, self.values.__getitem__) for argument in (node.args, node.kwargs))
         value = compute(op, target, inputs, options)
         if next(tensors(value), None) is None:
             self.graph.erase_node(node)
             return value
-        return self._track(node, self._new(value, {id(each) for each in tensors((inputs, options))}))
+        return self._track(node, self._new(value, {id(argument) for argument in tensors((inputs, options))}))
 
-    def _new(self, value: Any, given: set[int]) -> Any:
-        """Objects of their own for tensors that are known: what comes out is another node, if not another object."""
+    def _new(self, value: Any, inputs: set[int]) -> Any:
+        """New objects for tensors that stand for a node already, as a function may return its input.
 
-        def own(each: Any) -> Any:
-            known = id(each) in given or id(each) in self._nodes or id(each) in self._names
-            return each.detach() if isinstance(each, Tensor) and known else each
+        Args:
+            value: what the function returned.
+            inputs: the `id` of every tensor among its arguments.
+        """
 
-        return replaced(value, own)
+        def as_new_object(tensor: Any) -> Any:
+            is_known = id(tensor) in inputs or id(tensor) in self._nodes or id(tensor) in self._names
+            return tensor.detach() if isinstance(tensor, Tensor) and is_known else tensor
+
+        return replaced(value, as_new_object)
 
     def _track(self, node: fx.Node, value: Any) -> Any:
-        """Remember which node a tensor is, and take apart what holds several."""
+        """Let `value` stand for `node`, and add a node for every tensor in a container. Returns the value."""
         self.values[node] = value
         if isinstance(value, Tensor):
             self._nodes[id(value)] = node
             self._memory.add(value, value)
         elif isinstance(value, dict):
-            return {key: self._element(node, key, each) for key, each in value.items()}
+            return {key: self._element(node, key, element) for key, element in value.items()}
         elif isinstance(value, tuple | list):
-            return rebuilt(value, [self._element(node, index, each) for index, each in enumerate(value)])
+            return rebuilt(value, [self._element(node, index, element) for index, element in enumerate(value)])
         return value
 
     def _element(self, node: fx.Node, key: Any, value: Any) -> Any:
+        """Add a node for `node[key]`, whose value is `value`, if there is a tensor in `value`."""
         if next(tensors(value), None) is None:
             return value
         element = self.graph.call_function(operator.getitem, (node, key))
@@ -135,16 +155,17 @@ class Nodes:
     # -- tensors ----------------------------------------------------------------------------------------------------
 
     def of(self, tensor: Tensor) -> fx.Node:
-        """The node that a tensor is; one that no node made is an attribute.
+        """The node that a tensor stands for. A tensor that no node made becomes an attribute of the graph.
 
         Raises:
-            ConversionError: its values were changed in place through another tensor.
+            ConversionError: the values of the tensor were changed in place through another tensor.
         """
         if id(tensor) in self._stale:
             raise self.refuse(f"reads a tensor that was changed in place through another at {self._stale[id(tensor)]}")
         return self._nodes[id(tensor)] if id(tensor) in self._nodes else self._attribute(tensor)
 
     def _attribute(self, tensor: Tensor) -> fx.Node:
+        """Add a node for a parameter, a buffer or a constant."""
         if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
             raise self.refuse("torch.func and torch.vmap hide what they compute; write it for a whole batch")
         name = self._names.get(id(tensor))
@@ -161,32 +182,37 @@ class Nodes:
         return node
 
     def value(self, tensor: Tensor) -> Tensor:
-        """What a tensor is now."""
+        """The current values of a tensor, after changes in place."""
         return self.values[self._nodes[id(tensor)]] if id(tensor) in self._nodes else tensor
 
     def depends(self, tensor: Tensor) -> bool:
-        """Whether values of inputs or parameters are in it, and not sizes alone."""
+        """Whether the values of a tensor depend on values of inputs or parameters, not only on sizes."""
         return self.of(tensor) in self._depends
 
     def name(self, tensor: Tensor | None) -> str | None:
-        """The name of a parameter or buffer."""
+        """The name of a parameter or buffer; None for any other tensor."""
         return self._names.get(id(tensor))
 
     def become(self, tensor: Tensor, result: Tensor, *, same_values: bool = False) -> Tensor:
-        """From now on the object that was `tensor` is `result`.
+        """Let the object `tensor` stand for the node of `result` from now on.
 
-        Unless it has the same values in another shape, what shares memory with it is not to be read any more.
+        Other tensors that share memory with `tensor` may not be read any more, unless `same_values`.
+
+        Args:
+            tensor: the object that the network changes in place.
+            result: the new values.
+            same_values: `result` has the values of `tensor` in another shape.
 
         Raises:
-            ConversionError: the object belongs to the network.
+            ConversionError: `tensor` belongs to the network, as a parameter or a buffer does.
         """
         sharing = list(self._memory.sharing(self.value(tensor)))
-        owned = [self._names[id(each)] for each, _ in sharing if id(each) in self._names]
+        owned = [self._names[id(sharer)] for sharer, _ in sharing if id(sharer) in self._names]
         if owned or id(tensor) not in self._nodes or self._nodes[id(tensor)].op == "get_attr":
             raise self.refuse(f"changes {owned[0] if owned else 'a constant'} in place; make a new tensor")
-        for each, values in () if same_values else sharing:
-            if each is not tensor and each is not result and self.value(each) is values:
-                self._stale.setdefault(id(each), self.place())
+        for sharer, values in () if same_values else sharing:
+            if sharer is not tensor and sharer is not result and self.value(sharer) is values:
+                self._stale.setdefault(id(sharer), self.place())
         self._nodes[id(tensor)] = self.of(result)
         self._memory.add(tensor, self.value(result))
         return tensor
@@ -194,27 +220,27 @@ class Nodes:
     # -- numbers ----------------------------------------------------------------------------------------------------
 
     def sizes(self, tensor: Tensor) -> torch.Size:
-        """The shape of a tensor, of sizes that know their nodes; of plain numbers where it is an attribute."""
+        """The shape of a tensor, as sizes that know their nodes. Parameters, buffers and constants have plain sizes."""
         shape = self.value(tensor).shape
         node = self._nodes.get(id(tensor))
         if node is None or node.op == "get_attr":
             return shape
         if node not in self._sizes:
-            whole = self._number(getattr, (node, "shape"), shape)
-            elements = [self._number(operator.getitem, (whole, index), size) for index, size in enumerate(shape)]
-            found = [number(size, element, self) for size, element in zip(shape, elements, strict=True)]
-            self._sizes[node] = torch.Size(found)
+            shape_node = self._number(getattr, (node, "shape"), shape)
+            elements = [self._number(operator.getitem, (shape_node, index), size) for index, size in enumerate(shape)]
+            sizes = [number(size, element, self) for size, element in zip(shape, elements, strict=True)]
+            self._sizes[node] = torch.Size(sizes)
         return self._sizes[node]
 
     def arithmetic(self, operation: Callable[..., Any], *numbers: Any) -> Any:
-        """A function of numbers, some of which are sizes."""
+        """Compute and record `operation(*numbers)`, where at least one number is a `Size` or a `Real`."""
         value = operation(*map(plain, numbers))
         if not self.active:
             return value
         return number(value, self._number(operation, self.argument(numbers), value), self)
 
     def burn(self) -> None:
-        """A size becomes a number of Python."""
+        """Note the place where a size becomes a plain number."""
         if self.active:
             self.burnt.append(self.place())
 
@@ -226,10 +252,10 @@ class Nodes:
     # -- arguments --------------------------------------------------------------------------------------------------
 
     def argument(self, value: Any) -> Any:
-        """A value as an argument of a node.
+        """Turn a value into an argument of a node: tensors and sizes become their nodes, also inside of containers.
 
         Raises:
-            ConversionError: it is something that a graph cannot hold.
+            ConversionError: a graph cannot hold the value.
         """
         if isinstance(value, Tensor):
             return self.of(value)
@@ -238,10 +264,10 @@ class Nodes:
         if isinstance(value, tuple | list):
             return (list if type(value) is list else tuple)(map(self.argument, value))
         if isinstance(value, dict):
-            return {key: self.argument(each) for key, each in value.items()}
+            return {key: self.argument(element) for key, element in value.items()}
         if isinstance(value, slice):
             return slice(*map(self.argument, (value.start, value.stop, value.step)))
-        if isinstance(value, torch.device) and value == self.device:  # made wherever the network is
+        if isinstance(value, torch.device) and value == self.device:  # of the input, so that the graph can move
             return self._number(getattr, (self._input(), "device"), value)
         if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0:
             return value.item()

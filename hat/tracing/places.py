@@ -1,4 +1,7 @@
-"""Saying where in a network something is."""
+"""Places in a network, as text for messages: the name and class of a module, and the line that is running.
+
+Example: `"layer1.0 (BasicBlock, resnet.py:97)"`.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,20 @@ _OWN = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os
 
 
 def described(name: str, module: nn.Module, file: str = "", line: int = 0) -> str:
-    """A module and, where it is known, the line that is running."""
-    where = f", {os.path.basename(file)}:{line}" if file else ""
-    return f"{name or 'the network'} ({type(module).__name__}{where})"
+    """The name and class of a module, and the running line if `file` is given."""
+    place = f", {os.path.basename(file)}:{line}" if file else ""
+    return f"{name or 'the network'} ({type(module).__name__}{place})"
 
 
-def here(name: str, module: nn.Module) -> str:
-    """The line outside torch and this package that is running."""
+def running_line(name: str, module: nn.Module) -> str:
+    """The module, and the line outside torch and this package that is running."""
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
         frame = frame.f_back
     return described(name, module, frame.f_code.co_filename, frame.f_lineno)
 
 
-def of(error: BaseException, name: str, module: nn.Module) -> str:
-    """The last line outside torch and this package that an error came through."""
+def line_of(error: BaseException, name: str, module: nn.Module) -> str:
+    """The module, and the innermost line outside torch and this package that an error came through."""
     lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    return described(name, module, *next((each for each in lines[::-1] if not each[0].startswith(_OWN)), lines[-1]))
+    return described(name, module, *next((place for place in lines[::-1] if not place[0].startswith(_OWN)), lines[-1]))

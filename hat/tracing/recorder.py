@@ -1,7 +1,24 @@
-"""Recording what a module computes, while it computes it.
+"""Recording what a module computes, while the module computes it.
 
-The module runs as it is, on tensors that are tensors and sizes that are ints: Python decides what it decides. Every
-function of torch that it calls becomes a node of a graph.
+The module runs unchanged on real tensors, so Python takes its decisions as always. Every function of torch that the
+module calls becomes a node of a graph. Example, with an input `x` [2, 4]:
+
+    def forward(self, x):
+        h = self.linear(x).relu_()                  # linear = nn.Linear(4, 6)
+        return h.view(x.shape[0], 2, 3) + 1
+
+    node       operation                               value on the example
+    x          placeholder                             tensor [2, 4]
+    linear     call_module linear (x)                  tensor [2, 6]
+    relu       call_method relu (linear)               tensor [2, 6]      not relu_: a graph changes nothing in place
+    getattr_1  call_function getattr (x, "shape")      (2, 4)
+    getitem    call_function getitem (getattr_1, 0)    2                  the batch size: another one works, too
+    view       call_method view (relu, getitem, 2, 3)  tensor [2, 2, 3]
+    add        call_function add (view, 1)             tensor [2, 2, 3]
+    output     output (add)                            tensor [2, 2, 3]
+
+`linear` is a leaf, so it stays one node, see `hat.tracing.leaves`. A module that is not a leaf leaves no node of its
+own, only the nodes of the calls inside of it.
 """
 
 from __future__ import annotations
@@ -24,15 +41,16 @@ from hat.tracing.trees import replaced
 
 
 class Recorder(TorchFunctionMode):
-    """Makes the nodes of what a module calls inside `recording`.
+    """Records the calls that a network makes inside `recording`.
 
     Args:
-        module: the whole network.
-        leaves: (module, name) -> whether it stays whole.
-        learning: modules that are traced through are in training mode, so that functions say how they drop.
+        module: the network.
+        leaves: (module, name) -> whether the module becomes one node.
+        learning: modules that are not leaves run in training mode, so that their calls of dropout show.
 
     Attributes:
-        nodes: what was recorded.
+        nodes: the recording.
+        learning: as the argument.
         owners: the modules of the network by name.
     """
 
@@ -41,7 +59,7 @@ class Recorder(TorchFunctionMode):
         self.nodes = Nodes(module, self.place)
         self.learning = learning
         self.owners = dict(module.named_modules())
-        self._names = {id(each): name for name, each in self.owners.items()}
+        self._names = {id(part): name for name, part in self.owners.items()}
         self._leaves = leaves
         self._inside: list[tuple[str, nn.Module]] = [("", module)]
         self._failed: tuple[Exception, tuple[str, nn.Module]] | None = None
@@ -49,21 +67,21 @@ class Recorder(TorchFunctionMode):
         self._thread = threading.get_ident()
 
     def place(self) -> str:
-        """Where the module is, for a message."""
-        return places.here(*self._inside[-1])
+        """The place in the network that is running, for a message."""
+        return places.running_line(*self._inside[-1])
 
     def explain(self, error: Exception) -> ConversionError:
-        """An error that was raised inside `recording`, with its place."""
+        """An error that was raised inside `recording`, as a `ConversionError` that names the place."""
         if isinstance(error, ConversionError):
             return error
-        inside = self._failed[1] if self._failed is not None and self._failed[0] is error else self._inside[0]
-        return ConversionError(f"{places.of(error, *inside)}: {type(error).__name__}: {error}")
+        place = self._failed[1] if self._failed is not None and self._failed[0] is error else self._inside[0]
+        return ConversionError(f"{places.line_of(error, *place)}: {type(error).__name__}: {error}")
 
     # -- running ----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record what is called inside the `with` block, in this thread."""
+        """Record the calls of this thread inside the `with` block."""
         call, apply = nn.Module.__call__, vars(torch.autograd.Function)["apply"]
 
         def call_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -78,7 +96,7 @@ class Recorder(TorchFunctionMode):
         torch.autograd.Function.apply = classmethod(call_apply)  # type: ignore[method-assign, assignment]
         self.nodes.active = True
         try:
-            with torch.enable_grad(), self:  # on, so that a part without gradients shows
+            with torch.enable_grad(), self:  # gradients on, so that `torch.no_grad` inside the network shows
                 yield
         finally:
             self.nodes.active = False
@@ -87,7 +105,7 @@ class Recorder(TorchFunctionMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let what is called inside the `with` block be, and make no graph for gradients."""
+        """Record nothing inside the `with` block, and compute without gradients."""
         before, self.nodes.active = self.nodes.active, False
         try:
             with torch.no_grad():
@@ -124,8 +142,8 @@ class Recorder(TorchFunctionMode):
 
     def _hides_its_weight(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         with self.paused():
-            now = replaced((args, kwargs), lambda each: self.nodes.value(each) if isinstance(each, Tensor) else each)
-            return hides_its_weight(module, *now)
+            inputs = replaced((args, kwargs), lambda arg: self.nodes.value(arg) if isinstance(arg, Tensor) else arg)
+            return hides_its_weight(module, *inputs)
 
     def _call_leaf(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         in_place = bool(getattr(module, "inplace", False))
@@ -134,6 +152,7 @@ class Recorder(TorchFunctionMode):
         return self.become(args[0], result) if in_place and args else result
 
     def _out_of_place(self, module: nn.Module) -> nn.Module:
+        """A copy of an in-place layer that writes to a new tensor; it shares the parameters."""
         if id(module) not in self._copies:
             copy = type(module).__new__(type(module))
             copy.__dict__.update(vars(module), inplace=False)
@@ -141,22 +160,22 @@ class Recorder(TorchFunctionMode):
         return self._copies[id(module)]
 
     def insert(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a module that the network does not have, under a name inside the module that is running."""
+        """Record a call of a module that is not part of the network, under a free name inside the running module."""
         path = self._inside[-1][0]
-        free = name = f"{path}.{name}" if path else name
+        full_name = name = f"{path}.{name}" if path else name
         count = 0
-        while free in self.owners or free in self.nodes.targets:
+        while full_name in self.owners or full_name in self.nodes.targets:
             count += 1
-            free = f"{name}_{count}"
-        return self.replace(free, module, args, kwargs)
+            full_name = f"{name}_{count}"
+        return self.replace(full_name, module, args, kwargs)
 
     def replace(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a module in the place of the one of this name."""
+        """Record a call of `module` under `name`, which may be the name of a module of the network."""
         self.nodes.targets.setdefault(name, module)
         return self.record("call_module", name, args, kwargs)
 
     def _apply(self, cls: Any, args: tuple[Any, ...]) -> Any:
-        """A function with a backward pass of its own stays whole; a checkpoint is what it checkpoints."""
+        """Record a `torch.autograd.Function` as one node, and a checkpoint as the calls inside of it."""
         if cls is torch.utils.checkpoint.CheckpointFunction:
             return args[0](*args[2:])
 
@@ -170,7 +189,7 @@ class Recorder(TorchFunctionMode):
     # -- calls ------------------------------------------------------------------------------------------------------
 
     def record(self, op: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Add a node and compute it; where gradients are off, it has none."""
+        """Add a node and return its value. If gradients are off, `detach` nodes are added behind the node."""
         with_gradients = torch.is_grad_enabled()
         with self.paused():
             value = self.nodes.add(op, target, args, kwargs, self._compute)
@@ -187,8 +206,8 @@ class Recorder(TorchFunctionMode):
         if op == "call_function":
             return target(*args, **kwargs)
         module = self.nodes.targets[target]
-        for each in module.modules():
-            each.training = False
+        for part in module.modules():
+            part.training = False
         return module(*args, **kwargs)
 
     def become(self, tensor: Tensor, result: Tensor, *, same_values: bool = False) -> Tensor:

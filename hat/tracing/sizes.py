@@ -1,4 +1,16 @@
-"""Numbers that know where they come from: sizes of tensors, and what Python computes of them."""
+"""Numbers that know their node in the recorded graph: sizes of tensors, and numbers that Python computes from sizes.
+
+Example: a module that receives `x` [2, 12] calls `x.view(x.shape[0], x.shape[1] // 3, 3)`.
+
+    expression       number    node
+    x.shape[0]       Size(2)   getitem (shape, 0)
+    x.shape[1]       Size(12)  getitem_1 (shape, 1)
+    x.shape[1] // 3  Size(4)   floordiv (getitem_1, 3)
+
+`Size(4)` is an int for Python, and the arguments of `view` in the graph are the nodes. So the graph computes the sizes
+anew for every input. `int(x.shape[0])` loses the node: Python insists on a plain int. The place is noted as burnt,
+and `hat.tracing.following` tries to recover how the number depends on the batch size.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +23,7 @@ from torch import fx
 
 
 class Ledger(Protocol):
-    """Who records what Python computes of sizes; see `hat.tracing.nodes.Nodes`."""
+    """Records the arithmetic of sizes; see `hat.tracing.nodes.Nodes`."""
 
     def arithmetic(self, operation: Callable[..., Any], *numbers: Any) -> Any: ...
 
@@ -19,7 +31,12 @@ class Ledger(Protocol):
 
 
 class _Traced:
-    """What a number and its node have in common; see `Size`."""
+    """The common part of `Size` and `Real`.
+
+    Attributes:
+        node: the node whose value is the number.
+        nodes: the recording that the node belongs to.
+    """
 
     node: fx.Node
     nodes: Ledger
@@ -38,31 +55,33 @@ class _Traced:
 
 
 class Size(_Traced, int):
-    """An int that Python takes for one, and whose arithmetic is recorded, so that it follows another batch size.
+    """An int whose arithmetic is recorded, so that the graph works with another batch size.
 
-    Comparisons, and what needs a plain int (`range`, `int`), are answered from the value on the example.
+    Comparisons, `range` and `int` use the value on the example, which the graph then keeps for every input.
     """
 
 
 class Real(_Traced, float):
-    """What `Size` is, of a float."""
+    """A float whose arithmetic is recorded, see `Size`."""
 
 
 def number(value: Any, node: fx.Node, nodes: Ledger) -> Any:
-    """`value` as a number that knows its node, if it is one."""
+    """An int or float as a `Size` or `Real` that knows its node; any other value unchanged."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return (Size if isinstance(value, int) else Real)(value, node, nodes)
 
 
 def plain(value: Any) -> Any:
-    """The number alone."""
+    """The plain int or float of a `Size` or `Real`; any other value unchanged."""
     if isinstance(value, Size):
         return int.__int__(value)
     return float.__float__(value) if isinstance(value, Real) else value
 
 
 def _binary(operation: Callable[..., Any], reflected: bool) -> Callable[..., Any]:
+    """A method that records `self operation other`, or `other operation self` if reflected."""
+
     def method(self: Any, other: Any) -> Any:
         if not isinstance(other, int | float):
             return NotImplemented

@@ -1,4 +1,4 @@
-"""What stands in a graph for things that a graph cannot say otherwise."""
+"""A module and a function that stand in a graph for calls that a graph cannot express directly."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class DroppedAttention(nn.Module):
-    """`torch.nn.functional.scaled_dot_product_attention` that drops weights in training mode.
+    """`torch.nn.functional.scaled_dot_product_attention` with dropout of attention weights in training mode.
 
     Args:
-        p: probability in [0, 1] of dropping a weight.
+        p: the probability in [0, 1] that a weight is dropped.
     """
 
     def __init__(self, p: float) -> None:
@@ -20,18 +20,21 @@ class DroppedAttention(nn.Module):
         self.p = p
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **rest: Any
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any
     ) -> Tensor:
-        """query [..., L, E], key [..., S, E], value [..., S, V], to [..., L, V]."""
+        """Attention of query [..., L, E], key [..., S, E] and value [..., S, V]: [..., L, V].
+
+        `options` go to `scaled_dot_product_attention`.
+        """
         p = self.p if self.training else 0.0
-        return F.scaled_dot_product_attention(query, key, value, attn_mask, p, **rest)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, p, **options)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
 def assigned(tensor: Tensor, index: Any, value: Any) -> Tensor:
-    """The tensor after `tensor[index] = value`, as a new one."""
+    """A copy of `tensor` after `copy[index] = value`."""
     result = tensor.clone()
     result[index] = value
     return result

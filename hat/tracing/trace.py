@@ -1,4 +1,4 @@
-"""Turning any `nn.Module` into a graph of what it computes."""
+"""Turning any `nn.Module` into a graph of the functions and layers that the module calls."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from hat.tracing.untouched import untouched
 
 @dataclass(frozen=True)
 class Traced:
-    """What `trace` returns.
+    """A traced module.
 
     Attributes:
-        graph_module: computes what the module does, with its own layers, parameters and buffers under their own names.
-        values: of every node of the graph, what came out on the example: tensors without gradients, numbers, tuples.
+        graph_module: computes what the module computes. It has the layers, parameters and buffers of the module, not
+            copies, under the same names.
+        values: the value of every node of the graph on the example: tensors without gradients, numbers, tuples.
     """
 
     graph_module: fx.GraphModule
@@ -35,24 +36,28 @@ class Traced:
 
 
 def trace(module: nn.Module, example: tuple[Any, ...], *, leaves: Callable[[nn.Module, str], bool] = is_leaf) -> Traced:
-    """The graph of what a module computes in evaluation mode, which drops in training mode what the module drops.
+    """The graph of what a module computes.
 
-    The module is run on the example and left as it was. What Python decides (a comparison of sizes, the length of a
-    loop) is decided for good; sizes that are passed on are not, so the graph takes another batch size. Changes in place
-    become new tensors. The graph is then compared with the module, bit for bit: on the example, and on other values in
-    a batch of another size.
+    In evaluation mode the graph computes what the module computes; in training mode it also has the module's dropout.
+    The module is run on the example and is left as it was. A decision of Python (a comparison of sizes, the length of a
+    loop) is fixed by the example. Arithmetic of sizes is recorded, so the graph takes another batch size. Changes in
+    place become new tensors.
+
+    The graph is compared with the module, bit for bit: on the example, and on other values in a larger batch.
 
     Args:
-        module: any.
-        example: the positional arguments of a call; batches of two samples at least show more.
-        leaves: (module, name) -> whether it is one node of the graph; others are traced through.
+        module: the module; of any class.
+        example: the positional arguments of a call. With batches of two or more samples the comparison shows more.
+        leaves: (module, name) -> whether the module becomes one node of the graph. Other modules are replaced by the
+            calls inside of them.
 
     Raises:
-        ConversionError: the module has hooks, changes parts of tensors or its own state in place, depends on values
-            where Python decides, or answers differently from the graph. The message names the place.
+        ConversionError: the module has hooks, changes parts of tensors or its own state in place, lets a decision of
+            Python depend on values of tensors, or answers differently from the graph. The message names the place.
     """
     refuse_hidden(module)
-    # In training mode it may do what a graph cannot, and look at values that it leaves alone while it is compiled.
+    # Training mode shows dropout, but the module may do things in training that a graph cannot express; and it may read
+    # values of tensors unless `torch.compiler.is_compiling`. So three ways are tried, the best first.
     with untouched(module):
         for learning, compiling in ((True, False), (True, True)):
             with suppress(ConversionError):
@@ -61,12 +66,20 @@ def trace(module: nn.Module, example: tuple[Any, ...], *, leaves: Callable[[nn.M
 
 
 def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: bool, compiling: bool) -> Traced:
+    """`trace` in one way.
+
+    Args:
+        module, example, leaves: as of `trace`.
+        learning: modules that are not leaves run in training mode, except batch norms.
+        compiling: what `torch.compiler.is_compiling` returns meanwhile.
+    """
+
     def recorded(inputs: tuple[Any, ...]) -> Nodes:
         recorder = Recorder(module, leaves, learning)
         with untouched(module), _compiling(compiling):
-            for name, each in module.named_modules():
-                stays = bool(name) and leaves(each, name)
-                each.training = learning and not stays and not isinstance(each, nn.modules.batchnorm._BatchNorm)
+            for name, part in module.named_modules():
+                leaf = bool(name) and leaves(part, name)
+                part.training = learning and not leaf and not isinstance(part, nn.modules.batchnorm._BatchNorm)
             _record(recorder, module, inputs)
         return recorder.nodes
 
@@ -85,6 +98,7 @@ def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: b
 
 
 def _record(recorder: Recorder, module: nn.Module, example: tuple[Any, ...]) -> None:
+    """Record one call of the module, from its inputs to its output."""
     names = _names(module, example)
     inputs = [recorder.nodes.placeholder(name, value) for name, value in zip(names, example, strict=True)]
     try:
@@ -97,7 +111,7 @@ def _record(recorder: Recorder, module: nn.Module, example: tuple[Any, ...]) -> 
 
 @contextmanager
 def _compiling(answer: bool) -> Iterator[None]:
-    """What `torch.compiler.is_compiling` answers inside the `with` block."""
+    """Let `torch.compiler.is_compiling` return `answer` inside the `with` block."""
     before = torch.compiler._is_compiling_flag
     torch.compiler._is_compiling_flag = answer
     try:
@@ -107,10 +121,10 @@ def _compiling(answer: bool) -> Iterator[None]:
 
 
 def _names(module: nn.Module, example: tuple[Any, ...]) -> list[str]:
-    """What the module calls its arguments.
+    """The names of the arguments of the module's `forward`, one for every element of the example.
 
     Raises:
-        ConversionError: it does not take as many.
+        ConversionError: `forward` does not take these arguments.
     """
     try:
         bound = inspect.signature(module.forward).bind(*example)

@@ -1,6 +1,6 @@
-"""Containers of tensors: mappings, tuples and lists, and what others have derived from them.
+"""Nested containers of tensors: mappings, tuples and lists, and classes derived from them.
 
-`torch.utils._pytree` does not look into a class derived from `dict`, `list` or `tuple` that nobody has registered.
+`torch.utils._pytree` does not look into a derived class unless the class is registered.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from torch import Tensor
 
 
 def flat(value: Any, *, keys: bool = False) -> Iterator[Any]:
-    """What is in tuples, lists and mappings, in order; the keys of a mapping come before its values."""
+    """The elements of nested tuples, lists and mappings, in order.
+
+    Args:
+        value: a container, or a single element.
+        keys: the keys of a mapping come, too, before its values.
+    """
     if isinstance(value, Mapping):
         yield from value if keys else ()
         value = list(value.values())
@@ -24,19 +29,19 @@ def flat(value: Any, *, keys: bool = False) -> Iterator[Any]:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors among it."""
-    return (each for each in flat(value) if isinstance(each, Tensor))
+    """The tensors in nested containers, in order."""
+    return (element for element in flat(value) if isinstance(element, Tensor))
 
 
 def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same containers, of what `change` makes of what is in them."""
+    """The same nested containers, with `change(element)` in place of every element."""
     if isinstance(value, dict):
-        return {key: replaced(each, change) for key, each in value.items()}
+        return {key: replaced(element, change) for key, element in value.items()}
     if isinstance(value, tuple | list):
-        return rebuilt(value, [replaced(each, change) for each in value])
+        return rebuilt(value, [replaced(element, change) for element in value])
     return change(value)
 
 
 def rebuilt(like: tuple[Any, ...] | list[Any], elements: list[Any]) -> Any:
-    """A sequence of this type; a `NamedTuple` takes its elements one by one."""
+    """A sequence of the type of `like` with these elements."""
     return type(like)(*elements) if hasattr(like, "_fields") else type(like)(elements)

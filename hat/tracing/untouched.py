@@ -1,4 +1,4 @@
-"""Running a module and leaving no trace in it."""
+"""Running a module without changing it."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from torch import nn
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
-    """Put everything back that a forward pass inside the `with` block changes.
+    """Restore everything that a forward pass inside the `with` block changes.
 
-    That is: attributes of modules and what they hold, flags, values of buffers, the state of random numbers, and
-    whether attention takes its fast path, which is off inside.
+    That is: the attributes of all modules, the dicts, lists and sets among the attributes, the values of buffers, and
+    the state of random number generators. The fast path of attention is off inside the block.
     """
     modules = list(module.modules())
-    kept = [(each, dict(each.__dict__), _contents(each.__dict__)) for each in modules]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    python = random.getstate()
+    state = [(part, dict(part.__dict__), _contents(part.__dict__)) for part in modules]
+    saved_buffers = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    python_random = random.getstate()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        random.setstate(python)
-        for each, attributes, contents in kept:
-            each.__dict__.clear()
-            each.__dict__.update(attributes)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        random.setstate(python_random)
+        for part, attributes, contents in state:
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
             for container, content in contents:
                 _refill(container, content)
         with torch.no_grad():
-            for buffer, version, values in buffers:
+            for buffer, version, values in saved_buffers:
                 if buffer._version != version:
                     buffer.copy_(values)
 
 
 def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """The containers among the attributes, each with a copy: a forward pass may fill a cache."""
+    """The dicts, lists and sets among the attributes, each with a copy, because a forward pass may fill a cache."""
     return [(value, value.copy()) for value in attributes.values() if isinstance(value, dict | list | set)]
 
 

@@ -17,7 +17,8 @@ def foreign(body: nn.Module) -> dict[str, tuple[nn.Module, str, Tensor]]:
         f"{path}.{name}" if path else name: (module, name, buffer)
         for path, module in body.named_modules()
         if not isinstance(module, Gate | PerTask)
-        for name, buffer in module.named_buffers(recurse=False)
+        for name, buffer in module._buffers.items()
+        if buffer is not None
     }
 
 

@@ -43,9 +43,8 @@ class Gate(Float32Module):
             for that it comes from. No mask has it; what it shapes is locked.
         segments: units may change places only with units of the same number, as the dimensions of a head of attention;
             None: with all others, those of another group of a convolution excepted.
-        complete: `members` is all that meets the units, so that they may be moved. `hat.chain` knows this of its gates;
-            where layers are wired by hand, set it. A layer that keeps a gate to itself has set it there: who reads or
-            changes the inside of such a layer takes it back.
+        complete: `members` is all that meets the units, so that they may be moved. `hat.convert` knows this of its
+            gates; where layers are wired by hand, set it.
     """
 
     masks: Tensor

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from hat.layers.chain import Chain
-from hat.layers.gated import GatedLayer
 from hat.units.along import Owner
 from hat.units.blocks import Sides
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask, per_task
 from hat.units.sides import sides_of, uses_of
+from hat.units.wired import Wired
 from hat_kernels import Lock
 
 
@@ -58,11 +57,15 @@ def sides(body: nn.Module, free: Mapping[Gate, Tensor] | None = None) -> dict[Te
 
 
 def first_layers(body: nn.Module) -> set[nn.Module]:
-    """The layers that have inputs nobody knows: as a chain has found, or as a module that is no chain has them too."""
-    layers = {module for module in body.modules() if isinstance(module, GatedLayer)}
-    chained = {layer for chain in body.modules() if isinstance(chain, Chain) for layer in chain}
-    outside = {child for parent in body.modules() if not isinstance(parent, Chain) for child in parent.children()}
-    return {layer for layer in layers if layer.fed_unknown or layer in chained & outside}
+    """The layers that have inputs which no gate knows.
+
+    They say so by `fed_unknown`, or a `Wired` body knows the gate of their inputs, and a module outside of it uses them
+    too.
+    """
+    wired = {module for part in body.modules() if isinstance(part, Wired) for module in part.modules()}
+    outside = {child for parent in body.modules() if parent not in wired for child in parent.children()}
+    layers = {module: module.fed_unknown for module in body.modules() if hasattr(module, "fed_unknown")}
+    return {layer for layer, fed_unknown in layers.items() if fed_unknown or layer in wired & outside}
 
 
 def owners(module: nn.Module) -> dict[Tensor, set[Owner]]:

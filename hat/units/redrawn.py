@@ -7,10 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from hat.layers.tables import STD
-
 _RESETS = ("reset_parameters", "_reset_parameters", "reset_running_stats")
 """Methods by which modules start anew."""
+STD = 0.02  # small beside what other layers make, as transformers start
 
 
 @torch.no_grad()

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from hat.units.gate import Gate
-
-
-class Reach(NamedTuple):
-    """The gate whose units arrive somewhere, and where they lie.
-
-    Attributes:
-        gate: the gate.
-        layout: `"channels"`, dimension 1 of (B, N, *spatial); `"last"`, the last dimension; `"flat"`, channels after a
-            flatten, each repeated, channel-major.
-    """
-
-    gate: Gate
-    layout: str
 
 
 class Wired:
     """A body that knows what meets the units of its gates.
 
     Attributes:
-        tail: what arrives at the end.
+        tail: the gate whose units the features are, each unit one or several in a row; None if no gate is.
         features: the length of its last dimension; None where it is that of the last gate.
     """
 
-    tail: Reach | None = None
+    tail: Gate | None = None
     features: int | None = None
 
     def complete(self) -> dict[Gate, bool]:

@@ -63,8 +63,7 @@ class Probes:
         Raises:
             ValueError: the task is not finished, or it is forgotten; or the model was grown since the last `add`.
         """
-        if not 0 <= task < model.tasks:
-            raise ValueError(f"task: expected a finished task, 0 to {model.tasks - 1}, got {task}")
+        model.check_task(task, finished=True)
         self.check_shapes(model)
         logits = logits_of(model, task, inputs)
         self._drop_forgotten(model)

@@ -144,8 +144,8 @@ def test_every_variant_has_the_same_shapes_and_dropout(network: Network) -> None
     assert shapes == [layer.weight.shape for layer in layers_of(ours)]
     assert shapes == [layer.weight.shape for layer in Textbook(network).model.layers]
     dropout_of_plain = [module.p for module in plain if isinstance(module, nn.Dropout)]
-    dropout_of_ours = [module.p for module in ours if isinstance(module, nn.Dropout)]
-    dropout_of_ours += [module.dropout for module in ours if hasattr(module, "gate")]
+    dropout_of_ours = [module.p for module in ours.modules() if isinstance(module, nn.Dropout)]
+    dropout_of_ours += [module.dropout for module in layers_of(ours)]
     assert dropout_of_plain == dropout_of_ours == list(network.dropout)
 
 

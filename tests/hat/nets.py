@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import nn
 
 import hat
 import hat_kernels
+from hat.conversion.api import convert_body
+from hat.conversion.body import Converted
+from hat.layers.gated import GatedLayer
+from hat.layers.gated_norm import GatedNorm
+from hat.layers.stochastic_depth import StochasticDepth
 from hat.units.state import Answer
+from hat.units.wired import Wired
 
 ACTIVATIONS = ["relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid", "identity"]
 CONVS = {1: hat.HATConv1d, 2: hat.HATConv2d, 3: hat.HATConv3d}
@@ -19,6 +27,11 @@ POOLS = {
     "max": {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d},
     "average": {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d},
 }
+
+KEEP_UNITS = (
+    *(nn.Identity, nn.Flatten, nn.Dropout, nn.ReLU, nn.Tanh, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+    *(pool for pools in POOLS.values() for pool in pools.values()),
+)  # and keep zeros zero
 
 activations = st.sampled_from(ACTIVATIONS)
 dropouts = st.sampled_from([0.0, 0.3])
@@ -39,6 +52,39 @@ def dense(weight, groups):
         own = slice(group * rows, (group + 1) * rows)
         whole[own, group * width : (group + 1) * width] = weight[own]
     return whole
+
+
+class Sequence(nn.Sequential, Wired):
+    """What `wired` returns."""
+
+    def __init__(self, *modules: nn.Module, loose: set[hat.Gate], tail: hat.Gate | None) -> None:
+        super().__init__(*modules)
+        self.loose = loose
+        self.__dict__["tail"] = tail
+
+    def complete(self) -> dict[hat.Gate, bool]:
+        return {module.gate: module.gate not in self.loose for module in self if isinstance(module, GatedLayer)}
+
+
+def wired(*modules: nn.Module) -> Sequence:
+    """Layers one behind the other, each told the gate of the units that come in, as a user wires them by hand.
+
+    A flatten puts the positions of a channel in a row. Behind what mixes units or moves zeros comes a first layer.
+    """
+    gate, loose = None, set()
+    for module in modules:
+        if isinstance(module, GatedLayer):
+            if gate is not None:
+                inputs = module.weight.shape[1] * getattr(module, "groups", 1)
+                module.connect(gate, repeat=max(1, inputs // gate.units))
+            gate = module.gate
+        elif isinstance(module, GatedNorm):
+            if module.gate is None:
+                module.connect(gate)
+        elif not isinstance(module, KEEP_UNITS) and gate is not None:
+            loose.add(gate)
+            gate = None
+    return Sequence(*modules, loose=loose, tail=gate)
 
 
 class Residual(nn.Module):
@@ -79,71 +125,100 @@ class Branches(nn.Module):
         return self.head((h + self.two(h)).mean((2, 3)))
 
 
-class RootMeanSquare(nn.Module):
-    """In the place of a norm: every token by the root of its mean square. Off-units stay 0, and it learns nothing."""
+class Attention(nn.Module):
+    """Heads over tokens, of four linear layers."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (1 + x.square().mean(-1, keepdim=True)).rsqrt()
+        heads = (layer(x).unflatten(-1, (self.heads, -1)) for layer in (self.query, self.key, self.value))
+        h = F.scaled_dot_product_attention(*(head.transpose(1, 2) for head in heads))
+        return self.out(h.transpose(1, 2).flatten(2))
 
 
-def blocks(stream: hat.Gate, heads: int, count: int, norm: bool, **options) -> list[nn.Module]:
-    """Attention over heads or dimensions in turn, and a feed-forward part, plain or with a switch in turn."""
-    width, found = stream.units, []
-    for index in range(count):
-        feed_forward = hat.SwiGLU if index % 2 else hat.FeedForward
-        per_head = index % 2 == 0
-        found += [
-            hat.HATMultiheadAttention(width, heads, gate=stream, inputs=stream, per_head=per_head, **options),
-            feed_forward(width, width + 1, gate=stream, inputs=stream, **options),
-        ]
-    norms = [hat.HATLayerNorm(width, gate=stream) if norm else RootMeanSquare() for _ in found]
-    return list(map(nn.Sequential, norms, found))
+class Switched(nn.Module):
+    """Hidden units with a switch each (Shazeer, 2020)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up, self.switch, self.down = nn.Linear(width, hidden), nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(self.up(x) * F.silu(self.switch(x)))
 
 
 class Transformer(nn.Module):
-    """Patches or words, a class token, positions, blocks on one stream, and the mean over tokens."""
+    """Words or patches, a class token, positions, blocks on one stream, and the mean over tokens; plain PyTorch.
+
+    A block is attention, and hidden units without and with a switch in turn.
+    """
 
     def __init__(
         self,
         tokens: nn.Module,
+        width: int,
         heads: int,
         positions: int,
         *,
-        norm: bool = False,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
         dropout: float = 0.0,
         count: int = 2,
     ) -> None:
         super().__init__()
-        stream, width = tokens.gate, tokens.gate.units
         self.tokens = tokens
-        self.first = hat.ClassToken(width, gate=stream)
-        self.positions = hat.PositionalTable(positions + 1, width, gate=stream)
-        self.blocks = nn.ModuleList(blocks(stream, heads, count, norm, dropout=dropout))
-        self.drop = hat.StochasticDepth(dropout)
+        self.first = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, positions + 1, width))
+        self.blocks = nn.ModuleList()
+        for index in range(count):
+            hidden = [nn.Linear(width, width + 1), nn.GELU(), nn.Dropout(dropout), nn.Linear(width + 1, width)]
+            inside = Switched(width, width + 1) if index % 2 else nn.Sequential(*hidden)
+            self.blocks += [nn.Sequential(norm(width), part) for part in (Attention(width, heads), inside)]
+        self.drop = StochasticDepth(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.positions(self.first(self.tokens(x)))
+        x = self.tokens(x)
+        x = torch.cat([self.first.expand(len(x), -1, -1), x], 1) + self.positions
         for block in self.blocks:
             x = x + self.drop(block(x))
         return x.mean(1)
 
 
+class Patches(nn.Sequential):
+    """An image as a sequence of patches of two pixels a side."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Conv2d(1, width, 2, 2), nn.Flatten(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).transpose(1, 2)
+
+
 class Squeezed(nn.Module):
-    """Two convolutions whose channels weigh each other."""
+    """Two convolutions; the channels of the first weigh each other (Hu et al., CVPR 2018); plain PyTorch."""
 
     def __init__(self, channels: int, reduced: int) -> None:
         super().__init__()
-        self.one = hat.HATConv2d(1, channels, 3)
-        self.weigh = hat.SqueezeExcitation(channels, reduced, gate=self.one.gate)
-        self.two = hat.HATConv2d(channels, 5, 2, inputs=self.one.gate)
+        self.one, self.two = nn.Conv2d(1, channels, 3), nn.Conv2d(channels, 5, 2)
+        self.squeeze, self.excite = nn.Linear(channels, reduced), nn.Linear(reduced, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.two(self.weigh(self.one(x))).mean((2, 3))
+        x = F.relu(self.one(x))
+        scale = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))
+        return F.relu(self.two(x * scale[:, :, None, None])).mean((2, 3))
+
+
+def text_transformer(words: int, width: int, heads: int, length: int, **options: Any) -> Converted:
+    """Of texts [B, length], converted."""
+    network = Transformer(nn.Embedding(words, width, padding_idx=0), width, heads, length, **options)
+    return convert_body(network, torch.arange(3 * length).view(3, length) % words, head=None)
 
 
 def outputs_of(body: nn.Module) -> hat.Gate | None:
     """The gate at the end of a network that is wired by hand."""
-    ends = {Residual: "stem", Branches: "head", Transformer: "tokens", Squeezed: "two"}
+    ends = {Residual: "stem", Branches: "head"}
     return getattr(body, ends[type(body)]).gate if type(body) in ends else None
 
 
@@ -156,7 +231,7 @@ def mlps(draw):
         layers.append(
             hat.HATLinear(inputs, units, bias=draw(st.booleans()), activation=draw(activations), dropout=draw(dropouts))
         )
-    return hat.chain(*layers), (widths[0],), widths[-1]
+    return wired(*layers), (widths[0],), widths[-1]
 
 
 @st.composite
@@ -192,7 +267,7 @@ def convnets(draw):
         units = draw(st.integers(1, 7))
         layers.append(hat.HATLinear(features, units, activation=draw(activations), bias=draw(st.booleans())))
         features = units
-    return hat.chain(*layers), (first, *[size] * dims), features
+    return wired(*layers), (first, *[size] * dims), features
 
 
 @st.composite
@@ -208,13 +283,15 @@ def shared(draw):
 def transformers(draw):
     heads = draw(st.integers(1, 3))
     width = heads * draw(st.integers(1, 3))
-    patches = hat.PatchEmbedding((4, 2), 2, 1, width)
-    return Transformer(patches, heads, patches.positions, dropout=draw(dropouts)), (1, 4, 2), width
+    norm = draw(st.sampled_from([nn.LayerNorm, nn.RMSNorm, nn.Identity]))
+    network = Transformer(Patches(width), width, heads, 2, norm=norm, dropout=draw(dropouts))
+    return convert_body(network, torch.linspace(-1, 1, 16).view(2, 1, 4, 2), head=None), (1, 4, 2), width
 
 
 @st.composite
 def squeezed(draw):
-    return Squeezed(draw(st.integers(1, 4)), draw(st.integers(1, 3))), (1, 5, 5), 5
+    network = Squeezed(draw(st.integers(1, 4)), draw(st.integers(1, 3)))
+    return convert_body(network, torch.linspace(-1, 1, 50).view(2, 1, 5, 5), head=None), (1, 5, 5), 5
 
 
 networks = st.one_of(mlps(), convnets(), shared(), transformers(), squeezed())

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import hat
 import hat_kernels
 from hat_kernels import compiling
+from tests.hat.nets import wired
 
 OPTIMIZERS = {
     "SGD": lambda m: hat.optim.SGD(m.task_parameters(), lr=0.1),
@@ -35,7 +36,7 @@ def fresh():
 
 def learning_a_second_task():
     torch.manual_seed(0)
-    model = hat.HATModel(hat.chain(hat.HATConv1d(2, 6, 3), torch.nn.Flatten(), hat.HATLinear(36, 20, dropout=0.5)))
+    model = hat.HATModel(wired(hat.HATConv1d(2, 6, 3), torch.nn.Flatten(), hat.HATLinear(36, 20, dropout=0.5)))
     model.begin_task(3)
     model.end_task()
     model.begin_task(3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import Analysis, ModuleRule
-from hat.conversion.units import constant
+from hat.conversion.units import constant, of_one, varying
 from hat.conversion.values import Value
 
 
@@ -29,7 +29,7 @@ def _columns(
 ) -> Tensor | None:
     """The ids of what a layer takes in; None where those of its inputs do not lie along what it sums over."""
     name, labels = str(node.target), a.labels(value) if value.is_parameter else value.labels
-    if labels is None or constant(labels.clamp(min=0), unit_dim):
+    if labels is None or (constant(labels.clamp(min=0), unit_dim) and not _is_the_only_unit(labels, unit_dim)):
         if labels is not None:
             a.lose(value)
         a.claim(name, "weight", dim, None)
@@ -40,6 +40,11 @@ def _columns(
     a.demand(value)
     a.claim(name, "weight", dim, _known(a, inputs, columns), groups=groups)
     return columns
+
+
+def _is_the_only_unit(labels: Tensor, unit_dim: int) -> bool:
+    """All elements belong to one unit, which lies along this dimension."""
+    return not varying(labels) and of_one(labels.shape) == unit_dim % labels.dim()
 
 
 def _known(a: Analysis, labels: Tensor, ids: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def test_a_task(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = json.loads((folder / "export.json").read_text())
     used = {name: int(gate.masks[1].sum()) for name, gate in stored.model.gates.items()}
     assert {name: units["kept"] for name, units in facts["units"].items()} == used
-    assert {name: units["of"] for name, units in facts["units"].items()} == {"linear1.gate": 24, "linear2.gate": 16}
+    assert {name: units["of"] for name, units in facts["units"].items()} == {"gates.linear1": 24, "gates.linear2": 16}
     one, two = used.values()
     assert facts["parameters"]["kept"] == 65 * one + (one + 1) * two + (two + 1) * 10
     assert facts["parameters"]["of"] == 65 * 24 + 25 * 16 + 17 * 10

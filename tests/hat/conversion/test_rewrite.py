@@ -1,12 +1,15 @@
 """What a graph is after its gates were put in."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import hat
+from hat.layers.dropout import Dropout
 from hat.units.composed import Gated
-from tests.hat.conversion.checks import convert
+from hat.units.state import OPEN
+from tests.hat.conversion.checks import convert, same_function
 from tests.hat.conversion.zoo import NETWORKS, Net
 
 X = torch.randn(4, 5)
@@ -23,6 +26,66 @@ def test_a_layer_does_all_of_layer_activation_and_dropout():
     assert isinstance(network.one, hat.HATLinear)
     assert (network.one.activation, network.one.dropout) == ("gelu", 0.2)
     assert [node.target for node in network.graph.nodes if node.op == "call_module"] == ["one", "two"]
+
+
+POOLS = {
+    "max": lambda x: F.max_pool2d(x, 2),
+    "max, as an operator": lambda x: torch.max_pool2d(x, 3, 1, 1, 2),
+    "max, its edges kept": lambda x: F.max_pool2d(x, (2, 3), padding=(1, 0), ceil_mode=True),
+    "average": lambda x: F.avg_pool2d(x, 3, 2, 1, False, False),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
+    "adaptive max": lambda x: F.adaptive_max_pool2d(x, 2),
+    "a module": nn.MaxPool2d(3, 2, ceil_mode=True),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS.keys())
+def test_a_convolution_does_all_of_activation_dropout_and_pool(pool):
+    x = torch.randn(2, 3, 9, 8)
+    inputs = pool(torch.zeros(2, 4, 7, 6)).flatten(1).shape[1]
+    parts = {"one": nn.Conv2d(3, 4, 3), "two": nn.Linear(inputs, 5), "drop": nn.Dropout(0.2)}
+    if isinstance(pool, nn.Module):
+        parts["pool"] = pool
+    plain = Net(lambda s, x: s.two(pool(s.drop(F.gelu(s.one(x)))).flatten(1)), **parts)
+    network = same_function(plain, (x,)).body.network
+    assert (network.one.activation, network.one.dropout) == ("gelu", 0.2)
+    assert [node.target for node in network.graph.nodes if node.op == "call_module"] == ["one", "two"]
+    h = F.gelu(F.conv2d(x, plain.one.weight, plain.one.bias))
+    network.one.gate.state.answer = OPEN
+    assert torch.equal(network.one.eval()(x), pool(h))
+
+
+def test_a_pool_that_others_use_as_well_is_theirs_too():
+    pool = nn.MaxPool2d(2)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), pool, nn.Conv2d(4, 4, 1), nn.ReLU(), pool, nn.Flatten())
+    network = hat.convert(plain, torch.randn(2, 3, 10, 10), head=None).body.network
+    layers = [m for m in network.modules() if isinstance(m, hat.HATConv2d)]
+    assert len({layer.pool for layer in layers} | {pool}) == 3
+    assert [type(m) for m in network.children()] == [hat.HATConv2d, hat.HATConv2d, nn.Flatten]
+
+
+def test_what_a_convolution_does_in_another_order_stays():
+    """Behind a pool and an activation of its own, or where something else reads what the pool does."""
+    x = torch.randn(2, 3, 9, 8)
+    parts = {"one": nn.Conv2d(3, 4, 3), "two": nn.Conv2d(4, 5, 1)}
+    network = hat.convert(
+        Net(lambda s, x: s.two(F.relu(F.max_pool2d(s.one(x), 2))), **parts), x, head=None
+    ).body.network
+    assert (network.one.activation, network.one.pool) == ("identity", None)
+
+    def read_twice(s, x):
+        h = F.relu(s.one(x))
+        return s.two(F.max_pool2d(h, 1)) + s.two(h)
+
+    network = hat.convert(Net(read_twice, **parts), x, head=None).body.network
+    assert network.one.pool is None
+
+
+def test_a_dropout_that_stands_alone_is_the_fast_one():
+    plain = nn.Sequential(nn.Dropout(0.2), nn.Dropout(1.0), nn.Linear(5, 4))
+    network = hat.convert(plain, X, head=None).body.network
+    assert [type(m) for m in network.children()] == [Dropout, nn.Dropout, hat.HATLinear]
+    assert network.get_submodule("0").p == 0.2
 
 
 def test_an_activation_that_it_does_not_know_stays():

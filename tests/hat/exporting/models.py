@@ -7,7 +7,7 @@ from torch import nn
 
 import hat
 from tests.hat.conversion.checks import draw_own, draw_units
-from tests.hat.nets import Branches, Residual, Squeezed, Transformer
+from tests.hat.nets import Branches, Residual, Squeezed, text_transformer, wired
 
 WORDS, LENGTH, WIDTH = 11, 5, 12
 
@@ -24,7 +24,7 @@ def learned(body, *, tasks=2, share=0.5, dtype=torch.float32, config=None, **opt
 
 
 def mlp(activation="relu", **options):
-    body = hat.chain(hat.HATLinear(5, 8, activation=activation), hat.HATLinear(8, 6, activation=activation))
+    body = hat.models.mlp(5, (8, 6), activation=activation, input_dropout=0.0, dropout=0.0)
     return learned(body, **options), torch.randn(3, 5)
 
 
@@ -37,7 +37,10 @@ def normed(**options):
     """Convolution, norm, pool, flatten, and what nobody knows in between."""
     layers = [hat.HATConv2d(2, 6, 3, activation="identity"), hat.HATBatchNorm2d(6, activation="relu"), nn.MaxPool2d(2)]
     layers += [nn.Dropout(0.1), nn.Flatten(), hat.HATLinear(54, 7), nn.Softmax(-1), hat.HATLinear(7, 5)]
-    return learned(hat.chain(*layers), **options), torch.randn(3, 2, 8, 8)
+    body = wired(*layers)
+    for gate, complete in body.complete().items():
+        gate.complete = complete
+    return learned(nn.Sequential(*body), outputs=body.tail, **options), torch.randn(3, 2, 8, 8)
 
 
 def converted(**options):
@@ -48,9 +51,9 @@ def converted(**options):
 
 
 def transformer(**options):
-    """By hand: heads and dimensions of attention, a switch, tables; norms of three kinds would be no more."""
-    body = Transformer(hat.HATEmbedding(WORDS, WIDTH, padding_idx=0), 3, LENGTH, norm=True, dropout=0.1)
-    return by_hand(body, body.tokens.gate, features=WIDTH, **options), torch.randint(WORDS, (3, LENGTH))
+    """Dimensions of attention, a switch, tables; norms of three kinds would be no more."""
+    body = text_transformer(WORDS, WIDTH, 3, LENGTH, dropout=0.1)
+    return learned(body, **options), torch.randint(WORDS, (3, LENGTH))
 
 
 def residual(**options):
@@ -64,8 +67,8 @@ def branches(**options):
 
 
 def squeezed(**options):
-    body = Squeezed(6, 4)
-    return by_hand(body, body.two.gate, **options), torch.randn(3, 1, 5, 5)
+    x = torch.randn(3, 1, 5, 5)
+    return learned(hat.convert(Squeezed(6, 4), x, head=None).body, **options), x
 
 
 def by_hand(body, outputs, **options):
@@ -76,9 +79,8 @@ def by_hand(body, outputs, **options):
     return learned(body, outputs=outputs, **options)
 
 
-CHAINS = (mlp, alexnet, normed)
-KNOWN = (*CHAINS, converted)
-BY_HAND = (transformer, residual, branches, squeezed)
+CONVERTED = (mlp, alexnet, converted, transformer, squeezed)
+BY_HAND = (normed, residual, branches)
 
 
 def example(make, x):

@@ -14,8 +14,7 @@ from hat.units.composed import GatedAnywhere
 from tests.hat.conversion.checks import draw_units
 from tests.hat.exporting.models import (
     BY_HAND,
-    CHAINS,
-    KNOWN,
+    CONVERTED,
     alexnet,
     by_hand,
     converted,
@@ -25,7 +24,7 @@ from tests.hat.exporting.models import (
     normed,
     transformer,
 )
-from tests.hat.nets import ACTIVATIONS, RootMeanSquare, Transformer
+from tests.hat.nets import ACTIVATIONS, Transformer, wired
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 GATED = (hat.Gate, hat.PerTask, GatedLayer, GatedAnywhere)
@@ -49,7 +48,7 @@ def shapes(network):
 # ---------------------------------------------------------------- what it computes
 
 
-@pytest.mark.parametrize("make", [*KNOWN, *BY_HAND])
+@pytest.mark.parametrize("make", [*CONVERTED, *BY_HAND])
 def test_one_task_and_all(make):
     model, x = make()
     before = copy.deepcopy(model.state_dict())
@@ -76,9 +75,9 @@ def test_other_dtypes(make, dtype):
 def test_every_activation_behind_units_that_go_and_units_that_stay(activation):
     model, x = mlp(activation)
     same(model, hat.export(model, task=1), x, 1)
-    body = hat.chain(hat.HATLinear(5, 8, activation=activation), nn.Softmax(-1), hat.HATLinear(8, 6))
+    body = wired(hat.HATLinear(5, 8, activation=activation), nn.Softmax(-1), hat.HATLinear(8, 6))
     model = learned(body)
-    network = hat.export(model, task=1)
+    network = hat.export(model, task=1, example_input=x)
     assert network.body[0].get_submodule("" if activation == "identity" else "0").out_features == 8
     same(model, network, x, 1)
 
@@ -87,20 +86,21 @@ def test_every_activation_behind_units_that_go_and_units_that_stay(activation):
 def test_soft_masks(make):
     model, x = make(config=hat.GateConfig(mask_mode="published", s_max=3.0))
     assert all(((gate.masks > 0) & (gate.masks < 1)).any() for gate in model.gates.values())
-    same(model, hat.export(model, task=0), x, 0)
-    both = hat.export(model, tasks=[0, 1])
+    same(model, hat.export(model, task=0, **example(make, x)), x, 0)
+    both = hat.export(model, tasks=[0, 1], **example(make, x))
     for task in range(2):
         same(model, both, x, task, task=task)
 
 
 def test_a_task_that_uses_nothing_is_its_bias():
-    model = learned(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)), tasks=1)
+    model = learned(wired(hat.HATLinear(5, 8), hat.HATLinear(8, 6)), tasks=1)
     model.begin_task(2)
     with torch.no_grad():
         for gate in model.gates.values():
             gate.embedding.fill_(-1)
     model.end_task()
-    network, x = hat.export(model, task=1), torch.randn(3, 5)
+    x = torch.randn(3, 5)
+    network = hat.export(model, task=1, example_input=x)
     same(model, network, x, 1)
     assert torch.equal(network(x), model.heads[1].bias.expand(3, -1))
     assert shapes(network) == [(1, 5), (1,), (1, 1), (1,), (2, 1), (2,)]
@@ -153,45 +153,51 @@ def test_units_are_gone_from_all_that_meets_them():
     model = on(hat.HATModel(hat.models.alexnet((3, 16, 16), channels=(6, 8, 8), hidden=(12, 10))),
                {1, 5}, {0, 2, 7}, {4}, {3, 8, 9, 11}, {0, 9})  # fmt: skip
     network = hat.export(model, task=0)
-    kernel = model.body.conv1.weight.shape[-1]
+    kernel = model.body.network.conv1.weight.shape[-1]
     expected = [(2, 3, kernel, kernel), (2,), (3, 2, 1, 1), (3,), (1, 3, 2, 2), (1,), (4, 1), (4,), (2, 4), (2,)]
     assert shapes(network) == [*expected, (2, 2), (2,)]
-    assert [type(module) for module in network.body[0]] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    assert [type(module) for module in network.body.conv1] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
     assert isinstance(network, hat.TaskNetwork)
     assert (network.task, network.classes) == (0, ("0", "1"))
 
 
 def test_a_flatten_repeats_units_and_a_norm_follows():
     layers = [hat.HATConv2d(2, 6, 3, activation="identity"), hat.HATBatchNorm2d(6), nn.ReLU(), nn.Flatten()]
-    model = on(hat.HATModel(hat.chain(*layers, hat.HATLinear(6 * 4, 7))), {0, 4}, {6})
-    network = hat.export(model, task=0)
+    model = on(hat.HATModel(wired(*layers, hat.HATLinear(6 * 4, 7))), {0, 4}, {6})
+    x = torch.randn(3, 2, 4, 4)
+    network = hat.export(model, task=0, example_input=x)
     assert shapes(network) == [(2, 2, 3, 3), (2,), (2,), (2,), (1, 8), (1,), (2, 1), (2,)]
     assert network.body[1].running_mean.shape == (2,)
-    same(model, network, torch.randn(3, 2, 4, 4), 0)
-
-
-def test_heads_and_dimensions_of_heads_go():
-    body = Transformer(hat.HATEmbedding(11, 12), 3, 5, norm=True)
-    model = by_hand(body, body.tokens.gate, features=12, tasks=0)
-    stream, dimensions = {0, 3, 4, 10}, {0, 1, 4, 8}  # of three heads of four: two, one, and one
-    on(model, stream, {2}, {0, 12}, dimensions, {5}, {7, 8, 9})
-    x = torch.randint(11, (3, 5))
-    network = hat.export(model, task=0, example_input=x)
     same(model, network, x, 0)
-    per_head, per_dimension = (network.body.blocks[index][1] for index in (0, 2))
-    assert (per_head.heads, per_dimension.heads) == (1, 3)
-    assert per_head.query.weight.shape == (4, 4)
-    assert per_dimension.query.weight.shape == (6, 4)  # every head as many as the fullest
-    assert per_dimension.value.weight.shape == (3, 4)
-    assert network.body.blocks[1][1][1].weight.shape == (4, 2)
-    assert network.body.blocks[3][1].down.weight.shape == (4, 3)
-    assert network.body.tokens.weight.shape == (11, 4)
-    assert network.body.positions.weight.shape == (6, 4)
-    assert network.head.in_features == 4
+
+
+@pytest.mark.parametrize("per_head", [False, True])
+def test_heads_and_dimensions_of_heads_go(per_head):
+    x = torch.randint(11, (3, 5))
+    network = Transformer(nn.Embedding(11, 12), 12, 3, 5)
+    model = hat.convert(network, x, head=None, per_head=per_head)
+    dimensions = {0, 1, 4, 8}  # of three heads of four: two, one, and one
+    used = {12: {0, 3, 4, 10}, 13: {5, 7}} if per_head else {13: {5, 7}}
+    gates = model.gates
+    units = [used.get(gate.units, {2}) for gate in gates.values()]
+    if not per_head:
+        units = [{0, 3, 4, 10} if name == "gates.tokens" else dimensions if gate.units == 12 else used[13]
+                 for name, gate in gates.items()]  # fmt: skip
+    on(model, *units)
+    exported = hat.export(model, task=0)
+    same(model, exported, x, 0)
+    attention = exported.body.blocks.get_submodule("0.1")
+    sizes = [tuple(getattr(attention, name).weight.shape) for name in ("query", "value", "out")]
+    if per_head:
+        assert sizes == [(4, 4), (4, 4), (4, 4)]
+    else:
+        assert sizes == [(6, 4), (6, 4), (4, 6)]  # every head as many as the fullest
+    assert exported.body.tokens.weight.shape == (11, 4)
+    assert exported.head.in_features == 4
 
 
 def test_tasks_have_the_units_of_all_of_them():
-    model = hat.HATModel(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+    model = hat.HATModel(hat.models.mlp(5, (8, 6)))
     on(model, {0, 1}, {2})
     on(model, {1, 2, 3}, {2, 3})
     on(model, {7}, {5})
@@ -204,29 +210,31 @@ def test_tasks_have_the_units_of_all_of_them():
 
 
 def test_what_is_the_same_for_all_tasks_is_there_once():
-    model = hat.HATModel(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+    model = hat.HATModel(hat.models.mlp(5, (8, 6)))
     on(on(model, {0, 1}, {2}), {0, 1}, {3})
     network = hat.export(model, tasks=[0, 1])
-    assert isinstance(network.body[0], nn.Sequential)
-    assert not [module for module in network.body[0].modules() if isinstance(module, plain.Choice)]
-    assert [type(module) for module in network.body[1]] == [nn.Linear, nn.ReLU, plain.Choice]
+    assert isinstance(network.body.linear1, nn.Sequential)
+    assert not [module for module in network.body.linear1.modules() if isinstance(module, plain.Choice)]
+    assert [type(module) for module in network.body.linear2] == [nn.Linear, nn.ReLU, plain.Choice]
 
 
 def test_a_layer_that_is_used_twice_stays_one():
     first, again = hat.HATLinear(5, 6), hat.HATLinear(6, 6)
-    model = learned(hat.chain(first, again, again))
-    network, x = hat.export(model, task=1), torch.randn(3, 5)
+    model = learned(wired(first, again, again))
+    x = torch.randn(3, 5)
+    network = hat.export(model, task=1, example_input=x)
     same(model, network, x, 1)
     assert network.body[1] is network.body[2]
     assert len(shapes(network)) == 6
 
 
 def test_a_unit_that_overflows_stays_off():
-    body = hat.chain(hat.HATLinear(5, 8, activation="gelu"), nn.Softmax(-1), hat.HATLinear(8, 6))
+    body = wired(hat.HATLinear(5, 8, activation="gelu"), nn.Softmax(-1), hat.HATLinear(8, 6))
     model = on(hat.HATModel(body), {0, 1}, set(range(6)))
     with torch.no_grad():
         model.body[0].bias[int(model.gates["0.gate"].origin.argmax())] = float("inf")
-    same(model, hat.export(model, task=0), torch.randn(3, 5), 0)
+    x = torch.randn(3, 5)
+    same(model, hat.export(model, task=0, example_input=x), x, 0)
 
 
 @pytest.mark.parametrize(("queries", "values"), [(3, 5), (5, 3), (4, 4)])
@@ -314,42 +322,53 @@ def test_a_task_that_the_network_was_not_exported_for():
         hat.export(model, tasks=[1])(x, task=0)
 
 
-def test_what_nobody_can_read_needs_an_example():
-    def chain():
-        return hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6))
+@pytest.mark.parametrize("make", BY_HAND)
+def test_what_was_wired_by_hand_needs_an_example(make):
+    with pytest.raises(ValueError, match="example_input: expected a tensor or a tuple of them, as the body is not"):
+        hat.export(make()[0], task=0)
 
-    class Passed(nn.Module):
-        def forward(self, x):
-            return x
 
-    hooked = learned(chain())
-    hooked.body[0].register_forward_hook(lambda module, inputs, output: output + 1)
-    models = [hooked, learned(hat.chain(hat.HATLinear(5, 8), Passed(), hat.HATLinear(8, 6))), transformer()[0]]
-    for model in models:
-        with pytest.raises(ValueError, match="example_input: expected a tensor or a tuple of them"):
-            hat.export(model, task=0)
-    with pytest.raises(hat.ExportError, match="task 0: the exported network differs by"):
-        hat.export(hooked, task=0, example_input=torch.randn(3, 5))
-    same(models[1], hat.export(models[1], task=0, example_input=torch.randn(3, 5)), torch.randn(3, 5), 0)
+def test_a_hook():
+    wired_by_hand = learned(wired(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+    wired_by_hand.body[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    model, x = mlp()
+    model.body.network.linear1.register_forward_hook(lambda module, inputs, output: output + 1)
+    for hooked in (wired_by_hand, model):
+        with pytest.raises(hat.ExportError, match="task 0: the exported network differs by"):
+            hat.export(hooked, task=0, example_input=x)
 
 
 def test_models_and_layers_with_a_forward_of_their_own():
-    model = Doubled(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+    model = Doubled(wired(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
     on(model, {0}, {1, 2})
     with pytest.raises(hat.ExportError, match="task 0: the exported network differs by"):
         hat.export(model, task=0, example_input=torch.randn(3, 5))
-    model = learned(hat.chain(Shifted(5, 8), hat.HATLinear(8, 6)))
+    model = learned(wired(Shifted(5, 8), hat.HATLinear(8, 6)))
     with pytest.raises(hat.ExportError, match="Shifted: nobody knows what its own forward computes"):
         hat.export(model, task=0, example_input=torch.randn(3, 5))
-    model = learned(hat.chain(hat.HATLinear(5, 6), Own()))
+    model = learned(wired(hat.HATLinear(5, 6), Own()))
     with pytest.raises(hat.ExportError, match="Own: nobody knows what it computes for one task"):
         hat.export(model, task=0, example_input=torch.randn(3, 5))
 
 
 def test_a_number_of_units_that_somebody_computes_with():
     """A mean over a stream that was said to be complete, though a module counts its units."""
-    body = Transformer(hat.HATEmbedding(11, 12), 3, 5)
-    assert any(isinstance(module, RootMeanSquare) for module in body.modules())
+
+    class Body(nn.Module):
+        """Normalises the stream by a number that depends on how many units it has."""
+
+        def __init__(self):
+            super().__init__()
+            self.tokens = hat.HATEmbedding(11, 12)
+            stream = self.tokens.gate
+            self.linear = hat.HATLinear(12, 12, gate=stream, inputs=stream)
+
+        def forward(self, x):
+            x = self.tokens(x)
+            x = x + self.linear(x * (1 + x.square().mean(-1, keepdim=True)).rsqrt())
+            return x.mean(1)
+
+    body = Body()
     model, x = by_hand(body, body.tokens.gate, features=12), torch.randint(11, (3, 5))
     with pytest.raises(hat.ExportError, match="more than rounding; units stay whose gate is not `complete`"):
         hat.export(model, task=0, example_input=x)
@@ -360,14 +379,14 @@ def test_a_number_of_units_that_somebody_computes_with():
 def test_shrinking_that_blames_nobody_is_refused(monkeypatch):
     model, _ = converted()
     monkeypatch.setattr("hat.resizing.shrink.misfits", lambda *given: torch.empty(0, dtype=torch.int64))
-    with pytest.raises(hat.ExportError, match="nobody knows why"):
+    with pytest.raises(hat.ExportError, match="no unit explains it"):
         hat.export(model, task=0)
 
 
-@pytest.mark.parametrize("make", CHAINS)
+@pytest.mark.parametrize("make", [mlp, alexnet, normed])
 def test_an_exported_network_shares_nothing(make):
     model, x = make()
-    network = hat.export(model, task=1)
+    network = hat.export(model, task=1, **example(make, x))
     memory = {p.data_ptr() for p in (*model.parameters(), *model.buffers())}
     assert not memory & {p.data_ptr() for p in (*network.parameters(), *network.buffers())}
     expected = network(x)

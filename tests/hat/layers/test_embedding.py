@@ -119,16 +119,6 @@ def test_columns_of_groups_do_not_lock_alone():
     assert set(unlocked(nn.ModuleList([gate, plain]))) == {"1.weight"}
 
 
-def test_a_chain_whose_gate_a_table_shares_is_not_complete():
-    """The units that are looked up come in where the chain knows of nothing."""
-    one = hat.HATLinear(6, 6)
-    own = hat.chain(one, hat.HATLinear(6, 2))
-    assert own.complete()[one.gate]
-    two = hat.HATLinear(6, 6)
-    shared = hat.chain(hat.HATEmbedding(5, 6, gate=two.gate), two, hat.HATLinear(6, 2))
-    assert not shared.complete()[two.gate]
-
-
 # ---------------------------------------------------------------- what optimizers may do
 
 OPTIMIZERS = {

@@ -13,7 +13,7 @@ import hat
 import hat_kernels
 from hat.layers.folding import pays
 from hat.units.state import OPEN, Finished, PerSample
-from tests.hat.nets import use
+from tests.hat.nets import use, wired
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.launches import count_launches
 from tests.hat_kernels.tolerance import FACTOR
@@ -255,7 +255,7 @@ def test_a_gate_that_rides_on_an_activation_costs_nothing_but_on_a_cpu():
 
 
 def body():
-    return hat.chain(
+    return wired(
         hat.HATConv2d(2, 6, 3, padding=1, pool=nn.MaxPool2d(2)),
         hat.HATConv2d(6, 8, 3, padding=1, groups=2, bias=False, activation="leaky_relu", pool=nn.AvgPool2d(2)),
         hat.HATConv2d(8, 6, 3, padding=1, activation="identity"),

@@ -12,7 +12,7 @@ import hat_kernels
 from hat.layers.norms import NORMS
 from hat.units.state import LEARNING, OPEN, PLAIN, Finished, PerSample
 from hat_kernels import ACTIVATIONS
-from tests.hat.nets import use
+from tests.hat.nets import use, wired
 from tests.hat.stepping import end
 from tests.hat_kernels.device import DEVICE
 from tests.hat_kernels.launches import count_launches
@@ -354,7 +354,7 @@ class Folded(nn.Module):
 
 
 def conv_norm(*norms):
-    return hat.chain(
+    return wired(
         hat.HATConv2d(1, 6, 3, activation="identity"),
         norms[0],
         nn.ReLU(),
@@ -367,7 +367,7 @@ def conv_norm(*norms):
 
 
 def linear_norm(*norms):
-    return hat.chain(hat.HATLinear(8, 9), norms[0], hat.HATLinear(9, 6, activation="gelu"), norms[1])
+    return wired(hat.HATLinear(8, 9), norms[0], hat.HATLinear(9, 6, activation="gelu"), norms[1])
 
 
 NETWORKS = {
@@ -508,60 +508,6 @@ def test_in_one_graph_of_operations(name):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-# ---------------------------------------------------------------- chains
-
-
-@pytest.mark.parametrize("norm", [hat.HATBatchNorm1d(8), hat.HATLayerNorm(8), hat.HATRMSNorm(8)])
-def test_a_chain_gives_a_norm_the_gate_of_what_arrives(norm):
-    first, second = hat.HATLinear(3, 8), hat.HATLinear(8, 5)
-    body = hat.chain(first, nn.ReLU(), norm, nn.Dropout(0.1), second)
-    assert norm.gate is first.gate
-    assert second.inputs == [first.gate]
-    assert first.gate not in body.loose
-    assert body.complete()[first.gate]
-
-
-@pytest.mark.parametrize("norm", [hat.HATBatchNorm2d(4), hat.HATGroupNorm(2, 4)])
-def test_of_channels_too(norm):
-    first, second = hat.HATConv2d(1, 4, 3), hat.HATLinear(16, 5)
-    hat.chain(first, norm, nn.Flatten(), second)
-    assert norm.gate is first.gate
-    assert second.inputs == [first.gate]
-
-
-@pytest.mark.parametrize(
-    ("first", "norm", "second"),
-    [
-        (hat.HATConv1d(1, 4, 3), hat.HATLayerNorm(4), hat.HATConv1d(4, 4, 1)),  # of positions
-        (hat.HATConv2d(1, 4, 3), hat.HATLayerNorm((4, 2, 2)), hat.HATConv2d(4, 4, 1)),
-        (hat.HATLinear(3, 4), hat.HATGroupNorm(2, 4), hat.HATLinear(4, 4)),
-        (hat.HATLinear(3, 4), hat.HATBatchNorm1d(5), hat.HATLinear(4, 4)),
-    ],
-)
-def test_other_norms_end_the_reach(first, norm, second):
-    body = hat.chain(first, norm, second)
-    assert norm.gate is None
-    assert second.inputs == []
-    assert first.gate in body.loose
-
-
-def test_a_norm_behind_a_linear_layer_is_told_that_units_come_last():
-    norm = hat.HATBatchNorm1d(4)
-    body = hat.chain(hat.HATLinear(3, 4), norm)
-    assert body(torch.randn(2, 3)).shape == (2, 4)
-    with pytest.raises(ValueError, match=r"x: expected 2 dimensions \(B, N, \.\.\.\), got \(2, 4, 4\)"):
-        body(torch.randn(2, 4, 3))
-
-
-def test_a_norm_with_another_gate_starts_its_reach():
-    gate = hat.Gate(4)
-    first, norm, second = hat.HATLinear(3, 4), hat.HATLayerNorm(4, gate=gate), hat.HATLinear(4, 5)
-    body = hat.chain(first, norm, second)
-    assert second.inputs == [gate]
-    assert body.loose == {first.gate, gate}
-    assert not any(body.complete().get(each, False) for each in (first.gate, gate))
-
-
 # ---------------------------------------------------------------- making them
 
 
@@ -617,7 +563,7 @@ def test_gates_that_do_not_fit():
 
 def test_a_plain_batch_norm_is_told_what_to_use():
     with pytest.raises(ValueError, match=r"body\.1: expected no BatchNorm2d: .*; use hat\.HATBatchNorm2d and the like"):
-        hat.HATModel(hat.chain(hat.HATConv2d(1, 4, 3), nn.BatchNorm2d(4)))
+        hat.HATModel(wired(hat.HATConv2d(1, 4, 3), nn.BatchNorm2d(4)))
 
 
 def test_a_gate_of_another_kind():

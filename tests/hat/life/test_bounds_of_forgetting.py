@@ -1,4 +1,4 @@
-"""What could reach a finished task by a side door: shared axes, buffers, casts, copies, closures."""
+"""Indirect ways in which a finished task could change: shared axes, buffers, casts, copies, closures."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
-from tests.hat.nets import use
+from tests.hat.nets import use, wired
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -17,7 +17,7 @@ Y = torch.arange(6) % 3
 
 
 def learn(model, optimizer=None, *, steps=4, x=X):
-    """One task; returns what may be verified later."""
+    """Learn one task; returns probes to verify the task later."""
     model.begin_task(3)
     optimizer = optimizer or hat.optim.SGD(model.task_parameters(), lr=0.5, momentum=0.9, weight_decay=0.01)
     for step in range(steps):
@@ -57,12 +57,12 @@ class Sum(nn.Module):
 def tied():
     a, b, c = hat.HATLinear(8, 12), hat.HATLinear(12, 12), hat.HATLinear(12, 12)
     c.weight = b.weight
-    return hat.chain(a, b, c)
+    return wired(a, b, c)
 
 
 def twice():
     layer = hat.HATLinear(12, 12)
-    return hat.chain(hat.HATLinear(8, 12), layer, layer)
+    return wired(hat.HATLinear(8, 12), layer, layer)
 
 
 @pytest.mark.parametrize("make", [Sum, tied, twice])
@@ -115,14 +115,14 @@ def test_buffers_stay_as_the_first_task_leaves_them(scale):
 def test_spectral_norm_forgets_nothing():
     layer = hat.HATLinear(8, 12)
     with pytest.warns(hat.UnlockedWarning):
-        model = hat.HATModel(hat.chain(nn.utils.spectral_norm(layer)))
+        model = hat.HATModel(wired(nn.utils.spectral_norm(layer)))
     assert_nothing_is_forgotten(model)
 
 
 def test_a_norm_without_statistics_is_welcome():
-    hat.HATModel(hat.chain(hat.HATConv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.Flatten(), hat.HATLinear(16, 4)))
+    hat.HATModel(wired(hat.HATConv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.Flatten(), hat.HATLinear(16, 4)))
     with pytest.raises(ValueError, match="expected no BatchNorm2d"):
-        hat.HATModel(hat.chain(hat.HATConv2d(1, 4, 3), nn.BatchNorm2d(4)))
+        hat.HATModel(wired(hat.HATConv2d(1, 4, 3), nn.BatchNorm2d(4)))
 
 
 @pytest.mark.parametrize("make", ["sgd", "guard"])
@@ -157,14 +157,14 @@ def test_a_copied_guard_guards_the_copy():
         optimizer.step()
     assert hat.verify(copied, probes).exact
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
-    assert not torch.equal(copied.body.linear1.weight, model.body.linear1.weight)
+    assert not torch.equal(copied.body.network.linear1.weight, model.body.network.linear1.weight)
 
 
 def test_a_guard_clips_what_a_closure_makes():
     model = hat.HATModel(hat.models.mlp(8, (12,)))
     model.begin_task(3)
     optimizer = hat.guard(torch.optim.SGD(model.task_parameters(), lr=1.0), model, max_norm=1e-6)
-    before = model.body.linear1.weight.clone()
+    before = model.body.network.linear1.weight.clone()
 
     def closure():
         optimizer.zero_grad()
@@ -173,7 +173,7 @@ def test_a_guard_clips_what_a_closure_makes():
         return loss
 
     assert torch.isfinite(optimizer.step(closure))
-    assert 0 < (model.body.linear1.weight - before).abs().max() <= 1e-6
+    assert 0 < (model.body.network.linear1.weight - before).abs().max() <= 1e-6
 
 
 def test_a_second_guard_is_refused():
@@ -188,7 +188,7 @@ def test_a_guard_does_not_decay_the_embeddings():
     model = hat.HATModel(hat.models.mlp(8, (12,)))
     model.begin_task(3)
     optimizer = hat.guard(torch.optim.AdamW(model.task_parameters(), lr=0.1, weight_decay=0.5), model)
-    embedding, weight = model.embeddings[0], model.body.linear1.weight
+    embedding, weight = model.embeddings[0], model.body.network.linear1.weight
     before, decayed = embedding.clone(), weight * 0.95
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -199,7 +199,7 @@ def test_a_guard_does_not_decay_the_embeddings():
 
 @pytest.mark.parametrize("make", [hat.optim.SGD, lambda p, lr: hat.guard(torch.optim.Adam(p, lr), p.model)])
 def test_a_step_does_not_look_at_finished_heads(monkeypatch, make):
-    """Or it would grow with the number of tasks: 5 ms at one task were 23 at a thousand."""
+    """The time of a step must not grow with the number of tasks: it was 5 ms at one task and 23 ms at a thousand."""
     model = hat.HATModel(hat.models.mlp(8, (12,)))
     learn(model)
     model.begin_task(3)
@@ -215,8 +215,8 @@ def test_a_weight_that_is_not_finite_is_not_committed():
     model = hat.HATModel(hat.models.mlp(8, (12,)))
     model.begin_task(3)
     with torch.no_grad():
-        model.body.linear1.weight[2, 3] = torch.nan
-    with pytest.raises(ValueError, match=r"body.linear1.weight: expected finite values, .* not committed"):
+        model.body.network.linear1.weight[2, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"body.network.linear1.weight: expected finite values, .* not committed"):
         model.end_task()
     assert model.tasks == 0
     assert model.learning
@@ -230,7 +230,7 @@ def test_a_state_that_does_not_fit_loses_nothing():
     other = hat.HATModel(hat.models.mlp(8, (12, 12)))
     learn(other)
     state = other.state_dict()
-    state["body.linear2.weight"] = torch.zeros(3, 3)
+    state["body.network.linear2.weight"] = torch.zeros(3, 3)
     with pytest.raises(RuntimeError, match="size mismatch"):
         model.load_state_dict(state)
     assert (model.tasks, model.learning, len(model.heads)) == (1, True, 2)
@@ -245,7 +245,7 @@ def test_classes_of_the_wrong_type(classes):
 
 @pytest.mark.parametrize("classes", [0, [], ["a", "a"]])
 def test_classes_out_of_range(classes):
-    with pytest.raises(ValueError, match="classes: expected at least one, each once, got"):
+    with pytest.raises(ValueError, match="classes: expected at least one class and no name twice, got"):
         hat.HATModel(hat.models.mlp(8, (12,))).begin_task(classes)
 
 
@@ -258,7 +258,7 @@ def test_a_number_of_numpy_is_a_number():
 
 
 def test_features_of_another_width_are_named():
-    model = hat.HATModel(hat.chain(hat.HATConv2d(1, 4, 3), nn.Flatten()))
+    model = hat.HATModel(wired(hat.HATConv2d(1, 4, 3), nn.Flatten()))
     model.begin_task(2)
     with pytest.raises(ValueError, match="features: expected 4 from the body, got 36"):
         model(torch.zeros(2, 1, 5, 5))
@@ -280,7 +280,7 @@ def test_soft_masks_hold_no_gate_below_the_floor():
         model.embeddings[0].copy_(torch.linspace(-0.3, 0.0, 12))
     with pytest.warns(hat.CapacityWarning, match="uses no unit"):
         model.end_task()
-    mask = model.gates["linear1.gate"].masks[0]
+    mask = model.gates["gates.linear1"].masks[0]
     assert (mask == 0).any()
     assert mask[mask > 0].min() >= 2.0**-32
 

@@ -1,4 +1,4 @@
-"""A task that is forgotten leaves nothing behind, and takes nothing of the others along."""
+"""A forgotten task leaves nothing behind, and the other tasks lose nothing."""
 
 import copy
 import warnings
@@ -15,15 +15,16 @@ from hat.training import PlainModel
 from hat_kernels.lock import rate
 from tests.hat.conversion import checks
 from tests.hat.conversion.zoo import NETWORKS
+from tests.hat.nets import wired
 
 
 def mlp(**config):
-    body = hat.chain(hat.HATLinear(6, 9), hat.HATLinear(9, 8, activation="gelu"), hat.HATLinear(8, 7))
+    body = wired(hat.HATLinear(6, 9), hat.HATLinear(9, 8, activation="gelu"), hat.HATLinear(8, 7))
     return hat.HATModel(body, config=hat.GateConfig(**config)), torch.randn(8, 6)
 
 
 def convnet(**config):
-    body = hat.chain(
+    body = wired(
         hat.HATConv2d(2, 6, 3, activation="identity"),
         hat.HATBatchNorm2d(6, activation="relu"),
         hat.HATConv2d(6, 4, 2),
@@ -129,7 +130,7 @@ def same_state(one, other):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["binary", "published"])
-def test_the_others_keep_every_bit(kind, mode):
+def test_the_other_tasks_keep_every_bit(kind, mode):
     model, x = make(kind, mask_mode=mode)
     for task in range(3):
         learn(model, x, units=task)
@@ -147,7 +148,7 @@ def test_the_others_keep_every_bit(kind, mode):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_others_stand_on_nothing_that_was_drawn_anew(kind):
+def test_the_other_tasks_use_no_element_that_was_drawn_anew(kind):
     model, x = make(kind)
     for task in range(3):
         learn(model, x, units=task)
@@ -160,7 +161,7 @@ def test_the_others_stand_on_nothing_that_was_drawn_anew(kind):
 
 @pytest.mark.parametrize("kind", [*KINDS, "loose"])
 @pytest.mark.parametrize("earlier", [0, 1])
-def test_of_the_last_task_no_bit_is_left(kind, earlier, monkeypatch):
+def test_no_bit_of_the_last_task_is_left(kind, earlier, monkeypatch):
     monkeypatch.setitem(KINDS, "loose", loose)
     states, last = [], []
     for data in (1, 2):
@@ -195,8 +196,8 @@ def test_the_capacity_is_as_if_the_task_had_never_been_learned(kind):
 
 @pytest.mark.parametrize("kind", ["mlp", "convnet", "relative_positions"])
 @pytest.mark.parametrize("moving", [True, False])
-def test_what_no_other_task_uses_tells_nothing_of_a_task_in_the_middle(kind, moving):
-    """Two lives that differ in the data of task 1 and, where units keep their places, in the units that it uses."""
+def test_free_elements_tell_nothing_of_a_task_in_the_middle(kind, moving):
+    """Two runs differ in the data of task 1 and, if units keep their places, in the units that task 1 uses."""
     lives = []
     for data in (1, 2):
         model, x = make(kind, locked_first=moving)
@@ -226,7 +227,7 @@ def test_what_no_other_task_uses_tells_nothing_of_a_task_in_the_middle(kind, mov
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_start_anew_and_nothing_drifts_after_it(name):
-    """One optimizer for all tasks: what it keeps of free weights would move them on."""
+    """One optimizer for all tasks: a state left over for free weights would move them."""
     model, x = make("mlp", locked_first="LBFGS" not in name)  # whose history is dropped where units move
     learn(model, x, units=0)
     model.begin_task(3)
@@ -287,7 +288,7 @@ def test_holes_are_filled_first_and_learning_goes_on_without_drift(kind):
         assert all(torch.equal(now[t], remembered[t]) for t in now)
 
 
-def test_when_nothing_is_left_all_is_as_at_the_beginning():
+def test_without_tasks_the_model_is_as_at_the_beginning():
     model, x = loose()
     fresh = {name: p.requires_grad for name, p in model.named_parameters()}
     learn(model, x, units=0)
@@ -321,7 +322,7 @@ def test_in_published_mode_what_is_used_a_little_stays():
         assert not (p[free] == before[p][free]).any()
 
 
-def test_what_the_user_has_frozen_stays():
+def test_parameters_that_the_user_has_frozen_stay():
     model, x = make("mlp")
     model.body[0].weight.requires_grad_(False)
     before = model.body[0].weight.clone()
@@ -367,18 +368,6 @@ def test_saved_and_loaded(into, tmp_path):
     assert copied.forgotten == (1,)
 
 
-def test_a_state_of_a_version_that_forgot_none_loads():
-    model, x = make("mlp")
-    learn(model, x, units=0)
-    state = model.state_dict()
-    facts = b'{"learning": false, "classes": [["0", "1", "2"]]}'
-    state["_extra_state"] = torch.frombuffer(bytearray(facts), dtype=torch.uint8)
-    again, _ = make("mlp", seed=1)
-    again.load_state_dict(state)
-    assert again.forgotten == ()
-    assert torch.equal(answers(again, x)[0], answers(model, x)[0])
-
-
 def test_errors():
     model, x = make("mlp")
     for _ in range(2):
@@ -407,10 +396,10 @@ def test_errors():
 
 
 def test_a_model_that_locks_nothing_has_nothing_to_forget():
-    model = PlainModel(hat.chain(hat.HATLinear(3, 4)))
+    model = PlainModel(wired(hat.HATLinear(3, 4)))
     model.begin_task(2)
     model.end_task()
-    with pytest.raises(ValueError, match=r"^task: expected one of 1 with masks, got 0 masks at some gate$"):
+    with pytest.raises(ValueError, match=r"^task: expected 1 masks at every gate, got a gate with 0$"):
         hat.forget(model, 0)
 
 

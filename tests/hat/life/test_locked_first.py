@@ -1,4 +1,4 @@
-"""Locked units first or where they were learned: the same training, with work for what can move only."""
+"""Training is the same whether locked units move to the front or stay, and only free elements cost work."""
 
 import copy
 import io
@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hat
+from hat.layers.stochastic_depth import StochasticDepth
 from hat.network.moving import expanded
 from hat.units.blocks import Block, cut
 from hat_kernels.gradient_memory import norm_bound
@@ -50,7 +51,7 @@ OPTIMIZERS = {
 
 def without_dropout(body):
     for module in body.modules():
-        if isinstance(module, nn.Dropout | hat.StochasticDepth):
+        if isinstance(module, nn.Dropout | StochasticDepth):
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
@@ -58,7 +59,7 @@ def without_dropout(body):
 
 
 def pair(network, seed):
-    """(moves units, moves none): otherwise the same model, in float64."""
+    """Two models in float64 that differ only in that the first moves units and the second does not."""
     body, _, features = network
     torch.manual_seed(seed)
     for parameter in without_dropout(body).parameters():
@@ -109,7 +110,7 @@ def step(model, optimizer, x):
 
 
 def train(model, optimizer, x, steps=3):
-    """At scales of 0 to 4: at 400 a gate turns the last bit of an embedding into the tenth of itself."""
+    """Uses scales of 0 to 4. At 400, a gate could change by a tenth if the last bit of its embedding changes."""
     for number in range(steps):
         model.train().anneal(number / steps * 0.01)
         step(model, optimizer, x)
@@ -211,7 +212,7 @@ def test_inside_of_the_backward_pass():
             begin(model, task)
             inside = model is moved
             train(model, hat.optim.SGD(model.task_parameters(), lr=0.1, weight_decay=0.1, in_backward=inside), x)
-            assert inside == (model.body.linear2.weight.grad is None)
+            assert inside == (model.body.network.linear2.weight.grad is None)
         agree(moved, plain)
         for model in models:
             draw_units(model, task)
@@ -272,7 +273,7 @@ def gradients(layer, x, dy, autocast=False):
 
 
 def compare(body, x, autocast=False, tolerance=1e-12):
-    """With what the library makes of the same layer; 0 where nothing may move, and only there."""
+    """Compare with the library's layer: the gradient is 0 for locked elements, and only for those."""
     twin = copy.deepcopy(body)
     for gate in (twin[0], twin[1].gate):
         gate.locked = 0
@@ -300,7 +301,7 @@ def lock_of(body, parameter):
 @pytest.mark.parametrize("used_out", [0.5, 1.0])
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_gradient_that_a_user_reads(name, used_out, used_in):
-    """Whole groups are locked in these, so that the block is all that is."""
+    """Only whole groups are locked here, so the block is everything that is locked."""
     body, shape = locked(LAYERS[name], used_in, used_out)
     held = compare(body, draws((3, *shape), 1))
     assert held["weight"].any()
@@ -340,7 +341,7 @@ def test_one_input_without_a_batch():
 
 
 def test_the_gradients_of_a_model():
-    """0 where nothing may move, and with an update that is theirs: nothing else is made up."""
+    """Gradients are 0 for locked elements and present for free ones, and their norm keeps its upper bound."""
     model, _ = mlp_pair()
     x = draws((BATCH, 6), 5)
     begin(model, 0)
@@ -355,7 +356,8 @@ def test_the_gradients_of_a_model():
         assert held.any()
         assert not parameter.grad[held].any()
         assert parameter.grad[~held].any()
-    assert norm_bound(model.body.linear1.weight) >= model.body.linear1.weight.grad.norm() * (1 - 8 * EPS)
+    weight = model.body.network.linear1.weight
+    assert norm_bound(weight) >= weight.grad.norm() * (1 - 8 * EPS)
 
 
 def test_accumulation_over_two_batches():
@@ -445,7 +447,7 @@ def test_states_shrink_and_those_of_a_finished_head_go(name):
 
 @pytest.mark.parametrize("name", ["SGD momentum", "AdamW"])
 def test_a_state_that_is_the_parameter_still_is_it_after_a_move(name):
-    """Of embeddings too."""
+    """The same holds for embeddings."""
     model, optimizer, x = second_task(name)
     for task in (1, 2):
         draw_units(model, task)
@@ -494,7 +496,7 @@ def test_state_dict_in_the_middle_of_the_second_task(name, dtype):
 
 @pytest.mark.parametrize("name", ["SGD momentum", "AdamW", "torch SGD", "torch AdamW"])
 def test_a_state_from_a_run_that_moved_no_unit(name):
-    """It is of all that may move in place; loaded, it goes on, and moves when the task ends."""
+    """The loaded state has all free elements in place. Training goes on, and units move when the task ends."""
     moved, plain = mlp_pair()
     x = draws((BATCH, 6), 5)
     begin(plain, 0)
@@ -510,7 +512,7 @@ def test_a_state_from_a_run_that_moved_no_unit(name):
     moved.load_state_dict(plain.state_dict())
     second = OPTIMIZERS[name](moved, list(moved.task_parameters()))
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    weight = plain.body.linear2.weight
+    weight = plain.body.network.linear2.weight
     assert weight.shape in [part.shape for value in first.state[weight].values() for part in tensors(value)]
     for task in (1, 2):
         for model, optimizer in ((moved, second), (plain, first)):
@@ -521,12 +523,12 @@ def test_a_state_from_a_run_that_moved_no_unit(name):
             model.end_task()
             begin(model, task + 1)
             optimizer.add_param_group({"params": list(model.head.parameters())})
-    assert not torch.equal(moved.body.linear2.gate.origin, plain.body.linear2.gate.origin)
+    assert not torch.equal(moved.body.network.linear2.gate.origin, plain.body.network.linear2.gate.origin)
     agree(moved, plain)
 
 
 def test_a_state_of_all_is_cut_where_a_block_is_locked():
-    """As torch.optim.SGD keeps it without a guard."""
+    """torch.optim.SGD without a guard keeps such a state."""
     model, _, x = second_task()
     theirs = torch.optim.SGD(model.task_parameters(), lr=0.0, momentum=0.9)
     step(model, theirs, x)
@@ -560,7 +562,7 @@ def test_a_state_of_other_blocks_is_refused_and_nothing_moves():
 
 
 def test_an_optimizer_whose_state_does_not_fit_does_not_stop_a_task_from_ending():
-    """One that is still alive when an earlier checkpoint is loaded, say."""
+    """For example an optimizer that still exists when an earlier checkpoint is loaded."""
     model, old, x = second_task()
     draw_units(model, 1)
     earlier = copy.deepcopy(model.state_dict())
@@ -582,7 +584,7 @@ def test_an_optimizer_whose_state_does_not_fit_does_not_stop_a_task_from_ending(
 
 @pytest.mark.parametrize("name", ["SGD momentum", "AdamW", "torch AdamW"])
 def test_a_copy_in_the_middle_of_a_task(name):
-    """It goes on alone: other blocks, other gradients, other places."""
+    """The copy goes on independently: other blocks, other gradients, other places."""
     model, optimizer, x = second_task(name)
     copied, own = copy.deepcopy((model, optimizer))
     kept = [p.detach().clone() for p in model.parameters()]
@@ -608,11 +610,11 @@ def test_a_copy_in_the_middle_of_a_task(name):
 
 
 def test_a_weight_stays_within_float16_when_blocks_change_and_no_unit_moves():
-    """What is known of the size of a block says nothing of the next task's, which has other elements."""
+    """The block of the next task has other elements, so its largest weight must be measured anew."""
     torch.manual_seed(0)
     model = hat.HATModel(hat.models.mlp(4, (4, 4)))
     model.begin_task(2)
-    weight = model.body.linear2.weight
+    weight = model.body.network.linear2.weight
     optimizer = hat.optim.SGD([weight], lr=1.0, model=model)
     for used in (1, 2):
         if used == 2:
@@ -635,7 +637,7 @@ def test_a_weight_stays_within_float16_when_blocks_change_and_no_unit_moves():
 def test_a_parameter_that_a_user_freezes_for_a_while(name, ends):
     """Only what the model has frozen for good leaves the optimizer."""
     model, optimizer, x = second_task(name)
-    weight = model.body.linear2.weight
+    weight = model.body.network.linear2.weight
     before = weight.detach().clone()
     weight.requires_grad_(False)
     train(model, optimizer, x)
@@ -687,14 +689,14 @@ def one_step(model, optimizer, x):
 
 
 def with_tasks(model, count):
-    """As if it had learned its last task again and again, through the door that a checkpoint takes."""
+    """Load a state in which the last task is repeated many times, as a checkpoint is loaded."""
     more, state = count - model.tasks, model.state_dict()
     for name in [name for name in state if name.endswith("masks")]:
         state[name] = torch.cat([state[name], state[name][-1:].expand(more, -1)])
     for task in range(model.tasks, count):
         for part in ("weight", "bias"):
             state[f"heads.{task}.{part}"] = state[f"heads.{model.tasks - 1}.{part}"].clone()
-    facts = {"learning": False, "classes": [["0", "1", "2"]] * count}
+    facts = {"learning": False, "classes": [["0", "1", "2"]] * count, "forgotten": []}
     state["_extra_state"] = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
     model.load_state_dict(state)
 
@@ -713,11 +715,11 @@ def test_the_step_of_the_thousandth_task_does_what_that_of_the_third_does():
                 found[name, task] = work(model, OPTIMIZERS[name](model, list(model.task_parameters())), x)
         with torch.no_grad():
             used = torch.arange(8) < (2 if task == 0 else 4)
-            model.embeddings[0].copy_((used.float() - 0.5)[model.body.linear1.gate.origin])
+            model.embeddings[0].copy_((used.float() - 0.5)[model.body.network.linear1.gate.origin])
         assert model.end_task() == task
         first = model(x, task=0) if first is None else first
     for name in ("SGD momentum", "torch AdamW"):
         assert found[name, 2] == found[name, 999]
-    gate = model.gates["linear1.gate"]
+    gate = model.gates["gates.linear1"]
     assert (model.tasks, gate.tasks, gate.locked, gate.in_order) == (1000, 1000, 4, True)
     assert torch.equal(model(x, task=0), first)

@@ -1,4 +1,4 @@
-"""The life of a model: the loop of the README, its state, and everything it refuses."""
+"""The life of a model: the loop of the README, the state of the model, and what the model refuses."""
 
 import copy
 import io
@@ -13,6 +13,7 @@ import hat
 from hat.units.gate import Gate
 from hat.units.state import LEARNING
 from hat_kernels import GATE_FLOOR, Lock
+from tests.hat.nets import wired
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,7 +26,7 @@ def make(hidden=(9, 8), **config):
 
 
 def quarter_on(model, offset=0):
-    """Every fourth unit on: a task that leaves room for others."""
+    """Switch every fourth unit on, so that the task leaves room for other tasks."""
     with torch.no_grad():
         for embedding in model.embeddings:
             embedding.copy_(torch.where((torch.arange(embedding.numel()) + offset) % 4 == 0, 1.0, -1.0))
@@ -96,7 +97,7 @@ def test_evaluation_of_the_current_task_is_a_hard_gate():
     model.eval()
     model(X)  # whatever the scale
     h = X
-    for layer in model.body:
+    for layer in model.body.network.children():
         if isinstance(layer, hat.HATLinear):
             h = torch.relu(layer(h))
             mask = (layer.gate.embedding > 0).float()
@@ -144,7 +145,7 @@ def test_published_masks_are_soft_and_drift_but_only_a_little():
         assert torch.equal(gate.masks[0], torch.sigmoid(400 * gate.embedding.detach()))
         assert ((gate.masks[0] > 0.01) & (gate.masks[0] < 0.99)).any()
     h = X
-    for layer in model.body:
+    for layer in model.body.network.children():
         if isinstance(layer, hat.HATLinear):
             h = torch.relu(F.linear(h, layer.weight, layer.bias)) * layer.gate.masks[0]
     before = model(X, task=0).detach()
@@ -187,7 +188,7 @@ def test_nothing_is_being_learned(call, name):
 
 @pytest.mark.parametrize("classes", [0, -1, [], ()])
 def test_no_classes(classes):
-    with pytest.raises(ValueError, match="classes: expected at least one, each once, got"):
+    with pytest.raises(ValueError, match="classes: expected at least one class and no name twice, got"):
         make().begin_task(classes)
 
 
@@ -213,7 +214,7 @@ def test_task_of_another_type(task):
 
 
 def test_no_task_named_and_none_learned():
-    with pytest.raises(RuntimeError, match="task: expected one, as no task is being learned, got None"):
+    with pytest.raises(RuntimeError, match="task: expected the id of a task, as no task is being learned, got None"):
         learn(make())(X)
 
 
@@ -369,7 +370,7 @@ def test_nothing_is_locked_in_the_first_task():
 
 def test_locks_are_the_free_units_of_both_sides():
     model = learn(make())
-    first, second = model.body[2], model.body[3]
+    first, second = model.body.network.linear1, model.body.network.linear2
     locks = model.locks()
     assert locks[first.weight].columns is None
     assert torch.equal(locks[first.weight].rows, first.gate.free)
@@ -438,19 +439,19 @@ def test_a_body_without_a_gate():
 )
 def test_running_statistics_are_refused(norm):
     with pytest.raises(ValueError, match=rf"body\.1: expected no {type(norm).__name__}"):
-        hat.HATModel(hat.chain(hat.HATLinear(6, 8), norm))
+        hat.HATModel(wired(hat.HATLinear(6, 8), norm))
 
 
 def test_a_norm_without_running_statistics_is_not_refused():
     """GroupNorm and LayerNorm keep none; their affine part lies along no gate, so it is frozen after the first task."""
     with pytest.warns(hat.UnlockedWarning, match=r"frozen when the first task ends: 1\.weight, 1\.bias"):
-        hat.HATModel(hat.chain(hat.HATConv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    hat.HATModel(hat.chain(hat.HATLinear(6, 8), nn.LayerNorm(8, elementwise_affine=False)))
+        hat.HATModel(wired(hat.HATConv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    hat.HATModel(wired(hat.HATLinear(6, 8), nn.LayerNorm(8, elementwise_affine=False)))
 
 
 def test_loose_parameters_train_in_the_first_task_only():
     with pytest.warns(hat.UnlockedWarning):
-        model = hat.HATModel(hat.chain(hat.HATLinear(6, 8), nn.LayerNorm(8), hat.HATLinear(8, 7)))
+        model = hat.HATModel(wired(hat.HATLinear(6, 8), nn.LayerNorm(8), hat.HATLinear(8, 7)))
     norm = model.body[1]
     model.begin_task(2)
     assert any(p is norm.weight for p in model.task_parameters())
@@ -463,10 +464,10 @@ def test_loose_parameters_train_in_the_first_task_only():
 
 
 def test_features_of_another_width():
-    model = hat.HATModel(hat.chain(hat.HATConv2d(1, 3, 2), nn.Flatten()), features=3 * 4 * 4)
+    model = hat.HATModel(wired(hat.HATConv2d(1, 3, 2), nn.Flatten()), features=3 * 4 * 4)
     model.begin_task(2)
     assert model(torch.randn(2, 1, 5, 5)).shape == (2, 2)
-    model = hat.HATModel(hat.chain(hat.HATLinear(6, 8), Gate(8)))
+    model = hat.HATModel(wired(hat.HATLinear(6, 8), Gate(8)))
     model.begin_task(2)
     assert model(X).shape == (5, 2)
 
@@ -564,7 +565,7 @@ def test_heads_come_back_to_life_on_a_load():
 def test_loose_parameters_come_back_to_life_on_a_load():
     def loose():
         with pytest.warns(hat.UnlockedWarning):
-            return hat.HATModel(hat.chain(hat.HATLinear(6, 8), nn.LayerNorm(8)))
+            return hat.HATModel(wired(hat.HATLinear(6, 8), nn.LayerNorm(8)))
 
     source, target = loose(), learn(loose())
     assert not target.body[1].weight.requires_grad
@@ -639,7 +640,7 @@ def test_deepcopy_is_the_same_and_its_own(stage):
 
 def test_deepcopy_keeps_shared_gates_shared():
     gate_of = hat.HATLinear(6, 8)
-    body = hat.chain(gate_of, hat.HATLinear(8, 8, gate=gate_of.gate))
+    body = wired(gate_of, hat.HATLinear(8, 8, gate=gate_of.gate))
     copied = copy.deepcopy(hat.HATModel(body))
     assert copied.body[0].gate is copied.body[1].gate
     assert len(copied.gates) == 1
@@ -708,11 +709,14 @@ def test_meta_device():
 
 
 def test_made_on_the_meta_device():
+    def by_hand():
+        return hat.HATModel(wired(hat.HATLinear(6, 9), hat.HATLinear(9, 8)))
+
     with torch.device("meta"):
-        model = hat.HATModel(hat.models.mlp(6, (9, 8)))
+        model = by_hand()
     assert {t.device.type for t in [*model.parameters(), *model.buffers()]} == {"meta"}
     assert hat.HATLinear(3, 4, device="meta").gate.embedding.device.type == "meta"
-    real = learn(make(), 2)
+    real = learn(by_hand(), 2)
     model.to_empty(device="cpu").load_state_dict(real.state_dict())
     same(real, model)
 

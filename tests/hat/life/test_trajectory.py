@@ -63,7 +63,7 @@ def make_model(kind, dropout, dtype, limit=6.0):
 
 
 def gated_layers(model):
-    return [m for m in model.body if isinstance(m, hat.HATLinear | hat.HATConv2d)]
+    return [m for m in model.body.modules() if isinstance(m, hat.HATLinear | hat.HATConv2d)]
 
 
 def transcription_of(model, recipe):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hat
-from tests.hat.nets import networks
+from hat.conversion.api import convert_body
+from tests.hat.nets import networks, wired
 
 BATCH = 6
 # Tasks that use no unit and full networks are part of what is tested here.
@@ -95,7 +96,7 @@ def make_optimizer(setup, model, parameters):
 
 
 def optimizer_for(setup, model, optimizer):
-    """A new one a task, or the old one with a group for the new head."""
+    """A new optimizer for each task, or the old optimizer with a group for the new head."""
     if optimizer is None or not setup.keep:
         return make_optimizer(setup, model, model.task_parameters())
     if setup.name not in ONE_GROUP_ONLY:
@@ -104,7 +105,7 @@ def optimizer_for(setup, model, optimizer):
 
 
 def choose_units(model, units, before):
-    """Push the embeddings of a task, as training might."""
+    """Change the embeddings of a task, as training might."""
     with torch.no_grad():
         for gate in model.gates.values():
             embedding = gate.embedding
@@ -250,7 +251,10 @@ def test_training_does_move_the_free_weights():
     optimizer = hat.optim.SGD(model.task_parameters(), lr=0.5)
     for _ in range(3):
         train_step(model, optimizer, Setup("hat"), (6,), 2, 0.0)
-    for layer, into in ((model.body[2], None), (model.body[3], model.body[2].gate)):
+    for layer, into in (
+        (model.body.network.linear1, None),
+        (model.body.network.linear2, model.body.network.linear1.gate),
+    ):
         used_out = layer.gate.used == 1
         used_in = torch.ones(layer.weight.shape[1], dtype=torch.bool) if into is None else into.used == 1
         locked = used_out[:, None] & used_in
@@ -301,7 +305,7 @@ def test_unguarded_optimizers_drift_and_verify_says_what_moved(make):
     assert not result.exact
     assert result.largest > 0
     assert result.drift[0] == result.largest
-    first = next(name for name, p in model.named_parameters() if p is model.body[2].weight)
+    first = next(name for name, p in model.named_parameters() if p is model.body.network.linear1.weight)
     assert result.moved == first
     assert result.moved_by > 0
     assert first in str(result)
@@ -332,14 +336,14 @@ def test_verify_names_a_single_weight_that_moved():
     model.end_task()
     probes = hat.Probes()
     probes.add(model, 0, torch.randn(BATCH, 6))
-    before = model.body[3].weight.detach().clone()
+    before = model.body.network.linear2.weight.detach().clone()
     with torch.no_grad():
-        model.body[3].weight[2, 5] += 0.25
+        model.body.network.linear2.weight[2, 5] += 0.25
     result = hat.verify(model, probes)
-    assert result.moved == next(n for n, p in model.named_parameters() if p is model.body[3].weight)
-    assert result.moved_by == (model.body[3].weight - before).abs().max().item()
+    assert result.moved == next(n for n, p in model.named_parameters() if p is model.body.network.linear2.weight)
+    assert result.moved_by == (model.body.network.linear2.weight - before).abs().max().item()
     with torch.no_grad():
-        model.body[3].weight[2, 5] = torch.nan
+        model.body.network.linear2.weight[2, 5] = torch.nan
     result = hat.verify(model, probes)
     assert not result.exact
     assert result.drift[0] == torch.inf
@@ -350,7 +354,7 @@ def test_verify_without_a_probe_and_of_an_unfinished_task():
     with pytest.raises(ValueError, match="probes: expected at least one, got none"):
         hat.verify(model, hat.Probes())
     model.begin_task(2)
-    with pytest.raises(ValueError, match="task: expected a finished one"):
+    with pytest.raises(ValueError, match="task: expected finished tasks, of which there are none, got 0"):
         hat.Probes().add(model, 0, torch.randn(BATCH, 6))
 
 
@@ -426,49 +430,48 @@ def test_a_diverged_task_takes_no_old_one_with_it(name):
     ids=["hat.optim.SGD", "momentum", "guarded SGD"],
 )
 def test_an_update_that_overflows_takes_no_old_task_with_it(make):
-    """The gradient is finite; lr times it, or the weight less that, is not."""
+    """The gradient is finite, but lr times the gradient, or the new weight, is not."""
     before, after = after_divergence(make, 1e12, steps=3)
     assert torch.equal(before, after)
 
 
 WIRINGS = {
-    "linear over the positions of a convolution": (
-        lambda: hat.chain(hat.HATConv1d(1, 4, 1), hat.HATLinear(4, 5)),
-        (1, 4),
-    ),
+    "linear over the positions of a convolution": (lambda: (nn.Conv1d(1, 4, 1), nn.ReLU(), nn.Linear(4, 5)), (1, 4)),
     "tokens, then a flatten: unit-minor": (
-        lambda: hat.chain(hat.HATLinear(3, 4), nn.Flatten(), hat.HATLinear(4 * 6, 5)),
+        lambda: (nn.Linear(3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6, 5)),
         (6, 3),
     ),
     "a pool over the units of a linear layer": (
-        lambda: hat.chain(hat.HATLinear(3, 8), nn.AvgPool1d(3, 1, 1), hat.HATLinear(8, 5)),
+        lambda: (nn.Linear(3, 8), nn.ReLU(), nn.AvgPool1d(3, 1, 1), nn.Linear(8, 5)),
         (3,),
     ),
-    "a convolution over tokens": (lambda: hat.chain(hat.HATLinear(3, 4), hat.HATConv1d(4, 5, 1), nn.Flatten()), (4, 3)),
+    "a convolution over tokens": (lambda: (nn.Linear(3, 4), nn.ReLU(), nn.Conv1d(4, 5, 1)), (4, 3)),
     "a flatten from the second dimension on": (
-        lambda: hat.chain(hat.HATConv2d(1, 4, 1), nn.Flatten(2), nn.Flatten(), hat.HATLinear(4 * 9, 5)),
+        lambda: (nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(2), nn.Flatten(), nn.Linear(4 * 9, 5)),
         (1, 3, 3),
+    ),
+    "a convolution, an activation, a dropout and a pool": (
+        lambda: (nn.Conv2d(1, 4, 2), nn.Tanh(), nn.Dropout(0.1), nn.AvgPool2d(2, 1), nn.Flatten(), nn.Linear(4 * 4, 5)),
+        (1, 4, 4),
     ),
 }
 
 
 @pytest.mark.parametrize("seed", [1, 2, 4])
 @pytest.mark.parametrize("name", WIRINGS)
-def test_chain_wires_nothing_that_forgets(name, seed):
-    """Where units are not what the next layer sees one by one, the gate must not reach it."""
+def test_nothing_forgets_however_units_lie_in_the_next_layer(name, seed):
+    """Where units are not what the next layer sees one by one, a lock must not count on them."""
     make, shape = WIRINGS[name]
     torch.manual_seed(seed)
-    body = make()
-    features = body(torch.randn(2, *shape)).flatten(1).shape[1]
-    model = hat.HATModel(hat.chain(body, nn.Flatten()), features=features)
-    run(model, shape, [TaskPlan(3, 3, "drawn")] * 4, Setup("AdamW"), 1)
+    body = convert_body(nn.Sequential(*make(), nn.ReLU(), nn.Flatten()), torch.randn(2, *shape), head=None)
+    run(hat.HATModel(body), shape, [TaskPlan(3, 3, "drawn")] * 4, Setup("AdamW"), 1)
 
 
 def test_loose_parameters_are_frozen_after_the_first_task():
     for setup in (Setup("AdamW", keep=True), Setup("hat", (("momentum", 0.9),), keep=True)):
         torch.manual_seed(1)
         with pytest.warns(hat.UnlockedWarning, match=r"1\.weight, 1\.bias"):
-            model = hat.HATModel(hat.chain(hat.HATLinear(6, 8), nn.LayerNorm(8), hat.HATLinear(8, 7)))
+            model = hat.HATModel(wired(hat.HATLinear(6, 8), nn.LayerNorm(8), hat.HATLinear(8, 7)))
         start = model.body[1].weight.detach().clone()
         run(model, (6,), THREE, setup, 1)
         assert not torch.equal(model.body[1].weight, start)  # the first task did train it

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import hat
+from hat.layers.stochastic_depth import StochasticDepth
 from hat.models.resnet import plain_resnet
 from hat.units.locks import locks
 from hat.units.per_task import per_task
@@ -22,7 +23,7 @@ def test_mlp(hidden):
     widths = [12, *hidden]
     assert count(body) == sum(a * b + b for a, b in itertools.pairwise(widths))
     assert body(torch.randn(3, 2, 6)).shape == (3, hidden[-1])
-    layers = [m for m in body if isinstance(m, hat.HATLinear)]
+    layers = [m for m in body.modules() if isinstance(m, hat.HATLinear)]
     found = locks(body)
     assert found[layers[0].weight].columns is None
     for before, layer in itertools.pairwise(layers):
@@ -36,8 +37,8 @@ def test_the_papers_mlp():
 
 def test_mlp_dropout_and_activation():
     body = hat.models.mlp(4, (3, 3), input_dropout=0.25, dropout=0.125, activation="gelu")
-    assert [m.p for m in body if isinstance(m, nn.Dropout)] == [0.25]
-    assert [(m.dropout, m.activation) for m in body if isinstance(m, hat.HATLinear)] == [(0.125, "gelu")] * 2
+    assert [m.p for m in body.modules() if isinstance(m, nn.Dropout)] == [0.25]
+    assert [(m.dropout, m.activation) for m in body.modules() if isinstance(m, hat.HATLinear)] == [(0.125, "gelu")] * 2
 
 
 @pytest.mark.parametrize("arguments", [(4, ()), (4, (3, 0)), (0, (3,)), (4, (-1,))])
@@ -61,9 +62,9 @@ def test_mlp_options():
 )
 def test_alexnet(size, kernels, last):
     body = hat.models.alexnet((3, size, size), channels=(4, 5, 6), hidden=(8, 7))
-    convs = [m for m in body if isinstance(m, hat.HATConv2d)]
+    convs = [m for m in body.modules() if isinstance(m, hat.HATConv2d)]
     assert [m.kernel_size for m in convs] == [(k, k) for k in kernels]
-    linear = [m for m in body if isinstance(m, hat.HATLinear)]
+    linear = [m for m in body.modules() if isinstance(m, hat.HATLinear)]
     assert linear[0].in_features == 6 * last * last
     assert body(torch.randn(2, 3, size, size)).shape == (2, 7)
     found = locks(body)
@@ -71,12 +72,14 @@ def test_alexnet(size, kernels, last):
     assert torch.equal(found[convs[1].weight].columns, convs[0].gate.free)
     assert found[linear[0].weight].column_repeat == last * last
     assert [m.dropout for m in [*convs, *linear]] == [0.2, 0.2, 0.5, 0.5, 0.5]
+    assert [(m.activation, type(m.pool)) for m in convs] == [("relu", nn.MaxPool2d)] * 3
+    kinds = {type(m) for m in body.network.children()}
+    assert kinds == {hat.HATConv2d, nn.Flatten, hat.HATLinear}  # nothing is left to do beside them
 
 
 def test_the_papers_alexnet():
     """32 x 32 colour images: 64, 128, 256 channels, two layers of 2048; about 6.5 million weights."""
-    with torch.device("meta"):
-        body = hat.models.alexnet((3, 32, 32))
+    body = hat.models.alexnet((3, 32, 32))
     convolutions = 64 * 3 * 16 + 64 + 128 * 64 * 9 + 128 + 256 * 128 * 4 + 256
     assert count(body) == convolutions + 1024 * 2048 + 2048 + 2048 * 2048 + 2048
 
@@ -205,7 +208,7 @@ def test_vit(pool):
 def test_vit_drops_in_training_alone():
     body = TINY["vit"](dropout=0.5, stochastic_depth=0.5)
     x = torch.randn(2, 3, 16, 16)
-    assert [m.p for m in body.modules() if isinstance(m, hat.StochasticDepth)] == [0.5]  # the first block has none
+    assert [m.p for m in body.modules() if isinstance(m, StochasticDepth)] == [0.5]  # the first block has none
     assert not torch.equal(body.train()(x), body(x))
     assert torch.equal(body.eval()(x), body(x))
 

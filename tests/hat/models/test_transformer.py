@@ -1,19 +1,21 @@
-"""A transformer wired by hand, from words to a mean over tokens: it learns, and forgets nothing."""
+"""A transformer, from words to a mean over tokens, converted: it learns, and forgets nothing."""
 
 import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import hat
 from hat.units.locks import sides, unlocked
 from hat_kernels.lock import rate
-from tests.hat.nets import Transformer
+from tests.hat.nets import text_transformer
 
 WORDS, LENGTH, WIDTH, HEADS, BATCH = 11, 5, 12, 3, 8
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 
+NORMS = pytest.mark.parametrize("norm", [nn.Identity, nn.LayerNorm], ids=["", "norm"])
 OPTIMIZERS = {
     "SGD": lambda m: hat.optim.SGD(m.task_parameters(), lr=0.1, momentum=0.9, weight_decay=0.1, max_norm=1.0),
     "SGD inside": lambda m: hat.optim.SGD(m.task_parameters(), lr=0.1, weight_decay=0.1, in_backward=True),
@@ -28,12 +30,9 @@ OPTIMIZERS = {
 }
 
 
-def make(*, complete=True, dropout=0.1, norm=False, seed=0):
+def make(*, dropout=0.1, norm=nn.LayerNorm, seed=0):
     torch.manual_seed(seed)
-    body = Transformer(hat.HATEmbedding(WORDS, WIDTH, padding_idx=0), HEADS, LENGTH, norm=norm, dropout=dropout)
-    stream = body.tokens.gate
-    stream.complete = complete
-    return hat.HATModel(body, features=WIDTH, outputs=stream)
+    return hat.HATModel(text_transformer(WORDS, WIDTH, HEADS, LENGTH, norm=norm, dropout=dropout))
 
 
 def texts(seed=0, count=BATCH):
@@ -73,26 +72,26 @@ def learn(model, name, tasks=3, **options):
     return optimizer
 
 
-@pytest.mark.parametrize(("complete", "norm"), [(True, True), (False, False)], ids=["moves, norm", "stays"])
+@NORMS
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_no_bit_of_an_old_task_changes(name, complete, norm):
-    learn(make(complete=complete, norm=norm), name)
+def test_no_bit_of_an_old_task_changes(name, norm):
+    learn(make(norm=norm), name)
 
 
-@pytest.mark.parametrize("norm", [False, True], ids=["", "norm"])
+@NORMS
 @pytest.mark.parametrize("name", ["SGD", "torch AdamW"])
 def test_under_autocast(name, norm):
     learn(make(norm=norm), name, autocast=torch.bfloat16)
 
 
-@pytest.mark.parametrize("norm", [False, True], ids=["", "norm"])
+@NORMS
 def test_nothing_lies_along_no_gate(norm):
     assert unlocked(make(norm=norm).body) == {}
 
 
 def test_what_is_not_locked_does_move():
     """The other side of the contract: a lock that holds everything would pass the tests above."""
-    model = make()
+    model = make(norm=nn.Identity)
     learn(model, "SGD", tasks=2)
     locks, before = model.locks(), {p: p.detach().clone() for p in model.body.parameters()}
     model.begin_task(2)
@@ -104,7 +103,7 @@ def test_what_is_not_locked_does_move():
         assert 0 < moves.sum() < moves.numel(), name
         changed = parameter != before[parameter]
         assert not changed[~moves].any(), name
-        if name == "tokens.weight":
+        if name == "network.tokens.weight":
             moves = moves.index_fill(0, torch.tensor(0), False)  # padding
         assert changed[moves].double().mean() > 0.9, name
 
@@ -126,18 +125,6 @@ def test_the_locked_share_grows():
         model.end_task()
         shares.append(locked_share(model))
     assert 0.1 < shares[0] < shares[1] < shares[2] < 1
-
-
-def test_what_a_layer_keeps_to_itself_moves_without_a_word():
-    """Hidden units and heads, but nothing of the stream, which the layers share with whoever reads it."""
-    model = make(complete=False)
-    learn(model, "SGD", tasks=2)
-    heads, up = model.body.blocks[0][1].query.gate, model.body.blocks[1][1].up.gate
-    for gate in (heads, up):
-        assert gate.in_order
-        assert gate.locked == gate.used.sum() > 0
-    stream = model.body.tokens.gate
-    assert torch.equal(stream.origin, torch.arange(WIDTH))
 
 
 def test_it_learns():

@@ -1,4 +1,4 @@
-"""Copies of models: all their own, however deep the network is."""
+"""Copies of models share nothing with the original, however deep the network is."""
 
 import copy
 
@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 import hat
+from tests.hat.nets import wired
 
 
 @pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
 def test_a_deep_chain_is_copied():
-    """As `copy.deepcopy` follows gates to layers and layers to gates, it would go too deep."""
+    """`copy.deepcopy` alone follows gates to layers and layers to gates, and exceeds the recursion limit."""
     torch.manual_seed(0)
-    model = hat.HATModel(hat.chain(*(hat.HATLinear(4, 4) for _ in range(150))))
+    model = hat.HATModel(wired(*(hat.HATLinear(4, 4) for _ in range(150))))
     model.begin_task(2)
     model.end_task()
     copied = copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""Batches with a task a sample: every row is what its task answers, in one pass or in parts."""
+"""Batches that mix tasks: every row has the logits of its own task, in one pass or task by task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hat.network.mixing import batched, in_parts, logits, rows_of
 from hat.units.state import Finished, PerSample
 from tests.hat.conversion.checks import convert, draw_own, draw_units, others
 from tests.hat.conversion.zoo import NETWORKS
-from tests.hat.nets import Transformer
+from tests.hat.nets import text_transformer, wired
 from tests.hat_kernels.launches import count_launches
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
@@ -53,12 +53,13 @@ def alexnet():
 
 def words():
     torch.manual_seed(0)
-    body = Transformer(hat.HATEmbedding(11, 6), 2, 5, norm=True)
-    return hat.HATModel(body, features=6), torch.randint(11, (BATCH, 5), generator=torch.Generator().manual_seed(1))
+    return hat.HATModel(text_transformer(11, 6, 2, 5)), torch.randint(
+        11, (BATCH, 5), generator=torch.Generator().manual_seed(1)
+    )
 
 
 def normed():
-    body = hat.chain(
+    body = wired(
         hat.HATConv2d(2, 4, 3, activation="identity"),
         hat.HATBatchNorm2d(4, activation="relu"),
         nn.Flatten(),
@@ -69,7 +70,7 @@ def normed():
 
 
 class Turned(nn.Module):
-    """Tokens come first, the batch second; or the batch's tokens become rows."""
+    """The first dimension is not the batch: tokens come first, or the tokens of all samples become rows."""
 
     def __init__(self, how):
         super().__init__()
@@ -82,7 +83,7 @@ class Turned(nn.Module):
 
 
 class Standardised(nn.Module):
-    """By the statistics of the batch: what a sample answers depends on the others."""
+    """Normalises by the statistics of the batch, so the answer for a sample depends on the other samples."""
 
     def __init__(self):
         super().__init__()
@@ -93,7 +94,7 @@ class Standardised(nn.Module):
 
 
 def answers(model, x, tasks):
-    """Row by row as its task answers, for the whole batch; as wide as the widest."""
+    """The expected logits: each row from a pass of the whole batch for its task, padded to the widest."""
     found = [model(x, task=int(task))[row] for row, task in enumerate(tasks)]
     return torch.stack([F.pad(row, (0, max(map(len, found)) - len(row)), value=ABSENT) for row in found])
 
@@ -211,7 +212,7 @@ def test_finished_tasks_have_their_own_statistics_in_training_mode():
         close(model(x, task=ids()), answers(model.eval(), x, ids()))
 
 
-def test_it_is_tried_again_behind_every_task_and_load():
+def test_the_check_is_repeated_after_every_task_and_load():
     model, x = mlp()
     finish(model)
     for change in (
@@ -226,7 +227,7 @@ def test_it_is_tried_again_behind_every_task_and_load():
 
 
 class Added(nn.Module):
-    """Of two inputs, the second one for all samples alike."""
+    """Takes two inputs; the second input is the same for all samples."""
 
     def __init__(self):
         super().__init__()
@@ -274,28 +275,28 @@ def test_one_batched_product_for_all_heads(widths, tasks):
         ([0] * BATCH, TypeError, "task: expected an int or a tensor of ids, got list"),
         (torch.zeros(BATCH), TypeError, "task: expected int64, got torch.float32"),
         (torch.zeros(BATCH, dtype=torch.bool), TypeError, "task: expected int64, got torch.bool"),
-        (torch.tensor(0), ValueError, r"task: expected one a sample, shape \(7,\), got \(\)"),
+        (torch.tensor(0), ValueError, r"task: expected one id for every sample, shape \(7,\), got \(\)"),
         (torch.zeros(BATCH - 1, dtype=torch.int64), ValueError, r"shape \(7,\), got \(6,\)"),
         (torch.tensor([0, 1, 5, 2, -1, 0, 0]), ValueError, "task: expected finished tasks, 0 to 1, got 5"),
         (torch.tensor([0, 1, 0, 2, -1, 0, 0]), ValueError, "task: expected finished tasks, 0 to 1, got 2"),
         (torch.tensor([0, 1, 0, 1, -1, 0, 0]), ValueError, "task: expected finished tasks, 0 to 1, got -1"),
     ],
 )
-def test_ids_that_are_none(task, kind, message):
+def test_wrong_ids_are_refused(task, kind, message):
     model, x = mlp()
     finish(model, 2).begin_task(2)
     with pytest.raises(kind, match=message):
         model(x, task=task)
 
 
-def test_nothing_to_answer_for():
+def test_without_finished_tasks_or_samples():
     model, x = mlp()
     model.begin_task(2)
     with pytest.raises(ValueError, match="task: expected finished tasks, of which there are none, got 0"):
         model(x, task=torch.zeros(BATCH, dtype=torch.int64))
     with pytest.raises(ValueError, match="task: expected at least one sample, got none"):
         model(x[:0], task=torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(ValueError, match="x: expected a batch beside a task a sample"):
+    with pytest.raises(ValueError, match="x: expected a tensor with a batch dimension, as task is a tensor, got none"):
         model((), task=torch.zeros(0, dtype=torch.int64))
 
 

@@ -12,10 +12,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import hat
+from hat.conversion.api import convert_body
 from hat.network.movable import movable, segments
 from hat.network.moving import expanded, order
 from hat.units.change import Change, applied
-from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, outputs_of, use
+from hat.units.locks import locks
+from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, outputs_of, use, wired
 
 # Tasks that use no unit and full networks are part of what is tested here, and so are loose parameters.
 pytestmark = [
@@ -34,7 +36,7 @@ plans = st.lists(kinds, min_size=2, max_size=4)
 
 
 def segment(gate):
-    """How many units may change places with each other."""
+    """The length of the segments in which units may change places."""
     (length,) = {len(places) for places in segments(gate)}
     return length
 
@@ -54,7 +56,7 @@ def model_of(network, seed, *, by_hand=True, dtype=torch.float64, **config):
 
 
 def draw_units(model, kind, seed):
-    """Push the embeddings, as training might; the same ones wherever a unit has moved to."""
+    """Change the embeddings, as training might; each unit gets the same change wherever it has moved to."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for gate in model.gates.values():
@@ -251,7 +253,7 @@ def test_a_task_begins_with_the_same_draws_wherever_a_unit_is(init):
     for locked_first in (True, False):
         torch.manual_seed(0)
         config = hat.GateConfig(locked_first=locked_first, init=init)
-        model = hat.HATModel(hat.chain(hat.HATConv1d(2, 6, 1), nn.Flatten()), features=18, config=config)
+        model = hat.HATModel(wired(hat.HATConv1d(2, 6, 1), nn.Flatten()), features=18, config=config)
         model.begin_task(3)
         with torch.no_grad():
             model.embeddings[0].copy_(torch.tensor([-1.0, 1, -1, -1, 1, -1]))
@@ -283,7 +285,7 @@ def learned(tasks, **config):
 
 
 def test_a_state_from_before_a_move_answers_as_it_did():
-    """And goes on as it would have gone on."""
+    """The next task is then learned as if no unit had moved."""
     model, x = learned(1), inputs((2, 16, 16))
     state, before = copy.deepcopy(model.state_dict()), answers(model, x)
     ended = []
@@ -337,18 +339,18 @@ def test_a_state_of_a_model_that_moves_no_unit():
 @pytest.mark.parametrize("missing", ["masks", "origin", "reserved"])
 def test_a_state_without_a_buffer_of_a_gate_is_refused(missing):
     model = learned(1)
-    state = {name: value for name, value in model.state_dict().items() if not name.endswith(f"conv1.gate.{missing}")}
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith(f"gates.conv1.{missing}")}
     before = answers(model, inputs((2, 16, 16)))
-    with pytest.raises(RuntimeError, match=rf"Missing key.*conv1\.gate\.{missing}"):
+    with pytest.raises(RuntimeError, match=rf"Missing key.*gates\.conv1\.{missing}"):
         model.load_state_dict(state)
     assert torch.equal(answers(model, inputs((2, 16, 16)))[0], before[0])
 
 
 def test_scattered_units_keep_their_places_and_new_ones_fill_the_first_left():
-    """As a model that moves no unit has left them."""
+    """A model that moves no unit leaves used units scattered."""
     models = []
     for locked_first in (False, True):
-        body = hat.chain(hat.HATLinear(3, 8, activation="tanh"))
+        body = wired(hat.HATLinear(3, 8, activation="tanh"))
         models.append(hat.HATModel(body, config=hat.GateConfig(locked_first=locked_first)).double())
     old, model = models
     x, gate = inputs((3,)), model.body[0].gate
@@ -400,7 +402,7 @@ def test_a_move_is_what_it_says(groups):
 
 
 def test_a_state_that_does_not_extend_along_a_dimension_stays():
-    """As Adafactor's rows and columns do not."""
+    """Adafactor, for example, keeps one number for each row."""
     values = torch.randn(6, 1)
     assert torch.equal(applied(values, [Change.of_order(1, torch.randperm(4)[None])]), values)
 
@@ -441,7 +443,7 @@ def test_order(stay, mask, expected):
 )
 def test_only_units_of_one_group_change_places(groups, expected):
     convs = [hat.HATConv1d(a, b, 1, groups=g, activation="tanh") for a, b, g in groups]
-    body = hat.chain(*convs, nn.Flatten())
+    body = wired(*convs, nn.Flatten())
     assert [segment(conv.gate) for conv in convs] == expected
     check(hat.HATModel(body, features=convs[-1].gate.units * 3).double(), inputs((2, 3)))
 
@@ -455,7 +457,7 @@ def test_a_depthwise_filter_moves_with_its_unit():
 
 
 def test_a_head_that_reads_no_unit_which_moves_stays():
-    model = hat.HATModel(hat.chain(hat.HATLinear(3, 8)))
+    model = hat.HATModel(wired(hat.HATLinear(3, 8)))
     for units in ([0, 1], [5], [7]):
         model.begin_task(2)
         with torch.no_grad():
@@ -468,7 +470,7 @@ def test_a_head_that_reads_no_unit_which_moves_stays():
 
 
 def test_a_follower_is_told_as_long_as_it_lives():
-    model, told = hat.HATModel(hat.chain(hat.HATLinear(3, 8), hat.HATLinear(8, 5))), []
+    model, told = hat.HATModel(wired(hat.HATLinear(3, 8), hat.HATLinear(8, 5))), []
 
     class Follower:
         def follow(self, moves, before, after, like):
@@ -494,7 +496,7 @@ def test_a_follower_is_told_as_long_as_it_lives():
 
 
 class Two(nn.Module):
-    """Sum of what two modules make of the same input."""
+    """The sum of the outputs of two modules on the same input."""
 
     def __init__(self, one, other):
         super().__init__()
@@ -505,7 +507,7 @@ class Two(nn.Module):
 
 
 class Behind(nn.Module):
-    """A chain, and something that nobody knows of behind its end."""
+    """A body, and something that nobody knows of behind its end."""
 
     def __init__(self, body, plain):
         super().__init__()
@@ -529,132 +531,100 @@ def assert_moves(body, gates, **options):
     assert names == {name for name, gate in model.gates.items() if gate in gates}
 
 
-def test_a_chain_moves_all_of_its_gates():
+def converted(*modules):
+    return convert_body(nn.Sequential(*modules), inputs((8,)).float(), head=None)
+
+
+def plain(*widths):
+    return [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+
+
+def test_a_body_moves_all_of_its_gates():
     a, b, c = layers(8, 9, 10, 7)
-    assert_moves(hat.chain(nn.Dropout(0.0), a, nn.ReLU(), b, c), [a.gate, b.gate, c.gate])
+    assert_moves(wired(nn.Dropout(0.0), a, nn.ReLU(), b, c), [a.gate, b.gate, c.gate])
 
 
-def test_a_chain_in_a_chain():
-    """The outer one knows nothing of the inner one."""
-    a, b, c, d = layers(8, 9, 10, 8, 7)
-    assert_moves(hat.chain(a, hat.chain(b, c), d), [d.gate])
-
-
-def test_a_chain_at_the_end_of_a_chain():
-    a, b, c = layers(8, 9, 10, 7)
-    assert_moves(hat.chain(a, hat.chain(b, c)), [])
-
-
-def test_a_chain_in_another_module():
+def test_a_body_in_another_module():
     """Which may take it apart."""
     a, b = layers(8, 9, 7)
-    assert_moves(Behind(hat.chain(a, b), nn.Linear(7, 6)), [], features=6)
+    assert_moves(Behind(wired(a, b), nn.Linear(7, 6)), [], features=6)
+    a, b = plain(8, 9, 7)
+    assert_moves(Behind(converted(a, nn.Tanh(), b), nn.Linear(7, 6)), [], features=6)
 
 
-@pytest.mark.parametrize("between", [nn.LayerNorm(9), nn.Softmax(-1), nn.Linear(9, 9), nn.Sequential(nn.ReLU())])
-def test_unknown_modules_in_between(between):
+BETWEEN = {
+    "keeps units apart": (nn.LeakyReLU(), True),
+    "moves zeros": (nn.Sigmoid(), True),
+    "a norm over units": (nn.LayerNorm(9), True),
+    "what no gate may follow": (nn.Softmax(-1), False),
+    "an order among units": (nn.AvgPool1d(3, 1, 1), False),
+}
+
+
+@pytest.mark.parametrize(("between", "moves"), BETWEEN.values(), ids=BETWEEN.keys())
+def test_what_is_in_between(between, moves):
+    """The units of both layers move, but where they lie in an order that means something."""
+    a, b = plain(8, 9, 7)
+    body = converted(a, nn.Tanh(), between, b, nn.Tanh())
+    assert_moves(body, [gate for name, gate in body.gates.items() if moves or name != "0"])
+
+
+SHARED = {
+    "twice in a row": lambda a, b, c: (a, b, b, c),
+    "first and last": lambda a, b, c: (a, b, a),
+    "behind others as well": lambda a, b, c: (a, b, nn.Softmax(-1), b, c),
+    "first, and behind itself": lambda a, b, c: (a, a, b),
+}
+
+
+@pytest.mark.parametrize("order", SHARED.values(), ids=SHARED.keys())
+def test_a_layer_that_is_used_in_several_places(order):
+    """Once on the input, say, whose elements nobody moves, and once on the units of another layer."""
+    torch.manual_seed(0)
+    model = hat.HATModel(
+        converted(*(part for layer in order(*plain(8, 8, 8, 8)) for part in (layer, nn.Tanh())))
+    ).double()
+    check(model, inputs((8,)))
+
+
+def test_a_layer_in_a_body_and_outside():
     a, b = layers(8, 9, 7)
-    assert_moves(hat.chain(a, between, b), [b.gate])
+    assert_moves(Two(wired(a, b), Behind(a, nn.Linear(9, 7))), [], features=7)
 
 
-def test_an_unknown_module_at_the_end():
-    a, b = layers(8, 9, 7)
-    assert_moves(hat.chain(a, b, nn.LayerNorm(7)), [a.gate])
-
-
-def test_a_gate_in_between():
-    a, b = layers(8, 9, 7)
-    assert_moves(hat.chain(a, hat.Gate(9), b), [b.gate])
-
-
-def test_a_gate_at_the_end():
-    a, b = layers(8, 9, 7)
-    assert_moves(hat.chain(a, b, hat.Gate(7)), [a.gate])
-
-
-@pytest.mark.parametrize("first", [lambda: nn.Linear(8, 9), lambda: hat.HATLinear(8, 9), nn.Identity])
-def test_the_gate_of_a_layer_in_front_of_it(first):
-    """It multiplies what nobody moves along."""
-    first = first()
-    inputs = 8 if isinstance(first, nn.Identity) else 9
-    b = hat.HATLinear(inputs, inputs, activation="tanh")
-    assert_moves(hat.chain(first, b.gate, b), [])
-
-
-def test_the_gate_of_a_layer_right_behind_it():
-    """Applied once more, it meets its own units."""
-    a, b = layers(8, 9, 7)
-    assert_moves(hat.chain(a, a.gate, b), [b.gate])
-
-
-def test_a_layer_that_is_used_twice_in_a_row():
-    """Its inputs are the units of two gates."""
-    a, b, c = layers(8, 9, 9, 7)
-    assert_moves(hat.chain(a, b, b, c), [c.gate])
-
-
-def test_a_layer_that_is_used_twice_on_its_own_gate():
-    b = hat.HATLinear(9, 9, activation="tanh")
-    a = hat.HATLinear(8, 9, gate=b.gate, activation="tanh")
-    assert_moves(hat.chain(a, b, b), [b.gate])
-
-
-def test_a_layer_that_is_used_first_and_last():
-    """Once on the input, whose elements nobody moves, and once on the units of another layer."""
+def test_a_layer_that_knows_the_gate_of_some_of_its_inputs_only():
+    """In another place comes what no gate knows, which no lock of its columns may count on."""
     a, b = layers(8, 8, 8)
-    assert_moves(hat.chain(a, b, a), [a.gate])
+    b.fed_unknown = True
+    assert locks(wired(a, b))[b.weight].columns is None
+    assert_moves(Two(wired(a, b), nn.Sequential(nn.LayerNorm(8), b)), [])
 
 
-def test_a_layer_that_is_used_behind_an_unknown_module_as_well():
-    a, b, c = layers(8, 8, 8, 8)
-    assert_moves(hat.chain(a, b, nn.LayerNorm(8), b, c), [c.gate])
-
-
-def test_a_layer_in_two_chains():
-    """One of them ends in what nobody knows of."""
-    a, b = layers(8, 9, 7)
-    assert_moves(Two(hat.chain(a, b), hat.chain(a, nn.LayerNorm(9), nn.Linear(9, 7))), [], features=7)
-
-
-def test_a_layer_in_a_chain_and_at_the_end_of_another():
-    a, b = layers(8, 9, 7)
-    assert_moves(Two(hat.chain(a, b), Behind(hat.chain(a), nn.Linear(9, 7))), [], features=7)
-
-
-def test_a_layer_in_a_chain_and_outside():
-    a, b = layers(8, 9, 7)
-    assert_moves(Two(hat.chain(a, b), Behind(a, nn.Linear(9, 7))), [], features=7)
-
-
-@pytest.mark.parametrize("first", [nn.Identity, lambda: nn.LayerNorm(8), lambda: hat.HATLinear(8, 8)])
-def test_a_layer_that_two_chains_feed(first):
-    """One with the units of another layer, one with what nobody knows of, which no lock of its columns may count on."""
+def test_a_layer_that_a_body_feeds_and_a_module_outside():
+    """As above, but the layer was not told."""
     a, b = layers(8, 8, 8)
-    first = first()
-    other = hat.chain(first, nn.LayerNorm(8), b) if isinstance(first, hat.HATLinear) else hat.chain(first, b)
-    assert_moves(Two(hat.chain(a, b), other), [])
-
-
-def test_a_layer_that_a_chain_feeds_and_a_module_outside():
-    """As above, but for who feeds it."""
-    a, b = layers(8, 8, 8)
-    assert_moves(Two(hat.chain(a, b), b), [])
+    assert_moves(Two(wired(a, b), b), [])
+    body = converted(*(part for layer in plain(8, 8, 8) for part in (layer, nn.Tanh())))
+    last = body.network.get_submodule("2")
+    assert locks(body)[last.weight].columns is not None
+    assert locks(Two(body, last))[last.weight].columns is None
+    assert_moves(Two(body, last), [])
 
 
 def test_a_gate_that_a_layer_outside_shares():
     a, b = layers(8, 9, 7)
     other = hat.HATLinear(8, 9, gate=a.gate)
-    assert_moves(Two(hat.chain(a, b), Behind(other, nn.Linear(9, 7))), [], features=7)
+    assert_moves(Two(wired(a, b), Behind(other, nn.Linear(9, 7))), [], features=7)
 
 
 def test_a_gate_that_a_module_outside_applies():
     a, b = layers(8, 9, 7)
     outside = nn.Sequential(nn.Linear(8, 9), a.gate, nn.Linear(9, 7))
-    assert_moves(Two(hat.chain(a, b), outside), [], features=7)
+    assert_moves(Two(wired(a, b), outside), [], features=7)
 
 
 def test_a_gate_that_a_layer_outside_reads_and_says_so():
-    """It moves along, once the user says that this is all."""
+    """The layer moves along once the user declares that the gate is complete."""
     a, b, *_ = layers(8, 9, 7)
     a.gate.complete = True
     c = hat.HATLinear(9, 7, gate=b.gate, inputs=a.gate, activation="tanh")
@@ -662,10 +632,10 @@ def test_a_gate_that_a_layer_outside_reads_and_says_so():
     class Body(nn.Module):
         def __init__(self):
             super().__init__()
-            self.chain, self.beside = hat.chain(a, b), c
+            self.first, self.beside = wired(a, b), c
 
         def forward(self, x):
-            return self.chain(x) + self.beside(self.chain[0](x))
+            return self.first(x) + self.beside(self.first[0](x))
 
     assert_moves(Body(), [a.gate], features=7, outputs=b.gate)
 
@@ -673,14 +643,14 @@ def test_a_gate_that_a_layer_outside_reads_and_says_so():
 def test_two_layers_with_one_weight():
     a, b, c = layers(8, 8, 8, 7)
     b.weight = a.weight
-    assert_moves(hat.chain(a, b, c), [c.gate])
+    assert_moves(wired(a, b, c), [c.gate])
 
 
 def test_a_weight_that_a_module_along_no_gate_shares():
     a, b = layers(8, 8, 7)
-    plain = nn.Linear(8, 8)
-    plain.weight = a.weight
-    assert_moves(hat.chain(plain, a, b), [b.gate])
+    other = nn.Linear(8, 8)
+    other.weight = a.weight
+    assert_moves(wired(other, a, b), [b.gate])
 
 
 @pytest.mark.parametrize(
@@ -694,76 +664,67 @@ def test_a_weight_that_a_module_along_no_gate_shares():
     ids=["spectral norm by hook", "spectral norm", "weight norm", "pruned"],
 )
 def test_a_weight_that_is_computed(change):
-    """What it is computed from does not lie along the gate."""
+    """The parameters that the weight is computed from do not lie along the gate."""
     a, b = layers(8, 9, 7)
     change(a)
     torch.manual_seed(0)
-    model = hat.HATModel(hat.chain(a, b)).double()
+    model = hat.HATModel(wired(a, b)).double()
     check(model, inputs((8,)))
     assert torch.equal(a.gate.origin, torch.arange(9))
 
 
 CHANGES = {
-    "replaced": lambda body: body.__setitem__(1, nn.Tanh()),
-    "removed": lambda body: body.__delitem__(1),
-    "appended": lambda body: body.append(nn.Tanh()),
-    "inserted": lambda body: body.insert(1, nn.Tanh()),
-    "extended": lambda body: body.extend([nn.Tanh(), nn.Tanh()]),
-    "popped": lambda body: body.pop(3),
-    "added by name": lambda body: body.add_module("more", nn.Tanh()),
-    "by attribute": lambda body: setattr(body, "1", nn.Tanh()),
-    "another layer": lambda body: body.__setitem__(0, hat.HATLinear(8, 9)),
+    "replaced": lambda network: network.set_submodule("1", nn.Tanh()),
+    "removed": lambda network: network.delete_submodule("4"),
+    "added": lambda network: network.add_submodule("more", nn.Tanh()),
+    "another layer": lambda network: network.set_submodule(
+        "0", hat.HATLinear(8, 9, gate=network.get_submodule("0").gate)
+    ),
+    "a hook": lambda network: network.get_submodule("0").register_forward_hook(lambda m, args, out: out * UNEVEN),
+    "a hook of the graph": lambda network: network.register_forward_hook(lambda m, args, out: out * UNEVEN[:7]),
 }
+UNEVEN = torch.linspace(0.1, 2, 9, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_a_chain_that_was_changed(change):
-    a, b = layers(8, 9, 7)
-    body = hat.chain(a, nn.ReLU(), b, nn.Identity())
-    change(body)
+def test_a_converted_body_that_was_changed(change):
+    a, b = plain(8, 9, 7)
+    body = converted(a, nn.Softmax(-1), nn.ReLU(), b, nn.Hardswish())
+    assert all(body.complete().values())
+    change(body.network)
     assert not any(body.complete().values())
-    assert_moves(body, [], features=7)
+    if "4" in dict(body.network.named_modules()):
+        assert_moves(body, [])
 
 
-def test_a_chain_that_is_changed_after_its_units_have_moved():
-    a, b = layers(8, 9, 7)
-    body = hat.chain(a, nn.ReLU(), b)
+def test_a_body_that_is_changed_after_its_units_have_moved():
+    a, b = plain(8, 9, 7)
+    body = converted(a, nn.Softmax(-1), b, nn.Tanh())
     model = hat.HATModel(body).double()
     check(model, inputs((8,)), ["drawn"])
-    body[1] = nn.LayerNorm(9).double().requires_grad_(False)
+    assert movable(model)
+    body.network.set_submodule("1", nn.LayerNorm(9).double().requires_grad_(False))
     assert not movable(model)
-    before = [gate.origin.clone() for gate in (a.gate, b.gate)]
+    before = [gate.origin.clone() for gate in model.gates.values()]
     model.begin_task(2)
     draw_units(model, "drawn", 3)
     model.end_task()
-    assert all(torch.equal(x, y.origin) for x, y in zip(before, (a.gate, b.gate), strict=True))
+    assert all(torch.equal(x, gate.origin) for x, gate in zip(before, model.gates.values(), strict=True))
 
 
-def test_a_slice_of_a_chain():
-    a, b, c = layers(8, 9, 7, 5)
-    assert_moves(hat.chain(a, b, c)[:2], [], features=7)
-
-
-def test_a_copy_of_a_chain():
-    body = copy.deepcopy(hat.chain(*layers(8, 9, 7)))
-    assert_moves(body, [layer.gate for layer in body])
-
-
-def test_what_complete_says_of_a_chain():
-    a, b = layers(8, 9, 7)
-    assert hat.chain(a, b).complete() == {a.gate: True, b.gate: True}
-    assert hat.chain(a, nn.Softmax(-1), b).complete() == {a.gate: False, b.gate: True}
-    assert hat.chain(nn.ReLU()).complete() == {}
+def test_a_copy_of_a_converted_body():
+    body = copy.deepcopy(converted(*plain(8, 9, 7), nn.Tanh()))
+    assert_moves(body, body.gates.values())
 
 
 def test_a_tail_whose_units_are_not_the_features():
-    """Channels that are pooled away by a module that nobody knows."""
-    body = hat.chain(hat.HATConv1d(8, 6, 1), nn.AdaptiveAvgPool1d(1), nn.Flatten())
-    assert hat.HATModel(body).outputs is body[0].gate
-    body = hat.chain(hat.HATConv1d(8, 6, 1), nn.Flatten(0))
-    assert hat.HATModel(body, features=6).outputs is None
-    body = hat.chain(hat.HATConv1d(8, 6, 1))
-    assert hat.HATModel(body, features=6).outputs is None
+    def body(*behind):
+        return convert_body(nn.Sequential(nn.Conv1d(8, 6, 1), *behind), torch.randn(2, 8, 5), head=None)
+
+    (gate,) = (pooled := body(nn.AdaptiveAvgPool1d(1), nn.Flatten())).gates.values()
+    assert hat.HATModel(pooled).outputs is gate
+    assert hat.HATModel(body(nn.Flatten(0, 1)), features=5).outputs is None
+    assert hat.HATModel(body(), features=5).outputs is None
 
 
 def test_a_name_that_a_module_does_not_have():
@@ -794,11 +755,11 @@ def drifts(body_of, **options):
 
 
 class Walks(nn.Module):
-    """Takes a chain apart: both layers' units are features."""
+    """Takes a body apart: both layers' units are features."""
 
     def __init__(self):
         super().__init__()
-        self.layers = hat.chain(*layers(8, 9, 7))
+        self.layers = wired(*layers(8, 9, 7))
 
     def forward(self, x):
         found = []
@@ -808,44 +769,29 @@ class Walks(nn.Module):
         return torch.cat(found, -1)
 
 
-class Slices(Walks):
-    def forward(self, x):
-        return torch.cat([self.layers(x), self.layers[:1](x)], -1)
-
-
-class Scaled(hat.HATLinear):
+class Scaled(nn.Linear):
     """Has a number of its own for every unit."""
 
     def __init__(self, inputs, units):
-        super().__init__(inputs, units, activation="tanh")
+        super().__init__(inputs, units)
         self.register_buffer("each", torch.linspace(0.1, 2, units))
 
     def forward(self, x):
-        return super().forward(x) * self.each
+        return super().forward(x).tanh() * self.each
 
 
-@pytest.mark.parametrize("make", [Walks, Slices])
-def test_a_chain_that_is_taken_apart(make):
-    drifts(make, features=16)
+def test_a_body_that_is_taken_apart():
+    drifts(Walks, features=16)
 
 
 def test_a_derived_layer():
-    drifts(lambda: hat.chain(Scaled(8, 9), hat.HATLinear(9, 7, activation="tanh")))
-
-
-def test_a_hook_that_knows_the_units():
-    def body():
-        chain = hat.chain(*layers(8, 9, 7))
-        chain[0].register_forward_hook(lambda module, args, output: output * torch.linspace(0.1, 2, 9))
-        return chain
-
-    drifts(body)
+    drifts(lambda: converted(Scaled(8, 9), nn.Linear(9, 7), nn.Tanh()))
 
 
 def test_a_model_that_does_more_with_the_features():
     class Model(hat.HATModel):
         def forward(self, x, task=None):
-            return super().forward(x, task) + self.body[0].gate.used.sum()
+            return super().forward(x, task) + next(iter(self.gates.values())).used.sum()
 
-    model = Model(hat.chain(*layers(8, 9, 7)))
+    model = Model(converted(*plain(8, 9, 7)))
     assert not movable(model)

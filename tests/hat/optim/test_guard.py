@@ -87,7 +87,7 @@ def test_clipping_leaves_strangers_alone_and_counts_what_may_move():
     for parameter in model.task_parameters():
         parameter.grad = torch.zeros_like(parameter)
     stranger.grad = torch.full((2,), 1e6)
-    model.body[2].weight.grad[0] = 1e6
+    model.body.network.linear1.weight.grad[0] = 1e6
     model.head.bias.grad[:] = torch.tensor([3.0, 4.0])
     before = model.head.bias.detach().clone()
     optimizer.step()
@@ -158,7 +158,7 @@ def test_a_state_of_other_blocks_is_refused_and_nothing_is_lost():
     optimizer = hat.guard(torch.optim.Adam(model.task_parameters()), model)
     backward_of(model)
     optimizer.step()
-    weight = model.body.linear1.weight
+    weight = model.body.network.linear1.weight
     groups, good = [list(group["params"]) for group in optimizer.param_groups], optimizer.state[weight]["exp_avg"]
     optimizer.state[weight]["exp_avg"] = torch.zeros(3, 3)
     with pytest.raises(ValueError, match="state: expected tensors of"):
@@ -213,5 +213,5 @@ def test_a_counter_stays_where_it_is():
     for _ in range(3):
         backward_of(model)
         optimizer.step()
-        places.add(optimizer.state[model.body.linear2.weight]["step"].data_ptr())
+        places.add(optimizer.state[model.body.network.linear2.weight]["step"].data_ptr())
     assert len(places) == 1

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
+from tests.hat.nets import wired
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::hat.CapacityWarning")]
 X, Y = torch.randn(16, 10, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3
@@ -53,8 +54,8 @@ def test_is_the_step(tasks, options):
     train(one, hat.optim.SGD(one.task_parameters(), lr=0.1, **options))
     train(other, hat.optim.SGD(other.task_parameters(), lr=0.1, in_backward=True, **options))
     close(one, other)
-    assert other.body.linear1.weight.grad is None
-    assert other.body.linear1.bias.grad is not None
+    assert other.body.network.linear1.weight.grad is None
+    assert other.body.network.linear1.bias.grad is not None
 
 
 @pytest.mark.parametrize("config", [{"mask_mode": "published"}, {"locked_first": False}])
@@ -64,7 +65,7 @@ def test_a_lock_that_is_no_block_moves_in_the_step(config):
     train(one, hat.optim.SGD(one.task_parameters(), lr=0.1))
     train(other, hat.optim.SGD(other.task_parameters(), lr=0.1, in_backward=True))
     close(one, other)
-    assert other.body.linear2.weight.grad is not None
+    assert other.body.network.linear2.weight.grad is not None
 
 
 def test_a_stream_of_inputs():
@@ -72,7 +73,7 @@ def test_a_stream_of_inputs():
     models = []
     for in_backward in (False, True):
         torch.manual_seed(0)
-        model = hat.HATModel(hat.chain(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
+        model = hat.HATModel(wired(hat.HATLinear(5, 8), hat.HATLinear(8, 6)))
         model.begin_task(3)
         optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=in_backward)
         model(X.view(16, 2, 5)).square().sum().backward()
@@ -122,7 +123,7 @@ def test_a_second_backward_pass_is_refused():
 def test_a_layer_that_is_used_twice_is_refused():
     torch.manual_seed(0)
     layer = hat.HATLinear(10, 10)
-    model = hat.HATModel(hat.chain(hat.HATLinear(10, 10, gate=layer.gate), layer, layer))
+    model = hat.HATModel(wired(hat.HATLinear(10, 10, gate=layer.gate), layer, layer))
     model.begin_task(3)
     optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
     with pytest.raises(RuntimeError, match="in_backward: the weight has moved since its forward pass"):
@@ -133,7 +134,7 @@ def test_a_layer_that_is_used_twice_is_refused():
 def test_hooks_are_refused():
     model = make()
     optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
-    model.body.linear1.weight.register_hook(lambda grad: grad)
+    model.body.network.linear1.weight.register_hook(lambda grad: grad)
     with pytest.raises(RuntimeError, match="without hooks"):
         backward(model)
     assert optimizer is not None
@@ -154,10 +155,10 @@ def test_autocast_computes_the_gradient():
     with torch.autocast("cpu", torch.bfloat16):
         loss = F.cross_entropy(model(X).float(), Y)
     loss.backward()
-    assert model.body.linear1.weight.grad is not None
-    before = model.body.linear1.weight.clone()
+    assert model.body.network.linear1.weight.grad is not None
+    before = model.body.network.linear1.weight.clone()
     optimizer.step()
-    assert not torch.equal(model.body.linear1.weight, before)
+    assert not torch.equal(model.body.network.linear1.weight, before)
 
 
 def test_what_is_not_finite_counts_as_0():
@@ -182,17 +183,17 @@ def test_the_next_optimizer_takes_over():
     first = hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
     second = hat.optim.SGD(model.task_parameters(), lr=0.1)
     backward(model)
-    assert model.body.linear1.weight.grad is not None
+    assert model.body.network.linear1.weight.grad is not None
     hat.guard(torch.optim.SGD(model.task_parameters(), lr=0.1), model)
     third = hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
     third.zero_grad()
     backward(model)
-    assert model.body.linear1.weight.grad is None
+    assert model.body.network.linear1.weight.grad is None
     gone = weakref.ref(third)
     del third
     assert gone() is None
     backward(model)
-    assert model.body.linear1.weight.grad is not None
+    assert model.body.network.linear1.weight.grad is not None
     assert first is not second
 
 
@@ -201,9 +202,9 @@ def test_learning_rate_of_a_loaded_state_and_of_a_copy():
     optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
     other = hat.optim.SGD(model.task_parameters(), lr=0.0, in_backward=True)
     other.load_state_dict(optimizer.state_dict())
-    before = model.body.linear1.weight.clone()
+    before = model.body.network.linear1.weight.clone()
     backward(model)
-    assert not torch.equal(model.body.linear1.weight, before)
+    assert not torch.equal(model.body.network.linear1.weight, before)
     other.step()
     both = copy.deepcopy((model, other))
     train(*both)
@@ -214,11 +215,11 @@ def test_learning_rate_of_a_loaded_state_and_of_a_copy():
 def test_a_closure():
     model = make()
     optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
-    before = model.body.linear2.weight.clone()
+    before = model.body.network.linear2.weight.clone()
     for _ in range(2):
         optimizer.zero_grad()
         assert optimizer.step(lambda: backward(model)).isfinite()
-    assert not torch.equal(model.body.linear2.weight, before)
+    assert not torch.equal(model.body.network.linear2.weight, before)
 
 
 def test_a_finished_head_and_a_group_of_its_own():
@@ -228,9 +229,9 @@ def test_a_finished_head_and_a_group_of_its_own():
     model.end_task()
     model.begin_task(3)
     optimizer.add_param_group({"params": list(model.head.parameters())})
-    before = model.body.linear2.weight.clone()
+    before = model.body.network.linear2.weight.clone()
     train(model, optimizer)
-    assert not torch.equal(model.body.linear2.weight, before)
+    assert not torch.equal(model.body.network.linear2.weight, before)
     assert isinstance(model.head, nn.Linear)
 
 

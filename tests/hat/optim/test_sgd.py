@@ -71,7 +71,7 @@ def test_clipping_counts_what_may_move_only():
             embedding.copy_(torch.where(torch.arange(embedding.numel()) % 2 == 0, 1.0, -1.0))
     model.end_task()
     model.begin_task(2)
-    first = model.body[2]
+    first = model.body.network.linear1
     for parameter in model.task_parameters():
         parameter.grad = torch.zeros_like(parameter)
     first.weight.grad[0] = 1e6  # used units come first: locked
@@ -148,7 +148,7 @@ def test_groups_of_one_model():
     model = make()
     groups = [{"params": list(model.body.parameters())}, {"params": list(model.head.parameters()), "lr": 0.0}]
     optimizer = hat.optim.SGD(groups, lr=0.1, model=model)
-    before = model.head.weight.detach().clone(), model.body[2].weight.detach().clone()
+    before = model.head.weight.detach().clone(), model.body.network.linear1.weight.detach().clone()
     train(model, optimizer)
     assert torch.equal(model.head.weight, before[0])
-    assert not torch.equal(model.body[2].weight, before[1])
+    assert not torch.equal(model.body.network.linear1.weight, before[1])

@@ -204,13 +204,13 @@ def test_a_state_that_is_the_parameter_still_is_it_after_a_move(name):
 
 def test_rows_and_columns_of_adafactor_move():
     model, optimizer = second_task(WHOLE["Adafactor"])
-    weight = model.body.linear2.weight
+    weight = model.body.network.linear2.weight
     draw_units(model, 2)
     state = optimizer.state[weight]
     shapes = {value.shape for value in extending(weight, state).values()}
     assert shapes == {(8, 1), (1, 9)}
     before = {name: value.clone() for name, value in extending(weight, state).items()}
-    rows, columns = (model.body.linear2.gate, model.body.linear1.gate)
+    rows, columns = (model.body.network.linear2.gate, model.body.network.linear1.gate)
     old = [gate.origin.clone() for gate in (rows, columns)]
     model.end_task()
     for name, value in extending(weight, optimizer.state[weight]).items():
@@ -228,9 +228,9 @@ def test_nothing_is_forgotten_and_something_is_learned(name):
         task = model.task
         next_task(model, optimizer, seed)
         probes.add(model, task, X)
-        before = model.body.linear2.weight.detach().clone()
+        before = model.body.network.linear2.weight.detach().clone()
         train(model, optimizer)
-        assert not torch.equal(model.body.linear2.weight, before)
+        assert not torch.equal(model.body.network.linear2.weight, before)
         assert hat.verify(model, probes).exact, str(hat.verify(model, probes))
         holds(optimizer, model)
 
@@ -304,7 +304,7 @@ def closure_of(model, optimizer, calls=None):
         loss = loss_of(model)
         loss.backward()
         if calls is not None:
-            calls.append(model.body.linear2.weight.grad.clone())
+            calls.append(model.body.network.linear2.weight.grad.clone())
         return loss
 
     return closure
@@ -494,7 +494,7 @@ def test_strangers_are_left_alone():
 def test_a_parameter_that_a_user_freezes_for_a_while(make):
     """The parameter stays in the optimizer with its state, and moves again when the user unfreezes it."""
     model, optimizer = second_task(make)
-    weight = model.body.linear2.weight
+    weight = model.body.network.linear2.weight
     before = weight.detach().clone()
     states = {n: [p.clone() for p in tensors(v)] for n, v in extending(weight, optimizer.state[weight]).items()}
     weight.requires_grad_(False)
@@ -513,7 +513,7 @@ def test_a_parameter_that_a_user_freezes_for_a_while(make):
 def test_a_parameter_that_a_user_freezes_while_a_task_ends(make):
     """The optimizer drops only parameters that the model has frozen. The next task may train all others."""
     model, optimizer = second_task(make)
-    weight, stranger = model.body.linear2.weight, torch.nn.Parameter(torch.zeros(2, 3))
+    weight, stranger = model.body.network.linear2.weight, torch.nn.Parameter(torch.zeros(2, 3))
     optimizer.add_param_group({"params": [stranger]})
     for parameter in (weight, stranger):
         parameter.requires_grad_(False)

@@ -58,7 +58,7 @@ def test_is_the_step_under_any_lock(config, options):
     with count_launches() as launches:
         train(other, hat.optim.SGD(other.task_parameters(), lr=0.1, in_backward=True, **options))
     close(one, other, rtol=1e-4, atol=1e-5)
-    assert all(other.body.get_submodule(name).weight.grad is None for name in ("linear1", "linear2"))
+    assert all(other.body.network.get_submodule(name).weight.grad is None for name in ("linear1", "linear2"))
     assert launches["gated_linear_gradient"] == 4  # two weights, two steps: nothing beside the updates
 
 
@@ -68,8 +68,8 @@ def test_mixed_precision_moves_the_master_weights():
     train(one, hat.optim.SGD(one.task_parameters(), lr=0.1), dtype=LOW)
     train(other, hat.optim.SGD(other.task_parameters(), lr=0.1, in_backward=True), dtype=LOW)
     close(one, other, rtol=1e-2, atol=1e-3)
-    assert other.body.linear2.weight.grad is None
-    assert other.body.linear2.weight.dtype == torch.float32
+    assert other.body.network.linear2.weight.grad is None
+    assert other.body.network.linear2.weight.dtype == torch.float32
 
 
 def test_a_learning_rate_of_the_device_is_not_read():

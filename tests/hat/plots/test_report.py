@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import hat
+from tests.hat.nets import wired
 from tests.hat.reports.test_forecast import TASKS, after
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
@@ -76,7 +77,7 @@ def test_a_forgotten_task_is_left_out(monkeypatch):
 
 def test_pictures(tmp_path):
     pytest.importorskip("matplotlib")
-    body = hat.chain(hat.HATConv2d(1, 4, 3), hat.HATConv2d(4, 6, 1), nn.Flatten(), hat.HATLinear(24, 5))
+    body = wired(hat.HATConv2d(1, 4, 3), hat.HATConv2d(4, 6, 1), nn.Flatten(), hat.HATLinear(24, 5))
     model = hat.HATModel(body)
     for _ in range(2):
         model.begin_task(2)

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 import hat
-from tests.hat.nets import use
+from tests.hat.nets import use, wired
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 
 
 def after(tasks, *, widths=(8, 6), **options):
     """A model that has learned tasks. Each task uses the given units of every axis, by their first places."""
-    body = hat.chain(hat.HATLinear(3, widths[0]), hat.HATLinear(widths[0], widths[1]))
+    body = wired(hat.HATLinear(3, widths[0]), hat.HATLinear(widths[0], widths[1]))
     model = hat.HATModel(body, **options)
     for units in tasks:
         model.begin_task(2)

@@ -12,7 +12,7 @@ import hat
 from hat.training import PlainModel
 from hat.units.locks import unlocked
 from hat_kernels.lock import rate
-from tests.hat.nets import Residual, networks, outputs_of, use
+from tests.hat.nets import Residual, networks, outputs_of, use, wired
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 
@@ -30,7 +30,7 @@ def learned(body, tasks=2, share=3, **options):
 
 
 def chained():
-    return hat.chain(hat.HATConv2d(1, 6, 3), nn.Flatten(), hat.HATLinear(96, 9), hat.HATLinear(9, 7))
+    return wired(hat.HATConv2d(1, 6, 3), nn.Flatten(), hat.HATLinear(96, 9), hat.HATLinear(9, 7))
 
 
 def test_a_chain():
@@ -167,5 +167,5 @@ def test_without_attention_nothing_is_locked():
 
 
 def test_what_is_no_model():
-    with pytest.raises(TypeError, match=r"model: expected a hat.HATModel, got Chain"):
+    with pytest.raises(TypeError, match=r"model: expected a hat.HATModel, got Sequence"):
         hat.summary(chained())

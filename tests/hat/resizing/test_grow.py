@@ -1,4 +1,4 @@
-"""`hat.grow`: free units join a network, finished tasks do not see them."""
+"""`hat.grow` adds free units to a network; finished tasks do not use them."""
 
 import copy
 import math
@@ -11,6 +11,7 @@ from torch import nn
 import hat
 from tests.hat.conversion.checks import EPS, convert, draw_own, draw_units
 from tests.hat.conversion.zoo import NETWORKS
+from tests.hat.nets import Attention
 
 FEATURES, CLASSES, BATCH = 5, 3, 4
 OPTIMIZERS = {
@@ -74,9 +75,9 @@ def test_all_axes_grow_and_nothing_that_was_there_changes():
     assert [gate.units for gate in model.gates.values()] == [10, 11]
     same(answers(model, x), expected)
     assert all(now is then for now, then in zip(model.body.parameters(), parameters, strict=True))
-    one, two = model.body.linear1, model.body.linear2
+    one, two = model.body.network.linear1, model.body.network.linear2
     assert (one.out_features, two.in_features, two.out_features, model.features) == (10, 10, 11, 11)
-    assert torch.equal(two.weight[:7, :6], before.body.linear2.weight)
+    assert torch.equal(two.weight[:7, :6], before.body.network.linear2.weight)
     for head, was in zip(model.heads, before.heads, strict=True):
         assert torch.equal(head.weight[:, :7], was.weight)
         assert not head.weight[:, 7:].any()
@@ -89,8 +90,8 @@ def test_all_axes_grow_and_nothing_that_was_there_changes():
 
 def test_new_weights_are_drawn_as_the_layer_draws():
     model, _ = learned(6, 200)
-    hat.grow(model, {"linear1.gate": 400})
-    columns, rows = model.body.linear2.weight[:, 6:], model.body.linear1.weight[6:]
+    hat.grow(model, {"gates.linear1": 400})
+    columns, rows = model.body.network.linear2.weight[:, 6:], model.body.network.linear1.weight[6:]
     for values, fan_in in ((columns, 406), (rows, FEATURES)):
         bound = 1 / math.sqrt(fan_in)
         assert values.abs().max() <= bound
@@ -99,8 +100,8 @@ def test_new_weights_are_drawn_as_the_layer_draws():
 
 def test_axes_are_chosen_by_name_and_by_share():
     model, _ = learned(6, 7)
-    assert hat.grow(model, {"linear2.gate": 0.5}) == {"linear2.gate": 4}  # half of 7, rounded up
-    assert hat.grow(model, 0.1) == {"linear1.gate": 1, "linear2.gate": 2}
+    assert hat.grow(model, {"gates.linear2": 0.5}) == {"gates.linear2": 4}  # half of 7, rounded up
+    assert hat.grow(model, 0.1) == {"gates.linear1": 1, "gates.linear2": 2}
 
 
 def test_capacity_is_there_again():
@@ -115,6 +116,7 @@ def test_capacity_is_there_again():
     assert all(share == 0.5 for share in model.capacity().values())
     model.begin_task(CLASSES)  # without the warning that all is used
     learn(model, OPTIMIZERS["SGD"](model), x)
+    model.anneal(0.0)  # whatever was drawn, gates are half open
     assert model.penalty() > 0
 
 
@@ -123,12 +125,12 @@ def test_capacity_is_there_again():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_follow_in_the_middle_of_a_task(name):
-    """What they keep stays with its weights; what has joined starts anew; nothing of a finished task drifts."""
+    """Optimizer states stay with their weights, states of new weights start at 0, and no finished task drifts."""
     model, x = learned(6, 7)
     model.begin_task(CLASSES)
     optimizer = OPTIMIZERS[name](model)
     learn(model, optimizer, x)
-    kept = {p: dict(optimizer.state[p]) for p in (model.body.linear2.weight,) if p in optimizer.state}
+    kept = {p: dict(optimizer.state[p]) for p in (model.body.network.linear2.weight,) if p in optimizer.state}
     hat.grow(model, 3)
     expected = answers(model, x)
     for parameter, before in kept.items():
@@ -172,7 +174,7 @@ def test_a_recorded_step_notices():
 
 def test_a_state_of_a_grown_model_loads_into_a_fresh_one():
     model, x = learned(6, 7)
-    hat.grow(model, {"linear1.gate": 2})
+    hat.grow(model, {"gates.linear1": 2})
     finish(model, x, 5)
     hat.grow(model, 3)
     other = mlp(6, 7)
@@ -208,7 +210,7 @@ GROWN = {
     "flattened_by_view": 2, "flattened_positions_first": 2, "squeeze_and_excite": 3, "convnext": 3, "dense": 4,
     "transformer_fused": 5, "qkv_by_reshape": 4, "torch_encoder": 5, "preactivation": 2, "scales": 2,
 }  # fmt: skip
-"""Of how many gates: all of them. What cannot grow would be left, and the test would show nothing."""
+"""The number of gates of each network. All must grow, because a gate that does not grow would not be tested."""
 
 
 @pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
@@ -240,7 +242,7 @@ def test_converted_networks_grow_everywhere(name):
 
 
 class Beside(nn.Module):
-    """Two layers side by side, which a third one reads."""
+    """Two layers side by side; a third layer reads both."""
 
     def __init__(self):
         super().__init__()
@@ -252,7 +254,7 @@ class Beside(nn.Module):
 
 @pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
 def test_weights_of_units_that_join_behind_locked_ones_are_learned():
-    """In front of what was locked beside them: the block of a weight that is frozen has become smaller."""
+    """The new units come before locked units of the second layer, so the frozen block of the weight is smaller."""
     torch.manual_seed(0)
     model = hat.convert(Beside(), torch.randn(2, 3))
     model.begin_task(2)
@@ -274,7 +276,7 @@ def test_weights_of_units_that_join_behind_locked_ones_are_learned():
 
 
 def test_norms_go_on_over_as_many_units_as_there_were():
-    """The mean over 8 units, 4 of which are off, is not that over 11."""
+    """The mean over 8 units, 4 of which are off, differs from the mean over 11 units."""
     module, example = NETWORKS["transformer_fused"]()
     model = convert(module, example, head=None)
     norms = [m for m in model.body.modules() if isinstance(m, hat.HATLayerNorm)]
@@ -302,19 +304,13 @@ def test_heads_of_attention_grow_alike():
 
 def test_whole_heads_join():
     torch.manual_seed(0)
-    stream = hat.Gate(6)
-    stream.complete = True
-    body = nn.Sequential()
-    body.tokens = hat.HATLinear(FEATURES, 6, gate=stream)
-    body.attention = hat.HATMultiheadAttention(6, 2, gate=stream, inputs=stream, per_head=True)
-    model = hat.HATModel(body, features=6, outputs=stream)
     x = torch.randn(2, 4, FEATURES)
+    model = convert(nn.Sequential(nn.Linear(FEATURES, 6), Attention(6, 2)), x, head=None, per_head=True)
     finish_without_steps(model)
     expected = answers(model, x)
     joined = hat.grow(model, 1)
-    assert body.attention.num_heads == 3
-    assert body.attention.value.out_features == 9
-    assert sorted(joined.values()) == [1, 1]
+    assert joined == {"gates.0": 1, "gates.1_query": 2, "gates.1_out": 1}  # one beside each that is there
+    assert model.body.network.get_submodule("1.value").out_features == 12
     same(answers(model, x), expected)
 
 
@@ -330,9 +326,9 @@ def test_whole_heads_join():
         (True, TypeError, "by: expected numbers, got bool"),
         ("2", TypeError, "by: expected numbers, got str"),
         (
-            {"linear9.gate": 1},
+            {"gates.linear9": 1},
             ValueError,
-            "by: expected names of gates, linear1.gate, linear2.gate, got 'linear9.gate'",
+            "by: expected names of gates, gates.linear1, gates.linear2, got 'gates.linear9'",
         ),
     ],
 )

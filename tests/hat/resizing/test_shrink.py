@@ -1,4 +1,4 @@
-"""How many units may go, and what a network that nobody understands keeps."""
+"""How many units may go, and which units a network with unknown parts keeps."""
 
 import copy
 
@@ -8,52 +8,50 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
-from hat.resizing.fitting import fit, needed, numbers
+from hat.resizing.fitting import first_units, fit, needed
 from hat.resizing.resize import resize
 from hat.resizing.shrink import shrunk
 from hat.resizing.trial import misfits
 from hat.units.state import Finished
 from tests.hat.conversion.checks import convert
 from tests.hat.conversion.zoo import Net
+from tests.hat.nets import Attention, wired
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 
 
 def fitted(model, *used):
-    """The units of every gate that stay, where a task uses these."""
+    """How many units of every gate stay if a task uses the given units."""
     counts = torch.zeros(sum(gate.units for gate in model.gates.values()), dtype=torch.int64)
-    for first, own in zip(numbers(model.gates.values()).values(), used, strict=True):
+    for first, own in zip(first_units(model.gates.values()).values(), used, strict=True):
         counts[[first + unit for unit in own]] = 1
     found = fit(model, counts, needed(model))
     return [found[first : first + gate.units].nonzero().flatten().tolist() for gate, first in numbers_of(model)]
 
 
 def numbers_of(model):
-    return list(numbers(model.gates.values()).items())
+    return list(first_units(model.gates.values()).items())
 
 
-def test_of_every_gate_one_stays():
-    model = hat.HATModel(hat.chain(hat.HATLinear(3, 4), hat.HATLinear(4, 5)))
+def test_at_least_one_unit_of_every_gate_stays():
+    model = hat.HATModel(wired(hat.HATLinear(3, 4), hat.HATLinear(4, 5)))
     assert fitted(model, [], [1, 3]) == [[0], [1, 3]]
 
 
-def test_what_is_not_known_stays_whole():
-    model = hat.HATModel(hat.chain(hat.HATLinear(3, 4), nn.Softmax(-1), hat.HATLinear(4, 5)))
+def test_a_gate_with_unknown_uses_stays_whole():
+    model = hat.HATModel(wired(hat.HATLinear(3, 4), nn.Softmax(-1), hat.HATLinear(4, 5)))
     assert fitted(model, [2], [1]) == [[0, 1, 2, 3], [1]]
 
 
 def test_groups_of_a_convolution_are_as_long_as_the_longest():
-    body = hat.chain(hat.HATConv2d(1, 6, 1), hat.HATConv2d(6, 4, 1, groups=2), nn.Flatten(), hat.HATLinear(4, 3))
+    body = wired(hat.HATConv2d(1, 6, 1), hat.HATConv2d(6, 4, 1, groups=2), nn.Flatten(), hat.HATLinear(4, 3))
     assert fitted(hat.HATModel(body), [0, 1, 4], [3], [0]) == [[0, 1, 3, 4], [0, 3], [0]]
 
 
 def test_heads_are_as_long_as_the_longest():
-    stream = hat.Gate(6)
-    attention = hat.HATMultiheadAttention(6, 2, gate=stream, inputs=stream)
-    model = hat.HATModel(nn.Sequential(hat.HATLinear(3, 6, gate=stream), attention), outputs=stream)
-    stream.complete = True
-    assert list(model.gates) == ["0.gate", "1.query.gate", "1.value.gate"]
-    assert fitted(model, [2], [5, 4], []) == [[2], [0, 1, 4, 5], [0, 3]]
+    model = convert(nn.Sequential(nn.Linear(3, 6), Attention(6, 2)), torch.randn(2, 4, 3), head=None)
+    assert list(model.gates) == ["gates.0", "gates.1_query", "gates.1_value", "gates.1_out"]
+    assert fitted(model, [2], [5, 4], [], [0]) == [[2], [0, 1, 4, 5], [0, 3], [0]]
 
 
 def qkv(self, x):
@@ -61,7 +59,7 @@ def qkv(self, x):
     return self.last(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
 
 
-def test_what_is_even_along_two_dimensions_is_not_more_than_it_must_be():
+def test_no_more_units_stay_than_two_even_dimensions_need():
     """Queries, keys and values as many, every head as many: filled from one end, one row would pull the other up."""
     model = convert(Net(qkv, qkv=nn.Linear(4, 18), last=nn.Linear(12, 4)).double(), torch.randn(2, 2, 4).double(),
                     head=None)  # fmt: skip

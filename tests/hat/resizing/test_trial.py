@@ -1,4 +1,4 @@
-"""What one example and one mask cannot show: other batches, inputs that are all alike, units that nobody uses yet."""
+"""Cases that one example and one mask cannot show: other batches, constant inputs, units that no task uses yet."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.
 
 
 def shuffled(self, x):
-    """Channels of two groups in turns, as a shuffle of channels has them."""
+    """A shuffle of channels: channels of two groups in turns."""
     hidden = self.one(x)
     return self.last(F.relu(hidden.view(len(x), 2, 4).transpose(1, 2).reshape(len(x), 8)))
 
@@ -54,8 +54,8 @@ def exports_agree(model, x):
 
 
 @pytest.mark.parametrize(("forward", "columns"), [(shuffled, 8), (in_steps, 4)])
-def test_what_has_joined_is_locked_where_it_lies(forward, columns):
-    """Where a shuffle would bring new units elsewhere than their columns, none join: a later task would change them."""
+def test_new_units_lie_at_their_locked_columns(forward, columns):
+    """No unit joins where a shuffle would move new units to old columns: a later task could change these columns."""
     x = inputs(3, 5)
     model = convert(net(forward, columns), x, head=None)
     learn(model, 0)
@@ -71,7 +71,7 @@ def test_what_has_joined_is_locked_where_it_lies(forward, columns):
     assert all(torch.equal(features(model, x, Finished(task)), then) for task, then in enumerate(before))
 
 
-def test_a_table_of_which_the_inputs_say_how_much_is_read_stays():
+def test_a_table_read_as_far_as_the_inputs_say_stays():
     module, example = NETWORKS["projected_words"]()
     model = convert(module, example, head=None)
     learn(model, 0)
@@ -88,7 +88,7 @@ def test_an_example_of_zeros_hides_nothing(forward):
 
 
 def test_any_batch_goes_through_heads_that_are_fewer_or_more():
-    """All heads of all samples lie along one dimension, whose length is another for another batch."""
+    """All heads of all samples lie along one dimension, so its length depends on the batch."""
     attention = nn.MultiheadAttention(8, 4, batch_first=True)
     model = convert(net(attending, attention=attention), inputs(3, 6, 5), head=None, per_head=True)
     learn(model, 0)

@@ -117,19 +117,19 @@ def load_state(step):
 
 
 def another_memory(step):
-    weight = step.model.body.linear1.weight
+    weight = step.model.body.network.linear1.weight
     weight.data = weight.data.clone()
 
 
 def freeze(step):
-    step.model.body.linear1.bias.requires_grad_(False)
+    step.model.body.network.linear1.bias.requires_grad_(False)
 
 
 CHANGES = {
     "the state of the optimizer": load_state,
     "where a weight lies": another_memory,
     "what is trained": freeze,
-    "the mode of a module": lambda step: step.model.body.dropout.eval(),
+    "the mode of a module": lambda step: step.model.body.network.dropout.eval(),
     "an option": lambda step: step.optimizer.param_groups[0].update(weight_decay=0.3),
     "lamb": lambda step: setattr(step, "lamb", 5.0),
     "the loss": lambda step: setattr(step, "loss", lambda logits, y: F.cross_entropy(logits, y, label_smoothing=0.3)),

@@ -36,7 +36,7 @@ def test_refused():
     other.begin_task(CLASSES)
     optimizer = OPTIMIZERS["sgd"](model)
     for arguments, options, message in [
-        ((model.body, optimizer), {}, "model: expected a HATModel, got Chain"),
+        ((model.body, optimizer), {}, "model: expected a HATModel, got Converted"),
         ((model, None), {}, "optimizer: expected one of hat.optim or one guarded by hat.guard, got NoneType"),
         ((model, torch.optim.SGD(model.parameters())), {}, "optimizer: expected one of hat.optim .*, got SGD"),
         ((other, optimizer), {}, "optimizer: expected an optimizer of this model, got that of another model"),

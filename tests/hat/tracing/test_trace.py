@@ -74,7 +74,7 @@ def test_sizes_follow_the_batch(batch):
 
 
 def test_python_decides_once():
-    """Branches on sizes, loops over them and unpacking are what they were on the example."""
+    """Branches on sizes, loops over sizes and unpacking are fixed by the example."""
 
     def forward(self, x):
         for _ in range(x.shape[1]):
@@ -106,7 +106,7 @@ def test_arithmetic_of_sizes():
 
 
 def test_a_number_that_python_makes_of_a_batch_size_follows_it():
-    """The way in which windows are often put together again."""
+    """Code often joins windows to an image with such a number."""
 
     def forward(self, x):
         windows = x.reshape(-1, 4, 2)
@@ -155,13 +155,13 @@ def test_values_are_those_of_the_nodes():
     assert re.fullmatch(r"qkv \(Linear, test_trace.py:\d+\)", place)
 
 
-def test_what_is_read_of_constants_is_a_number():
+def test_reading_a_constant_gives_a_number():
     module = Function(lambda self, x: x.repeat(1, self.table.max().item()) if (self.table > 1).any() else x)
     module.register_buffer("table", torch.tensor([1, 3]))
     assert trace(module, (torch.randn(2, 4),)).graph_module(torch.randn(5, 4)).shape == (5, 12)
 
 
-def test_what_libraries_look_at_unless_they_are_compiled():
+def test_reading_values_only_while_not_compiling():
     def forward(self, x, mask):
         if not torch.compiler.is_compiling() and mask.all():
             return x
@@ -179,7 +179,7 @@ def twice(size):
 
 
 def test_sizes_of_another_graph_are_numbers():
-    """They may be kept by whoever remembers results."""
+    """A module may cache such sizes between two recordings."""
     for _ in range(2):
         traced = graph(lambda self, x: x.reshape(-1, 2, twice(x.shape[1]) // 4))
         assert traced(torch.zeros(3, 4)).shape == (3, 2, 2)
@@ -218,7 +218,7 @@ def test_a_layer_used_twice_is_one():
 
 
 class Shifted(nn.Conv2d):
-    """Applies its weight as it is, to an input that it changes before."""
+    """Applies its weight unchanged, to an input that is changed first."""
 
     def forward(self, x):
         return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
@@ -239,7 +239,7 @@ def test_a_derived_layer_is_looked_into_unless_it_computes_its_weight():
 
 
 class NormAct(nn.BatchNorm2d):
-    """A norm that goes on, as many libraries have one."""
+    """A batch norm with an activation behind it, as many libraries have."""
 
     def __init__(self, channels):
         super().__init__(channels)
@@ -252,7 +252,7 @@ class NormAct(nn.BatchNorm2d):
         return self.act(x)
 
 
-def test_a_batch_norm_in_disguise_is_one():
+def test_a_derived_batch_norm_becomes_a_batch_norm():
     module = nn.Sequential(nn.Conv2d(3, 4, 1), NormAct(4))
     traced = trace(module, (torch.randn(2, 3, 5, 5),)).graph_module
     norm = traced.get_submodule("1.batch_norm")
@@ -376,7 +376,7 @@ def test_the_input_is_kept():
     assert torch.equal(x, before)
 
 
-def test_a_view_of_what_changed_is_refused():
+def test_a_view_of_a_changed_tensor_is_refused():
     def forward(self, x):
         y = x + 1
         view = y[:, :2]
@@ -387,7 +387,7 @@ def test_a_view_of_what_changed_is_refused():
         graph(forward)
 
 
-def test_a_view_of_another_part_is_not():
+def test_a_view_of_another_part_is_not_refused():
     def forward(self, x):
         one, other = (x + 1).chunk(2, 1)
         one += 1
@@ -432,7 +432,7 @@ def test_what_is_refused_and_where(change, reason):
 
 
 def test_a_mask_is_filled_part_by_part():
-    """Windows that are shifted are numbered like that; batch and size follow."""
+    """Networks number shifted windows this way; the batch and the size may differ from the example."""
 
     def forward(self, x):
         batch, width = x.shape
@@ -445,7 +445,7 @@ def test_a_mask_is_filled_part_by_part():
     assert graph(forward)(torch.ones(3, 5)).tolist() == [[5] * 5, [1, 1, 1, 2, 2], [1, 1, 1, 2, 2]]
 
 
-def test_a_function_that_nobody_sees_is_named_by_what_it_made():
+def test_a_hidden_function_is_named_by_the_constant_that_it_made():
     hidden = torch.jit.script(doubled)
     with pytest.raises(ConversionError, match=r"the graph fails .* became a constant .*: the network \(Function"):
         graph(lambda self, x: x + hidden(x))
@@ -518,7 +518,7 @@ def test_dropout_that_never_stops_stays_a_function():
     assert not targets(traced, "call_module")
 
 
-def test_dropout_that_never_starts_is_nothing():
+def test_dropout_that_never_drops_leaves_no_node():
     traced = graph(lambda self, x: F.dropout(x, 0.3, False) + 1)
     assert ops(traced) == ["placeholder", "call_function", "output"]
 
@@ -531,7 +531,7 @@ def test_attention_dropout_becomes_a_module():
     assert traced.functional_attention.p == 0.2
 
 
-def test_what_only_training_can_do_is_left_out():
+def test_a_training_branch_that_no_graph_can_express_is_left_out():
     def forward(self, x):
         if self.training:
             return x, x.sum().item()
@@ -579,7 +579,7 @@ def test_a_function_with_its_own_gradient_stays_whole():
 
 
 class Counting(nn.Module):
-    """Changes whatever a forward pass can."""
+    """A module whose forward pass changes all kinds of state."""
 
     def __init__(self):
         super().__init__()

@@ -18,7 +18,7 @@ CONFIG = hat.TrainConfig(epochs=3, batch_size=32, momentum=0.9, lamb=0.1)
 
 
 def make_model(units: int = 12) -> hat.HATModel:
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     return hat.HATModel(hat.models.mlp(64, (units, units)))
 
 

@@ -94,7 +94,7 @@ def test_best_validation_weights_come_back(stream: hat.data.Stream, monkeypatch:
     trainer = hat.Trainer(model, stream[:1], dataclasses.replace(CONFIG, epochs=4), progress=False)
     trainer.run()
     assert all(torch.equal(p, snapshots[1][name]) for name, p in trainer.model.named_parameters())
-    assert not torch.equal(snapshots[1]["body.linear1.weight"], snapshots[3]["body.linear1.weight"])
+    assert not torch.equal(snapshots[1]["body.network.linear1.weight"], snapshots[3]["body.network.linear1.weight"])
 
 
 def test_schedule_follows_the_paper() -> None:
@@ -196,7 +196,7 @@ def test_plain_model_is_the_network_without_gates(stream: hat.data.Stream) -> No
     model.eval()
     x, _ = stream[0].test[:7]
     h = x.flatten(1)
-    for layer in list(model.body)[2:]:
+    for layer in list(model.body.network.children())[2:]:
         h = torch.relu(h @ layer.weight.T + layer.bias)
     torch.testing.assert_close(model(x), h @ model.head.weight.T + model.head.bias)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import hat
 from hat.units.blocks import Block, Side, Sides, cut, join, pack, unpack
 from hat_kernels.lock import check_lock, rate
-from tests.hat.nets import use
+from tests.hat.nets import use, wired
 
 HOUSE = settings(deadline=None, max_examples=150)
 
@@ -175,7 +175,7 @@ def test_a_state_of_other_blocks_is_refused(state):
 
 @pytest.fixture
 def model():
-    body = hat.chain(hat.HATLinear(3, 4), hat.HATLinear(4, 4), hat.HATLinear(4, 5))
+    body = wired(hat.HATLinear(3, 4), hat.HATLinear(4, 4), hat.HATLinear(4, 5))
     model = hat.HATModel(body)
     model.begin_task(2)
     return model

@@ -42,12 +42,10 @@ def test_nothing_is_written_to():
 
 
 def test_as_the_module_draws_them():
-    gate = hat.Gate(6)
     layers = [
         hat.HATLinear(4, 6),
         hat.HATConv2d(2, 6, 3),
         hat.HATEmbedding(5, 6, padding_idx=2),
-        hat.PositionalTable(3, 6, gate=gate),
         nn.LayerNorm(4),
         SharedParameter(nn.Parameter(torch.full((1, 4), 0.5)), torch.Size([4])),
     ]
@@ -59,7 +57,6 @@ def test_as_the_module_draws_them():
         for name, parameter in layer.named_parameters(recurse=False):
             assert torch.equal(found[parameter], parameter), (layer, name)
     assert torch.equal(layers[-1].weight, torch.full((4,), 0.5))
-    assert not found.keys() & {gate.embedding}
 
 
 def test_a_parameter_of_two_modules_and_one_that_is_computed():

@@ -9,6 +9,7 @@ from torch import nn
 import hat
 from hat.verification.recording import record
 from tests.hat.life.test_forgetting import learn, make
+from tests.hat.nets import wired
 
 
 class Scaled(nn.Module):
@@ -25,7 +26,7 @@ class Scaled(nn.Module):
 
 def network():
     torch.manual_seed(0)
-    body = hat.chain(
+    body = wired(
         hat.HATConv2d(2, 6, 3, activation="identity"),
         hat.HATBatchNorm2d(6, activation="relu"),
         hat.HATConv2d(6, 4, 2),
