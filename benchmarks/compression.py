@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from benchmarks import markdown
-from benchmarks.experiments import RESULTS, command_line, commit, processor
+from benchmarks.experiments import RESULTS, command_line
+from benchmarks.facts import commit, cpu_model
 from hat import plots
 from hat.cli import main as hat_main
 from hat.cli.compression import picture
@@ -49,7 +50,7 @@ def run(name: str) -> dict[str, Any]:
         "datasets": json.loads((folder / "compression.json").read_text())["datasets"],
         "commit": commit(),
         "torch": torch.__version__,
-        "processor": processor(),
+        "processor": cpu_model(),
         "threads": torch.get_num_threads(),
     }
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.facts import commit, cpu_model
 from benchmarks.markdown import inserted
 from hat import checkpoint
 from hat.cli import main as hat_main
@@ -62,7 +61,7 @@ def run(name: str) -> dict[str, Any]:
         **json.loads((folder / "result.json").read_text()),
         "commit": commit(),
         "torch": torch.__version__,
-        "processor": processor(),
+        "processor": cpu_model(),
         "threads": torch.get_num_threads(),
     }
 
@@ -190,20 +189,6 @@ def _label(network: NetworkSpec) -> str:
     given = {name: getattr(network, name) for name in ("hidden", "width", "depth", "heads", "patch", "stem")}
     sizes = {n: " ".join(map(str, v)) if isinstance(v, tuple) else str(v) for n, v in given.items() if v is not None}
     return ", ".join([network.network, *(f"{name} {size}" for name, size in sizes.items())])
-
-
-def commit() -> str:
-    """The commit of the working tree, `unknown` outside git."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return git.stdout.strip() or "unknown"
-
-
-def processor() -> str:
-    """The name of this machine's CPU."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
