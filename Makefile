@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := triton-3.6.0
 # One process per core, one thread per process: several threads on small tensors mostly wait for each other.
+# Two runs repeat tests of the first run: library tests on interpreted kernels, and kernel tests on the oldest Triton.
+# They repeat one test case in so many. `.ci/run` repeats more than `make test`, which ends within ten minutes.
+INTERPRETED := 10
+OLDER := 16
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -34,8 +38,8 @@ $(VENV)/.zoo: $(READY)
 
 test: $(READY) $(VENV)/$(OLDEST)/.ready $(VENV)/.zoo ## run the tests, and a sample of the kernel tests on an older Triton too
 	$(PYTEST)
-	$(PYTEST) --backend triton --sample 10 tests/hat/units/test_gate.py tests/hat/optim/test_guard.py tests/hat/life/test_bounds_of_forgetting.py
-	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) --sample 16 tests/hat_kernels tests/hat/test_on_triton.py -m kernel
+	$(PYTEST) --backend triton --sample $(INTERPRETED) tests/hat/units/test_gate.py tests/hat/optim/test_guard.py tests/hat/life/test_bounds_of_forgetting.py
+	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) --sample $(OLDER) tests/hat_kernels tests/hat/test_on_triton.py -m kernel
 
 lint: $(READY) ## check format, lint and types
 	$(BIN)/ruff format --check .
