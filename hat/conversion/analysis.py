@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from hat.conversion.units import Units
 from hat.conversion.values import Claim, Value
 from hat.tracing.errors import ConversionError
-from hat.tracing.names import operation, where
+from hat.tracing.names import operation, place_of
 from hat.tracing.trees import flat
 
 Rule = Callable[["Analysis", fx.Node, tuple[Any, ...], dict[str, Any]], Any]
@@ -257,7 +257,7 @@ class Analysis:
         name = str(node.target)
         if not self.is_excluded(name):
             raise ConversionError(
-                f"{where(node)}: nobody knows the units of the parameters of a {type(module).__name__}; write it with "
+                f"{place_of(node)}: nobody knows the units of the parameters of a {type(module).__name__}; write it with "
                 "linear layers, convolutions, embeddings and attention, or exclude it by `filter`: it is then frozen "
                 "when the first task ends"
             )

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from hat.tracing.errors import ConversionError
-from hat.tracing.names import operation, where
+from hat.tracing.names import operation, place_of
 
 
 def find_head(network: fx.GraphModule, head: str | None) -> str | None:
@@ -34,14 +34,14 @@ def find_head(network: fx.GraphModule, head: str | None) -> str | None:
     while isinstance(node, fx.Node) and not _tells_classes(network, node):
         if not _passes_on(network, node):
             raise ConversionError(
-                f"{where(node)}: expected the network to end with a linear layer, which every task has for itself; "
+                f"{place_of(node)}: expected the network to end with a linear layer, which every task has for itself; "
                 "name it by `head`, or pass head=None to put heads behind what the network answers"
             )
         node = node.args[0]
     if not isinstance(node, fx.Node):
         raise ConversionError("the network: expected it to answer with one tensor; wrap it in a module that does")
     if sum(other.target == node.target for other in calls) > 1:
-        raise ConversionError(f"{where(node)}: expected a head of its own, but it is called twice; pass head=None")
+        raise ConversionError(f"{place_of(node)}: expected a head of its own, but it is called twice; pass head=None")
     return str(node.target)
 
 

@@ -13,7 +13,7 @@ from hat.network.movable import movable, segments
 from hat.network.moving import changes_of, expanded, rearrange
 from hat.network.network import Network
 from hat.network.tolerance import LAYERS, difference
-from hat.tracing.checks import other
+from hat.tracing.checks import other_inputs
 from hat.units.gate import Gate
 from hat.units.per_task import per_task
 from hat.units.state import LEARNING, OPEN
@@ -65,7 +65,7 @@ def vary(model: Network) -> None:
 
 def _varied(model: Network, example: tuple[Any, ...]) -> tuple[Any, ...]:
     """Values that are not all alike, if the network takes them."""
-    inputs = other(example, 0)
+    inputs = other_inputs(example, 0)
     try:
         _answers(model, inputs)
     except Exception:  # lengths, say, that fit together only as they are

@@ -16,7 +16,7 @@ from hat.conversion.analysis import Analysis, Rule
 from hat.conversion.rules.elementwise import multiply, unary
 from hat.conversion.values import Value
 from hat.tracing.errors import ConversionError
-from hat.tracing.names import where
+from hat.tracing.names import place_of
 
 
 def _div(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -30,7 +30,7 @@ def _div(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, An
             return None
         if y.gated:
             raise ConversionError(
-                f"{where(node)}: divides by units that are 0 for a task that does not use them; add a small number to "
+                f"{place_of(node)}: divides by units that are 0 for a task that does not use them; add a small number to "
                 "what divides, or exclude the module by `filter`"
             )
         y = _inverted(a, node, y)
