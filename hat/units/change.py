@@ -1,4 +1,4 @@
-"""What becomes of a tensor when units change places, go or join: one operation for all three.
+"""How a tensor changes when units change places, go or join: one operation for all three.
 
 Example: the weight of `Linear(3, 2)` lies along a gate of 3 units by its columns. When unit 2 moves to the front, place
 0 gets column 2, place 1 column 0 and place 2 column 1: `places = [[2, 0, 1]]`, and nothing has joined. When unit 1

@@ -166,7 +166,7 @@ def test_unpack_takes_what_pack_gives_and_a_state_of_all(case):
 @pytest.mark.parametrize("state", [torch.zeros(3, 3), [torch.zeros(2, 4)], [], [torch.zeros(2, 4), torch.zeros(2, 3)]])
 def test_a_state_of_other_blocks_is_refused(state):
     like, blocks = torch.zeros(4, 4), Sides(side([0, 0, 1, 1]), side([0, 0, 1, 1])).blocks(torch.zeros(4, 4))
-    with pytest.raises(ValueError, match=r"state: expected tensors of \[\(2, 4\), \(2, 2\)\], what may move of the"):
+    with pytest.raises(ValueError, match=r"state: expected tensors of \[\(2, 4\), \(2, 2\)\], the parts that may move"):
         unpack(state, blocks, like)
 
 
