@@ -14,7 +14,7 @@ class Updater(Protocol):
     """An optimizer that updates weights inside the backward pass; see `hat_kernels.locked_linear`."""
 
     def update(self, weight: Tensor, dz: Tensor, x: Tensor) -> bool:
-        """Update the weight with the gradient `dz^T x`. False: nothing was done, and the gradient must be stored."""
+        """Update the weight with the gradient `dz^T x`. False: the weight was not updated and needs a gradient."""
 
 
 _updaters: WeakIdKeyDictionary = WeakIdKeyDictionary()

@@ -539,7 +539,7 @@ class Other(nn.BatchNorm2d):
 @pytest.mark.parametrize(
     ("norm", "message"),
     [
-        (nn.SyncBatchNorm(4), "expected BatchNorm2d, got SyncBatchNorm, whose statistics are of all processes"),
+        (nn.SyncBatchNorm(4), "expected BatchNorm2d, got SyncBatchNorm, which shares its statistics"),
         (Other(4), "expected BatchNorm2d, got Other"),
         (nn.BatchNorm1d(4), "expected BatchNorm2d, got BatchNorm1d"),
         (nn.InstanceNorm2d(4, track_running_stats=True), "expected BatchNorm2d, got InstanceNorm2d"),
