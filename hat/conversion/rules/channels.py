@@ -1,4 +1,4 @@
-"""Functions of channels: switches, learned slopes, norms of every channel by itself."""
+"""Rules of functions that treat channels: gated linear units, PReLU, instance norms."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _glu_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], 
 
 
 def glu(a: Analysis, value: Value, dim: int) -> Value:
-    """The first half times a switch that the second half is."""
+    """The first half of the channels times the sigmoid of the second half."""
     shape = torch.Size(size // 2 if d == dim % len(value.shape) else size for d, size in enumerate(value.shape))
     if value.labels is None:
         return Value(shape)
-    one, other = value.labels.chunk(2, dim)
-    a.units.part(one.clamp(min=0), torch.tensor(0))
-    a.units.part(other.clamp(min=0), torch.tensor(1))
-    return multiply(a, Value(shape, one, value.gated), Value(shape, other.clamp(min=0)), shape)
+    first, second = value.labels.chunk(2, dim)
+    a.units.part(first.clamp(min=0), torch.tensor(0))
+    a.units.part(second.clamp(min=0), torch.tensor(1))
+    return multiply(a, Value(shape, first, value.gated), Value(shape, second.clamp(min=0)), shape)
 
 
 def _prelu(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -40,7 +40,7 @@ def _prelu(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _instance_norm(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Every channel of a sample by itself."""
+    """A norm of every channel of a sample by itself."""
     x = args[0]
     if not isinstance(x, Value) or x.labels is None or kwargs.get("running_mean") is not None:
         return None
@@ -53,7 +53,7 @@ def _instance_norm(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: di
 
 
 def _of_channels(a: Analysis, parameter: Value, x: Value) -> Value:
-    """A parameter [C] or [1] as it meets (B, C, ...)."""
+    """A parameter [C] or [1] in the shape [C, 1, ...] or [1, 1, ...] in which it broadcasts with x [B, C, ...]."""
     shape = (-1, *[1] * max(len(x.shape) - 2, 0))
     ids = a.labels(parameter).reshape(shape)
     return Value(ids.shape, ids, parameters=parameter.parameters)

@@ -1,4 +1,11 @@
-"""Operations on every element by itself, and on two that meet."""
+"""Rules of elementwise operations: functions of one tensor, and sums and products of two.
+
+Two questions decide every rule:
+
+- Does the operation keep zeros? A ReLU maps 0 to 0, so a value that was gated is still gated. A sigmoid maps 0 to 0.5,
+  so it is not.
+- Which units meet in an element? If a unit of one tensor always meets the same unit of the other, the two are united.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +32,12 @@ _MOVE_ZERO = (
 
 
 def unary(a: Analysis, value: Value, *, keeps_zero: bool) -> Value:
-    """A function of every element."""
+    """A function of every element of one tensor."""
     labels = a.labels(value) if value.is_parameter else value.labels
     if labels is None:
         return Value(value.shape)
     if not keeps_zero:
-        labels = labels.clamp(min=0)  # an exact 0 is now another constant
+        labels = labels.clamp(min=0)  # elements that were exactly 0 are another constant now
     return Value(value.shape, labels, value.gated and keeps_zero, value.parameters)
 
 
@@ -43,9 +50,8 @@ def _unary_rule(*, keeps_zero: bool) -> Rule:
 
 
 def _cast(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """None where a truth or a whole number comes out: no gate can stand behind it."""
-    found = a.concrete[node]
-    if not isinstance(args[0], Value) or not found.is_floating_point():
+    """A cast to another dtype; None if the result is boolean or integer, because no gate can stand behind it."""
+    if not isinstance(args[0], Value) or not a.concrete[node].is_floating_point():
         return None
     return unary(a, args[0], keeps_zero=True)
 
@@ -103,20 +109,20 @@ def _mul(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def add(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
-    """A sum, and what is like one: an element is 0 if both are."""
+    """A sum, a difference, a maximum or a minimum: an element of the result is 0 if both elements are 0."""
     if x.is_parameter and y.is_parameter:
         return _of_parameters(a, x, y, shape)
     if x.is_parameter or y.is_parameter:
-        parameter, other = (x, y) if x.is_parameter else (y, x)
-        return _with_parameter(a, parameter, other, shape, keeps_zero=False)
+        parameter, activation = (x, y) if x.is_parameter else (y, x)
+        return _with_parameter(a, parameter, activation, shape, keeps_zero=False)
     if x.labels is None or y.labels is None:
         return _join_stream(a, *((x, y) if y.labels is None else (y, x)), shape)
-    ones, others, pairs = _counts(a, x.labels, y.labels)
-    if pairs > max(ones, others):  # every unit of one would meet many of the other, and all become a single one
-        kept, lost = (x, y) if (x.gated, ones) >= (y.gated, others) else (y, x)
+    x_count, y_count, pairs = _counts(a, x.labels, y.labels)
+    if pairs > max(x_count, y_count):  # a unit of one tensor meets many units of the other: all would become one unit
+        kept, lost = (x, y) if (x.gated, x_count) >= (y.gated, y_count) else (y, x)
         a.lose(lost)
         return _join_stream(a, kept, lost, shape)
-    if x.gated != y.gated:  # the stream is gated already: its branch should be, too, once
+    if x.gated != y.gated:  # one is a gated residual stream: gate its branch too, so that the sum needs no gate
         a.demand(x)
         a.demand(y)
     a.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
@@ -127,9 +133,10 @@ def add(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
 
 
 def _join_stream(a: Analysis, stream: Value, branch: Value, shape: torch.Size) -> Value:
-    """What belongs to no unit is added to units: once they are gated, it is gated as they are before it joins them.
+    """The sum of a residual stream, which has units, and a branch, which has none.
 
-    Else the sum would be, and a stream would be gated over and over.
+    If the stream is gated already, the branch is gated by the units of the stream before the sum. Otherwise the sum
+    would need a gate, and a stream with many branches would be gated again and again.
     """
     if stream.gated and branch.shape == shape and a.gate_as(branch, stream.ids.expand(shape)):
         kept = _against_unlabelled(a, stream, Value(branch.shape), keeps_zero=True)
@@ -138,17 +145,17 @@ def _join_stream(a: Analysis, stream: Value, branch: Value, shape: torch.Size) -
 
 
 def multiply(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
-    """A product: an element is 0 if one of both is."""
+    """A product: an element of the result is 0 if one of the two elements is 0."""
     if x.is_parameter and y.is_parameter:
         return _of_parameters(a, x, y, shape)
     if x.is_parameter or y.is_parameter:
-        parameter, other = (x, y) if x.is_parameter else (y, x)
-        return _with_parameter(a, parameter, other, shape, keeps_zero=True)
+        parameter, activation = (x, y) if x.is_parameter else (y, x)
+        return _with_parameter(a, parameter, activation, shape, keeps_zero=True)
     if x.labels is None or y.labels is None:
-        labelled, other = (x, y) if y.labels is None else (y, x)
-        return _against_unlabelled(a, labelled, other, keeps_zero=True)
-    ones, others, pairs = _counts(a, x.labels, y.labels)
-    if pairs == ones == others:  # unit by unit
+        labelled, unlabelled = (x, y) if y.labels is None else (y, x)
+        return _against_unlabelled(a, labelled, unlabelled, keeps_zero=True)
+    x_count, y_count, pairs = _counts(a, x.labels, y.labels)
+    if pairs == x_count == y_count:  # every unit meets one unit
         a.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
         _keep_beside_strangers(a, x.labels, y.labels)
         is_zero = _zeros(x) | _zeros(y)
@@ -156,7 +163,7 @@ def multiply(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
         return Value(shape, joined, bool((is_zero.expand(shape) | (joined <= 0)).all()))
     a.demand(x)
     a.demand(y)
-    fine, coarse = (x, y) if ones >= others else (y, x)
+    fine, coarse = (x, y) if x_count >= y_count else (y, x)
     assert fine.labels is not None
     assert coarse.labels is not None
     a.units.fix(coarse.labels.clamp(min=0))
@@ -165,14 +172,17 @@ def multiply(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
 
 
 def _counts(a: Analysis, x: Tensor, y: Tensor) -> tuple[int, int, int]:
-    """How many units of each meet, and in how many pairs."""
+    """(units of x that meet a unit of y, units of y that meet a unit of x, pairs of units that meet)."""
     pairs = a.units.pairs(x.clamp(min=0), y.clamp(min=0))
-    ones, others = (len(torch.unique(pairs[:, side])) for side in (0, 1))
-    return ones, others, len(pairs)
+    x_count, y_count = (len(torch.unique(pairs[:, side])) for side in (0, 1))
+    return x_count, y_count, len(pairs)
 
 
 def _of_parameters(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
-    """Nothing but parameters: every task has its own of the smaller ones, which lie along nothing of their own."""
+    """A sum or product of two parameters: the smaller one becomes a per-task parameter.
+
+    If the larger one has fewer elements than the result, it becomes a per-task parameter too.
+    """
     fine, coarse = (x, y) if x.shape.numel() >= y.shape.numel() else (y, x)
     a.make_own(coarse)
     labels = a.labels(fine).expand(shape) if fine.shape.numel() == shape.numel() else None
@@ -182,35 +192,42 @@ def _of_parameters(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
     return Value(shape, labels, parameters=fine.parameters)
 
 
-def _with_parameter(a: Analysis, parameter: Value, other: Value, shape: torch.Size, *, keeps_zero: bool) -> Value:
-    """A parameter lies along the units that it meets, one of them at each element; else every task has its own."""
-    if other.labels is None:
+def _with_parameter(a: Analysis, parameter: Value, activation: Value, shape: torch.Size, *, keeps_zero: bool) -> Value:
+    """A sum or product of a parameter and an activation.
+
+    If every element of the parameter meets exactly one unit, the parameter lies along these units. Otherwise it becomes
+    a per-task parameter.
+    """
+    if activation.labels is None:
         a.make_own(parameter)
         return Value(shape)
-    ids, labels = a.labels(parameter), other.labels.clamp(min=0)
+    ids, labels = a.labels(parameter), activation.labels.clamp(min=0)
     pairs = a.units.pairs(ids, labels)
-    if len(torch.unique(pairs[:, 0])) < len(pairs) or not len(pairs) or _meet(ids, other.labels):
+    if len(torch.unique(pairs[:, 0])) < len(pairs) or not len(pairs) or _meet(ids, activation.labels):
         a.make_own(parameter)
-        return _against_unlabelled(a, other, Value(parameter.shape), keeps_zero=keeps_zero)
+        return _against_unlabelled(a, activation, Value(parameter.shape), keeps_zero=keeps_zero)
     a.units.unite(ids, labels)
-    joined = other.labels.expand(shape) if keeps_zero else _joined(ids, other.labels, shape)
-    return Value(shape, joined, other.gated and keeps_zero)
+    joined = activation.labels.expand(shape) if keeps_zero else _joined(ids, activation.labels, shape)
+    return Value(shape, joined, activation.gated and keeps_zero)
 
 
-def _against_unlabelled(a: Analysis, value: Value, other: Any, *, keeps_zero: bool) -> Value:
-    """Units meet what belongs to none: they keep their places along dimensions in which that varies."""
+def _against_unlabelled(a: Analysis, value: Value, unlabelled: Any, *, keeps_zero: bool) -> Value:
+    """A sum or product of a value with units and a value without.
+
+    The units keep their places along the dimensions that the value without units has.
+    """
     labels = value.ids
-    if isinstance(other, Value):
-        shape = torch.broadcast_shapes(value.shape, other.shape)
+    if isinstance(unlabelled, Value):
+        shape = torch.broadcast_shapes(value.shape, unlabelled.shape)
         labels = labels.expand(shape)
-        _part_along(a, labels, other)
+        _part_along(a, labels, unlabelled)
     labels = labels if keeps_zero else labels.clamp(min=0)
     return Value(labels.shape, labels, value.gated and keeps_zero)
 
 
-def _part_along(a: Analysis, labels: Tensor, other: Value) -> None:
-    """Units at different places of another value may not change places."""
-    extent = (1,) * (labels.dim() - len(other.shape)) + tuple(other.shape)
+def _part_along(a: Analysis, labels: Tensor, unlabelled: Value) -> None:
+    """Units that meet different elements of `unlabelled` may not change places."""
+    extent = (1,) * (labels.dim() - len(unlabelled.shape)) + tuple(unlabelled.shape)
     dims = [dim for dim in range(labels.dim()) if extent[dim] > 1 and not constant(labels, dim)]
     if dims:
         place = torch.arange(torch.Size(extent[dim] for dim in dims).numel())
@@ -219,26 +236,26 @@ def _part_along(a: Analysis, labels: Tensor, other: Value) -> None:
 
 
 def _joined(x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
-    """The label of each element of a sum: that of its units; exactly 0 only where both are."""
+    """The label of every element of a sum: the larger label, so that it is `ZERO` only if both labels are."""
     small = torch.maximum(*torch.broadcast_tensors(*narrowed(x, y)))
     return small.expand(shape)
 
 
 def _meet(x: Tensor, y: Tensor) -> bool:
-    """Somewhere a unit of `x` meets what belongs to none in `y`, and is not 0."""
+    """Whether a unit of `x` meets an element of `y` that belongs to no unit and is not always 0."""
     x, y = torch.broadcast_tensors(*narrowed(x, y))
     return bool(((x > 0) & (y == 0)).any())
 
 
 def _keep_beside_strangers(a: Analysis, x: Tensor, y: Tensor) -> None:
-    """Units that meet what belongs to none stay where that stays."""
+    """Fix the units that meet an element of no unit, because that element keeps its place."""
     x, y = torch.broadcast_tensors(*narrowed(x, y))
     a.units.fix(torch.where(y == 0, x, 0))
     a.units.fix(torch.where(x == 0, y, 0))
 
 
 def _zeros(value: Value) -> Tensor:
-    """Where it is exactly 0 if the unit there is off, or always."""
+    """Bool: the element is exactly 0, either always, or whenever its unit is off."""
     (labels,) = narrowed(value.ids)
     return ((labels > 0) if value.gated else torch.zeros_like(labels, dtype=torch.bool)) | (labels < 0)
 

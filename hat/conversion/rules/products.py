@@ -1,4 +1,11 @@
-"""Products of two activations, as in attention, written as sums over indices."""
+"""Rules of products of two activations, as in attention. A product is written with index letters, as in `torch.einsum`.
+
+Example: the scores of attention with 2 heads of 3 dimensions, query [B, 2, L, 3] times key [B, 2, L, 3], are
+`ahyz,ahxz->ahyx`. The index z is summed over. Query and key both have units along h and z, so a dimension of a head of
+the query and the same dimension of the same head of the key are united. Dimensions change places only within a head.
+The scores have no units. Then `ahyx,ahxz->ahyz` with the value: z is not summed over, so the result has the units of
+the value.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +30,7 @@ def _matmul(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def matmul(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value | None:
-    """`x @ y` over the last dimension of x and the last but one of y."""
+    """`x @ y`, a sum over the last dimension of x and the last dimension but one of y."""
     batch = _LETTERS[: len(shape) - 2]
     left = batch[len(batch) - len(x.shape) + 2 :] + "yz"
     right = batch[len(batch) - len(y.shape) + 2 :] + "zx"
@@ -46,33 +53,43 @@ def _einsum(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
 def product(
     a: Analysis, left: tuple[Value, str], right: tuple[Value, str], out: str, shape: torch.Size
 ) -> Value | None:
-    """`sum over the other indices of x[left] y[right]`, as `torch.einsum` writes it.
+    """The product `torch.einsum("left,right->out", x, y)`; None if one factor is a parameter.
 
-    Units that are summed over are one unit on both sides, index by index, as query and key; where only one side has
-    units there, they keep their places. The units of the other indices are those of the product.
+    - Both factors have units along an index that is summed over, as query and key: the two units at every index are
+      united.
+    - Only one factor has units there: these units keep their places.
+    - A factor has units along other indices only: they are the units of the product.
+
+    Args:
+        a: the analysis.
+        left: the first factor, and the letters of its dimensions.
+        right: the second factor, and the letters of its dimensions.
+        out: the letters of the dimensions of the product.
+        shape: the shape of the product.
     """
     if left[0].is_parameter or right[0].is_parameter:
         return None
     summed = (set(left[1]) | set(right[1])) - set(out)
     mixes = [_varies(value, word) & summed for value, word in (left, right)]
     for value, _ in (left, right):
-        a.demand(value)  # what is not summed over too: pieces of one tensor are gated in one go
+        a.demand(value)  # even if no unit is summed over: one kernel then gates all pieces of one tensor
     if all(mixes):
         _pair(a, left, right, out)
-    for side, other, mixed in ((left, right, mixes[0]), (right, left, mixes[1])):
-        if side[0].labels is not None and not all(mixes):
-            _keep_places(a, side, other, mixed)
-    return _result(a, [side for side, mixed in zip((left, right), mixes, strict=True) if not mixed], out, shape)
+    for factor, other_factor, mixed in ((left, right, mixes[0]), (right, left, mixes[1])):
+        if factor[0].labels is not None and not all(mixes):
+            _keep_places(a, factor, other_factor, mixed)
+    return _result(a, [factor for factor, mixed in zip((left, right), mixes, strict=True) if not mixed], out, shape)
 
 
 def _varies(value: Value, word: str) -> set[str]:
+    """The letters of the dimensions along which the labels vary."""
     if value.labels is None:
         return set()
     return {letter for dim, letter in enumerate(word) if not constant(value.labels, dim)}
 
 
 def _spread(labels: Tensor, word: str, over: str) -> Tensor:
-    """Labels with a dimension for each index in `over`, of length 1 where they have none."""
+    """The labels with one dimension for every letter in `over`, of length 1 for a letter that is not in `word`."""
     kept = [letter for letter in over if letter in word]
     moved = labels.permute([word.index(letter) for letter in kept])
     shape = iter(moved.shape)
@@ -80,7 +97,7 @@ def _spread(labels: Tensor, word: str, over: str) -> Tensor:
 
 
 def _narrow(value: Value, word: str) -> tuple[Tensor, str]:
-    """Labels without the dimensions along which they do not vary."""
+    """(labels, letters) without the dimensions along which the labels do not vary."""
     assert value.labels is not None
     letters = "".join(letter for letter in word if letter in _varies(value, word))
     labels = value.labels.clamp(min=0)
@@ -91,7 +108,7 @@ def _narrow(value: Value, word: str) -> tuple[Tensor, str]:
 
 
 def _pair(a: Analysis, left: tuple[Value, str], right: tuple[Value, str], out: str) -> None:
-    """Query and key: the units of both are one where all indices agree that both have."""
+    """Unite the units of two factors, as query and key: two units are one if all their common indices are equal."""
     (x, x_word), (y, y_word) = _narrow(*left), _narrow(*right)
     over = "".join(dict.fromkeys(x_word + y_word))
     x_ids, y_ids = _spread(x, x_word, over), _spread(y, y_word, over)
@@ -114,6 +131,7 @@ def _pair(a: Analysis, left: tuple[Value, str], right: tuple[Value, str], out: s
 
 
 def _part(a: Analysis, labels: Tensor, word: str, letters: list[str]) -> None:
+    """Let units change places only with units that have the same indices for these letters."""
     dims = [dim for dim, letter in enumerate(word) if letter in letters]
     if dims:
         size = torch.Size(labels.shape[dim] for dim in dims)
@@ -121,26 +139,32 @@ def _part(a: Analysis, labels: Tensor, word: str, letters: list[str]) -> None:
         a.units.part(labels, torch.arange(size.numel()).view(shape))
 
 
-def _keep_places(a: Analysis, side: tuple[Value, str], other: tuple[Value, str], mixed: set[str]) -> None:
-    """Along an index that the other side has too, units meet something of their own at every place."""
-    labels, word = _narrow(*side)
+def _keep_places(a: Analysis, factor: tuple[Value, str], other: tuple[Value, str], mixed: set[str]) -> None:
+    """Let units of a factor keep their places along the indices that the other factor has too.
+
+    At every such index, a unit meets another element of the other factor.
+    """
+    labels, word = _narrow(*factor)
     extent = dict(zip(other[1], other[0].shape, strict=True))
     shared = [letter for letter in word if extent.get(letter, 1) > 1]
     if shared:
         _part(a, labels, word, shared)
-        if a.per_head and not mixed:  # values, of which every head takes its own
+        if a.per_head and not mixed:  # the value of attention: all dimensions of a head become one unit
             for dim in [dim for dim, letter in enumerate(word) if letter not in shared]:
                 a.units.unite(labels, labels.narrow(dim, 0, 1))
     if mixed and len(mixed) < len(word) and set(word) - mixed - set(shared):
-        a.units.fix(labels)  # what is left of them in the product belongs to no unit
+        a.units.fix(labels)  # the units are summed over in part, so the product has no units of them
 
 
-def _result(a: Analysis, sides: list[tuple[Value, str]], out: str, shape: torch.Size) -> Value:
-    """What keeps its units through the product: of two sides that do, the one with more of them."""
-    labelled = [(value, word) for value, word in sides if value.labels is not None]
+def _result(a: Analysis, factors: list[tuple[Value, str]], out: str, shape: torch.Size) -> Value:
+    """The product with the units of the factors whose units are not summed over.
+
+    If both factors have such units, the product has the units of the factor whose labels vary along more dimensions.
+    """
+    labelled = [(value, word) for value, word in factors if value.labels is not None]
     if not labelled:
         return Value(shape)
-    labelled.sort(key=lambda side: len(_varies(*side)))
+    labelled.sort(key=lambda factor: len(_varies(*factor)))
     value, word = labelled.pop()
     for lost, _ in labelled:
         a.lose(lost)
@@ -155,20 +179,20 @@ def _attention(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
     if not (isinstance(query, Value) and isinstance(key, Value) and isinstance(value, Value)):
         return None
     if (
-        any(each.is_parameter for each in (query, key, value))
+        any(factor.is_parameter for factor in (query, key, value))
         or query.shape[:-2] != key.shape[:-2]
         or key.shape[:-2] != value.shape[:-2]
     ):
-        return None  # groups of heads share a key
+        return None  # several heads share one key
     a.lose(mask)
     batch = _LETTERS[: len(query.shape) - 2]
     weights_shape = torch.Size((*query.shape[:-1], key.shape[-2]))
     weights = product(a, (query, batch + "yz"), (key, batch + "xz"), batch + "yx", weights_shape)
-    if weights is None or weights.labels is not None:  # a single unit, which the product does not sum over
+    if weights is None or weights.labels is not None:  # the labels do not vary along z: there is only one unit
         a.lose(query, key)
         weights = Value(weights_shape)
     if a.per_head and value.labels is not None and query.labels is not None:
-        _one_unit_a_head(a, query, value)
+        _unite_heads(a, query, value)
     return product(a, (weights, batch + "yx"), (value, batch + "xz"), batch + "yz", a.concrete[node].shape)
 
 
@@ -178,7 +202,8 @@ def _dropped_attention(
     return _attention(a, node, args, kwargs)
 
 
-def _one_unit_a_head(a: Analysis, query: Value, value: Value) -> None:
+def _unite_heads(a: Analysis, query: Value, value: Value) -> None:
+    """Unite the unit of every head of the query with the unit of the same head of the value."""
     assert query.labels is not None
     assert value.labels is not None
     q, v = query.labels[..., :1, :1].clamp(min=0), value.labels[..., :1, :].clamp(min=0)

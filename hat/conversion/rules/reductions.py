@@ -1,4 +1,4 @@
-"""Operations along dimensions: sums, means, softmax, and those over positions, as pooling."""
+"""Rules of operations along dimensions: sums, means, softmax, and operations over positions, as pooling."""
 
 from __future__ import annotations
 
@@ -13,35 +13,40 @@ from hat.tracing.names import operation
 
 _KEEP_ZERO = ("mean", "sum", "amax", "amin", "norm", "std", "var", "prod", "nansum")
 
-_ADDS = ("sum", "nansum")  # what is 0 may be left out
+_ADDS = ("sum", "nansum")  # elements that are 0 may be left out of a sum, but not of a mean
 
 
 def _reduce(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Over what is not a unit, it is one for each; over units, it belongs to none."""
-    value, found = args[0], a.concrete[node]
-    if not isinstance(value, Value) or not isinstance(found, Tensor):
+    """A reduction over dimensions.
+
+    If the labels do not vary along these dimensions, the result keeps the units. Otherwise it is a reduction over
+    units, and the result belongs to no unit.
+    """
+    value, result = args[0], a.concrete[node]
+    if not isinstance(value, Value) or not isinstance(result, Tensor):
         return None
     labels = a.labels(value)
     dims = _dims(args[1:] if "norm" in str(node.target) else args, kwargs, labels.dim())
     if dims is None:
         return None
-    rest = [dim for dim in range(labels.dim()) if dim not in dims]
+    kept_dims = [dim for dim in range(labels.dim()) if dim not in dims]
     if any(not constant(labels, dim) for dim in dims):
-        if not value.is_parameter:  # nothing is gated that every task has its own of
+        if not value.is_parameter:  # a parameter becomes a per-task parameter, which needs no gate
             a.demand(value)
-        if value.is_parameter or any(not constant(labels, dim) for dim in rest):
+        if value.is_parameter or any(not constant(labels, dim) for dim in kept_dims):
             a.lose(value)
         if operation(node) not in _ADDS:
             a.need(labels)
-        return Value(found.shape)
+        return Value(result.shape)
     for dim in dims:
         labels = labels.narrow(dim, 0, 1)
-    return Value(found.shape, labels.reshape(found.shape), value.gated, value.parameters)
+    return Value(result.shape, labels.reshape(result.shape), value.gated, value.parameters)
 
 
 def _dims(args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> list[int] | None:
+    """The dimensions that a call reduces over, of `count`; None if they are not constants."""
     given = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
-    if given is None or isinstance(given, bool):  # the `unbiased` of a variance
+    if given is None or isinstance(given, bool):  # a bool is the argument `unbiased` of a variance
         return list(range(count))
     given = [given] if isinstance(given, int) else given
     if not isinstance(given, tuple | list) or not all(isinstance(dim, int) for dim in given):
@@ -56,7 +61,7 @@ def _softmax(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str
 
 
 def softmax(a: Analysis, value: Value, dim: int) -> Value | None:
-    """Along what is not a unit, every unit has its own; None along units."""
+    """A softmax of every unit by itself; None if the labels vary along `dim`."""
     labels = a.labels(value)
     if not constant(labels, dim):
         return None
@@ -68,20 +73,20 @@ def _softmax_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ..
 
 
 def over_positions(a: Analysis, node: fx.Node, value: Any, name: str) -> Any:
-    """Pooling and resizing of (B, N, *positions): each channel by itself."""
-    found = a.concrete[node]
+    """Pooling and resizing of (B, N, *positions), every channel by itself."""
+    result = a.concrete[node]
     dims = next((dims for dims in (1, 2, 3) if f"{dims}d" in name), None)
     if dims is not None and isinstance(value, Value) and len(value.shape) != dims + 2:
-        return None  # one sample, without a dimension for a batch
-    if not isinstance(value, Value) or not isinstance(found, Tensor) or found.dim() != len(value.shape):
+        return None  # a single sample without a batch dimension
+    if not isinstance(value, Value) or not isinstance(result, Tensor) or result.dim() != len(value.shape):
         return None
     labels = a.labels(value)
-    kept = [dim for dim in range(labels.dim()) if labels.shape[dim] == found.shape[dim]]
-    if labels.dim() < 3 or any(dim > 1 for dim in varying(labels.clamp(min=0))) or not {0, 1} <= set(kept):
+    same_length = [dim for dim in range(labels.dim()) if labels.shape[dim] == result.shape[dim]]
+    if labels.dim() < 3 or any(dim > 1 for dim in varying(labels.clamp(min=0))) or not {0, 1} <= set(same_length):
         return None
-    whole = bool((labels != 0).all())
-    labels = labels.amax(tuple(range(2, labels.dim())), keepdim=True)  # what pads it with zeros is still 0
-    return Value(found.shape, labels.expand(found.shape), value.gated and whole, value.parameters)
+    all_belong = bool((labels != 0).all())
+    labels = labels.amax(tuple(range(2, labels.dim())), keepdim=True)  # a padding with zeros keeps the unit's label
+    return Value(result.shape, labels.expand(result.shape), value.gated and all_belong, value.parameters)
 
 
 def _pool(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
