@@ -175,7 +175,7 @@ def _layer_norm(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], 
 
 
 def _along_norm(a: Analysis, node: fx.Node, module: Any, value: Value, unit_dim: int) -> Tensor:
-    """Claim the parameters and statistics of a norm. They move with their units, but are per-task, so nothing locks them.
+    """Claim the parameters and statistics of a norm. They move with their units; per-task tensors need no lock.
 
     Returns:
         [length] the ids along `unit_dim`, 0 for places that some element of no unit has.

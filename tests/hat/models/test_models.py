@@ -116,7 +116,7 @@ def test_alexnet_too_small(size):
     ],
 )
 def test_alexnet_lengths(options):
-    with pytest.raises(ValueError, match="dropout: expected one a layer"):
+    with pytest.raises(ValueError, match="dropout: expected one per layer"):
         hat.models.alexnet((3, 32, 32), **options)
 
 
