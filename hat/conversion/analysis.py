@@ -87,7 +87,7 @@ class Analysis:
             units. This gate comes behind the node's own gate.
         claims: the parameters that lie along units, by (module, name, dimension).
         unknown: the keys (module, name, dimension) of dimensions that meet elements of no unit in some use.
-        own: the names of the parameters that every task has for itself. The dictionary serves as an ordered set.
+        per_task: the names of the parameters that every task has for itself. The dictionary serves as an ordered set.
         answer: the value that the graph answers with, if it is one tensor.
         frozen: the names of the modules whose parameters belong to no known unit. They are frozen when the first task
             ends. The dictionary serves as an ordered set.
@@ -114,7 +114,7 @@ class Analysis:
         self.joining: dict[fx.Node, Tensor] = {}
         self.claims: dict[tuple[str, str, int], Claim] = {}
         self.unknown: set[tuple[str, str, int]] = set()
-        self.own: dict[str, None] = {}
+        self.per_task: dict[str, None] = {}
         self.frozen: dict[str, None] = {}
         self.needed: list[Tensor] = []
         self.answer: Value | None = None
@@ -199,14 +199,14 @@ class Analysis:
         """Whether the value changes with the inputs (of the same shape), or with the task."""
         return self._nodes[id(value)] in self._dependent
 
-    def make_own(self, value: Value) -> None:
+    def make_per_task(self, value: Value) -> None:
         """Make the parameters of a value per-task parameters, because they lie along no unit.
 
-        A large parameter is not copied for every task (`hat.conversion.tables.LARGEST_OWN`). It is frozen when the
+        A large parameter is not copied for every task (`hat.conversion.tables.LARGEST_PER_TASK`). It is frozen when the
         first task ends.
         """
         for name in value.parameters:
-            self.own[name] = None
+            self.per_task[name] = None
 
     def need(self, labels: Tensor) -> None:
         """Keep the number of these units: none of them may go, and no unit may join them."""
@@ -216,7 +216,7 @@ class Analysis:
         """Gate values in front of an operation that no rule knows. Their units keep their places and their number."""
         for value in values:
             if isinstance(value, Value):
-                self.make_own(value)
+                self.make_per_task(value)
                 if not value.is_parameter and value.labels is not None:
                     self.demand(value)
                     self.units.fix(value.labels.clamp(min=0))

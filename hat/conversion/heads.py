@@ -61,10 +61,9 @@ def _tells_classes(network: fx.GraphModule, node: fx.Node) -> bool:
     if node.op != "call_module":
         return False
     module = network.get_submodule(str(node.target))
-    one = (1, 1)
-    return isinstance(module, nn.Linear) or (
-        isinstance(module, nn.Conv2d) and module.kernel_size == one and module.stride == one and module.groups == 1
-    )
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size == module.stride == (1, 1) and module.groups == 1
+    return isinstance(module, nn.Linear)
 
 
 def _passes_on(network: fx.GraphModule, node: fx.Node) -> bool:

@@ -12,7 +12,7 @@ from hat.conversion.units import varying
 from hat.conversion.values import Claim
 from hat.units.per_task import PerTaskParameter
 
-LARGEST_OWN = 2**20
+LARGEST_PER_TASK = 2**20
 """The largest number of elements of a per-task parameter. Tables of positions have fewer."""
 
 
@@ -84,7 +84,7 @@ def represent(analysis: Analysis, name: str, module: str) -> Table | None:
     parameter = analysis.parameter(name)
     elements = analysis.elements(parameter)
     per_task = Table(module, parameter, None, _rank(analysis, name))
-    if name in analysis.own or elements is None:
+    if name in analysis.per_task or elements is None:
         return _if_small(per_task, analysis, elements)
     ids = analysis.units.find(elements).view(_squeezed(parameter.shape))
     dims = varying(ids)
@@ -99,7 +99,7 @@ def _if_small(table: Table, analysis: Analysis, ids: Tensor | None) -> Table | N
     """The table of a per-task parameter; None if the parameter is large."""
     if ids is not None:
         analysis.units.fix(ids)  # because the parameter does not move with them
-    return table if table.parameter.numel() <= LARGEST_OWN else None
+    return table if table.parameter.numel() <= LARGEST_PER_TASK else None
 
 
 def _rank(analysis: Analysis, name: str) -> int | None:

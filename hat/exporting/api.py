@@ -121,10 +121,10 @@ def export(
     example = _example(model, example_input)
     devices = {p.device for p in model.parameters() if p.is_cuda}
     with torch.random.fork_rng(list(devices)):  # an export does not change the user's random numbers
-        return _exported(model, task_ids, example, one=task is not None)
+        return _exported(model, task_ids, example, single=task is not None)
 
 
-def _exported(model: HATModel, task_ids: list[int], example: tuple[Any, ...], *, one: bool) -> nn.Module:
+def _exported(model: HATModel, task_ids: list[int], example: tuple[Any, ...], *, single: bool) -> nn.Module:
     try:
         small = shrunk(model, task_ids)
     except UnexplainedError as error:
@@ -135,14 +135,14 @@ def _exported(model: HATModel, task_ids: list[int], example: tuple[Any, ...], *,
     classes = {task: model.classes[task] for task in task_ids}
     units = {name: gate.units for name, gate in small.gates.items()}
     network: nn.Module
-    if one:
+    if single:
         (task,) = task_ids
         network = TaskNetwork(body, heads[task], task=task, classes=classes[task], units=units)
     else:
         network = TasksNetwork(body, heads, classes=classes, units=units, chosen=exporter.chosen)
     network.eval()
     for task in task_ids:
-        _check_same(model, network, example, task, {} if one else {"task": task})
+        _check_same(model, network, example, task, {} if single else {"task": task})
     return network
 
 

@@ -173,7 +173,7 @@ class Exporter:
     def norm(self, norm: GatedNorm) -> nn.Module:
         return self.choice(lambda: plain_norm(norm, ACTIVATIONS))
 
-    def own(self, module: PerTaskParameter) -> nn.Module:
+    def per_task(self, module: PerTaskParameter) -> nn.Module:
         return self.choice(lambda: Constant(nn.Parameter(_values(module.of_task("value")))))
 
     def shared(self, module: SharedParameter) -> nn.Module:
@@ -203,7 +203,7 @@ _MAKES: tuple[tuple[type[nn.Module], Callable[[Exporter, Any], nn.Module]], ...]
     (Gated, Exporter.gated),
     (Gate, Exporter.gate),
     (SharedParameter, Exporter.shared),
-    (PerTaskParameter, Exporter.own),
+    (PerTaskParameter, Exporter.per_task),
     (Dropout, Exporter.nothing),
     (StochasticDepth, Exporter.nothing),
 )

@@ -184,10 +184,10 @@ def _of_parameters(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
     If the larger one has fewer elements than the result, it becomes a per-task parameter too.
     """
     fine, coarse = (x, y) if x.shape.numel() >= y.shape.numel() else (y, x)
-    a.make_own(coarse)
+    a.make_per_task(coarse)
     labels = a.labels(fine).expand(shape) if fine.shape.numel() == shape.numel() else None
     if labels is None:
-        a.make_own(fine)
+        a.make_per_task(fine)
         return Value(shape)
     return Value(shape, labels, parameters=fine.parameters)
 
@@ -199,12 +199,12 @@ def _with_parameter(a: Analysis, parameter: Value, activation: Value, shape: tor
     a per-task parameter.
     """
     if activation.labels is None:
-        a.make_own(parameter)
+        a.make_per_task(parameter)
         return Value(shape)
     ids, labels = a.labels(parameter), activation.labels.clamp(min=0)
     pairs = a.units.pairs(ids, labels)
     if len(torch.unique(pairs[:, 0])) < len(pairs) or not len(pairs) or _meet(ids, activation.labels):
-        a.make_own(parameter)
+        a.make_per_task(parameter)
         return _against_unlabelled(a, activation, Value(parameter.shape), keeps_zero=keeps_zero)
     a.units.unite(ids, labels)
     joined = activation.labels.expand(shape) if keeps_zero else _joined(ids, activation.labels, shape)

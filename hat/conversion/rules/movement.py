@@ -112,7 +112,7 @@ def _join(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
         return Value(moved.shape, moved, parameters=names)
     if not labelled:
         for value in values:
-            a.make_own(value)
+            a.make_per_task(value)
         return Value(a.concrete[node].shape)
     if any(value.gated for value in labelled):
         for value in labelled:
