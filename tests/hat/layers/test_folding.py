@@ -26,7 +26,7 @@ pytestmark = [
 
 @contextlib.contextmanager
 def counted():
-    """How often a weight is folded."""
+    """Counts how often a weight is folded."""
     with mock.patch.object(hat_kernels, "folded_weight", wraps=hat_kernels.folded_weight) as calls:
         yield calls
 
@@ -45,7 +45,7 @@ def twins(layer):
 
 
 def gradients(layer, x):
-    """[y, and the gradients of x and all parameters]."""
+    """[y, gradient of x, gradients of all parameters]."""
     torch.manual_seed(0)
     x = x.clone().requires_grad_()
     y = layer(x)
@@ -109,7 +109,7 @@ def test_a_folded_layer_on_the_kernels(name):
 
 
 def test_a_unit_that_is_off_keeps_the_gradient_of_its_embedding():
-    """Far below the floor, where its activations are 0 unless folded."""
+    """The gate is far below the floor, so the activations are 0 if the gate is not folded."""
     layer = hat.HATConv2d(4, 6, 3, pool=nn.MaxPool2d(2))
     with torch.no_grad():
         layer.gate.embedding.copy_(torch.linspace(-0.12, 0.01, 6))
@@ -168,7 +168,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_elsewhere_always_folds_nothing(name):
+def test_fold_always_does_not_fold_where_folding_is_not_valid(name):
     unfolded, folded = twins(INVALID[name]())
     x = torch.randn(5, 4, 8, 8, dtype=unfolded.weight.dtype)
     with counted() as calls:
@@ -194,8 +194,8 @@ def test_a_finished_task_is_not_folded():
     assert not calls.called
 
 
-def test_a_lock_of_one_side_alone_is_folded():
-    """Nothing is left out of the gradient there."""
+def test_a_weight_with_locks_along_one_side_only_is_folded():
+    """The gradient is then that of the whole weight."""
     layer = locked_layer()
     use(layer.inputs[0], [0, 1, 1, 0])
     unfolded, folded = twins(layer)
@@ -243,7 +243,7 @@ def test_auto_folds_many_rows_on_a_short_weight():
     assert calls.call_count == 1
 
 
-def test_a_gate_that_rides_on_an_activation_costs_nothing_but_on_a_cpu():
+def test_auto_folds_a_gate_behind_an_activation_only_on_a_cpu():
     rows, pool = 1000, nn.MaxPool2d(2)
     assert pays(torch.empty(6, 4, 3, 3, device="meta"), rows, pool, "relu")
     assert pays(torch.empty(6, 4, 3, 3, device="meta"), rows, None, "identity")
@@ -269,7 +269,7 @@ def draws(shape, seed):
 
 
 def trained(fold, *, autocast=False, tasks=3, steps=3, **config):
-    """(model, how many tasks folded something): every earlier task was compared, bit by bit, after each."""
+    """(model, number of tasks that folded a weight); after every task, all earlier tasks are compared bit for bit."""
     torch.manual_seed(0)
     model = hat.HATModel(body(), config=hat.GateConfig(fold=fold, s_max=50.0, **config)).to(DEVICE)
     probes, folding = hat.Probes(), 0
@@ -310,7 +310,7 @@ def same(got, wanted, tolerance):
     ("config", "folding"), [({}, 3), ({"locked_first": False}, 3), ({"mask_mode": "published"}, 3)]
 )
 def test_the_same_training(config, folding):
-    """The grouped convolution, whose units of a task are not whole groups, folds in all tasks."""
+    """The grouped convolution folds in all tasks, because the units of a task are not whole groups."""
     forgets = config.get("mask_mode") == "published"
     with mock.patch.object(hat, "verify", return_value=mock.Mock(exact=True)) if forgets else contextlib.nullcontext():
         (unfolded, none), (folded, some) = (trained(fold, **config) for fold in ("never", "always"))
@@ -319,7 +319,7 @@ def test_the_same_training(config, folding):
 
 
 def test_the_same_training_under_autocast():
-    """As far from float32 as without folding."""
+    """The error against float32 is as small as without folding."""
     wanted, (theirs, _), (got, folding) = (
         trained("never")[0],
         trained("never", autocast=True),

@@ -1,4 +1,4 @@
-"""New values for parameters, by the modules that have them."""
+"""New values for parameters, drawn by the modules that own them."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from hat.units.redrawn import drawn
 
 
 class Rebinding(nn.Module):
-    """Puts another parameter in the place of its own, and counts."""
+    """A reset replaces the parameter, sets the buffer to 0, and writes to a child."""
 
     def __init__(self):
         super().__init__()
@@ -25,7 +25,7 @@ class Rebinding(nn.Module):
         self.inner.weight.data.fill_(3)
 
 
-def test_nothing_is_written_to():
+def test_the_modules_keep_their_values():
     module = Rebinding()
     tensors = {name: (t, t.clone()) for name, t in [*module.named_parameters(), *module.named_buffers()]}
     found = drawn([module])
@@ -37,11 +37,11 @@ def test_nothing_is_written_to():
     assert found[module.count] == 0
     assert found[module.table].isnan().tolist() == [False, True]
     assert module.inner.weight not in found
-    assert 0.018 < found[module.rest].std() < 0.022  # what nobody draws
+    assert 0.018 < found[module.rest].std() < 0.022  # no module draws this parameter
     assert found[module.rest].mean().abs() < 0.002
 
 
-def test_as_the_module_draws_them():
+def test_values_are_those_that_the_module_draws():
     layers = [
         hat.HATLinear(4, 6),
         hat.HATConv2d(2, 6, 3),
@@ -64,7 +64,7 @@ def test_a_parameter_of_two_modules_and_one_that_is_computed():
     reader.weight = table.weight
     normed = weight_norm(nn.Linear(3, 3))
     found = drawn([table, reader, *normed.modules()])
-    assert found[table.weight].std() > 0.5  # as the first of the two draws it
+    assert found[table.weight].std() > 0.5  # drawn by the first of the two modules
     parts = [normed.parametrizations.weight.original0, normed.parametrizations.weight.original1, normed.bias]
     assert all(found[p].isfinite().all() for p in parts)
     assert not any(torch.equal(found[p], p) for p in parts)
