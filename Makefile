@@ -1,10 +1,14 @@
-# `make` lists what there is to do. Every target sets up `.venv` on a fresh machine.
+# `make` lists the targets. Every target except `gpu` sets up `.venv` on a fresh machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := triton-3.6.0
-# A process a core and a thread a process: small tensors on several threads mostly wait for each other.
+# One process per core, one thread per process: several threads on small tensors mostly wait for each other.
+# Two runs repeat tests of the first run: library tests on interpreted kernels, and kernel tests on the oldest Triton.
+# They repeat one test case in so many. `.ci/run` repeats more than `make test`, which ends within ten minutes.
+INTERPRETED := 10
+OLDER := 16
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -26,16 +30,16 @@ $(VENV)/$(OLDEST)/.ready: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/$(OLDEST) triton==$(OLDEST:triton-%=%)
 	touch $@
 
-# Without dependencies: torchvision asks for a build of torch that a machine without a GPU does not have.
+# `--no-deps`, because torchvision asks for a build of torch that a machine without a GPU does not have.
 $(VENV)/.zoo: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt huggingface_hub pyyaml safetensors
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchvision timm
 	touch $@
 
-test: $(READY) $(VENV)/$(OLDEST)/.ready $(VENV)/.zoo ## run the tests, a sample of the kernels' on an older Triton too
+test: $(READY) $(VENV)/$(OLDEST)/.ready $(VENV)/.zoo ## run the tests, and a sample of the kernel tests on an older Triton too
 	$(PYTEST)
-	$(PYTEST) --backend triton --sample 10 tests/hat/units/test_gate.py tests/hat/optim/test_guard.py tests/hat/life/test_bounds_of_forgetting.py
-	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) --sample 16 tests/hat_kernels tests/hat/test_on_triton.py -m kernel
+	$(PYTEST) --backend triton --sample $(INTERPRETED) tests/hat/units/test_gate.py tests/hat/optim/test_guard.py tests/hat/life/test_bounds_of_forgetting.py
+	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) --sample $(OLDER) tests/hat_kernels tests/hat/test_on_triton.py -m kernel
 
 lint: $(READY) ## check format, lint and types
 	$(BIN)/ruff format --check .
@@ -46,18 +50,18 @@ format: $(READY) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## measure the CPU step against plain and textbook; writes benchmarks/results/cpu.json
+bench: $(READY) ## time a training step on the CPU beside plain and textbook; writes benchmarks/results/cpu.json
 	$(BIN)/python -m benchmarks
 
-kernels: $(READY) ## compile every kernel for GPUs that are not there, count a step; writes results/{kernels,launches}.*
+kernels: $(READY) ## without a GPU: compile every kernel, count the launches of a step; writes results/{kernels,launches}.*
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.launches
 
-zoo: $(VENV)/.zoo ## convert the networks of other libraries, teach each two tasks; writes docs/zoo.md and results/zoo.json
+zoo: $(VENV)/.zoo ## convert networks of other libraries and teach each two tasks; writes docs/zoo.md and results/zoo.json
 	$(BIN)/python -m pip install --quiet -c constraints.txt transformers
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.zoo
 
-gpu: ## tests and benchmarks on this machine's GPU, with this machine's python: installs nothing; OUT=folder
+gpu: ## run tests and benchmarks on this machine's GPU with this machine's python, install nothing; OUT=folder
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
 
 clean: ## remove the environment and caches

@@ -1,6 +1,6 @@
-"""`python -m benchmarks`: measure everything on this CPU and write `benchmarks/results/cpu.*`.
+"""`python -m benchmarks`: measure all parts on this CPU and write `benchmarks/results/cpu.*`.
 
-About 12 minutes on 2 quiet cores; `--parts` picks.
+Takes about 12 minutes on 2 idle cores. `--parts` measures some parts only.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from benchmarks.plan import Plan, workers
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--out", type=Path, default=record.CPU, help="results file (default: %(default)s)")
-    parts, those = list(suite.PARTS), "measure these only; other rows of the file stay, with a commit of their own"
-    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help=those)
-    parser.add_argument("--seconds", type=float, default=Plan().seconds, help="for timed rounds, in all")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: its own choice)")
+    parts, parts_help = list(suite.PARTS), "measure these parts only; rows of other parts stay, with their old commit"
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help=parts_help)
+    parser.add_argument("--seconds", type=float, default=Plan().seconds, help="time for all timed rounds together")
+    parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch (default: PyTorch's own choice)")
     options = parser.parse_args(arguments)
-    torch.set_flush_denormal(True)  # before the first tensor operation: later threads inherit it
+    torch.set_flush_denormal(True)  # before the first tensor operation, because only later threads inherit the mode
     if options.threads:
         torch.set_num_threads(options.threads)
     start = time.perf_counter()
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(parts: Sequence[str], plan: Plan) -> dict[str, Any]:
-    """All rows of the parts, each with what is needed to reproduce it."""
+    """Measure the parts. Every row holds all facts that are needed to measure the row again."""
     facts = environment()
     machine = cost.probe()
     rates = {"gemm_gflops": machine.flops / 1e9, "copy_gbs": machine.bandwidth / 1e9}
@@ -60,28 +60,29 @@ def measure(parts: Sequence[str], plan: Plan) -> dict[str, Any]:
 
 
 def merged(rows: list[dict[str, Any]], file: Path, parts: Sequence[str]) -> list[dict[str, Any]]:
-    """These rows, and those of other parts that are in the file, in the order of the parts."""
+    """The new rows, and the rows of all other parts from the file, in the order of the parts."""
     kept = [] if set(parts) == set(suite.PARTS) or not file.exists() else record.read(file)["rows"]
     order = list(suite.PARTS)
-    found = [*rows, *(row for row in kept if row["part"] in order and row["part"] not in parts)]
-    return sorted(found, key=lambda row: order.index(row["part"]))
+    all_rows = [*rows, *(row for row in kept if row["part"] in order and row["part"] not in parts)]
+    return sorted(all_rows, key=lambda row: order.index(row["part"]))
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row in one line, to show that something happens."""
-    what = row.get("operation") or f"{row['network']}, batch {row['batch']}, {100 * row['locked']:.0f} % locked"
-    at = "".join(f", {name} {row[name]:g}" for name in ("scale", "tasks") if isinstance(row.get(name), (int, float)))
+    """A row as one line of text, to show progress."""
+    title = row.get("operation") or f"{row['network']}, batch {row['batch']}, {100 * row['locked']:.0f} % locked"
     if "ms" not in row:
-        return f"{what}, {row['variant']}: {mebibytes(row['state_bytes'])} and {mebibytes(row['step_bytes'])} in a step"
-    return f"{what}{at}, {row['variant']}: {row['ms']['p50']:.2f} ms, {row['rounds']} rounds"
+        kept, step = mebibytes(row["state_bytes"]), mebibytes(row["step_bytes"])
+        return f"{title}, {row['variant']}: {kept} kept between steps, {step} more in a step"
+    options = [f", {key} {row[key]:g}" for key in ("scale", "tasks") if isinstance(row.get(key), (int, float))]
+    return f"{title}{''.join(options)}, {row['variant']}: {row['ms']['p50']:.2f} ms, {row['rounds']} rounds"
 
 
 def draw(results: dict[str, Any], folder: Path) -> None:
-    """The pictures, where matplotlib is installed."""
+    """Draw the pictures if matplotlib is installed."""
     try:
         from benchmarks import pictures
     except ImportError:
-        print("no pictures: they need matplotlib, pip install 'hat-kernels[plot]'", file=sys.stderr)
+        print("no pictures: matplotlib is missing; pip install 'hat-kernels[plot]'", file=sys.stderr)
         return
     for path in pictures.draw(results, folder):
         print(path)

@@ -1,4 +1,4 @@
-"""One variant with its network, its finished tasks and its data."""
+"""A bench: one variant with its network, its finished tasks and its data, ready to be timed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from benchmarks.textbook import Textbook
 from benchmarks.variants import VARIANTS
 from benchmarks.workload import Network, batches, used_units
 
-COMPILING = (0.0, 0.5, 1.0)  # progress of the steps after which nothing is left to compile
+COMPILING = (0.0, 0.5, 1.0)  # after steps at these points of the epoch, everything is compiled
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What a variant is asked to train.
+    """The training that a variant is timed with.
 
     Attributes:
-        network: which network.
-        batch: samples a step.
-        locked: the share in [0, 1] of every gate's units that a finished task uses; 0 for a first task.
-        tasks: how many finished tasks use these units, where `locked` is not 0.
-        trained: steps over one annealed epoch before anything is timed.
-        restore: go back to this state before every block, so that each block starts alike.
+        network: the network.
+        batch: the number of samples per step.
+        locked: the share in [0, 1] of every gate's units that finished tasks use. 0: the step is in the first task.
+        tasks: the number of finished tasks; they all use the same units. Only read if `locked` is not 0.
+        trained: the number of steps, over one annealed epoch, before anything is timed.
+        restore: restore the state after these steps before every block, so that all blocks start from one state.
     """
 
     network: Network | ConvertedNetwork
@@ -44,7 +44,15 @@ class Case:
 
 
 def build(name: str, case: Case) -> TrainingStep:
-    """A variant by name, the same weights for the same name each time."""
+    """Make a variant. The same name and case always give the same weights.
+
+    Args:
+        name: a key of `VARIANTS`.
+        case: the training.
+
+    Raises:
+        ValueError: there is no such variant, or the textbook does not have the network.
+    """
     if name not in VARIANTS:
         raise ValueError(f"name: expected one of {', '.join(VARIANTS)}, got {name!r}")
     variant = VARIANTS[name]
@@ -60,32 +68,32 @@ def build(name: str, case: Case) -> TrainingStep:
 
 
 class Bench:
-    """Warms a variant up, and times single steps; to be used under the variant's `backend()`."""
+    """A variant that was warmed up, and the timing of its single steps. Use it under the variant's `backend()`."""
 
     def __init__(self, name: str, case: Case) -> None:
         self.step, self.case = build(name, case), case
         self.batches = batches(case.network, case.batch, 8)
         self.data = cycle(self.batches)
-        untimed = COMPILING if VARIANTS[name].compiled else ()
-        for progress in (*untimed, *progress_grid(case.trained)):
+        compiling_steps = COMPILING if VARIANTS[name].compiled else ()
+        for progress in (*compiling_steps, *progress_grid(case.trained)):
             self.step(*next(self.data), progress)
         state = self.step.model.state_dict()
         self.state = {name: value.clone() for name, value in state.items()} if case.restore else None
 
     def run(self, grid: Sequence[float]) -> list[float]:
-        """Seconds of one step at every progress of `grid`, after one that is not counted."""
+        """Time one step at every progress in `grid`, in seconds. One step before them is not timed."""
         phases = iter(self.split(grid))
         return [sum(step) for step in zip(phases, phases, phases, strict=True)]
 
     def split(self, grid: Sequence[float]) -> list[float]:
-        """As `run`, but three numbers a step: forward, backward and update."""
+        """Like `run`, with three numbers per step: the seconds of forward, backward and update."""
         if self.state is not None:
             self.step.model.load_state_dict(self.state)
         self.step(*next(self.data), grid[0])
         return [seconds for progress in grid for seconds in self._time(progress)]
 
     def memory(self) -> dict[str, int]:
-        """Bytes of tensors kept between steps, and the most that a step has beside them."""
+        """Count the bytes of tensors: kept between steps, and the most that a step has at once in addition."""
         (x, y), step = next(self.data), self.step
         step(x, y, 0.5)
         step.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The networks that are converted, beside the two of the paper: residual ones and transformers."""
+"""Networks that `hat.convert` makes from plain PyTorch: residual networks and transformers."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ KINDS: dict[str, tuple[Maker, Maker]] = {
     "resnet18": (partial(plain_resnet, 18), hat.models.resnet18),
     "vit": (plain_vit, hat.models.vit),
 }
-"""What makes the network, and what makes it and converts it."""
+"""For every kind, a function that makes the plain network, and a function that makes the converted network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertedNetwork:
-    """A network of plain PyTorch and what becomes of it; stands where a `workload.Network` does.
+    """A plain PyTorch network and the network converted from it. Used in place of a `workload.Network`.
 
     Attributes:
-        name: in a table.
+        name: the name in tables.
         kind: a key of `KINDS`.
         input_shape: (C, H, W) of one image.
-        features: how many values the head sees.
-        options: of the function in `hat.models`.
-        classes: of every task.
+        features: the number of inputs of the head.
+        options: the arguments of the functions in `KINDS`.
+        classes: the number of classes of every task.
     """
 
     name: str
@@ -44,12 +44,12 @@ class ConvertedNetwork:
     classes: int = 10
 
     def plain(self) -> nn.Sequential:
-        """The network and one head."""
+        """The plain network with one head."""
         network = KINDS[self.kind][0](self.input_shape, **self.options)
         return nn.Sequential(network, nn.Linear(self.features, self.classes))
 
     def body(self) -> nn.Module:
-        """The converted network without a head, each time the same."""
+        """The converted network without a head. All calls return equal copies."""
         return copy.deepcopy(self._converted)
 
     @property
@@ -59,7 +59,7 @@ class ConvertedNetwork:
 
     @cached_property
     def _converted(self) -> Any:
-        """Made once: a large transformer takes seconds to convert."""
+        """The converted network. It is made once, because a large transformer takes seconds to convert."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return KINDS[self.kind][1](self.input_shape, **self.options)

@@ -1,8 +1,8 @@
-"""What a HAT step has to do at the least, by formula, and how fast this machine does such things.
+"""The least work of a HAT step, by formula, and the speed of this machine at such work.
 
-Counted are matmuls and convolutions, and the bytes that cannot be avoided when no cache holds them: weights and
-activations, not the gradient of a weight, which need never be stored for plain SGD. Locked weights need no gradient
-and no update.
+The work is the FLOPs of matmuls and convolutions, and the bytes of weights and activations that no step can avoid to
+move, as if no cache held them. The gradient of a weight is not counted, because plain SGD need not store it. Locked
+weights need neither gradient nor update.
 """
 
 from __future__ import annotations
@@ -23,9 +23,16 @@ BYTES = 4  # float32
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One matmul: `positions` rows a sample, `inputs` x `units` weights, activations before and after pooling.
+    """The matmul of one layer.
 
-    `free` is the share of its weights that may still move.
+    Attributes:
+        positions: the number of rows per sample.
+        inputs: the number of inputs of a unit.
+        units: the number of units.
+        before: the number of input values per sample.
+        after: the number of output values per sample, after pooling.
+        free: the share of the weights that are not locked.
+        first: the layer is the first one, which needs no gradient of its inputs.
     """
 
     positions: int
@@ -38,14 +45,15 @@ class LayerCost:
 
     @property
     def weights(self) -> int:
+        """The number of weights."""
         return self.inputs * self.units
 
     def phases(self, batch: int) -> dict[str, tuple[float, float]]:
         """(FLOPs, values moved) of every phase.
 
-        Forward: one matmul, weights and inputs read, outputs written. Backward: the gradient of the inputs, which a
-        first layer does not need, and of the free weights; the gradient of the outputs and the inputs read. Update: the
-        free weights, read and written.
+        Forward: one matmul; reads weights and inputs, writes outputs. Backward: the gradient of the inputs, except in a
+        first layer, and the gradient of the free weights; reads the inputs and the gradient of the outputs. Update:
+        reads and writes the free weights.
         """
         matmul, deeper = 2.0 * batch * self.positions * self.weights, not self.first
         activations = batch * (self.before + self.after)
@@ -57,26 +65,31 @@ class LayerCost:
 
 
 def layers(network: Network, locked: float) -> list[LayerCost]:
-    """The layers of a network of which the share `locked` of every gate's units is used by earlier tasks."""
-    found: list[LayerCost] = []
+    """The layers of a network in which earlier tasks use the share `locked` of every gate's units."""
+    costs: list[LayerCost] = []
     inputs, size = network.input_shape[0], network.input_shape[-1]
     for units, kernel in zip(network.channels, kernels(size), strict=False):
         out = size - kernel + 1
         before, after = inputs * size * size, units * (out // 2) ** 2
-        free = 1 - locked * (locked if found else 1)
-        found.append(LayerCost(out * out, inputs * kernel * kernel, units, before, after, free, not found))
+        free = 1 - locked * (locked if costs else 1)
+        costs.append(LayerCost(out * out, inputs * kernel * kernel, units, before, after, free, not costs))
         inputs, size = units, out // 2
     inputs *= size * size if network.channels else 1
     for units in network.hidden:
-        free = 1 - locked * (locked if found else 1)
-        found.append(LayerCost(1, inputs, units, inputs, units, free, not found))
+        free = 1 - locked * (locked if costs else 1)
+        costs.append(LayerCost(1, inputs, units, inputs, units, free, not costs))
         inputs = units
-    return [*found, LayerCost(1, inputs, network.classes, inputs, network.classes, 1.0)]
+    return [*costs, LayerCost(1, inputs, network.classes, inputs, network.classes, 1.0)]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates measured just before the benchmark: FLOP/s of a matmul, bytes/s of a copy (read and written)."""
+    """Rates measured just before the benchmark.
+
+    Attributes:
+        flops: FLOP/s of a matmul.
+        bandwidth: bytes/s of a copy; read and written bytes both count.
+    """
 
     flops: float
     bandwidth: float
@@ -96,7 +109,7 @@ def count(network: Network, batch: int, locked: float) -> dict[str, float]:
 
 
 def seconds(counted: Mapping[str, float], machine: Machine) -> float:
-    """The larger of arithmetic and traffic: what no implementation on this machine can beat by much."""
+    """The time of the arithmetic or of the memory traffic, whichever is longer. No implementation is much faster."""
     return max(counted["flops"] / machine.flops, counted["bytes"] / machine.bandwidth)
 
 
@@ -106,7 +119,10 @@ def floor(network: Network, batch: int, locked: float, machine: Machine) -> floa
 
 
 def memory(network: Network, batch: int) -> dict[str, float]:
-    """`state_bytes`, the weights; `step_bytes`, the input of every layer, which its weights' gradient needs."""
+    """The least memory: `state_bytes` of the weights, and `step_bytes` of the input of every layer.
+
+    The inputs are needed for the gradient of the weights.
+    """
     parts = layers(network, 0.0)
     return {
         "state_bytes": float(BYTES * sum(p.weights for p in parts)),
@@ -115,7 +131,7 @@ def memory(network: Network, batch: int) -> dict[str, float]:
 
 
 def probe() -> Machine:
-    """Measure a 1024 x 2048 x 2048 matmul and a copy of 256 MiB, float32; the 80th percentile of the rate counts."""
+    """Measure a 1024 x 2048 x 2048 matmul and a copy of 256 MiB in float32. The result is the 80th percentile."""
     a, b = torch.rand(1024, 2048), torch.rand(2048, 2048)
     c = torch.empty(1024, 2048)
     source, target = torch.rand(1 << 26), torch.empty(1 << 26)
@@ -125,7 +141,7 @@ def probe() -> Machine:
 
 
 def _seconds(call: Callable[[], object], repeats: int = 10) -> float:
-    """The 20th percentile of ten calls: a rate of the machine, not of what else runs on it."""
+    """The 20th percentile of ten calls: low, because other programs on the machine make some calls slower."""
     call()
     times = []
     for _ in range(repeats):

@@ -1,18 +1,16 @@
-"""The experiments that docs/measurements.md reports: run them, keep their figures, draw them, write the table.
+"""The experiments in docs/measurements.md: run them, store their figures, draw the picture, write the table.
 
-    python -m benchmarks.experiments digits split-mnist      # run some (or all, if none is named)
-    python -m benchmarks.experiments --write docs/measurements.md  # the table of the kept figures, and the picture
-    python -m benchmarks.experiments --check docs/measurements.md  # fail if the table there is another one
+    python -m benchmarks.experiments digits split-mnist      # run these (without names: all)
+    python -m benchmarks.experiments --write docs/measurements.md  # write the table of the stored figures, and draw
+    python -m benchmarks.experiments --check docs/measurements.md  # fail if the page has another table
 
-An experiment is a command line of `hat train`; its figures are what the run directory holds at its end.
+An experiment is a command line of `hat train`. Its figures are the results in the run directory.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.facts import commit, cpu_model
 from benchmarks.markdown import inserted
 from hat import checkpoint
 from hat.cli import main as hat_main
@@ -32,7 +31,8 @@ FIGURES = RESULTS / "experiments.json"
 PICTURE = RESULTS / "forgetting.png"
 MARKER = "experiments"
 
-# Of all that name no optimizer, unless they say otherwise: fewer epochs than plain SGD.
+# Put before the options of every experiment that names no optimizer; the options of the experiment win. With momentum,
+# the experiments need fewer epochs than with plain SGD.
 RECIPE = "--momentum 0.9 --lr 0.02"
 EXPERIMENTS = {
     "digits": "--stream permuted --dataset digits --tasks 5 --hidden 800 800 --epochs 16 --lr 0.05 --dropout 0.2 "
@@ -49,7 +49,7 @@ EXPERIMENTS = {
 
 
 def run(name: str) -> dict[str, Any]:
-    """Run one experiment in `runs/NAME` and return its figures with all that reproduces them."""
+    """Run one experiment in `runs/NAME`. Return its figures with all facts that are needed to run it again."""
     folder = Path("runs") / name
     recipe = "" if "--optimizer" in EXPERIMENTS[name] else RECIPE
     arguments = f"{recipe} {EXPERIMENTS[name]}".split()
@@ -61,13 +61,13 @@ def run(name: str) -> dict[str, Any]:
         **json.loads((folder / "result.json").read_text()),
         "commit": commit(),
         "torch": torch.__version__,
-        "processor": processor(),
+        "processor": cpu_model(),
         "threads": torch.get_num_threads(),
     }
 
 
 def table(figures: dict[str, Any]) -> str:
-    """A markdown table of all kept figures."""
+    """The Markdown table of the stored figures."""
     lines = [
         "| stream | network | tasks | training images a class | average accuracy | same network without HAT | "
         "largest drift of any old logit |",
@@ -90,7 +90,10 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def draw(figures: dict[str, Any]) -> None:
-    """Accuracy on every task after the last one, with HAT and without; first the stream that forgets most."""
+    """Draw the accuracy on every task after the last task, with HAT and without, one panel per stream.
+
+    The first panel is the stream on which the network without HAT forgets most.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -106,8 +109,8 @@ def draw(figures: dict[str, Any]) -> None:
         axes.bar([task - 0.2 for task in tasks], with_hat, 0.4, label="with HAT", color="#0072b2")
         axes.bar([task + 0.2 for task in tasks], without, 0.4, label="without HAT", color="#c9c9c9")
         axes.set(title=name, xlabel="task, in the order learned", xticks=list(tasks), ylim=(0, 100))
-        guess = 100 * sum(row["random"]) / len(row["random"])
-        axes.axhline(guess, color="black", linewidth=0.8, linestyle=":", label="guessing")
+        guessing = 100 * sum(row["random"]) / len(row["random"])
+        axes.axhline(guessing, color="black", linewidth=0.8, linestyle=":", label="guessing")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy after the last task (%)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
@@ -117,20 +120,20 @@ def draw(figures: dict[str, Any]) -> None:
 
 
 def _lost(row: dict[str, Any]) -> float:
-    """How much accuracy the network without HAT has less than ours after the last task, the mean over tasks."""
+    """The accuracy with HAT minus the accuracy without HAT after the last task, averaged over the tasks."""
     without = row["references"]["sequential"]
     return sum(row["now"]) / len(row["now"]) - sum(without) / len(without)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description="Streams of tasks, measured.")
-    return keep(argv, parser, EXPERIMENTS, FIGURES, MARKER, run=run, table=table, draw=draw)
+    return command_line(argv, parser, EXPERIMENTS, FIGURES, MARKER, run=run, table=table, draw=draw)
 
 
-def keep(
+def command_line(
     argv: list[str] | None,
     parser: argparse.ArgumentParser,
-    known: Collection[str],
+    runnable: Collection[str],
     file: Path,
     marker: str,
     *,
@@ -138,14 +141,24 @@ def keep(
     table: Callable[[dict[str, Any]], str],
     draw: Callable[[dict[str, Any]], None],
 ) -> int:
-    """Run what the arguments name and keep its figures with the others; or only write their table, or check it.
+    """The command line of experiments: run some and store their figures, or write their table to a page, or check it.
+
+    Args:
+        argv: the arguments; None: those of the process.
+        parser: a parser without arguments.
+        runnable: the names of all experiments, in the order of the table.
+        file: the file of the stored figures.
+        marker: the name of the marks around the table in the page, see `benchmarks.markdown.inserted`.
+        run: runs the experiment of a name and returns its figures.
+        table: makes the table of the figures of all experiments.
+        draw: draws the picture of the figures of all experiments.
 
     Returns:
-        1 where a table that is checked is another.
+        The exit status: 1 if `--check` finds another table in the page, otherwise 0.
     """
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(known)}; default: all")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the table into this file, and draw")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="only compare the table in this file")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(runnable)}; default: all")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table into this file, draw; run nothing")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="check the table in this file; run nothing")
     arguments = parser.parse_args(argv)
     figures = json.loads(file.read_text()) if file.exists() else {}
     if arguments.write or arguments.check:
@@ -157,14 +170,14 @@ def keep(
         page.write_text(changed)
         draw(figures)
         return 0
-    unknown = set(arguments.names) - set(known)
+    unknown = set(arguments.names) - set(runnable)
     if unknown:
-        parser.error(f"expected names of {', '.join(known)}, got {', '.join(sorted(unknown))}")
+        parser.error(f"expected names of {', '.join(runnable)}, got {', '.join(sorted(unknown))}")
     torch.set_flush_denormal(True)
     file.parent.mkdir(exist_ok=True)
-    for name in arguments.names or known:
+    for name in arguments.names or runnable:
         figures[name] = run(name)
-        kept = {each: figures[each] for each in known if each in figures}
+        kept = {stored: figures[stored] for stored in runnable if stored in figures}
         with checkpoint.replacing(file) as out:
             out.write((json.dumps(kept, indent=1) + "\n").encode())
         draw(kept)
@@ -172,24 +185,10 @@ def keep(
 
 
 def _label(network: NetworkSpec) -> str:
-    """A network and the sizes that are not its defaults."""
+    """The name of a network, and the sizes that were given."""
     given = {name: getattr(network, name) for name in ("hidden", "width", "depth", "heads", "patch", "stem")}
     sizes = {n: " ".join(map(str, v)) if isinstance(v, tuple) else str(v) for n, v in given.items() if v is not None}
     return ", ".join([network.network, *(f"{name} {size}" for name, size in sizes.items())])
-
-
-def commit() -> str:
-    """Of the working tree."""
-    got = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return got.stdout.strip() or "unknown"
-
-
-def processor() -> str:
-    """What this machine calls its CPU."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

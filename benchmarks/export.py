@@ -1,11 +1,11 @@
-"""Exported networks: what is left of a network for one task, how accurate that is, and how fast.
+"""Networks exported for one task: their size, accuracy and speed.
 
     python -m benchmarks.export                     # train (20 minutes on 2 cores), measure, write results/export.json
-    python -m benchmarks.export --parts shares      # networks of which a given share of each layer is used: no training
-    python -m benchmarks.export --write docs/measurements.md  # the tables of the kept figures
-    python -m benchmarks.export --check docs/measurements.md  # fail if the tables there are others
+    python -m benchmarks.export --parts shares      # networks that use a given share of every layer; trains nothing
+    python -m benchmarks.export --write docs/measurements.md  # write the tables of the stored figures
+    python -m benchmarks.export --check docs/measurements.md  # fail if the page has other tables
 
-What an exported network is measured against is the plain network that it comes from: the same modules, all units there.
+The rival of an exported network is the dense network: the same plain modules with all units.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hat
 from benchmarks import export_tables, record
-from benchmarks.exported import DENSE, EXPORTED, SHARES, both, of_share
+from benchmarks.exported import DENSE, EXPORTED, SHARES, dense_and_exported, model_of_share
 from benchmarks.facts import environment
 from benchmarks.markdown import inserted
 from benchmarks.measure import Runner, interleave, quantiles
@@ -46,13 +46,13 @@ TRAINED = {
     "--width 96 --depth 4 --epochs 3 --optimizer adamw --lr 0.001",
 }
 BATCHES = {"trained": (1, 64), "shares": (64, 256)}
-BURST = 4e-3  # seconds of one timing at least: a small network runs several times in it
+BURST = 4e-3  # the least seconds of one timing; a small network runs several times in one timing
 
 Row = dict[str, Any]
 
 
 def trained(runs: Path, seconds: float, *, commands: dict[str, str] = TRAINED) -> Iterator[Row]:
-    """A row for each task and batch of networks that `hat train` has trained; those whose folder is there are kept."""
+    """One row per task and batch of every network that `hat train` trains. Runs in the folder `runs` are used again."""
     for name, command in commands.items():
         if not (runs / name / "result.json").exists():
             status = hat_main(["train", *command.split(), "--run-dir", str(runs / name), "--overwrite"])
@@ -60,7 +60,7 @@ def trained(runs: Path, seconds: float, *, commands: dict[str, str] = TRAINED) -
                 raise SystemExit(status)
         run = open_run(runs / name)
         for task in range(run.model.tasks):
-            networks = both(run.model, task)
+            networks = dense_and_exported(run.model, task)
             facts = compared(run, networks[EXPORTED], task)
             row = {"part": "trained", "network": name, "command": f"hat train {command}", **facts}
             x = run.stream[task].test[: max(BATCHES["trained"])][0]
@@ -68,45 +68,45 @@ def trained(runs: Path, seconds: float, *, commands: dict[str, str] = TRAINED) -
 
 
 def shares(seconds: float, *, networks: Sequence[Network] = (MLP, ALEXNET)) -> Iterator[Row]:
-    """A row for each share and batch of the paper's networks, of which one task uses that very share of each layer."""
+    """One row per share and batch of the paper's networks. Their one task uses exactly this share of every layer."""
     for network in networks:
         for share in SHARES:
-            model = of_share(network, share)
+            model = model_of_share(network, share)
             row = {"part": "shares", "network": str(network), "share": share}
             x = batches(network, max(BATCHES["shares"]), 1)[0][0]
-            yield from _rows(row, model, both(model, 0), x, BATCHES["shares"], seconds)
+            yield from _rows(row, model, dense_and_exported(model, 0), x, BATCHES["shares"], seconds)
 
 
 def _rows(
     row: Row, model: hat.HATModel, networks: dict[str, nn.Module], x: Tensor, sizes: Sequence[int], seconds: float
 ) -> Iterator[Row]:
-    kept: Any = networks[EXPORTED].units
+    exported_units: Any = networks[EXPORTED].units
     for batch in sizes:
         yield {
             **row,
-            "units": {name: {"kept": kept[name], "of": gate.units} for name, gate in model.gates.items()},
-            "parameters": {kind: sum(p.numel() for p in each.parameters()) for kind, each in networks.items()},
+            "units": {name: {"kept": exported_units[name], "of": gate.units} for name, gate in model.gates.items()},
+            "parameters": {kind: sum(p.numel() for p in network.parameters()) for kind, network in networks.items()},
             "batch": batch,
-            "flops": {kind: flops(each, x[:batch]) for kind, each in networks.items()},
+            "flops": {kind: flops(network, x[:batch]) for kind, network in networks.items()},
             **latencies(networks, x[:batch], seconds),
         }
 
 
 def flops(network: nn.Module, x: Tensor) -> int:
-    """Of matmuls and convolutions in one forward pass; with gradients, as the counter asks for their graph."""
+    """The FLOPs of matmuls and convolutions in one forward pass. The pass records a graph, which the counter needs."""
     with FlopCounterMode(display=False) as counter:
         network(x)
     return int(counter.get_total_flops())
 
 
 def latencies(networks: dict[str, nn.Module], x: Tensor, seconds: float) -> Row:
-    """Milliseconds of a forward pass of each, and the ratio of the exported one to the dense one within a round."""
+    """Milliseconds of a forward pass of every network, and the ratio exported / dense within a round."""
     calls = {name: partial(_answer, network, x) for name, network in networks.items()}
     runners = {name: _runner(call) for name, call in calls.items()}
     timings = interleave(runners, [0.0] * 8, block=2, seconds=seconds, least=5, most=40)
     return {
         "rounds": timings.rounds,
-        "ms": {name: quantiles([1e3 * each for each in timings.all(name)]) for name in networks},
+        "ms": {name: quantiles([1e3 * duration for duration in timings.all(name)]) for name in networks},
         "ratio": quantiles(timings.ratios(EXPORTED, DENSE)),
     }
 
@@ -117,7 +117,7 @@ def _answer(network: nn.Module, x: Tensor) -> None:
 
 
 def _runner(call: Callable[[], None]) -> Runner:
-    """Seconds of one call, the mean over as many as take `BURST`."""
+    """A runner that returns the mean seconds of as many calls as take `BURST`."""
     call()
     count = max(1, round(BURST / max(_seconds(call, 3), 1e-7)))
     return lambda points: [_seconds(call, count) for _ in points]
@@ -131,15 +131,15 @@ def _seconds(call: Callable[[], None], count: int) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 1 if `--check` finds other tables than the figures give."""
+    """The command line. Returns 1 if `--check` finds other tables in the page, otherwise 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export", description="Exported networks, measured.")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="measure these; other rows stay")
-    parser.add_argument("--runs", type=Path, default=RUNS, help="where the trained networks are (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=6.0, help="for each row, about (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (default: its own choice)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure; other rows stay")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of the trained networks (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="about the time per row (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch (default: PyTorch's own choice)")
     parser.add_argument("--out", type=Path, default=FIGURES, help="results file (default: %(default)s)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the tables into this file")
-    parser.add_argument("--check", type=Path, metavar="FILE", help="only compare the tables in this file")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables into this file; run nothing")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="check the tables in this file; run nothing")
     options = parser.parse_args(argv)
     if options.write or options.check:
         file = options.write or options.check
@@ -148,15 +148,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.write and page != changed:
             record.write_text(file, changed)
         return int(bool(options.check) and page != changed)
-    torch.set_flush_denormal(True)  # before the first tensor operation: later threads inherit it
+    torch.set_flush_denormal(True)  # before the first tensor operation, because only later threads inherit the mode
     if options.threads:
         torch.set_num_threads(options.threads)
     kept = record.read(options.out)["rows"] if options.out.exists() else []
     rows = [row for row in kept if row["part"] not in options.parts]
     facts = environment()
-    makes = {"trained": partial(trained, options.runs, options.seconds), "shares": partial(shares, options.seconds)}
+    measure = {"trained": partial(trained, options.runs, options.seconds), "shares": partial(shares, options.seconds)}
     for part in options.parts:
-        for row in makes[part]():
+        for row in measure[part]():
             rows.append({**row, **facts})
             print(export_tables.line(row), file=sys.stderr)
     rows.sort(key=lambda row: PARTS.index(row["part"]))

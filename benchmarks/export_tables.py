@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.export`, made from its results file."""
+"""Tables made from the results file of `benchmarks.export`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ Row = dict[str, Any]
 
 
 def text(results: dict[str, Any]) -> str:
-    """Both tables, and where they were measured; a part without rows is left out."""
+    """Both tables, the commands, and the machine. A part without rows is left out."""
     rows = results["rows"]
     facts = next((row for row in rows if "cpu" in row), results["environment"])
-    where = f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, commit {facts['commit'][:9]}."
-    where += f" The machine was busy (load {facts['load']:.1f})." if facts["load"] > BUSY else ""
+    machine = f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, commit {facts['commit'][:9]}."
+    machine += f" The machine was busy (load {facts['load']:.1f})." if facts["load"] > BUSY else ""
     commands = dict.fromkeys(row["command"] for row in rows if "command" in row)
-    listed = "\n".join(f"- `{command}`" for command in commands)
-    return "\n\n".join(part for part in (_trained(rows), listed, _shares(rows), where) if part)
+    command_list = "\n".join(f"- `{command}`" for command in commands)
+    return "\n\n".join(part for part in (_trained(rows), command_list, _shares(rows), machine) if part)
 
 
 def line(row: Row) -> str:
-    """A row in one line, to show that something happens."""
-    what = row.get("name") or f"{row['share']:.2f} of each layer"
-    return f"{row['network']}, {what}, batch {row['batch']}: exported / dense {spread(row['ratio'])}"
+    """A row as one line of text, to show progress."""
+    name = row.get("name") or f"{row['share']:.2f} of each layer"
+    return f"{row['network']}, {name}, batch {row['batch']}: exported / dense {spread(row['ratio'])}"
 
 
 def _trained(rows: list[Row]) -> str:
     lines = []
-    for first, *others in _grouped(rows, "trained", "network", "name"):
+    for first, *other_batches in _grouped(rows, "trained", "network", "name"):
         kept = statistics.fmean(units["kept"] / units["of"] for units in first["units"].values())
         parameters = first["parameters"]
         accuracy = [f"{100 * first[name]:.2f} %" for name in ("accuracy", "accuracy_exported")]
         cells = [first["network"], first["name"], percent(kept), percent(parameters["exported"] / parameters["dense"])]
-        lines.append([*cells, *accuracy, *map(_times, (first, *others))])
+        lines.append([*cells, *accuracy, *map(_times, (first, *other_batches))])
     batches = dict.fromkeys(f"batch {row['batch']}: dense to exported, ms" for row in rows if row["part"] == "trained")
     return table(["network", "task", "units", "parameters", "accuracy", "exported", *batches], lines)
 
@@ -68,8 +68,8 @@ def _times(row: Row) -> str:
 
 
 def _grouped(rows: list[Row], part: str, *keys: str) -> list[list[Row]]:
-    found: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row["part"] == part:
-            found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return list(found.values())
+            groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return list(groups.values())

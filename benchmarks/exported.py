@@ -1,4 +1,4 @@
-"""Networks of which a task uses a given share of every layer, exported, and the plain networks that they come from."""
+"""Networks whose one task uses a given share of every layer, and their exported and dense networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DENSE, EXPORTED = "dense", "exported"
 KINDS = (DENSE, EXPORTED)
 
 
-def of_share(network: Network, share: float) -> hat.HATModel:
+def model_of_share(network: Network, share: float) -> hat.HATModel:
     """A network whose one task uses exactly `round(share N)` units of every gate."""
     torch.manual_seed(0)
     model = hat.HATModel(body(network))
@@ -24,9 +24,9 @@ def of_share(network: Network, share: float) -> hat.HATModel:
     return model
 
 
-def both(model: hat.HATModel, task: int) -> dict[str, nn.Module]:
-    """The network of a task with all units, and with those that it uses: of the same plain modules."""
-    full = copy.deepcopy(model)
-    for gate in full.gates.values():
+def dense_and_exported(model: hat.HATModel, task: int) -> dict[str, nn.Module]:
+    """Two networks of the same plain modules for one task: `dense` has all units, `exported` has the task's units."""
+    all_used = copy.deepcopy(model)
+    for gate in all_used.gates.values():
         gate.masks[task] = 1
-    return {DENSE: hat.export(full, task=task), EXPORTED: hat.export(model, task=task)}
+    return {DENSE: hat.export(all_used, task=task), EXPORTED: hat.export(model, task=task)}

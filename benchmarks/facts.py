@@ -1,4 +1,4 @@
-"""What somebody else needs to know to measure the same."""
+"""Facts about the machine and the software that somebody needs to repeat a measurement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment() -> dict[str, str | int | float]:
-    """Machine, versions and commit; goes into every row."""
+    """Machine, versions and commit, for every row."""
     return {
         "device": "cpu",
         "cpu": cpu_model(),
@@ -31,7 +31,7 @@ def environment() -> dict[str, str | int | float]:
 
 
 def load() -> float:
-    """How many processes wanted a core in the last minute, -1 where the system does not say."""
+    """The mean number of processes that wanted a core in the last minute, -1 if the system does not tell."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else -1.0
 
 
@@ -49,7 +49,7 @@ def cpu_model() -> str:
 
 
 def commit(folder: Path = ROOT) -> str:
-    """The commit that was measured, `+` behind it if tracked files differ from it, `unknown` outside git."""
+    """The commit of the code in `folder`, with `+` at the end if tracked files were changed; `unknown` outside git."""
     head = _git(folder, "rev-parse", "HEAD")
     if not head:
         return "unknown"
@@ -58,7 +58,7 @@ def commit(folder: Path = ROOT) -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        found = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=True)
+        git = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return found.stdout.strip()
+    return git.stdout.strip()

@@ -1,4 +1,4 @@
-"""Tables of memory, of many tasks, of widths, of mixed batches and of single operations."""
+"""Tables of the parts memory, tasks, width, mixed and operation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def memory_table(rows: Iterable[Row]) -> str:
-    """One line a locked share and variant."""
+    """One line per locked share and variant."""
     header = ["network", "batch", "locked", "variant", "kept", "of a step", "both", "peak in pages"]
     header += ["floor kept", "floor of a step"]
     lines = []
@@ -22,13 +22,13 @@ def memory_table(rows: Iterable[Row]) -> str:
         if row["part"] == "memory":
             kept, step = row["state_bytes"], row["step_bytes"]
             sizes = (kept, step, kept + step, row["peak_bytes"], row["floor_state_bytes"], row["floor_step_bytes"])
-            what = [row["network"], str(row["batch"]), percent(row["locked"]), row["variant"]]
-            lines.append(what + [mebibytes(size) for size in sizes])
+            case = [row["network"], str(row["batch"]), percent(row["locked"]), row["variant"]]
+            lines.append(case + [mebibytes(size) for size in sizes])
     return table(header, lines)
 
 
 def tasks_table(rows: Iterable[Row]) -> str:
-    """One line a number of finished tasks."""
+    """One line per number of finished tasks."""
     header = ["finished tasks", "plain", "ours", "ours / plain", "ours / ours behind 1 task", "kept", "of a step"]
     lines = [
         [
@@ -47,51 +47,55 @@ def tasks_table(rows: Iterable[Row]) -> str:
 
 
 def width_table(rows: Iterable[Row]) -> str:
-    """One line a width and locked share."""
+    """One line per width and locked share."""
     columns = (PLAIN, TEXTBOOK, OURS, IN_MATMUL)
     ratios = ((OURS, PLAIN), (IN_MATMUL, PLAIN), (TEXTBOOK, OURS))
-    found: dict[tuple[int, float], dict[str, Row]] = {}
+    variants_by_cell: dict[tuple[int, float], dict[str, Row]] = {}
     for row in rows:
         if row["part"] == "width":
-            found.setdefault((row["width"], row["locked"]), {})[row["variant"]] = row
+            variants_by_cell.setdefault((row["width"], row["locked"]), {})[row["variant"]] = row
     lines = []
-    for (width, locked), by in found.items():
-        line = [str(width), percent(locked), *(ms(by[name]["epoch_ms"]) for name in columns)]
-        line += [spread(by[name]["ratio_to"][other]) for name, other in ratios]
-        lines.append([*line, ms(by[OURS]["floor_ms"])])
+    for (width, locked), variants in variants_by_cell.items():
+        line = [str(width), percent(locked), *(ms(variants[name]["epoch_ms"]) for name in columns)]
+        line += [spread(variants[name]["ratio_to"][other]) for name, other in ratios]
+        lines.append([*line, ms(variants[OURS]["floor_ms"])])
     header = ["width", "locked", *map(heading, columns), *(f"{heading(a)} / {heading(b)}" for a, b in ratios), "floor"]
     return table(header, lines)
 
 
 def mixed_table(rows: Iterable[Row]) -> str:
-    """One line a network and batch."""
-    found: dict[str, dict[str, Row]] = {}
+    """One line per network and batch."""
+    variants_by_operation: dict[str, dict[str, Row]] = {}
     for row in rows:
         if row["part"] == "mixed":
-            found.setdefault(row["operation"], {})[row["variant"]] = row
+            variants_by_operation.setdefault(row["operation"], {})[row["variant"]] = row
     ratios = ((MIXED, ONE), (APART, MIXED))
     lines = [
-        [name, *(ms(by[kind]["ms"]["p50"]) for kind in KINDS), *(spread(by[a]["ratio_to"][b]) for a, b in ratios)]
-        for name, by in found.items()
+        [
+            name,
+            *(ms(variants[kind]["ms"]["p50"]) for kind in KINDS),
+            *(spread(variants[a]["ratio_to"][b]) for a, b in ratios),
+        ]
+        for name, variants in variants_by_operation.items()
     ]
     return table(["answers for", *KINDS, *(f"{a} / {b}" for a, b in ratios)], lines)
 
 
 def operation_table(rows: Iterable[Row]) -> str:
-    """One line an operation."""
+    """One line per operation."""
     ratios = ((OURS, PLAIN), (TEXTBOOK, OURS), (OURS, COMPILED))
-    operations: dict[str, dict[str, Row]] = {}
+    variants_by_operation: dict[str, dict[str, Row]] = {}
     for row in rows:
         if row["part"] == "operation":
-            operations.setdefault(row["operation"], {})[row["variant"]] = row
+            variants_by_operation.setdefault(row["operation"], {})[row["variant"]] = row
     lines = [
         [
             name,
-            *(f"{by[variant]['ms']['p50']:.2f} ms" for variant in (PLAIN, TEXTBOOK, OURS)),
-            f"{by[COMPILED]['ms']['p50']:.2f} ms" if COMPILED in by else NONE,
-            *(spread(by[variant]["ratio_to"].get(other)) for variant, other in ratios),
+            *(f"{variants[variant]['ms']['p50']:.2f} ms" for variant in (PLAIN, TEXTBOOK, OURS)),
+            f"{variants[COMPILED]['ms']['p50']:.2f} ms" if COMPILED in variants else NONE,
+            *(spread(variants[variant]["ratio_to"].get(other)) for variant, other in ratios),
         ]
-        for name, by in operations.items()
+        for name, variants in variants_by_operation.items()
     ]
     header = ["operation", PLAIN, TEXTBOOK, OURS, "compiled", *(f"{a} / {heading(b)}" for a, b in ratios)]
     return table(header, lines)

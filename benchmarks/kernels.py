@@ -1,4 +1,4 @@
-"""`python -m benchmarks.kernels`: what every shipped kernel compiles to, for GPUs that need not be there.
+"""`python -m benchmarks.kernels`: compile every shipped kernel for several GPUs. No GPU is needed.
 
 Writes `kernels.json` and `kernels.md`: registers, spills, width of loads, shared memory, tensor-core instructions.
 """
@@ -25,7 +25,7 @@ COLUMNS = ("kernel", "target", "registers", "spill_bytes", "load_bits", "store_b
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
-    parser.add_argument("operations", nargs="*", metavar="OPERATION", help="a folder of hat_kernels (default: all)")
+    parser.add_argument("operations", nargs="*", metavar="OPERATION", help="a folder in hat_kernels (default: all)")
     parser.add_argument("--out", type=Path, default=record.FOLDER, help="folder of the results (default: %(default)s)")
     options = parser.parse_args(arguments)
     sys.path.insert(0, os.getcwd())
@@ -43,13 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(facts: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    """One line a kernel and target."""
+    """The Markdown page: one line per kernel and target."""
     lines = [[str(row.get(column, "failed")) for column in COLUMNS] for row in rows]
     return "\n\n".join(
         [
             "# Kernels, compiled ahead of time",
-            f"Triton {facts['triton']}, commit {facts['commit'][:9]}. The widest global load and store of each kernel;"
-            " registers are those of a thread (AMD: vector registers).",
+            f"Triton {facts['triton']}, commit {facts['commit'][:9]}. `load bits` and `store bits`: the widest global"
+            " load and store of a kernel. `registers`: registers of one thread (AMD: vector registers).",
             table(HEADER, lines),
             "",
         ]

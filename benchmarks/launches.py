@@ -1,10 +1,10 @@
-"""`python -m benchmarks.launches`: how many kernels a step launches on a GPU and the bytes they move, without a GPU.
+"""`python -m benchmarks.launches`: count the kernels that a step launches on a GPU, and the bytes that they move.
 
-Answers for a batch of many tasks are counted too.
+Answers for a batch of many tasks are counted too. No GPU is needed. Writes `launches.json` and `launches.md`.
 
-Writes `launches.json` and `launches.md`. Every operation counts the tensors that it takes and gives, as if no cache
-held any of them; kernels of this library are counted, not run. So it says what a step that is bound by memory or by
-launches can cost beside the plain one, and nothing of how fast either runs.
+The bytes of an operation are those of its inputs and outputs, as if no cache held them. Kernels of this library are
+counted, but not run. The counts tell how much a step can cost in comparison to the plain step, if memory or launches
+limit both. They do not tell how fast a step runs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from unittest import mock
 
 LOCKED = (0.0, 0.5, 0.9)
 BATCH = 64
-WARM = 2  # steps before the one that is counted: states and tables are there then
+WARM = 2  # steps before the counted step; they create the states of the optimizer and the tables of pointers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before hat_kernels asks
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before the import of hat_kernels
     sys.path.insert(0, os.getcwd())
     from benchmarks import record
     from benchmarks.converted import SMALL_RESNET18, SMALL_VIT
@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def count(network: Any, locked: float, batch: int) -> list[dict[str, Any]]:
-    """One row a variant: the launches of a step, and its bytes beside those of the plain step.
+    """Count the launches and bytes of a step: one row per variant.
 
-    Of a network that is converted there are two variants and no floor.
+    A converted network has only the variants plain and ours, and no floor.
     """
     from benchmarks import cost
     from benchmarks.converted import ConvertedNetwork
@@ -86,7 +86,7 @@ def _counted(name: str, matmuls: bool, network: Any, locked: float, batch: int) 
     with as_on_a_gpu("triton", matmuls=matmuls), mock.patch("torch.nn.functional.dropout", native_dropout):
         step = build(name, Case(network=network, batch=batch, locked=locked))
         for group in step.optimizer.param_groups:
-            group["foreach"] = True  # as torch.optim chooses on a GPU
+            group["foreach"] = True  # torch.optim chooses this on a GPU
         x, y = batches(network, batch, 1)[0]
         tapes = [Tape(keep=False, run=False) for _ in range(WARM + 1)]
         for tape in tapes:
@@ -96,24 +96,24 @@ def _counted(name: str, matmuls: bool, network: Any, locked: float, batch: int) 
 
 
 def answers(network: Any, batch: int, tasks: int = 32) -> list[dict[str, Any]]:
-    """One row a way to answer for a batch behind many tasks."""
+    """Count the launches and bytes of answers for a batch of many tasks: one row per way to answer."""
     from benchmarks.serving import MIXED, calls, served
     from tests.hat.tape import Tape, as_on_a_gpu
 
     model, rows = served(network, tasks), []
     ways = calls(model, network, batch)
-    ways[MIXED]()  # tries whether one pass will do
+    ways[MIXED]()  # the first mixed batch checks whether one pass gives the right answer; this check is not counted
     for name, call in ways.items():
         tape = Tape(keep=False, run=False)
         with as_on_a_gpu("triton", matmuls=False), tape.recording():
             call()
-        found = {"launches": tape.launches.total(), "waits": len(tape.waits), "bytes": tape.bytes.total()}
-        rows.append({"network": str(network), "batch": batch, "tasks": tasks, "variant": name, **found})
+        counts = {"launches": tape.launches.total(), "waits": len(tape.waits), "bytes": tape.bytes.total()}
+        rows.append({"network": str(network), "batch": batch, "tasks": tasks, "variant": name, **counts})
     return rows
 
 
 def report(rows: Sequence[dict[str, Any]], commit: str) -> str:
-    """One line a network, locked share and variant."""
+    """The Markdown page: one line per network, locked share and variant, and a table of the answers."""
     from benchmarks.markdown import NONE, table
 
     lines = []
@@ -134,10 +134,11 @@ def report(rows: Sequence[dict[str, Any]], commit: str) -> str:
     return "\n\n".join(
         [
             "# What a step launches and moves",
-            f"Counted for a GPU without one, batch {BATCH}, float32, commit {commit[:9]}: every operation with the"
-            " tensors that it takes and gives, as if no cache held them. `waits`: how often the host waits for the"
-            " device. The floor is what cannot be avoided, see `benchmarks/cost.py`; it is known for the paper's."
-            " `our matmuls`: the kernels of `hat_kernels.gated_linear`, one a pass.",
+            f"Counted for a step on a GPU, but without a GPU: batch {BATCH}, float32, commit {commit[:9]}. The bytes of"
+            " an operation are those of its inputs and outputs, as if no cache held them. `waits`: how often the host"
+            " waits for the device. `floor`: the bytes that no step can avoid to move, see `benchmarks/cost.py`; there"
+            " is a floor for the paper's networks only. `our matmuls`: with the kernels of `hat_kernels.gated_linear`,"
+            " one kernel per pass.",
             table(header, lines),
             _answers([row for row in rows if "tasks" in row]),
             "",
@@ -157,7 +158,8 @@ def _answers(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    text = "To answer for a batch: all of one task, a task a sample, or every task by itself."
+    text = "To answer for a batch. `one task`: all samples belong to one task. `mixed`: every sample has its own task"
+    text += " id, in one call. `task by task`: one call per task, on the samples of the task."
     return f"{text}\n\n{table(['answers for', 'variant', 'launches', 'MB moved'], lines)}" if lines else ""
 
 

@@ -1,7 +1,7 @@
-"""Fair comparison on a machine that does other things too: interleaved rounds, medians, ratios within a round.
+"""Fair comparisons on a machine that runs other programs too: interleaved rounds, medians, ratios within a round.
 
-Whatever slows the machine for a while slows all variants alike, because they take turns every few steps; what slows it
-for one step does not move a median.
+The variants take turns every few steps. If other programs slow the machine for a while, they slow all variants equally.
+If they slow the machine for one step, the median does not change.
 """
 
 from __future__ import annotations
@@ -15,23 +15,30 @@ from typing import TypeVar
 T = TypeVar("T")
 
 Runner = Callable[[Sequence[float]], list[float]]
-"""Runs one step at every point it is given (of progress, of scale); returns the seconds of each, or of each phase."""
+"""Runs one step at every given point (a progress or a scale). Returns the seconds of every step, or of every phase."""
 
 
 def progress_grid(points: int) -> list[float]:
-    """The middles of `points` equal parts of an epoch: their mean is the mean over a linearly annealed epoch."""
+    """The middles of `points` equal parts of an epoch. The mean step at these points is the mean step of the epoch."""
     return [(point + 0.5) / points for point in range(points)]
 
 
 def blocks(grid: Sequence[T], size: int) -> list[list[T]]:
-    """The grid cut into runs of `size` neighbours, the last one maybe shorter."""
+    """Cut the grid into blocks of `size` neighbours. The last block may be shorter."""
     return [list(grid[start : start + size]) for start in range(0, len(grid), size)]
 
 
 def turns(names: Sequence[str], grid: Sequence[float], size: int, turn: int = 0) -> Iterator[tuple[str, list[float]]]:
-    """Who runs which points in one round: A, B, C on the first block, then B, C, A on the next.
+    """The order of one round: which variant runs which points.
 
-    The first of them changes from block to block, so that nobody always runs behind the same neighbour.
+    Variants A, B and C run the first block in the order A, B, C, the second block in the order B, C, A, and so on. The
+    order changes, so that no variant is always the first.
+
+    Args:
+        names: the names of the variants.
+        grid: the points.
+        size: the number of points per block.
+        turn: the number of the round; the variant with this index begins.
     """
     for index, block in enumerate(blocks(grid, size)):
         shift = (turn + index) % len(names)
@@ -41,35 +48,49 @@ def turns(names: Sequence[str], grid: Sequence[float], size: int, turn: int = 0)
 
 @dataclass
 class Timings:
-    """Seconds by variant, round and point of the grid."""
+    """The measured times.
+
+    Attributes:
+        grid: the points.
+        seconds: for every variant, for every round, the seconds at every point.
+    """
 
     grid: list[float]
     seconds: dict[str, list[list[float]]] = field(default_factory=dict)
 
     @property
     def rounds(self) -> int:
+        """The number of complete rounds."""
         return min(len(rounds) for rounds in self.seconds.values())
 
     def all(self, name: str) -> list[float]:
-        """Every step of a variant."""
+        """The seconds of every step of a variant."""
         return [step for steps in self.seconds[name] for step in steps]
 
     def at(self, name: str, point: int) -> list[float]:
-        """The steps of a variant at one point of the grid, one a round."""
+        """The seconds of a variant at one point of the grid, one number per round."""
         return [steps[point] for steps in self.seconds[name]]
 
     def epoch(self, name: str) -> float:
-        """The mean step over the epoch: the mean over its points of the median over rounds."""
+        """The mean step over the epoch: the median over rounds at every point, averaged over the points."""
         return statistics.fmean(statistics.median(self.at(name, point)) for point in range(len(self.grid)))
 
     def ratios(self, name: str, other: str) -> list[float]:
-        """Mean step of `name` / mean step of `other`, one a round."""
+        """The mean step of `name` divided by the mean step of `other`, one ratio per round."""
         pairs = zip(self.seconds[name], self.seconds[other], strict=True)
-        return [statistics.fmean(mine) / statistics.fmean(theirs) for mine, theirs in pairs]
+        return [statistics.fmean(steps) / statistics.fmean(other_steps) for steps, other_steps in pairs]
 
 
 def phases(timings: Timings, names: Sequence[str]) -> tuple[Timings, dict[str, Timings]]:
-    """The timings of whole steps and of every phase, from those of runners that return all phases of every step."""
+    """Split the timings of phases.
+
+    Args:
+        timings: the timings of runners that return the seconds of every phase of every step.
+        names: the names of the phases.
+
+    Returns:
+        The timings of whole steps, and the timings of every phase.
+    """
     count = len(names)
     whole, parts = Timings(timings.grid), {name: Timings(timings.grid) for name in names}
     for variant, rounds in timings.seconds.items():
@@ -89,7 +110,17 @@ def interleave(
     most: int = 12,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timings:
-    """Run rounds until another one would not fit into `seconds`: at least `least` rounds, at most `most`."""
+    """Run rounds in which the variants take turns, until another round would not fit into the time.
+
+    Args:
+        runners: the variants by name.
+        grid: the points.
+        block: the number of points that a variant runs before the next variant has its turn.
+        seconds: the time.
+        least: the least number of rounds, even if they take longer.
+        most: the largest number of rounds.
+        clock: gives the time in seconds.
+    """
     timings = Timings(list(grid), {name: [] for name in runners})
     start = clock()
     for turn in range(most):
@@ -105,7 +136,11 @@ def interleave(
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """The 20th, 50th and 80th percentile, linear between neighbours."""
+    """The 20th, 50th and 80th percentile, interpolated linearly.
+
+    Raises:
+        ValueError: there are no values.
+    """
     if not values:
         raise ValueError("values: expected at least one, got none")
     ordered = sorted(values)

@@ -1,7 +1,8 @@
-"""How much memory a step takes: counted in tensors, and measured in pages of the process.
+"""The memory of a step: the bytes of tensors, and the pages of the process.
 
-Tensors are counted to the byte, the same each time. Pages are what the system gave the process, with all that is no
-tensor: scratch space of the matrix library, rounding, what the allocator holds back.
+The bytes of tensors are counted exactly, and are the same in every run. The pages are the memory that the system gave
+the process. They also hold other things: scratch space of the matrix library, rounding to whole pages, and blocks that
+the allocator keeps for later.
 """
 
 from __future__ import annotations
@@ -16,25 +17,26 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-MMAP_THRESHOLD = -3  # of glibc's mallopt
+MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD, a parameter of glibc's mallopt
 
 
 def kept(*, but: Iterable[Tensor] = ()) -> int:
-    """Bytes of all tensors that this process holds on the CPU, but for some.
+    """Count the bytes of all tensors on the CPU, except those in `but`.
 
-    Between steps that is what outlives one: weights, masks, locks, states of an optimizer, memory kept for gradients.
+    Between two steps, these are the tensors that outlive a step: weights, masks, locks, states of an optimizer, memory
+    kept for gradients.
     """
     gc.collect()
-    found = [thing for thing in gc.get_objects() if type(thing) in (Tensor, torch.nn.Parameter)]
-    found = [tensor for tensor in found if tensor.device.type == "cpu"]
-    storages = {storage.data_ptr(): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in found)}
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, torch.nn.Parameter)]
+    tensors = [tensor for tensor in tensors if tensor.device.type == "cpu"]
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
     for tensor in but:
         storages.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(storages.values())
 
 
 def allocated(call: Callable[[], object]) -> int:
-    """The most bytes of tensors that are alive at once during `call` beyond those that were before."""
+    """Count the bytes of the tensors that `call` makes: the most that are alive at once."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     assert profiler.profiler is not None
@@ -47,13 +49,17 @@ def allocated(call: Callable[[], object]) -> int:
 
 
 def resident(make: Callable[[], Callable[[], object]]) -> int | None:
-    """Bytes by which the pages of this process peak while it runs what `make` made, beyond those before `make`.
+    """Measure how much the resident memory of this process grows: from before `make` to the peak of the run.
 
-    Made and run twice, and the second time counts: libraries, threads and compilers take what they keep in the first.
-    The allocator is told to give back every block of 64 KiB at once, so that no hole of an old block hides a new one.
+    Everything is made and run twice, and only the second time counts. In the first time libraries, threads and
+    compilers take the memory that they keep. The allocator is set to give back every block of 64 KiB or more at once.
+    Otherwise a new block could lie in the hole of an old block, and the peak would not show it.
+
+    Args:
+        make: builds the network and returns the function to run.
 
     Returns:
-        None where the system does not say: not Linux, not glibc.
+        The growth in bytes; None if the system does not tell, because it is not Linux with glibc.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -65,7 +71,7 @@ def resident(make: Callable[[], Callable[[], object]]) -> int | None:
         run = make()
         gc.collect()
         libc.malloc_trim(0)
-        CLEAR.write_text("5")  # the peak starts anew
+        CLEAR.write_text("5")  # reset VmHWM, the peak
     except (OSError, AttributeError):
         return None
     run()
@@ -73,6 +79,6 @@ def resident(make: Callable[[], Callable[[], object]]) -> int | None:
 
 
 def _status(name: str) -> int:
-    """Bytes by a name in `/proc/self/status`."""
+    """An entry of `/proc/self/status`, in bytes."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])

@@ -1,4 +1,4 @@
-"""Single operations, each as stock PyTorch without HAT, as the textbook has it, and as ours."""
+"""Single operations in several variants: plain PyTorch without HAT, the textbook, and ours."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hat_kernels.lock import rate
 
 Call = Callable[[], object]
 Maker = Callable[[list[Tensor], list[Tensor]], Call]
-"""Makes a step of weights and their gradients."""
+"""Takes weights and their gradients, and returns the call that updates the weights."""
 
 
 def gated_activation(batch: int, units: int = 2000, scale: float = 1.0) -> dict[str, Call]:
-    """ReLU and gate of activations [batch, units], forward and backward; plain has no gate."""
+    """ReLU and gate on activations [batch, units], forward and backward. Plain has no gate."""
     torch.manual_seed(0)
     x = torch.randn(batch, units, requires_grad=True)
     embedding = torch.randn(units, requires_grad=True)
@@ -47,7 +47,7 @@ def gated_activation(batch: int, units: int = 2000, scale: float = 1.0) -> dict[
 
 
 def sgd_update(locked: float, momentum: float = 0.0) -> dict[str, Call]:
-    """One SGD step, see `_update`; with momentum also under `hat_kernels.backend("compiled")`."""
+    """One SGD step, see `_update`. With momentum, ours also runs under `hat_kernels.backend("compiled")`."""
 
     def ours(values: list[Tensor], grads: list[Tensor]) -> Call:
         buffers = [torch.zeros_like(value) for value in values] if momentum else []
@@ -59,7 +59,7 @@ def sgd_update(locked: float, momentum: float = 0.0) -> dict[str, Call]:
 
 
 def adamw_update(locked: float) -> dict[str, Call]:
-    """One AdamW step, see `_update`; also under `hat_kernels.backend("compiled")`."""
+    """One AdamW step, see `_update`. Ours also runs under `hat_kernels.backend("compiled")`."""
 
     def ours(values: list[Tensor], grads: list[Tensor]) -> Call:
         moments = [[torch.zeros_like(value) for value in values] for _ in range(2)]
@@ -70,6 +70,8 @@ def adamw_update(locked: float) -> dict[str, Call]:
 
 
 def _compiled(make: Maker) -> Maker:
+    """The same step under `hat_kernels.backend("compiled")`."""
+
     def compiled(values: list[Tensor], grads: list[Tensor]) -> Call:
         step = make(values, grads)
 
@@ -87,10 +89,15 @@ def _update(
     stock: Callable[[list[Tensor]], torch.optim.Optimizer],
     ours: dict[str, Maker],
 ) -> dict[str, Call]:
-    """One step on the weights of the paper's MLP, gradients given; plain has no lock.
+    """One step of an optimizer on the weights of the paper's MLP, with given gradients.
 
-    Ours has the used units in front, and moves what lies behind them, as `hat.optim` does; those of the textbook are
-    anywhere.
+    Plain has no locks. For the textbook, the used units are anywhere. For ours, the used units are at the front, and
+    only the blocks of weights behind them move, as in `hat.optim`.
+
+    Args:
+        locked: the share of the units that finished tasks use.
+        stock: makes the optimizer of PyTorch.
+        ours: the makers of our steps, by variant.
     """
     torch.manual_seed(0)
     shapes = [(units, inputs) for inputs, units in pairwise((*MLP.input_shape, *MLP.hidden))]
@@ -99,17 +106,17 @@ def _update(
     rates = [rate(lock, torch.empty(s)).expand(s).contiguous() for lock, s in zip(locks, shapes, strict=True)]
 
     def weights() -> list[Tensor]:
-        made = [torch.randn(shape, requires_grad=True) for shape in shapes]
-        for weight in made:
+        weights_with_grad = [torch.randn(shape, requires_grad=True) for shape in shapes]
+        for weight in weights_with_grad:
             weight.grad = torch.randn_like(weight)
-        return made
+        return weights_with_grad
 
-    plain, theirs = stock(weights()), weights()
-    optimizer = stock(theirs)
+    plain, textbook_weights = stock(weights()), weights()
+    optimizer = stock(textbook_weights)
 
     def textbook() -> None:
-        if locked:  # the published code locks from the second task on
-            for weight, mask in zip(theirs, rates, strict=True):
+        if locked:  # the published code does not lock in the first task
+            for weight, mask in zip(textbook_weights, rates, strict=True):
                 assert weight.grad is not None
                 weight.grad *= mask
         optimizer.step()
@@ -117,18 +124,18 @@ def _update(
     calls: dict[str, Call] = {PLAIN: plain.step, TEXTBOOK: textbook}
     for name, make in ours.items():
         with torch.no_grad():
-            values, grads = _moving(weights(), locked)
-        calls[name] = torch.no_grad()(make(values, grads))  # an optimizer sets that itself
+            values, grads = _free_blocks(weights(), locked)
+        calls[name] = torch.no_grad()(make(values, grads))  # an optimizer runs its step without gradients too
     return calls
 
 
-def _moving(weights: Sequence[Tensor], locked: float) -> tuple[list[Tensor], list[Tensor]]:
-    """What may move of weights whose used units are in front, and its gradients."""
+def _free_blocks(weights: Sequence[Tensor], locked: float) -> tuple[list[Tensor], list[Tensor]]:
+    """The blocks of the weights that are not locked, and their gradients. The used units are at the front."""
     values: list[Tensor] = []
     grads: list[Tensor] = []
     for index, weight in enumerate(weights):
         rows, columns = (Side(torch.ones(n), locked=round(locked * n), in_order=True) for n in weight.shape)
-        blocks = Sides(rows, columns if index else None).blocks(weight)  # the inputs of a first layer are no units
+        blocks = Sides(rows, columns if index else None).blocks(weight)  # no gate is on the inputs of the first layer
         assert weight.grad is not None
         values, grads = values + cut(weight, blocks), grads + cut(weight.grad, blocks)
     return values, grads

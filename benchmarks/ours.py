@@ -1,4 +1,4 @@
-"""HAT as a user of this library writes it, with the published recipe: SGD, clipped at 10 000."""
+"""The variant `ours`: HAT with this library, trained as published: SGD, gradients clipped at a norm of 10 000."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.workload import LAMB, LR, MAX_NORM, S_MAX, Network
 
 
 def body(network: Network | ConvertedNetwork) -> nn.Module:
-    """The gated layers."""
+    """The gated layers of a network, without a head."""
     if isinstance(network, ConvertedNetwork):
         return network.body()
     if network.kind == "alexnet":
@@ -27,7 +27,7 @@ def body(network: Network | ConvertedNetwork) -> nn.Module:
 
 
 class Ours(TrainingStep):
-    """One training step after another with `hat.HATModel` and `hat.optim.SGD`."""
+    """Training steps with `hat.HATModel` and `hat.optim.SGD`."""
 
     name = "ours"
     model: hat.HATModel
@@ -41,14 +41,15 @@ class Ours(TrainingStep):
         in_backward: bool = False,
         config: hat.GateConfig | None = None,
     ) -> None:
-        """Learn the first task, or the next one.
+        """Begin the first task, or the task after some finished tasks.
 
         Args:
-            network: which network.
-            finished: the 0/1 mask [N] of every gate for each finished task, or None for a first task.
-            tasks: how many finished tasks use `finished`.
-            in_backward: update the weights inside the backward matmul; then no gradient is there to clip.
-            config: of the gates; by default the library's.
+            network: the network.
+            finished: the mask [N] of every gate, of 0 and 1, that all finished tasks have. None: there is no finished
+                task.
+            tasks: the number of finished tasks with these masks.
+            in_backward: update the weights inside the backward matmul. Then no gradients exist, so none are clipped.
+            config: how gates are learned; by default the library's default with the paper's `s_max`.
         """
         self.model = hat.HATModel(body(network), config=config or hat.GateConfig(s_max=S_MAX))
         for _ in range(tasks if finished is not None else 0):
@@ -69,7 +70,7 @@ class Ours(TrainingStep):
 
 @torch.no_grad()
 def finish(model: hat.HATModel, masks: Sequence[Tensor], classes: int) -> None:
-    """A task that ends with these masks, as if training had driven every embedding to its limit."""
+    """Add a finished task with these masks, as if training had moved every embedding to its limit."""
     model.begin_task(classes=classes)
     limit = model.config.limit
     for gate, mask in zip(model.gates.values(), masks, strict=True):
@@ -78,5 +79,5 @@ def finish(model: hat.HATModel, masks: Sequence[Tensor], classes: int) -> None:
 
 
 def placed(mask: Tensor, gate: hat.Gate) -> Tensor:
-    """A mask [N] of the units as they were at first, in the places where the gate has them now."""
+    """Reorder a mask [N] from the first order of the units to the present order of the gate's units."""
     return mask[gate.origin]

@@ -1,4 +1,4 @@
-"""What the pictures of the benchmark share: panels, lines of the variants, axes and a legend."""
+"""Parts that the pictures of the benchmark share: panels, lines of the variants, axes and a legend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.variants import COMPILED, FLUSHED, IN_MATMUL, OURS, PLAIN, TEXTBOOK, UNFLUSHED
 
-# Colour, marker and line of every variant; Paul Tol's "muted" scheme, as in hat.plots.
+# Colour, marker and line style of every variant. The colours are Paul Tol's "muted" scheme, as in hat.plots.
 STYLES = {
     PLAIN: ("#999999", "o", "-"),
     TEXTBOOK: ("#cc6677", "s", "--"),
@@ -25,13 +25,13 @@ NOTES = {
     "flush mode": "flush mode: the CPU takes subnormal numbers (below 1e-38) as 0; annealed gates make many of them",
     FLOOR: "floor: the least time that the matmuls or the memory traffic of a HAT step take on this machine",
 }
-"""What words in a legend mean."""
+"""Explanations of words in a legend."""
 TIMES = [digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5)]
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 3, 4, 6, 8)
 
 
 def panels(count: int, title: str, *, columns: int = 0) -> tuple[Figure, list[Axes]]:
-    """`count` panels in rows of `columns`, by default in one row."""
+    """A figure with `count` panels in rows of `columns` panels, by default in one row."""
     columns = min(columns or count, count)
     lines = -(-count // columns)
     figure = Figure(figsize=(1.2 + 4.2 * columns, 0.8 + 3.8 * lines), layout="constrained", facecolor="white")
@@ -47,7 +47,7 @@ def panels(count: int, title: str, *, columns: int = 0) -> tuple[Figure, list[Ax
 
 
 def line(axes: Axes, name: str, points: list[tuple[float, dict[str, float]]]) -> None:
-    """Medians as a line, the 20th to 80th percentile as a band."""
+    """Draw medians as a line, and the 20th to 80th percentile as a band."""
     colour, marker, style = STYLES[name]
     x = [place for place, _ in points]
     axes.plot(x, [q["p50"] for _, q in points], color=colour, marker=marker, markersize=4, linestyle=style, label=name)
@@ -55,12 +55,12 @@ def line(axes: Axes, name: str, points: list[tuple[float, dict[str, float]]]) ->
 
 
 def floor(axes: Axes, points: list[tuple[float, float]]) -> None:
-    """The least time that the arithmetic or the memory traffic of a HAT step takes."""
+    """Draw the floor: the least time that the arithmetic or the memory traffic of a HAT step takes."""
     axes.plot(*zip(*points, strict=True), color="black", linestyle=":", linewidth=1.2, label=FLOOR)
 
 
 def log_axis(axes: Axes, values: Sequence[float], ladder: Sequence[float]) -> None:
-    """A logarithmic axis that holds `values`, with numbers from `ladder` as one reads them."""
+    """Make the vertical axis logarithmic. The axis covers `values`, and its labels are numbers of `ladder`."""
     low, high = min(values) / 1.3, 1.3 * max(values)
     ticks = [tick for tick in ladder if low < tick < high]
     axes.set(yscale="log")
@@ -70,7 +70,7 @@ def log_axis(axes: Axes, values: Sequence[float], ladder: Sequence[float]) -> No
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """One for all panels, below them, with a note for every word of it that needs one."""
+    """Put one legend for all panels below them. Its title explains the words in `NOTES` that the legend uses."""
     handles, labels = axes.get_legend_handles_labels()
     notes = [note for word, note in NOTES.items() if any(word in label for label in labels)]
     figure.legend(

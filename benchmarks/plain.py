@@ -1,7 +1,7 @@
-"""The networks without HAT under stock PyTorch: what a step costs that remembers nothing.
+"""The variant `plain`: the networks without HAT in plain PyTorch. The cost of HAT is measured against it.
 
-Stock throughout: `nn.Sequential`, cross entropy and `torch.optim.SGD` with its default implementation. No gates, no
-penalty, no locks, and no clipping, which the HAT recipe has: a user without HAT would not clip either.
+It consists of `nn.Sequential`, cross entropy, and `torch.optim.SGD` with its default implementation. There are no
+gates, no penalty and no locks. Gradients are not clipped, because a user without HAT would not clip them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def build(network: Network | ConvertedNetwork) -> nn.Sequential:
 
 
 def mlp(network: Network) -> nn.Sequential:
-    """Linear, ReLU and dropout a hidden layer; dropout on the input; one head."""
+    """Dropout on the input; linear, ReLU and dropout for every hidden layer; one head."""
     (features,) = network.input_shape
     layers: list[nn.Module] = [nn.Dropout(network.dropout[0])]
     for (inputs, units), probability in zip(pairwise((features, *network.hidden)), network.dropout[1:], strict=True):
@@ -34,7 +34,7 @@ def mlp(network: Network) -> nn.Sequential:
 
 
 def alexnet(network: Network) -> nn.Sequential:
-    """Three convolutions with ReLU, dropout and max-pool, two linear layers with ReLU and dropout, one head."""
+    """Three convolutions with ReLU, dropout and max-pool; two linear layers with ReLU and dropout; one head."""
     inputs, size = network.input_shape[0], network.input_shape[-1]
     layers: list[nn.Module] = []
     for units, kernel, probability in zip(network.channels, kernels(size), network.dropout, strict=False):
@@ -54,7 +54,7 @@ def kernels(size: int) -> tuple[int, int, int]:
 
 
 class Plain(TrainingStep):
-    """One training step after another without HAT."""
+    """Training steps without HAT."""
 
     name = "plain"
 

@@ -1,4 +1,4 @@
-"""How long everything may take, the processes that do it, and what all rows have in common."""
+"""The time of the benchmark, its processes, and the entries that all rows have."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ Workers = Mapping[str, Worker]
 
 @dataclass(frozen=True)
 class Plan:
-    """How long everything may take.
+    """The time that the benchmark may take.
 
     Attributes:
-        seconds: for all timed rounds together.
-        least, most: rounds of a part, whatever it takes.
-        patience: seconds from the start after which one round has to do, on a slow or busy machine.
-        start: of the clock.
+        seconds: the time for all timed rounds together.
+        least: the least number of rounds of a part, even if they take longer.
+        most: the largest number of rounds of a part.
+        patience: seconds after the start from which on one round per part is enough, on a slow or busy machine.
+        start: the time of the start.
     """
 
     seconds: float = 450.0
@@ -38,14 +39,18 @@ class Plan:
     start: float = field(default_factory=time.perf_counter)
 
     def share(self, part: float) -> dict[str, Any]:
-        """The arguments of `interleave` for a part that gets this share of the time."""
+        """The arguments of `interleave` for measurements that get the share `part` of the time."""
         least = self.least if time.perf_counter() - self.start < self.patience else 1
         return {"seconds": self.seconds * part, "least": least, "most": self.most}
 
 
 @contextmanager
 def workers(names: Mapping[str, str]) -> Iterator[dict[str, Worker]]:
-    """One process for every name, of the variant it stands for, alive for the `with` block."""
+    """Start one process for every name, and end the processes after the `with` block.
+
+    Args:
+        names: the variant of every process, by the name of the process.
+    """
     started: dict[str, Worker] = {}
     try:
         for name, variant in names.items():
@@ -57,7 +62,7 @@ def workers(names: Mapping[str, str]) -> Iterator[dict[str, Worker]]:
 
 
 def about(part: str, variant: str, case: Case) -> Row:
-    """What was measured, of one variant."""
+    """The entries of a row that tell what was measured."""
     return {
         "part": part,
         "variant": variant,
@@ -70,9 +75,10 @@ def about(part: str, variant: str, case: Case) -> Row:
 
 
 def progress(scale: float) -> float:
-    """Where in an epoch the annealed scale has this value."""
+    """The progress of the epoch at which the annealed scale has the value `scale`."""
     return min(max((scale - 1 / S_MAX) / (S_MAX - 1 / S_MAX), 0.0), 1.0)
 
 
 def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    """The quantiles of times, in ms."""
     return quantiles([1e3 * value for value in seconds])

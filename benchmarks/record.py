@@ -1,4 +1,4 @@
-"""Reading and writing `benchmarks/results/*.json`."""
+"""Read and write `benchmarks/results/*.json`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ CPU = FOLDER / "cpu.json"
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """Put `results` in the place of what `path` held, at once; floats keep six digits."""
+    """Replace the file by the results, in one step. Floats are rounded to six digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(_rounded(results), indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Put `text` in the place of what `path` held, at once."""
+    """Replace the file by the text, in one step: a reader sees the old file or the whole new one."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `write` wrote.
+    """Read results that `write` wrote.
 
     Raises:
         ValueError: there is no such file, or it holds no results.

@@ -1,4 +1,8 @@
-"""A network that has learned many tasks and answers for them: one task a batch, a task a sample, or task by task."""
+"""A network with many finished tasks, and three ways to answer for a batch.
+
+`one task`: all samples belong to one task. `mixed`: every sample has its own task id, in one call. `task by task`: one
+call per task, on the samples of the task.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from hat.network.mixing import in_parts, rows_of
 ONE, MIXED, APART = "one task", "mixed", "task by task"
 KINDS = (ONE, MIXED, APART)
 TASKS = 32
-SHARE = 0.4  # of the units of every gate, others in each task
+SHARE = 0.4  # the share of every gate's units that a task uses; every task uses other units
 
 Call = Callable[[], Tensor]
 
@@ -26,16 +30,16 @@ def served(network: Network, tasks: int = TASKS) -> hat.HATModel:
     torch.manual_seed(0)
     model = hat.HATModel(body(network))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", hat.CapacityWarning)  # units that the tasks share are enough here
+        warnings.simplefilter("ignore", hat.CapacityWarning)  # the tasks share units and need no free ones
         for task in range(tasks):
             finish(model, used_units(network.units, SHARE, seed=task), network.classes)
     return model
 
 
 def calls(model: hat.HATModel, network: Network, batch: int, device: str = "cpu") -> dict[str, Call]:
-    """The same samples three times: all of one task; of as many tasks as the model has, in one pass; and in as many.
+    """Make the calls for the three ways to answer, see the module docstring. All calls get the same samples.
 
-    The ids are on the host, so that nothing waits for a GPU.
+    The task ids are on the host, so that no call waits for a GPU.
     """
     x = batches(network, batch, 1)[0][0].to(device)
     ids = torch.randperm(batch, generator=torch.Generator().manual_seed(0)) % model.tasks
@@ -48,9 +52,9 @@ def calls(model: hat.HATModel, network: Network, batch: int, device: str = "cpu"
 
         return run
 
-    found = {
+    ways = {
         ONE: lambda: model(x, task=0),
         MIXED: lambda: model(x, task=ids),
         APART: lambda: in_parts(x, rows, model.answer),
     }
-    return {name: evaluated(call) for name, call in found.items()}
+    return {name: evaluated(call) for name, call in ways.items()}

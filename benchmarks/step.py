@@ -1,4 +1,4 @@
-"""A training step in the three phases that are timed one by one."""
+"""A training step as three phases, which are timed separately."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ PHASES = ("forward", "backward", "update")
 
 
 class TrainingStep:
-    """One training step after another; a subclass says what its phases do.
+    """Training steps. A subclass defines the phases forward, backward and update.
 
-    The old gradients are dropped at the start of the backward pass, where a plain loop drops them too. What clips,
-    locks or clamps belongs to the update; weights that move inside the backward pass belong to the backward pass.
+    The backward phase begins with the removal of the old gradients, as in a plain training loop. Clipping, locks and
+    clamping belong to the update. If weights move inside the backward pass, their movement belongs to the backward
+    phase.
 
     Attributes:
-        name: of the kind.
-        model: what is trained.
-        optimizer: what trains it.
+        name: the name of the kind of variant.
+        model: the model.
+        optimizer: the optimizer of the model's parameters.
     """
 
     name: str
@@ -25,11 +26,17 @@ class TrainingStep:
     optimizer: torch.optim.Optimizer
 
     def forward(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
-        """The loss of a batch and its labels; `progress` of the epoch in [0, 1]."""
+        """Compute the loss.
+
+        Args:
+            x: a batch of inputs.
+            y: the labels [B].
+            progress: the progress of the epoch, in [0, 1].
+        """
         raise NotImplementedError
 
     def backward(self, loss: Tensor) -> None:
-        """New gradients in the place of the old ones."""
+        """Replace the old gradients by the gradients of `loss`."""
         self.optimizer.zero_grad()
         loss.backward()
 
@@ -38,7 +45,7 @@ class TrainingStep:
         self.optimizer.step()
 
     def __call__(self, x: Tensor, y: Tensor, progress: float) -> Tensor:
-        """All three; returns the loss before the step."""
+        """Run all three phases. Returns the loss before the update."""
         loss = self.forward(x, y, progress)
         self.backward(loss)
         self.update()

@@ -1,4 +1,4 @@
-"""What is measured on a CPU: the parts by name, and which variants need a process for them."""
+"""The parts of the CPU benchmark by name, and the variants that need a process."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PARTS: dict[str, Part] = {
     "width": width.widths,
     "mixed": mixed.mixed,
 }
-"""The first also measures the phases of a step."""
+"""The functions of the parts. `epoch` measures the phases of a step too."""
 
 NEEDED = {"epoch": epoch.VARIANTS, "scale": scale.VARIANTS, "tasks": (PLAIN,), "width": width.VARIANTS}
 
 
 def needed(parts: Sequence[str]) -> dict[str, str]:
-    """The variants that share their processes among these parts."""
+    """The variants that need a process for these parts. The parts share the process of a variant."""
     return {name: name for part in parts for name in NEEDED.get(part, ())}

@@ -1,7 +1,8 @@
-"""Tables in Markdown, made from a results file: nothing in them is typed by hand.
+"""Tables in Markdown, made from the results file of the CPU benchmark. No number is typed by hand.
 
+`python -m benchmarks.tables` prints all tables: `benchmarks/results/cpu.md`.
 `python -m benchmarks.tables --write docs/measurements.md` puts the short table between the lines
-`<!-- benchmark:cpu -->` and `<!-- /benchmark:cpu -->`; `--check` says whether it is there already.
+`<!-- benchmark:cpu -->` and `<!-- /benchmark:cpu -->`. `--check` fails if the page has another table.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from benchmarks.markdown import inserted, table
 __all__ = ["MARKER", "full", "main", "short", "table", "where"]
 
 MARKER = "benchmark:cpu"
-BUSY = 0.5  # beyond this load the threads of a step wait for a core that somebody else has
+BUSY = 0.5  # above this load the threads of a step wait for cores that other programs use
 
 
 def full(results: dict[str, Any]) -> str:
-    """Everything that was measured; a part that was not leaves no heading."""
+    """All tables as a page. A part that was not measured has no heading."""
     rows = results["rows"]
     sections = (
         ("Mean step over an annealed epoch", explained.EPOCH, [step_tables.epoch_table(rows)]),
@@ -42,7 +43,7 @@ def full(results: dict[str, Any]) -> str:
 
 
 def short(results: dict[str, Any]) -> str:
-    """The part that docs/measurements.md shows."""
+    """The tables that docs/measurements.md shows."""
     rows = results["rows"]
     tables = (step_tables.short_epoch_table(rows), growth_tables.mixed_table(rows), where(results))
     return "\n\n".join(text for text in tables if text)
@@ -59,12 +60,16 @@ def where(results: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 1 if `--check` finds another table than the results give, 2 for files that do not fit."""
+    """The command line.
+
+    Returns:
+        The exit status: 1 if `--check` finds another table in the page, 2 if a file cannot be used, otherwise 0.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=__doc__)
     parser.add_argument("--results", type=Path, default=record.CPU, help="results file (default: %(default)s)")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--write", type=Path, metavar="FILE", help="replace the table between the marks in FILE")
-    action.add_argument("--check", type=Path, metavar="FILE", help="fail unless FILE shows the table of the results")
+    action.add_argument("--check", type=Path, metavar="FILE", help="fail if FILE has another table than the results")
     options = parser.parse_args(arguments)
     try:
         results = record.read(options.results)
@@ -85,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             record.write_text(target, new)
         return 0
     if new != old:
-        print(f"{target}: the table is not that of {options.results}; run with --write {target}", file=sys.stderr)
+        print(f"{target}: the table differs from {options.results}; run with --write {target}", file=sys.stderr)
     return int(new != old)
 
 

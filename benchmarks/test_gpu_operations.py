@@ -1,6 +1,6 @@
-"""`pytest benchmarks` on a GPU: every operation, grouped so that ours stands beside its rivals; see `conftest.py`.
+"""`pytest benchmarks` on a GPU: time every operation. Ours and its rivals are shown as one group.
 
-A quick look, with the cost of launching in it; the numbers to quote come from `make gpu`.
+For a quick look only, because the times include the cost of launches. Quote the numbers of `make gpu`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEVICE = Device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def cases() -> Iterator[Any]:
-    """One parameter a case and variant; making a case makes no tensor of its size yet."""
+    """One parameter per case and variant. A case makes its tensors only when it runs."""
     for make in (*OPERATIONS, updates, embeddings):
         for size in DEVICE.sizes:
             for dtype in DTYPES:

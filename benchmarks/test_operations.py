@@ -1,4 +1,4 @@
-"""`pytest benchmarks`: single operations, grouped so that its variants stand together."""
+"""`pytest benchmarks`: time single operations. The variants of an operation are shown as one group."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def test_operation(benchmark: Any, operation: str, variant: str) -> None:
     benchmark.group = operation
     calls = OPERATIONS[operation]()
     if variant not in calls:
-        pytest.skip(f"{operation} is not compared under {variant}")
+        pytest.skip(f"{operation} has no variant {variant}")
     benchmark.pedantic(calls[variant], rounds=30, warmup_rounds=3)

@@ -1,6 +1,6 @@
-"""`pytest benchmarks`: whole steps, grouped so that plain, textbook and ours stand together.
+"""`pytest benchmarks`: time whole steps. Plain, textbook and ours are shown as one group.
 
-A quick look; the numbers to quote come from `python -m benchmarks`, which interleaves.
+For a quick look only. Quote the numbers of `python -m benchmarks`, in which the variants take turns.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def test_step(benchmark: Any, name: str, network: Network, batch: int, locked: f
     with VARIANTS[name].backend():
         bench = Bench(name, Case(network=network, batch=batch, locked=locked))
         bench.run([0.5])
-        places = cycle(progress_grid(12))
-        loss = benchmark.pedantic(lambda: bench.step(*next(bench.data), next(places)), rounds=12)
+        progress_values = cycle(progress_grid(12))
+        loss = benchmark.pedantic(lambda: bench.step(*next(bench.data), next(progress_values)), rounds=12)
     assert loss.isfinite()
 
 

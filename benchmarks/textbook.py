@@ -1,9 +1,11 @@
-"""HAT as the paper's equations read, one eager operation after another: the way the field's code has it.
+"""The variant `textbook`: the equations of the HAT paper as eager operations, as published code computes them.
 
-Gates multiply the activations after pooling; locks are tensors as large as the weights, made once a task and multiplied
-into every gradient; the compensation takes two hyperbolic cosines; `torch.nn.utils.clip_grad_norm_` and
-`torch.optim.SGD` make passes of their own. Serrà et al. 2018, equations 1 to 5 and section 2.5, with the constants of
-the published code. Like it, the first task is not locked at all: it skips that pass.
+Source: Serrà et al. 2018, equations 1 to 5 and section 2.5, with the constants of the published code.
+
+Gates multiply the activations after pooling. A lock is a tensor as large as the weight; it is made once per task and
+multiplied into every gradient. The compensation uses two hyperbolic cosines. `torch.nn.utils.clip_grad_norm_` and
+`torch.optim.SGD` each pass over all parameters. In the first task nothing is locked, and no gradient is multiplied, as
+in the published code.
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ from benchmarks.plain import kernels
 from benchmarks.step import TrainingStep
 from benchmarks.workload import LAMB, LR, MAX_NORM, S_MAX, Network
 
-TASKS = 10
+TASKS = 10  # the number of tasks that the network has heads and embeddings for
 CLAMP_COSH = 50.0
 CLAMP_EMBEDDING = 6.0
 
 
 class GatedNetwork(nn.Module):
-    """Convolutions, then linear layers, each followed by a gate; one head a task.
+    """Convolutions, then linear layers. A gate follows every layer. There is one head per task.
 
     Attributes:
         layers: the gated layers in order.
-        embeddings: of each layer, one row [N] a task.
-        heads: one a task.
+        embeddings: for every layer a table with one row [N] per task.
+        heads: one head per task.
+        rows: the numbers of the rows of the tables, on the device of the model.
     """
 
     rows: Tensor
@@ -50,7 +53,7 @@ class GatedNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.embeddings = nn.ModuleList(nn.Embedding(TASKS, units) for units in network.units)
         self.heads = nn.ModuleList(nn.Linear(network.hidden[-1], network.classes) for _ in range(TASKS))
-        self.register_buffer("rows", torch.arange(TASKS), persistent=False)  # so that it is on the model's device
+        self.register_buffer("rows", torch.arange(TASKS), persistent=False)  # a buffer moves with the model
 
     def forward(self, x: Tensor, task: int, scale: float) -> tuple[Tensor, list[Tensor]]:
         """Logits [B, classes] and the gates [1, N] of every layer."""
@@ -67,7 +70,7 @@ class GatedNetwork(nn.Module):
         return self.heads[task](h), gates
 
     def gates(self, task: int, scale: float) -> list[Tensor]:
-        """`a = sigmoid(s e)`, equation 1."""
+        """The gates [1, N] of every layer: `a = sigmoid(s e)`, equation 1."""
         row = self.rows[task : task + 1]
         return [torch.sigmoid(scale * F.embedding(row, table)) for table in self.tables()]
 
@@ -76,31 +79,43 @@ class GatedNetwork(nn.Module):
         return list(self.embeddings.parameters())
 
     def rates(self, used: Sequence[Tensor]) -> dict[str, Tensor]:
-        """`1 - min(used_out, used_in)` of every shared parameter, as large as the parameter: equation 2."""
+        """The factors of the gradients: `1 - min(used_out, used_in)`, equation 2.
+
+        Args:
+            used: for every layer a mask [N] of the units that finished tasks use.
+
+        Returns:
+            For every shared parameter, by name, a tensor of the parameter's shape.
+        """
         rates: dict[str, Tensor] = {}
-        before: Tensor | None = None
-        for index, out in enumerate(used):
+        inputs_used: Tensor | None = None
+        for index, outputs_used in enumerate(used):
             weight = self.get_parameter(f"layers.{index}.weight")
-            rows = out.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight)
-            if before is None:
+            rows = outputs_used.view(-1, *[1] * (weight.dim() - 1)).expand_as(weight)
+            if inputs_used is None:
                 rates[f"layers.{index}.weight"] = 1 - rows
             else:
-                columns = before.repeat_interleave(weight.shape[1] // before.numel())
+                columns = inputs_used.repeat_interleave(weight.shape[1] // inputs_used.numel())
                 columns = columns.view(1, -1, *[1] * (weight.dim() - 2)).expand_as(weight)
                 rates[f"layers.{index}.weight"] = 1 - torch.min(rows, columns)
-            rates[f"layers.{index}.bias"] = 1 - out
-            before = out
+            rates[f"layers.{index}.bias"] = 1 - outputs_used
+            inputs_used = outputs_used
         return rates
 
 
 class Textbook(TrainingStep):
-    """One training step after another, by the book."""
+    """Training steps by the equations of the paper."""
 
     name = "textbook"
     model: GatedNetwork
 
     def __init__(self, network: Network, *, finished: Sequence[Tensor] | None = None) -> None:
-        """`finished`: the mask [N] of every layer for all earlier tasks together, or None for a first task."""
+        """Begin a task.
+
+        Args:
+            network: the network.
+            finished: for every layer a mask [N] of the units that finished tasks use. None: there is no finished task.
+        """
         self.model = GatedNetwork(network)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LR)
         self.used: list[Tensor] = []
@@ -122,18 +137,19 @@ class Textbook(TrainingStep):
         self.clamp()
 
     def penalty(self, gates: Sequence[Tensor]) -> Tensor:
-        """Equations 4 and 5."""
+        """The penalty for used units: equations 4 and 5."""
         used = self.used or [torch.zeros_like(gate) for gate in gates]
         busy = torch.stack([(gate * (1 - u)).sum() for gate, u in zip(gates, used, strict=True)])
         return busy.sum() / torch.stack([(1 - u).sum() for u in used]).sum()
 
     def lock(self) -> None:
+        """Multiply every gradient by the factors of `rates`."""
         for name, parameter in self.model.named_parameters():
             if name in self.rates and parameter.grad is not None:
                 parameter.grad *= self.rates[name]
 
     def compensate(self, scale: float) -> None:
-        """Section 2.5."""
+        """Compensate the gradients of the embeddings for the annealed scale: section 2.5."""
         for table in self.model.tables():
             assert table.grad is not None
             e = table.detach()
@@ -141,5 +157,6 @@ class Textbook(TrainingStep):
             table.grad *= S_MAX / scale * numerator / (torch.cosh(e) + 1)
 
     def clamp(self) -> None:
+        """Clamp the embeddings."""
         for table in self.model.tables():
             table.data.clamp_(-CLAMP_EMBEDDING, CLAMP_EMBEDDING)

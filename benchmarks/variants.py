@@ -1,4 +1,4 @@
-"""The variants that are compared: what each runs, and in which mode of its process."""
+"""The variants that are compared."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ class Variant:
 
     Attributes:
         kind: `"plain"`, `"textbook"` or `"ours"`.
-        flush: the process flushes subnormal numbers to zero. The published code does not set that, nor does `textbook`.
-        in_backward: weights move inside the matmul that would make their gradient; that leaves nothing to clip.
-        compiled: elementwise operations go through Inductor.
+        flush: the process takes subnormal numbers as 0. Neither the published code nor `textbook` sets this mode.
+        in_backward: weights move inside the matmul that would compute their gradient. Then no gradients exist, so none
+            are clipped.
+        compiled: Inductor compiles the elementwise operations.
     """
 
     kind: str = "ours"
@@ -25,7 +26,7 @@ class Variant:
     compiled: bool = False
 
     def backend(self) -> AbstractContextManager[None]:
-        """What its steps run under."""
+        """The context in which the steps run."""
         return hat_kernels.backend("compiled") if self.compiled else nullcontext()
 
 

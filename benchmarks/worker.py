@@ -1,7 +1,7 @@
-"""A process of its own for every variant, with or without flush mode.
+"""Processes for the variants. Every variant runs in its own process, with or without flush mode.
 
-`torch.set_flush_denormal` acts on the thread that calls it and on worker threads that start later, so the mode of a
-process is chosen before its first tensor operation and kept. It also keeps the variants' memory apart.
+`torch.set_flush_denormal` acts on the calling thread and on worker threads that start later. Therefore a process sets
+the mode before its first tensor operation and never changes it. Processes also keep the memory of the variants apart.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Worker:
 
     def __init__(self, name: str, *, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, name, threads), daemon=True)
+        self._connection, worker_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(worker_end, name, threads), daemon=True)
         self._process.start()
-        theirs.close()
+        worker_end.close()
 
     def build(self, case: Case) -> None:
-        """Make the variant ready; returns when it is."""
+        """Build the variant and warm it up. Returns when the variant is ready."""
         self._ask("build", case)
 
     def run(self, grid: Sequence[float]) -> list[float]:
@@ -49,7 +49,7 @@ class Worker:
         return self._ask("memory")
 
     def peak(self, case: Case) -> int | None:
-        """See `memory.resident`: of some steps, in a process that did nothing else yet."""
+        """The peak of some steps, see `memory.resident`. The process must be fresh."""
         return self._ask("peak", case)
 
     def close(self) -> None:
@@ -64,14 +64,14 @@ class Worker:
             self._connection.send((command, arguments))
             ok, answer = self._connection.recv()
         except (EOFError, BrokenPipeError) as error:
-            raise RuntimeError(f"worker: expected an answer to {command}, got an end of the process") from error
+            raise RuntimeError(f"worker: expected an answer to {command}, but the process has ended") from error
         if not ok:
             raise RuntimeError(f"worker: {command} failed: {answer}")
         return answer
 
 
 class _Server:
-    """What the process does when it is asked."""
+    """The commands of the process. Every method is a command of `Worker`."""
 
     bench: Bench
 
@@ -79,10 +79,10 @@ class _Server:
         self.name = name
 
     def build(self, case: Case) -> None:
-        self.__dict__.pop("bench", None)  # give its memory back first
+        self.__dict__.pop("bench", None)  # free the memory of the old bench first
         gc.collect()
         if VARIANTS[self.name].compiled:
-            torch.compiler.reset()  # no case meets what was compiled for another
+            torch.compiler.reset()  # no case uses code that was compiled for another case
         self.bench = Bench(self.name, case)
 
     def run(self, grid: Sequence[float]) -> list[float]:
@@ -99,9 +99,9 @@ class _Server:
 
 
 def _serve(connection: Connection, name: str, threads: int) -> None:
-    torch.set_flush_denormal(VARIANTS[name].flush)  # before the first tensor operation, see above
+    torch.set_flush_denormal(VARIANTS[name].flush)  # before the first tensor operation, see the module docstring
     torch.set_num_threads(threads)
-    gc.disable()  # a collection in a timed step would be the harness's doing
+    gc.disable()  # a garbage collection in a timed step would distort the time
     server = _Server(name)
     with VARIANTS[name].backend():
         while True:

@@ -1,4 +1,4 @@
-"""The networks that are measured, and the batches and finished tasks that every variant gets alike."""
+"""The networks that are measured, and the batches and finished tasks, which are the same for every variant."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Network:
     """One of the paper's two networks.
 
     Attributes:
-        kind: `"mlp"`, Serrà et al. 2018, section 4.2; or `"alexnet"`, section 4.1.
-        input_shape: of one input.
+        kind: `"mlp"` (Serrà et al. 2018, section 4.2) or `"alexnet"` (section 4.1).
+        input_shape: the shape of one input.
         hidden: the widths of the gated linear layers.
-        channels: of the three convolutions of an AlexNet.
-        classes: of every task.
-        drop: apply the paper's dropout; off where two variants must compute the same.
+        channels: the channels of the three convolutions of an AlexNet; empty for an MLP.
+        classes: the number of classes of every task.
+        drop: apply the paper's dropout. It is off where two variants must compute the same numbers.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Network:
 
     @property
     def dropout(self) -> tuple[float, ...]:
-        """Probabilities in the order of application: the MLP's input first, then one a gated layer."""
+        """The dropout probabilities: for an MLP that of the input first, then one per gated layer."""
         paper = (0.2, *[0.5] * len(self.hidden)) if self.kind == "mlp" else (0.2, 0.2, *[0.5] * (len(self.units) - 2))
         return paper if self.drop else (0.0,) * len(paper)
 
@@ -57,7 +57,16 @@ ALEXNET = Network(kind="alexnet", input_shape=(3, 32, 32), hidden=(2048, 2048), 
 
 
 def used_units(units: Sequence[int], share: float, *, seed: int = 0) -> list[Tensor]:
-    """The mask [N] of a finished task that uses exactly `round(share N)` random units of every gate; 0.0 or 1.0."""
+    """The masks of a finished task that uses exactly `round(share N)` random units of every gate.
+
+    Args:
+        units: the number of units N of every gate.
+        share: the share of the units, in [0, 1].
+        seed: the seed of the random units.
+
+    Returns:
+        For every gate a mask [N] of 0.0 and 1.0.
+    """
     generator = torch.Generator().manual_seed(seed)
     masks = []
     for count in units:
@@ -68,9 +77,16 @@ def used_units(units: Sequence[int], share: float, *, seed: int = 0) -> list[Ten
 
 
 def batches(network: Any, batch: int, count: int, *, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """`count` batches of noise [batch, *input_shape] in [0, 1) and labels [batch]: no step time depends on the data.
+    """Batches of noise. The time of a step does not depend on the data.
 
-    `network` is anything that has an `input_shape` and `classes`.
+    Args:
+        network: an object with `input_shape` and `classes`.
+        batch: the number of samples per batch.
+        count: the number of batches.
+        seed: the seed of the noise.
+
+    Returns:
+        `count` pairs of inputs [batch, *input_shape] in [0, 1) and labels [batch].
     """
     generator = torch.Generator().manual_seed(seed)
     return [

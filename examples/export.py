@@ -1,7 +1,8 @@
-"""What each task has learned as a small network of its own: `python examples/export.py`, some seconds, no download.
+"""Export every task as a small network: `python examples/export.py`. Takes some seconds and downloads nothing.
 
-Two tasks are learned by one network; each is exported as a plain `torch.nn.Module` without the units that it does not
-use, which answers the same. `torch.export` writes one of them as a file that runs without this package.
+One network learns two tasks. `hat.export` makes a plain `torch.nn.Module` for each task: the module leaves out the
+units that the task does not use, and gives the same answers. `torch.export` then writes one module to a file that runs
+without this package.
 """
 
 import tempfile
@@ -28,7 +29,7 @@ for task in range(2):
         f"task {task}: {size:,} parameters, units {small.units}, accuracy {accuracy:.1%}, as the model's: {bool(same)}"
     )
 
-both = hat.export(model, tasks=[0, 1])  # one network for both, told which is meant
+both = hat.export(model, tasks=[0, 1])  # one network for both tasks; the caller gives the task id
 print(f"both: {sum(p.numel() for p in both.parameters()):,} parameters, logits {tuple(both(images, task=0).shape)}")
 
 with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,8 @@
-"""A task removed without a trace: `python examples/forget.py`, some seconds, no download.
+"""Remove a task without a trace: `python examples/forget.py`. Takes some seconds and downloads nothing.
 
-Three tasks are learned, the middle one has to go: what only it has shaped is drawn anew and free again, the others keep
-every bit, and the units that it gives back are used by the next one.
+The network learns three tasks, then forgets the second task. Weights that only the second task has trained get new
+random values. The units that only the second task used are free for the next task. The answers of the other two tasks
+keep every bit.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Plain-text tables: aligned columns, and names of axes that are short enough for a cell."""
+"""Plain-text tables: aligned columns, and short names of axes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def short_name(name: str) -> str:
 
 
 def axis_name(name: str) -> str:
-    """The name of an axis: the name of the layer if the gate belongs to a layer."""
+    """The short name of a gate without the ending `.gate`, so that the gate of a layer has the layer's name."""
     return short_name(name).removesuffix(".gate")
 
 
@@ -19,12 +19,12 @@ def aligned(rows: Sequence[Sequence[str]], numbers: Iterable[int] = (), *, gap: 
     """Pad the cells of a table, so that its columns have equal widths.
 
     Args:
-        rows: of cells.
-        numbers: the columns to align to the right; the others are aligned to the left.
-        gap: what stands between two columns.
+        rows: the rows of the table; each row is a list of cells.
+        numbers: the indices of columns that are aligned to the right; the other columns are aligned to the left.
+        gap: the text between two columns.
 
     Returns:
-        One line a row.
+        One line per row.
     """
     widths, right = [max(map(len, column)) for column in zip(*rows, strict=True)], set(numbers)
     return [

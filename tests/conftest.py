@@ -1,4 +1,4 @@
-"""What every test starts from."""
+"""Setup for every test: environment variables, options of pytest, the order of the files, and a fixed seed."""
 
 from __future__ import annotations
 
@@ -11,55 +11,58 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# Before anything imports hat_kernels or Triton: both ask at import whether kernels are compiled or interpreted.
+# These lines come before the imports of hat_kernels and Triton, which read the variables when they are imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-if (DATA := Path(__file__).resolve().parents[2] / "shared" / "data").is_dir():  # real datasets beside the checkout
+if (DATA := Path(__file__).resolve().parents[2] / "shared" / "data").is_dir():  # real datasets next to the checkout
     os.environ.setdefault("HAT_DATA", str(DATA))
 
 import hat_kernels
 
-# No test asserts a duration, and none fails because the machine is busy.
+# No deadline: no test fails because the machine is busy.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
 
 _LONGEST = ("test_graphs", "test_gpu", "test_on_triton", "test_zoo", "test_compiled")
-"""Files that go first: the last one to begin decides when two processes are done."""
+"""The slowest test files. They run first, so that no process still runs a slow file when the others are done."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--backend", default="auto", help="of hat_kernels in every test (auto, reference or triton)")
-    parser.addoption("--sample", type=int, default=1, help="of every test, run its first case and each N-th after it")
+    parser.addoption("--backend", default="auto", help="backend of hat_kernels: auto, reference or triton")
+    parser.addoption("--sample", type=int, default=1, help="run the first case of every test and every N-th after it")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Not in pyproject.toml: pytest would import `hat` for these names before the line above has run."""
+    """Turn warnings of `hat` into errors.
+
+    The filters are not in pyproject.toml, because pytest would import `hat` for them before `TRITON_INTERPRET` is set.
+    """
     for warning in ("CapacityWarning", "UnlockedWarning"):
         config.addinivalue_line("filterwarnings", f"error::hat.{warning}")
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+@pytest.hookimpl(tryfirst=True)  # the mark `kernel` must be there before `-m kernel` selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A file `test_triton*.py` runs kernels."""
+    """Mark the tests in `test_triton*.py` as `kernel`, leave out cases as `--sample` says, and put slow files first."""
     for item in items:
         if item.path.name.startswith("test_triton"):
             item.add_marker(pytest.mark.kernel)
     cases: Counter[str] = Counter()
-    chosen, left = [], []
+    chosen, left_out = [], []
     for item in items:
         test = item.nodeid.partition("[")[0]
-        (left if cases[test] % config.getoption("--sample") else chosen).append(item)
+        (left_out if cases[test] % config.getoption("--sample") else chosen).append(item)
         cases[test] += 1
-    if left:
-        config.hook.pytest_deselected(items=left)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
     items[:] = sorted(chosen, key=lambda item: item.path.stem not in _LONGEST)
 
 
 @pytest.fixture(autouse=True)
 def same_start(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A known seed, no floating-point mode left over from another test, and the backend that was asked for."""
+    """Start every test with seed 0, without flush mode, and with the backend that `--backend` names."""
     torch.manual_seed(0)
     torch.set_flush_denormal(False)
     with hat_kernels.backend(request.config.getoption("--backend")):

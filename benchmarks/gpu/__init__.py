@@ -1,1 +1,1 @@
-"""What the kernels reach on a GPU: single operations and whole steps, against ceilings measured in the same run."""
+"""GPU benchmarks of single operations and whole steps, compared with the GPU's measured limits ("ceilings")."""

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.gpu`: the tests on a GPU, then every GPU benchmark, in under 8 minutes and without installing.
+"""`python -m benchmarks.gpu`: run the tests on a GPU, then every GPU benchmark, in under 8 minutes. Installs nothing.
 
-Writes `<gpu>.json`, `<gpu>.md` and `<gpu>-bandwidth.png` to `--out`. Without a GPU it says so and exits with 2. Which
-kernel of `hat_kernels.gated_linear` is the fastest goes to `measured/<gpu>.json` in `--out`; without that, to where the
-package reads it.
+Writes `<gpu>.json`, `<gpu>.md` and `<gpu>-bandwidth.png` to the folder `--out`. The table of the fastest kernels of
+`hat_kernels.gated_linear` goes to `measured/<gpu>.json` in this folder; without `--out`, it goes to the file that the
+package reads. Without a GPU the command prints an error and exits with status 2.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-CHOOSING = 0.3  # of the time: to find the fastest kernel of every matmul, before all is measured with those
+CHOOSING = 0.3  # share of the time to find the fastest kernel of every matmul; later measurements use these kernels
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=None, help="folder of the results (default: benchmarks/results)")
-    parser.add_argument("--seconds", type=float, default=420.0, help="for all of it")
-    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds a row")
-    parser.add_argument("--no-tests", action="store_true", help="benchmarks only")
-    parser.add_argument("--dry-run", action="store_true", help="on the CPU, interpreted and tiny: does all of it run?")
+    parser.add_argument("--seconds", type=float, default=420.0, help="time for tests and benchmarks together")
+    parser.add_argument("--rounds", type=int, default=15, help="interleaved rounds per row")
+    parser.add_argument("--no-tests", action="store_true", help="run benchmarks only")
+    parser.add_argument("--dry-run", action="store_true", help="run everything on the CPU, tiny and interpreted")
     options = parser.parse_args(arguments)
     if options.dry_run:
-        os.environ.setdefault("TRITON_INTERPRET", "1")  # before hat_kernels asks
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # before the import of hat_kernels
     elif missing := _missing():
         print(missing, file=sys.stderr)
         return 2
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _missing() -> str:
-    """Why nothing can be measured here, in one line; empty if it can."""
+    """The reason why there is no GPU to measure, in one line; empty if there is a GPU."""
     try:
         import torch
     except ImportError as error:
@@ -60,20 +60,20 @@ def _run(options: argparse.Namespace) -> int:
     for row in tested:
         print(f"tests of {row['tests']}: {row['status']}", file=sys.stderr)
         print(row.get("output", ""), file=sys.stderr)
-    found = ceilings.probe(device)
-    results: dict[str, Any] = {"environment": facts, "ceilings": asdict(found), "tests": tested, "rows": []}
-    left = options.seconds - (time.monotonic() - start)
+    limits = ceilings.probe(device)
+    results: dict[str, Any] = {"environment": facts, "ceilings": asdict(limits), "tests": tested, "rows": []}
+    seconds_left = options.seconds - (time.monotonic() - start)
     table = folder / "measured" / path.name if options.out or device.dry else choice.FOLDER / path.name
-    chosen: list[run.Row] = []
-    entries = run.choose(device, CHOOSING * left, options.rounds, table, chosen)
-    results["rows"] += [{**row, **facts} for row in chosen]
-    left = options.seconds - (time.monotonic() - start)
+    choice_rows: list[run.Row] = []
+    entries = run.choose(device, CHOOSING * seconds_left, options.rounds, table, choice_rows)
+    results["rows"] += [{**row, **facts} for row in choice_rows]
+    seconds_left = options.seconds - (time.monotonic() - start)
     with choice.measuring(entries):
-        for row in run.measure_all(device, found, left, options.rounds):
+        for row in run.measure_all(device, limits, seconds_left, options.rounds):
             run.show(row)
             results["rows"].append({**row, **facts})
             if len(results["rows"]) % 50 == 0:
-                record.write(path, results)  # what there is, should the machine be taken away
+                record.write(path, results)  # the rows so far are safe if the machine is taken away
     results["seconds"] = round(time.monotonic() - start, 1)
     record.write(path, results)
     text = report.report(results)

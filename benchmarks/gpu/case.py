@@ -1,4 +1,4 @@
-"""One comparison: an operation at a size and dtype, as several variants compute it."""
+"""A case: an operation with a size and a dtype, in several variants that are compared."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from benchmarks.gpu.timing import Call, Maker
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is compared, and what it must do at the least.
+    """An operation, its variants, and the least work that any variant has to do.
 
     Attributes:
-        operation: name of the operation and what of it.
-        shape: of the main tensor, in words.
-        dtype: of the main tensor.
-        bytes: each input read once, each output written once; locked elements not at all.
-        flops: of matmuls; 0 for an operation bound by memory.
-        size: bytes of the main tensor, for the plot.
-        locked: share of both axes that is locked.
-        variants: makers of the calls, `ours` among them.
+        operation: the name of the operation, and of the pass if it is one pass.
+        shape: the shape of the main tensor, in words.
+        dtype: the dtype of the main tensor.
+        bytes: the least bytes to move: every input is read once, every output is written once, locked elements are
+            not moved.
+        flops: the FLOPs of matmuls; 0 for an operation that memory limits.
+        size: the bytes of the main tensor, for the plot.
+        locked: the share of both axes that is locked.
+        variants: by name, functions that make the calls to time. One variant is `ours`.
     """
 
     operation: str
@@ -42,12 +43,12 @@ class Case:
 
 
 def sets(device: Device, size: int) -> int:
-    """How many sets of inputs of `size` bytes repeated calls rotate through."""
+    """The number of sets of inputs of `size` bytes. Repeated calls take turns with the sets."""
     return max(1, min(32, device.rotation // max(size, 1)))
 
 
 def within(context: Callable[[], AbstractContextManager[None]], call: Call) -> Call:
-    """The call under a context, as for the choice of a backend."""
+    """The call inside a context, for example the choice of a backend."""
 
     def run() -> object:
         with context():
@@ -59,11 +60,17 @@ def within(context: Callable[[], AbstractContextManager[None]], call: Call) -> C
 def three_ways(
     device: Device, function: Callable[..., object], inputs: Callable[[], Sequence[tuple]]
 ) -> dict[str, Maker]:
-    """A function of hat_kernels as kernel, as eager reference, and as compiled reference, each on inputs of its own."""
+    """Three variants of a function of hat_kernels: the kernel, the eager reference and the compiled reference.
+
+    Args:
+        device: the device.
+        function: the function.
+        inputs: makes the arguments of all calls; every variant gets its own arguments.
+    """
 
     def calls(context: Callable[[], AbstractContextManager[None]], compiled: bool) -> list[Call]:
-        chosen = compile_(device, function) if compiled else function
-        return [within(context, partial(chosen, *arguments)) for arguments in inputs()]
+        called = compile_(device, function) if compiled else function
+        return [within(context, partial(called, *arguments)) for arguments in inputs()]
 
     reference = partial(hat_kernels.backend, "reference")
     return {
@@ -74,7 +81,10 @@ def three_ways(
 
 
 def compile_(device: Device, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.compile`, whose backward may run more than once on one forward; traced only in a dry run."""
+    """Compile a function with `torch.compile`, so that its backward can run several times after one forward.
+
+    In a dry run the function is traced, but no code is generated.
+    """
     import torch._functorch.config
 
     torch._functorch.config.donated_buffer = False
@@ -87,16 +97,16 @@ def backward(
     forward: Callable[..., Tensor],
     inputs: Callable[[], Iterator[tuple[Tensor, ...]]],
 ) -> Maker:
-    """Calls of the backward pass alone; the forward runs when they are made."""
+    """A maker of calls that run the backward pass only. The forward pass runs when the calls are made."""
 
     def make() -> list[Call]:
-        found: list[Call] = []
+        calls: list[Call] = []
         for arguments in inputs():
             leaves = [argument for argument in arguments if argument.requires_grad]
             with context():
                 y = forward(*arguments)
             upstream = torch.randn_like(y)
-            found.append(within(context, partial(torch.autograd.grad, y, leaves, upstream, retain_graph=True)))
-        return found
+            calls.append(within(context, partial(torch.autograd.grad, y, leaves, upstream, retain_graph=True)))
+        return calls
 
     return make

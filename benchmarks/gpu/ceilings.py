@@ -1,4 +1,4 @@
-"""What this device can do at most: bytes a second of a copy, operations a second of a matmul."""
+"""The limits of the device: bytes per second of a copy, operations per second of a matmul."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class Ceilings:
     """Rates measured just before the benchmark.
 
     Attributes:
-        copy: bytes/s, read and written.
-        matmul: FLOP/s by dtype, on random numbers; float32 as `torch.backends.cuda.matmul` has it.
+        copy: bytes/s of a copy; read and written bytes both count.
+        matmul: FLOP/s of a matmul of random numbers, by dtype; float32 in the precision that
+            `torch.backends.cuda.matmul` is set to.
     """
 
     copy: float
@@ -28,7 +29,7 @@ class Ceilings:
 
 
 def probe(device: Device) -> Ceilings:
-    """A copy of 1 GiB, and square matmuls of 8192."""
+    """Measure a copy of 1 GiB, and matmuls of 8192 x 8192."""
     size, side = (4096, 32) if device.dry else (1024 * MEBIBYTE, 8192)
     on = stream(device)
     source = torch.rand(size // 4, device=device.kind)

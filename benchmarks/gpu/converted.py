@@ -1,4 +1,4 @@
-"""Whole training steps that arithmetic bounds: networks that are converted, in bfloat16, eager and as a CUDA graph."""
+"""Whole training steps of converted networks in bfloat16, eager and as a CUDA graph. Arithmetic limits these steps."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from benchmarks.workload import batches
 KINDS = (PLAIN, OURS)
 NETWORKS = ((RESNET18, 256), (VIT_B, 128))
 TINY = ((TINY_RESNET18, 4), (TINY_VIT, 4))
-ROUNDS = 7  # at most: a step takes a tenth of a second, and is not lost in the noise
+ROUNDS = 7  # the most rounds: a step takes a tenth of a second, so few rounds are enough
 
 
 def rows(device: Device, on: Any, rounds: int, deadline: float = float("inf")) -> Iterator[dict[str, Any]]:
-    """One row a network, locked share, variant and mode, until `deadline` of `time.monotonic()`.
+    """Measure: one row per network, locked share, variant and mode, until `deadline` (a time of `time.monotonic()`).
 
-    Every network has the same share of the time; where it ends a row says so.
+    Every network has the same share of the time. If its time ends early, a row says so.
     """
     networks = TINY if device.dry else NETWORKS
     for index, (network, batch) in enumerate(networks):
-        now = time.monotonic()
-        until = now + (deadline - now) / (len(networks) - index)
+        start = time.monotonic()
+        until = start + (deadline - start) / (len(networks) - index)
         for locked in LOCKED[1:2] if device.dry else LOCKED:
             if time.monotonic() > until:
                 yield {"part": "converted", "operation": _title(network, batch), "error": "out of time"}
@@ -50,7 +50,7 @@ def _title(network: ConvertedNetwork, batch: int) -> str:
 def _rows(
     device: Device, on: Any, rounds: int, network: ConvertedNetwork, batch: int, locked: float
 ) -> Iterator[dict[str, Any]]:
-    ((x, y),) = batches(network, batch, 1)  # far beyond any cache
+    ((x, y),) = batches(network, batch, 1)  # one batch is enough, because it is larger than any cache
     x, y = x.to(device.kind), y.to(device.kind)
     case = Case(network=network, batch=batch, locked=locked)
     makers = {kind: partial(_calls, device, cache(partial(_step, device, kind, case)), kind, x, y) for kind in KINDS}
@@ -59,13 +59,13 @@ def _rows(
         for kind in timed:
             facts = {"part": "converted", "operation": _title(network, batch), "dtype": "bf16"}
             yield {**facts, **row(timed, kind, locked, mode)}
-        gc.collect()  # the graphs of both hold tens of gigabytes
+        gc.collect()  # the graphs of both variants hold tens of gigabytes
         if not device.dry:
             torch.cuda.empty_cache()
 
 
 def _step(device: Device, kind: str, case: Case) -> TrainingStep:
-    """A variant on the device whose forward pass and loss run under autocast."""
+    """A variant on the device. Its forward pass and its loss run under autocast."""
     step = moved(build(kind, case), device)
     autocast = partial(torch.autocast, device.kind, dtype=torch.bfloat16)
     forward = step.forward
@@ -79,6 +79,6 @@ def _step(device: Device, kind: str, case: Case) -> TrainingStep:
 
 
 def _calls(device: Device, make: Callable[[], TrainingStep], kind: str, x: Tensor, y: Tensor) -> list[Call]:
-    step = make()  # the same one in both modes
+    step = make()  # both modes get the same step
     call = partial(step, x, y, PROGRESS)
     return [within(device.ours, call) if kind == OURS else call]

@@ -1,4 +1,4 @@
-"""The GPU that is measured, or a CPU that stands in for it in a dry run."""
+"""The device that is measured: a GPU, or the CPU in a dry run."""
 
 from __future__ import annotations
 
@@ -23,40 +23,43 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Device:
-    """Where the tensors lie, and how large they are made.
+    """The device, and the sizes of the tensors on it.
 
     Attributes:
-        kind: `"cuda"` (ROCm too), or `"cpu"` in a dry run: interpreted kernels, tiny tensors, a wall clock.
+        kind: `"cuda"` for a GPU (ROCm too). `"cpu"` for a dry run with interpreted kernels, tiny tensors and a wall
+            clock.
     """
 
     kind: str
 
     @property
     def dry(self) -> bool:
+        """This is a dry run."""
         return self.kind == "cpu"
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Bytes of the main tensor, the largest first and far beyond any L2 cache."""
+        """The sizes of the main tensor in bytes. The largest size comes first, and is larger than any L2 cache."""
         return (2048, 1024) if self.dry else (256 * MEBIBYTE, 64 * MEBIBYTE, 16 * MEBIBYTE)
 
     @property
     def rotation(self) -> int:
-        """Bytes through which repeated calls rotate, so that none finds its input in a cache."""
+        """The bytes of all sets of inputs together. Calls take turns with the sets, so that no cache holds an input."""
         return 1 if self.dry else 512 * MEBIBYTE
 
     @contextmanager
     def ours(self) -> Iterator[None]:
-        """What a user of a GPU gets; in a dry run the kernels, where `auto` would take the reference."""
+        """Use the backend that a user of a GPU gets. In a dry run, use the kernels: `auto` would take the reference."""
         with hat_kernels.backend("triton" if self.dry else "auto"):
             yield
 
     def synchronize(self) -> None:
+        """Wait for the GPU."""
         if not self.dry:
             torch.cuda.synchronize()
 
     def facts(self) -> dict[str, Any]:
-        """What goes into every row, to measure the same again."""
+        """The facts for every row that somebody needs to repeat the measurement."""
         return {
             "gpu": "dry run on a CPU" if self.dry else torch.cuda.get_device_name(),
             "driver": "none" if self.dry else _driver(),
@@ -80,7 +83,7 @@ def _driver() -> str:
         return f"hip {torch.version.hip}"
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        query = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return found.stdout.split("\n")[0].strip()
+    return query.stdout.split("\n")[0].strip()

@@ -1,4 +1,4 @@
-"""Exported networks on a GPU, beside the plain networks that they come from."""
+"""Exported networks on a GPU, compared with the dense networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.exported import KINDS, SHARES, both, of_share
+from benchmarks.exported import KINDS, SHARES, dense_and_exported, model_of_share
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.steps import TINY, ratios
 from benchmarks.gpu.timing import Call, measure, summary
@@ -20,7 +20,7 @@ BATCHES = (64, 256)
 
 
 def rows(device: Device, on: Any, rounds: int, deadline: float = float("inf")) -> Iterator[dict[str, Any]]:
-    """One row a network, batch, share, mode and variant, until `deadline` of `time.monotonic()`."""
+    """Measure: one row per network, batch, share, mode and variant, until `deadline` (a time of `time.monotonic()`)."""
     for network in TINY if device.dry else (MLP, ALEXNET):
         for batch in BATCHES if not device.dry else (4,):
             operation = f"{network}, batch {batch}"
@@ -34,18 +34,22 @@ def rows(device: Device, on: Any, rounds: int, deadline: float = float("inf")) -
 def _rows(
     device: Device, on: Any, rounds: int, network: Network, batch: int, share: float, operation: str
 ) -> Iterator[dict[str, Any]]:
-    made = cache(lambda: {kind: each.to(device.kind) for kind, each in both(of_share(network, share), 0).items()})
+    @cache
+    def networks() -> dict[str, nn.Module]:
+        pair = dense_and_exported(model_of_share(network, share), 0)
+        return {kind: module.to(device.kind) for kind, module in pair.items()}
+
     x = batches(network, batch, 1)[0][0].to(device.kind)
-    makers = {kind: partial(_calls, made, kind, x) for kind in KINDS}
+    makers = {kind: partial(_calls, networks, kind, x) for kind in KINDS}
     for mode in ("eager",) if device.dry else ("eager", "graph"):
         timed = measure(device, makers, rounds=rounds, on=on, capture=mode == "graph")
-        for kind, found in timed.items():
+        for kind, times in timed.items():
             facts = {"part": "exported", "operation": operation, "dtype": "fp32", "share": share, "mode": mode}
-            yield {**facts, "variant": kind, "ratio_to": ratios(timed, kind), **summary(found)}
+            yield {**facts, "variant": kind, "ratio_to": ratios(timed, kind), **summary(times)}
 
 
-def _calls(made: Any, kind: str, x: Tensor) -> list[Call]:
-    network: nn.Module = made()[kind]
+def _calls(networks: Any, kind: str, x: Tensor) -> list[Call]:
+    network: nn.Module = networks()[kind]
 
     def call() -> None:
         with torch.no_grad():

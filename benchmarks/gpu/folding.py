@@ -1,4 +1,4 @@
-"""Folded gates as cases: the two passes over a weight, and a layer whose gate is a pass of its own behind a pool."""
+"""Cases of folded gates: both passes over a weight, and a layer with a pool, with its gate folded and not folded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hat_kernels import GateForm
 
 
 def folded_weight(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """A square weight and its gate; float32 weights as mixed precision has them too, folded to bfloat16."""
-    if dtype == "fp16":  # which has no 2^-32
+    """A weight and its gate. A float32 weight is also folded to bfloat16, as in mixed precision."""
+    if dtype == "fp16":  # float16 has no 2^-32
         return
     yield from _folded_weight(device, size, dtype, DTYPES[dtype])
     if dtype == "fp32":
@@ -55,7 +55,10 @@ def _folded_weight(device: Device, size: int, dtype: str, narrow: torch.dtype) -
 
 
 def pooled_convolution(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """A 3 x 3 convolution, ReLU, pool and gate, both ways, channels last: folded, unfolded, plain without a gate."""
+    """A 3 x 3 convolution with ReLU, pool and gate, forward and backward, channels last.
+
+    The gate is folded (`ours`) or not folded (`unfolded`). The variant `plain` has no gate.
+    """
     if dtype == "fp16" or size != device.sizes[0]:
         return
     batch, channels, side = (2, 4, 8) if device.dry else (256, 64, 56)
@@ -86,7 +89,7 @@ def pooled_convolution(device: Device, size: int, dtype: str) -> Iterator[Case]:
         "plain": partial(calls, plain),
     }
     rows, weight = batch * side * side, 9 * channels * channels
-    activations = (3 + 2 / 4) * rows * channels  # x and y; x, dy and dx
+    activations = (3 + 2 / 4) * rows * channels  # forward: x and y; backward: x, dy and dx
     yield Case(
         operation="conv 3 x 3, ReLU, pool and gate, forward and backward",
         shape=f"{batch} x {channels} x {side} x {side}",

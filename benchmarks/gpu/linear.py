@@ -1,4 +1,4 @@
-"""The gated linear layer: whole passes against a plain layer, and which kernel is the fastest for each of them."""
+"""The gated linear layer: its time compared with a plain layer, and the fastest kernel of every pass."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TINY: dict[int, list[Shape]] = {2048: [(4, 8, 8)], 1024: [(2, 4, 4)]}
 
 
 def gated_linear(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """The matmul with its epilogue, forward and backward, against a plain linear layer with ReLU."""
+    """The matmul with its epilogue, forward and backward, compared with a plain linear layer with ReLU."""
     for shape in (TINY if device.dry else _SHAPES)[size]:
         if shape not in PAPER or dtype != "fp16":
             yield _case(device, size, dtype, shape)
@@ -78,12 +78,12 @@ def _case(device: Device, size: int, dtype: str, shape: Shape) -> Case:
 
 
 class Measured(NamedTuple):
-    """One pass of a shape, as every block and the vendor run it.
+    """The times of one pass with one shape, for every block and the vendor's matmul.
 
     Attributes:
-        key: of a table of choices.
-        fastest: the name in the table.
-        rows: of the results, one a name.
+        key: the key in the table of the fastest kernels.
+        fastest: the name of the fastest kernel, the entry in the table.
+        rows: one row per kernel for the results file.
     """
 
     key: choice.Key
@@ -92,9 +92,9 @@ class Measured(NamedTuple):
 
 
 def choices(device: Device, on: Any, seconds: float, rounds: int) -> Iterator[Measured]:
-    """Time every block of every pass against the vendor's matmul, until the time is over."""
+    """Time every block and the vendor's matmul for every pass, until the time is over."""
     deadline = time.monotonic() + seconds
-    shapes = list(dict.fromkeys(s for own in (TINY if device.dry else _SHAPES).values() for s in own))
+    shapes = list(dict.fromkeys(s for size_shapes in (TINY if device.dry else _SHAPES).values() for s in size_shapes))
     for kind in ("fp32",) if device.dry else ("fp32", "bf16", "tf32", "fp16"):
         for shape in shapes[:1] if device.dry else shapes:
             for purpose in choice.PASSES:
@@ -109,22 +109,22 @@ def _measured(device: Device, on: Any, rounds: int, kind: str, shape: Shape, pur
     calls = _passes(device, {"tf32": "fp32"}.get(kind, kind), shape)
     names = [choice.VENDOR, *blocks_of(purpose, kind)]
     with _precision(kind):
-        variants: dict[str, Maker] = {name: partial(_as, key, name, calls[purpose]) for name in names}
+        variants: dict[str, Maker] = {name: partial(_with_block, key, name, calls[purpose]) for name in names}
         timed = measure(device, variants, rounds=rounds, on=on)
-    found = {name: summary(each) for name, each in timed.items()}
-    times = {name: row["ms"]["p50"] for name, row in found.items() if "ms" in row}
+    summaries = {name: summary(times) for name, times in timed.items()}
+    medians = {name: row["ms"]["p50"] for name, row in summaries.items() if "ms" in row}
     common = {"part": "choice", "operation": f"gated_linear, {purpose}", "shape": f"{m} x {k} x {n}", "dtype": kind}
-    rows = [{**common, "variant": name, **row} for name, row in found.items()]
-    return Measured(key, min(times, key=times.__getitem__, default=choice.VENDOR), rows)
+    rows = [{**common, "variant": name, **row} for name, row in summaries.items()]
+    return Measured(key, min(medians, key=medians.__getitem__, default=choice.VENDOR), rows)
 
 
-def _as(key: choice.Key, name: str, call: Call) -> list[Call]:
-    """The pass by this block alone."""
+def _with_block(key: choice.Key, name: str, call: Call) -> list[Call]:
+    """The call, with the block `name` as the choice for the pass."""
     return [within(partial(choice.measuring, {key: name}), call)]
 
 
 def _passes(device: Device, dtype: str, shape: Shape) -> dict[str, Call]:
-    """Each pass of a layer with ReLU and a learned gate, by itself."""
+    """One call per pass of a layer with ReLU and a learned gate."""
     from hat_kernels.gated_linear import triton as kernels
     from hat_kernels.linear_update import triton as update
 
@@ -132,15 +132,15 @@ def _passes(device: Device, dtype: str, shape: Shape) -> dict[str, Call]:
     x, weight, bias, embedding = _leaves(device, dtype, shape)
     dy = torch.randn(m, n, device=device.kind).to(DTYPES[dtype])
     gate = GateForm(embedding=embedding, scale=torch.tensor(10.0, device=device.kind), s_max=S_MAX)
-    rest = (None, *gate, "relu", 0.0)
-    _, z = kernels.gated_linear(x, weight, bias, *rest, 0, 0, False, True)
+    epilogue = (None, *gate, "relu", 0.0)
+    _, z = kernels.gated_linear(x, weight, bias, *epilogue, 0, 0, False, True)
     lock = Lock(torch.ones(n, device=device.kind), torch.ones(k, device=device.kind))
     step = {"lr": 0.0, "weight_decay": 0.0, "maximize": False, "mend": True}
-    master = weight.float()  # what autocast moves
+    master = weight.float()  # under autocast, the update moves float32 weights
 
     return {
-        "forward": lambda: kernels.gated_linear(x, weight, bias, *rest, 0, 0, False, True),
-        "dx": lambda: kernels.gated_linear_backward(dy, weight, z, bias, *rest, 0, False, *[True] * 4),
+        "forward": lambda: kernels.gated_linear(x, weight, bias, *epilogue, 0, 0, False, True),
+        "dx": lambda: kernels.gated_linear_backward(dy, weight, z, bias, *epilogue, 0, False, *[True] * 4),
         "dw": lambda: kernels.gated_linear_gradient(dy, x, 0, 0, False),
         "update": within(
             partial(hat_kernels.backend, "auto"), partial(update.linear_update_, master, dy, x, lock, **step)
@@ -149,7 +149,7 @@ def _passes(device: Device, dtype: str, shape: Shape) -> dict[str, Call]:
 
 
 def _leaves(device: Device, dtype: str, shape: Shape) -> list[Tensor]:
-    """[x, weight, bias, embedding]."""
+    """Make x, weight, bias and embedding."""
     m, k, n = shape
     leaves = [torch.randn(*size, device=device.kind).to(DTYPES[dtype]) for size in ((m, k), (n, k), (n,))]
     return [*leaves, torch.randn(n, device=device.kind)]
@@ -157,7 +157,7 @@ def _leaves(device: Device, dtype: str, shape: Shape) -> list[Tensor]:
 
 @contextlib.contextmanager
 def _precision(kind: str) -> Iterator[None]:
-    """TF32 for `tf32`, and not for `fp32`."""
+    """Compute float32 matmuls in TF32 if `kind` is `tf32`, otherwise in full precision."""
     with ExitStack() as stack:
         stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")

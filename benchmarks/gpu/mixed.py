@@ -1,4 +1,4 @@
-"""Answers for a batch of many tasks on a GPU, beside those for a batch of one task and those task by task."""
+"""The time to answer for a batch on a GPU: of one task, of many tasks in one call, and task by task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ BATCHES = (64, 256)
 
 
 def rows(device: Device, on: Any, rounds: int, deadline: float = float("inf")) -> Iterator[dict[str, Any]]:
-    """One row a network, batch and variant, until `deadline` of `time.monotonic()`; eager, as a server calls them."""
+    """Measure: one row per network, batch and variant, until `deadline` (a time of `time.monotonic()`).
+
+    All calls are eager, as in a server.
+    """
     tasks = 3 if device.dry else TASKS
     for network in TINY if device.dry else (MLP, ALEXNET):
         for batch in BATCHES if not device.dry else (4,):
@@ -28,9 +31,9 @@ def rows(device: Device, on: Any, rounds: int, deadline: float = float("inf")) -
                 continue
             makers = {kind: partial(_calls, device, kind, network, batch, tasks) for kind in KINDS}
             timed = measure(device, makers, rounds=rounds, on=on, capture=False)
-            for kind, found in timed.items():
+            for kind, times in timed.items():
                 facts = {"part": "mixed", "operation": operation, "dtype": "fp32", "variant": kind}
-                yield {**facts, "ratio_to": ratios(timed, kind), **summary(found)}
+                yield {**facts, "ratio_to": ratios(timed, kind), **summary(times)}
 
 
 def _calls(device: Device, kind: str, network: Network, batch: int, tasks: int) -> list[Call]:

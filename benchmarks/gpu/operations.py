@@ -1,4 +1,4 @@
-"""The operations as cases, the largest size first, so that a run that is short of time has what counts."""
+"""Cases of single operations of hat_kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REFERENCE = partial(hat_kernels.backend, "reference")
 
 
 def gated_activation(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """Bias, ReLU and a learned gate on [rows, units], forward and backward by themselves."""
+    """Bias, ReLU and a learned gate on [rows, units]: one case for the forward pass, one for the backward pass."""
     kind, units = DTYPES[dtype], 32 if device.dry else 4096
     rows = size // (units * kind.itemsize)
 
@@ -47,7 +47,7 @@ def gated_activation(device: Device, size: int, dtype: str) -> Iterator[Case]:
 
 
 def gate(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """One long vector of gates; float32 whatever the rest of a network is."""
+    """One long vector of gates. Gates are float32 in every network."""
     if dtype != "fp32":
         return
     count = size // 4
@@ -61,14 +61,20 @@ def gate(device: Device, size: int, dtype: str) -> Iterator[Case]:
 
 
 def square(device: Device, size: int, dtype: str) -> tuple[int, int]:
-    """(rows, columns) of a weight of about `size` bytes, columns a power of two."""
+    """(rows, columns) of a weight of about `size` bytes. The number of columns is a power of two."""
     elements = size // DTYPES[dtype].itemsize
     columns = 16 if device.dry else 4096
     return elements // columns, columns
 
 
 def half_locked(device: Device, shape: tuple[int, int], share: float = 0.5) -> Lock:
-    """The leading `share` of both axes is locked."""
+    """A lock on the first units of both axes.
+
+    Args:
+        device: the device.
+        shape: (rows, columns) of the weight.
+        share: the share of the units that is locked.
+    """
     axes = []
     for units in shape:
         free = torch.ones(units, device=device.kind)
@@ -78,7 +84,7 @@ def half_locked(device: Device, shape: tuple[int, int], share: float = 0.5) -> L
 
 
 def lock_gradient(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """Half of both axes locked: a quarter of the elements is written, and nothing else is touched."""
+    """Half of both axes is locked: a quarter of the elements is written, and the other elements are not touched."""
     shape = square(device, size, dtype)
     lock = half_locked(device, shape)
 
@@ -97,7 +103,7 @@ def lock_gradient(device: Device, size: int, dtype: str) -> Iterator[Case]:
 
 
 def lock_update(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """Half of both axes locked: a quarter of the elements is copied back."""
+    """Half of both axes is locked: a quarter of the elements is copied back."""
     shape = square(device, size, dtype)
     lock = half_locked(device, shape)
 
@@ -117,7 +123,7 @@ def lock_update(device: Device, size: int, dtype: str) -> Iterator[Case]:
 
 
 def gradient_norm(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """The norm of one large gradient under no lock."""
+    """The norm of one large gradient without a lock."""
     shape = square(device, size, dtype)
 
     def inputs() -> list[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""Tables and the plot of a GPU's results file."""
+"""The tables and the plot of a GPU, made from its results file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORDER += ("torch._fused_sgd_", "torch._fused_adamw_", "plain", "textbook")
 
 
 def report(results: dict[str, Any]) -> str:
-    """Everything that was measured, in Markdown."""
+    """All tables as a Markdown page."""
     facts, ceilings, rows = results["environment"], results["ceilings"], results["rows"]
     matmul = ", ".join(f"{rate / 1e12:.0f} TFLOP/s {dtype}" for dtype, rate in ceilings["matmul"].items())
     parts = [
@@ -35,11 +35,11 @@ def report(results: dict[str, Any]) -> str:
         _mixed([row for row in rows if row["part"] == "mixed"]),
         _exported([row for row in rows if row["part"] == "exported"]),
         "## Whole runs",
-        "From the first image to the last mask, evaluation of all tasks after each included.",
+        "The time of a whole run, including the evaluation of all tasks after every task.",
         _whole([row for row in rows if row["part"] == "whole"]),
         "## Single operations",
-        "Bytes are counted once for each input and output, locked elements not at all; `copy` is the share of the"
-        " measured copy bandwidth, `matmul` that of the measured matmul rate.",
+        "The bytes of every input and output are counted once; locked elements are not counted. `copy` is the share of"
+        " the measured bandwidth of a copy, `matmul` is the share of the measured rate of a matmul.",
         _operations([row for row in rows if row["part"] == "operation" and "shape" in row]),
         _choices([row for row in rows if row["part"] == "choice" and "ms" in row]),
         _errors(rows),
@@ -48,7 +48,11 @@ def report(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], path: Path) -> bool:
-    """Achieved bandwidth of `ours` over size against the measured copy; False where matplotlib is missing."""
+    """Draw the bandwidth of `ours` over the size, and the measured bandwidth of a copy.
+
+    Returns:
+        False if matplotlib is missing, or if there is nothing to draw.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -80,8 +84,12 @@ def draw(results: dict[str, Any], path: Path) -> bool:
 
 
 def _bandwidths(rows: list[Row]) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """(MiB, GB/s) of `ours` by operation and dtype: updates where nothing is locked, the other locks at a half."""
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    """Points (MiB, GB/s) of `ours` by operation and dtype.
+
+    For updates, only rows with nothing locked count. For other operations, rows with half of the units locked count
+    too.
+    """
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in rows:
         bound_by_memory = row["part"] == "operation" and row.get("size") and not row.get("flops")
         update = row.get("operation", "").startswith(("sgd", "adamw"))
@@ -91,8 +99,8 @@ def _bandwidths(rows: list[Row]) -> dict[tuple[str, str], list[tuple[float, floa
             and row["variant"] == "ours"
             and row["locked"] in ((0,) if update else (0, 0.5))
         ):
-            found.setdefault((row["operation"], row["dtype"]), []).append((row["size"] / 2**20, row["gbs"]))
-    return found
+            points.setdefault((row["operation"], row["dtype"]), []).append((row["size"] / 2**20, row["gbs"]))
+    return points
 
 
 def _tests(rows: list[Row]) -> str:
@@ -104,32 +112,32 @@ def _tests(rows: list[Row]) -> str:
 
 def _steps(rows: list[Row]) -> str:
     lines = []
-    for (operation, locked, mode), by in _grouped(rows, "operation", "locked", "mode").items():
+    for (operation, locked, mode), variants in _grouped(rows, "operation", "locked", "mode").items():
         line = [operation, f"{100 * locked:.0f} %", mode]
-        line += [_ms(by.get(kind)) for kind in STEPS]
-        line += [_ratio(by.get(mine), PLAIN) for mine in (OURS, IN_MATMUL, TRAIN_STEP)]
-        lines.append([*line, _ratio(by.get(TEXTBOOK), OURS)])
-    ratios = [f"{mine} / plain" for mine in (OURS, IN_MATMUL, TRAIN_STEP)]
+        line += [_ms(variants.get(kind)) for kind in STEPS]
+        line += [_ratio(variants.get(kind), PLAIN) for kind in (OURS, IN_MATMUL, TRAIN_STEP)]
+        lines.append([*line, _ratio(variants.get(TEXTBOOK), OURS)])
+    ratios = [f"{kind} / plain" for kind in (OURS, IN_MATMUL, TRAIN_STEP)]
     return table(["step", "locked", "mode", *STEPS, *ratios, "textbook / ours"], lines)
 
 
 def _converted(rows: list[Row]) -> str:
     lines = []
-    for (operation, locked, mode), by in _grouped(rows, "operation", "locked", "mode").items():
-        times = [_ms(by.get(kind)) for kind in converted.KINDS]
-        lines.append([operation, f"{100 * locked:.0f} %", mode, *times, _ratio(by.get(OURS), PLAIN)])
+    for (operation, locked, mode), variants in _grouped(rows, "operation", "locked", "mode").items():
+        times = [_ms(variants.get(kind)) for kind in converted.KINDS]
+        lines.append([operation, f"{100 * locked:.0f} %", mode, *times, _ratio(variants.get(OURS), PLAIN)])
     if not lines:
         return ""
     titles = ["step", "locked", "mode", *converted.KINDS, f"{OURS} / {PLAIN}"]
-    text = "Networks that `hat.convert` made, forward and loss under autocast to bfloat16; median ms."
+    text = "Converted networks, with forward pass and loss under autocast to bfloat16; median ms."
     return "\n\n".join(["### Bound by arithmetic", text, table(titles, lines)])
 
 
 def _mixed(rows: list[Row]) -> str:
     lines = []
-    for (operation,), by in _grouped([row for row in rows if "variant" in row], "operation").items():
-        times = [_ms(by.get(kind)) for kind in SERVED]
-        lines.append([operation, *times, _ratio(by.get(MIXED), ONE), _ratio(by.get(APART), MIXED)])
+    for (operation,), variants in _grouped([row for row in rows if "variant" in row], "operation").items():
+        times = [_ms(variants.get(kind)) for kind in SERVED]
+        lines.append([operation, *times, _ratio(variants.get(MIXED), ONE), _ratio(variants.get(APART), MIXED)])
     if not lines:
         return ""
     titles = ["answers for", *SERVED, f"{MIXED} / {ONE}", f"{APART} / {MIXED}"]
@@ -138,15 +146,16 @@ def _mixed(rows: list[Row]) -> str:
 
 def _exported(rows: list[Row]) -> str:
     lines = []
-    for (operation, share, mode), by in _grouped(rows, "operation", "share", "mode").items():
-        ratio = (by.get(EXPORTED) or {}).get("ratio_to", {}).get(DENSE)
-        against = "" if ratio is None else f"{ratio / share**2:.2f}"
-        times = [_ms(by.get(kind)) for kind in (DENSE, EXPORTED)]
-        lines.append([operation, f"{100 * share:.0f} %", mode, *times, _ratio(by.get(EXPORTED), DENSE), against])
+    for (operation, share, mode), variants in _grouped(rows, "operation", "share", "mode").items():
+        ratio = (variants.get(EXPORTED) or {}).get("ratio_to", {}).get(DENSE)
+        per_square = "" if ratio is None else f"{ratio / share**2:.2f}"
+        times = [_ms(variants.get(kind)) for kind in (DENSE, EXPORTED)]
+        ratios = [_ratio(variants.get(EXPORTED), DENSE), per_square]
+        lines.append([operation, f"{100 * share:.0f} %", mode, *times, *ratios])
     if not lines:
         return ""
     titles = ["network", "p", "mode", DENSE, EXPORTED, f"{EXPORTED} / {DENSE}", "/ p²"]
-    text = "A forward pass of a network of which one task uses the share p of every layer; median ms."
+    text = "A forward pass of a network whose task uses the share p of every layer; median ms."
     return "\n\n".join(["### Exported networks", text, table(titles, lines)])
 
 
@@ -161,20 +170,20 @@ def _whole(rows: list[Row]) -> str:
 
 
 def _choices(rows: list[Row]) -> str:
-    """The fastest block of every pass of a linear layer beside the vendor's matmul."""
+    """The fastest block of every pass of a linear layer, and the vendor's matmul."""
     lines = []
-    for (operation, shape, dtype), by in _grouped(rows, "operation", "shape", "dtype").items():
-        fastest = min(by, key=lambda name: by[name]["ms"]["p50"])
-        lines.append([operation, shape, dtype, _ms(by.get("vendor")), fastest, _ms(by[fastest])])
+    for (operation, shape, dtype), variants in _grouped(rows, "operation", "shape", "dtype").items():
+        fastest = min(variants, key=lambda name: variants[name]["ms"]["p50"])
+        lines.append([operation, shape, dtype, _ms(variants.get("vendor")), fastest, _ms(variants[fastest])])
     titles = ["pass", "shape", "arithmetic", "vendor, ms", "fastest", "ms"]
     return "## Kernels of linear layers\n\n" + table(titles, lines) if lines else ""
 
 
 def _operations(rows: list[Row]) -> str:
     lines = []
-    for (operation, shape, dtype, locked), by in _grouped(rows, "operation", "shape", "dtype", "locked").items():
-        for name in (name for name in ORDER if name in by):
-            row = by[name]
+    for (operation, shape, dtype, locked), variants in _grouped(rows, "operation", "shape", "dtype", "locked").items():
+        for name in (name for name in ORDER if name in variants):
+            row = variants[name]
             line = [operation, shape, dtype, f"{100 * locked:.0f} %", name, _ms(row)]
             if "ms" in row:
                 line += [f"{row['ms']['p20']:.4f} to {row['ms']['p80']:.4f}", f"{row['gbs']:.0f}"]
@@ -199,21 +208,22 @@ def _operations(rows: list[Row]) -> str:
 
 
 def _errors(rows: list[Row]) -> str:
-    found = [[row["operation"], str(row.get("dtype", "")), row.get("variant", ""), row["error"]] for row in rows
+    errors = [[row["operation"], str(row.get("dtype", "")), row.get("variant", ""), row["error"]] for row in rows
              if "error" in row]  # fmt: skip
     eager = [[row["operation"], row.get("dtype", ""), row["variant"], row["timed"]] for row in rows
              if "failed" in row.get("timed", "")]  # fmt: skip
-    if not found + eager:
+    if not errors + eager:
         return ""
-    return "## Not measured, or not as meant\n\n" + table(["operation", "dtype", "variant", "why"], found + eager)
+    header = ["operation", "dtype", "variant", "why"]
+    return "## Not measured, or measured in another way\n\n" + table(header, errors + eager)
 
 
 def _grouped(rows: list[Row], *keys: str) -> dict[tuple[Any, ...], dict[str, Row]]:
-    found: dict[tuple[Any, ...], dict[str, Row]] = {}
+    groups: dict[tuple[Any, ...], dict[str, Row]] = {}
     for row in rows:
         if all(key in row for key in keys):
-            found.setdefault(tuple(row[key] for key in keys), {})[row["variant"]] = row
-    return found
+            groups.setdefault(tuple(row[key] for key in keys), {})[row["variant"]] = row
+    return groups
 
 
 def _ms(row: Row | None) -> str:

@@ -1,4 +1,4 @@
-"""Measuring all cases within a time: every row keeps its own error, so that one failure loses one row."""
+"""Measure all cases within a given time. An error is stored in the row of its case, so that the other cases go on."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from benchmarks.gpu.updates import embeddings, updates
 from hat_kernels.gated_linear import choice
 
 Row = dict[str, Any]
-STEPS = 0.35  # of the time: the steps of the paper's networks
-CONVERTED = 0.35  # of the time that they leave: those of networks that are converted
-MIXED = 0.1  # of the time that those leave: answers for batches of many tasks
-EXPORTED = 0.1  # of the time that those leave: exported networks
-WHOLE = 0.35  # of the time that all steps leave: what whole runs may take
-COMPILING = 0.5  # of the time: what torch.compile may have before its variants are left out
+# Every number is a share of the time that is left when the part begins.
+STEPS = 0.35  # steps of the paper's networks
+CONVERTED = 0.35  # steps of converted networks
+MIXED = 0.1  # answers for batches of many tasks
+EXPORTED = 0.1  # exported networks
+WHOLE = 0.35  # whole runs
+COMPILING = 0.5  # single operations with variants of torch.compile; later operations leave these variants out
 
 
 def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int) -> Iterator[Row]:
-    """Whole steps, whole runs, then single operations, largest first."""
+    """Measure whole steps, whole runs, then single operations. Of the operations, the largest sizes come first."""
     deadline = time.monotonic() + seconds
     on = stream(device)
     parts = (
@@ -40,10 +41,10 @@ def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int)
         ("mixed", MIXED, mixed.rows),
         ("exported", EXPORTED, exported.rows),
     )
-    for part, share, measured in parts:
-        now = time.monotonic()
+    for part, share, rows in parts:
+        start = time.monotonic()
         try:
-            yield from measured(device, on, rounds, now + share * (deadline - now))
+            yield from rows(device, on, rounds, start + share * (deadline - start))
         except Exception as error:
             yield {"part": part, "operation": "step", "variant": "all", "error": short(error)}
     yield from whole.rows(device, time.monotonic() + WHOLE * (deadline - time.monotonic()))
@@ -55,8 +56,19 @@ def measure_all(device: Device, ceilings: Ceilings, seconds: float, rounds: int)
 
 
 def choose(device: Device, seconds: float, rounds: int, path: Path, rows: list[Row]) -> choice.Choices:
-    """Find the fastest kernel of every matmul, write the table to `path`, and return it; rows as they come."""
-    entries: dict[choice.Key, str] = dict(choice.read(path)) if path.exists() else {}  # what there is no time for now
+    """Find the fastest kernel of every matmul, and write the table of the fastest kernels to a file.
+
+    Args:
+        device: the device.
+        seconds: the time.
+        rounds: the rounds per kernel.
+        path: the file of the table. Its entries stay where there is no time to measure.
+        rows: a list to which the measured rows are added.
+
+    Returns:
+        The table.
+    """
+    entries: dict[choice.Key, str] = dict(choice.read(path)) if path.exists() else {}
     try:
         for measured in linear.choices(device, stream(device), seconds, rounds):
             entries[measured.key] = measured.fastest
@@ -91,7 +103,7 @@ def _operation(
             variants = {name: maker for name, maker in case.variants.items() if name not in left_out}
             timed = measure(device, variants, rounds=rounds, on=on)
             yield from (row(case, name, timed, ceilings) for name in timed)
-            gc.collect()  # the sets of the largest size are gigabytes
+            gc.collect()  # the inputs of the largest size take gigabytes
             if not device.dry:
                 torch.cuda.empty_cache()
     except Exception as error:
@@ -99,8 +111,8 @@ def _operation(
 
 
 def row(case: Case, name: str, timed: dict[str, Timed], ceilings: Ceilings) -> Row:
-    """A variant's times, and what they come to in bytes and operations a second."""
-    found = {
+    """The row of a variant: its times, and its bytes and operations per second."""
+    entries = {
         "part": "operation",
         "operation": case.operation,
         "shape": case.shape,
@@ -113,20 +125,20 @@ def row(case: Case, name: str, timed: dict[str, Timed], ceilings: Ceilings) -> R
         "ratio_to": steps.ratios(timed, name),
         **summary(timed[name]),
     }
-    if "ms" in found:
-        seconds = 1e-3 * found["ms"]["p50"]
-        found["gbs"] = case.bytes / seconds / 1e9
-        found["copy_share"] = case.bytes / seconds / ceilings.copy
+    if "ms" in entries:
+        seconds = 1e-3 * entries["ms"]["p50"]
+        entries["gbs"] = case.bytes / seconds / 1e9
+        entries["copy_share"] = case.bytes / seconds / ceilings.copy
         if case.flops:
-            found["tflops"] = case.flops / seconds / 1e12
-            found["matmul_share"] = case.flops / seconds / ceilings.matmul[case.dtype]
-    return found
+            entries["tflops"] = case.flops / seconds / 1e12
+            entries["matmul_share"] = case.flops / seconds / ceilings.matmul[case.dtype]
+    return entries
 
 
 def show(row: Row) -> None:
-    """One line a row as it comes."""
-    what = " ".join(str(row[key]) for key in ("operation", "shape", "dtype", "mode", "variant") if key in row)
+    """Print a row as one line, to show progress."""
+    title = " ".join(str(row[key]) for key in ("operation", "shape", "dtype", "mode", "variant") if key in row)
     locked = f", {100 * row['locked']:.0f} % locked" if row.get("locked") else ""
     figure = f"{row['ms']['p50']:.4f} ms" if "ms" in row else row.get("error") or f"{row['seconds']:.1f} s"
     share = f", {100 * row['copy_share']:.0f} % of copy" if "copy_share" in row else ""
-    print(f"{what}{locked}: {figure}{share}", file=sys.stderr, flush=True)
+    print(f"{title}{locked}: {figure}{share}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Whole training steps on a GPU: plain, textbook and ours, eager and captured as a CUDA graph."""
+"""Whole training steps on a GPU: plain, textbook and ours, eager and as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from benchmarks.workload import ALEXNET, LAMB, MLP, Network, batches
 
 COMPILED = "compiled textbook"
 KINDS = (PLAIN, TEXTBOOK, COMPILED, OURS, IN_MATMUL)
-TRAIN_STEP = "ours, TrainStep"  # with a graph of its own, and what it costs to call it
+TRAIN_STEP = "ours, TrainStep"  # captures its graph itself; the cost of its Python code is measured too
 LOCKED = (0.0, 0.5, 0.9)
 BATCH = 64
-PROGRESS = 0.5  # of the epoch: a captured step keeps its scale, and no step's time depends on it
+PROGRESS = 0.5  # of the epoch; a captured step keeps its scale, and the time of a step does not depend on the scale
 TINY = (
     Network(kind="mlp", input_shape=(6,), hidden=(8, 8), classes=2),
     Network(kind="alexnet", input_shape=(3, 16, 16), channels=(2, 3, 4), hidden=(6, 5), classes=2),
@@ -32,7 +32,7 @@ TINY = (
 
 
 def rows(device: Device, on: Any, rounds: int, deadline: float = float("inf")) -> Iterator[dict[str, Any]]:
-    """One row a network, locked share, variant and mode, until `deadline` of `time.monotonic()`."""
+    """Measure: one row per network, locked share, variant and mode, until `deadline` (a time of `time.monotonic()`)."""
     for network in TINY if device.dry else (MLP, ALEXNET):
         for locked in LOCKED[1:2] if device.dry else LOCKED:
             for mode in ("eager",) if device.dry else ("eager", "graph"):
@@ -53,7 +53,7 @@ def _rows(device: Device, on: Any, rounds: int, network: Network, locked: float,
 
 
 def row(timed: dict[str, Timed], name: str, locked: float, mode: str) -> dict[str, Any]:
-    """A variant's share of a row: its times beside those of the others."""
+    """The entries of a row that hold the times of a variant, and its ratios to the other variants."""
     return {
         "locked": locked,
         "mode": mode,
@@ -64,13 +64,13 @@ def row(timed: dict[str, Timed], name: str, locked: float, mode: str) -> dict[st
 
 
 def ratios(timed: dict[str, Timed], name: str) -> dict[str, float]:
-    """The time of a variant over that of each other, as the median over rounds."""
-    found = {}
-    for other, theirs in timed.items():
-        pairs = [mine / its for mine, its in zip(timed[name].ms, theirs.ms, strict=False)]
-        if other != name and pairs and not (timed[name].error or theirs.error):
-            found[other] = sorted(pairs)[len(pairs) // 2]
-    return found
+    """The time of a variant divided by the time of every other variant: the median over rounds."""
+    medians = {}
+    for other, times in timed.items():
+        quotients = [ms / other_ms for ms, other_ms in zip(timed[name].ms, times.ms, strict=False)]
+        if other != name and quotients and not (timed[name].error or times.error):
+            medians[other] = sorted(quotients)[len(quotients) // 2]
+    return medians
 
 
 def _calls(device: Device, kind: str, network: Network, locked: float, data: list[tuple[Tensor, Tensor]]) -> list[Call]:
@@ -86,14 +86,14 @@ def _calls(device: Device, kind: str, network: Network, locked: float, data: lis
 
 
 def _strictly(train: hat.TrainStep, x: Tensor, y: Tensor) -> hat.StepLoss:
-    """A step; one that falls back from its graph is an error, as it would be measured as a graph."""
+    """Run a step. If the step cannot use its graph, raise an error, because an eager step would be timed as a graph."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", hat.GraphWarning)
         return train(x, y, progress=PROGRESS)
 
 
 def moved(step: Any, device: Device) -> Any:
-    """A variant with its model and the textbook's locks on the device; its optimizer has no state yet."""
+    """Move the model of a variant to the device, and the locks of the textbook too. The optimizer has no state yet."""
     step.model.to(device.kind)
     if step.name == "textbook":
         step.used = [used.to(device.kind) for used in step.used]

@@ -1,4 +1,7 @@
-"""The tests that a GPU changes, in several processes at once: most of their time is Triton compiling."""
+"""Run the tests that behave differently on a GPU.
+
+Several processes run at the same time, because most of the time goes into compiling Triton kernels.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,29 @@ SUMMARY = re.compile(r"(\d+) (passed|failed|error|errors|skipped|deselected)\b")
 
 
 def groups() -> list[list[str]]:
-    """What one process each runs: the files of every operation, those of all, and the whole library on a GPU."""
+    """The test files of every process.
+
+    Every test file of an operation has its own process, and so has every test file of the library on a GPU. The other
+    test files of hat_kernels share one process.
+    """
     folder = ROOT / "tests" / "hat_kernels"
-    found = [[str(path)] for path in sorted(folder.glob("*/test_*.py"))]  # one each: they compile at the same time
-    files = [str(path) for path in sorted(folder.glob("test_*.py")) if path.name != "test_compiled.py"]
+    operations = [[str(path)] for path in sorted(folder.glob("*/test_*.py"))]
+    shared = [str(path) for path in sorted(folder.glob("test_*.py")) if path.name != "test_compiled.py"]
     suite = ROOT / "tests" / "hat"
-    whole = [str(suite / name) for name in ("test_on_triton.py", "test_gpu.py", "data/test_gpu.py")]
-    return [*found, files, *([path] for path in whole)]
+    library = [str(suite / name) for name in ("test_on_triton.py", "test_gpu.py", "data/test_gpu.py")]
+    return [*operations, shared, *([path] for path in library)]
 
 
 def run(seconds: float, chosen: list[list[str]] | None = None) -> list[dict[str, Any]]:
-    """One row a process, all started at once; one that is not done after `seconds` is ended."""
+    """Run the tests, with all processes at the same time. After `seconds`, processes that still run are ended.
+
+    Args:
+        seconds: the time.
+        chosen: the arguments of pytest for every process; by default `groups()`.
+
+    Returns:
+        One row per process.
+    """
     started = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
     running = []
@@ -42,12 +57,12 @@ def run(seconds: float, chosen: list[list[str]] | None = None) -> list[dict[str,
 def _row(arguments: list[str], process: subprocess.Popen[str], deadline: float) -> dict[str, Any]:
     try:
         output, _ = process.communicate(timeout=max(1.0, deadline - time.monotonic()))
-        status = "passed" if process.returncode in (0, 5) else "failed"  # 5: nothing to run
+        status = "passed" if process.returncode in (0, 5) else "failed"  # 5: no test was selected
     except subprocess.TimeoutExpired:
         process.kill()
         output, _ = process.communicate()
         status = "out of time"
     name = " ".join(Path(argument).name if os.sep in argument else argument for argument in arguments)
     last = (output.strip().splitlines() or [""])[-1]
-    row = {"tests": name, "status": status, **{what: int(count) for count, what in SUMMARY.findall(last)}}
+    row = {"tests": name, "status": status, **{outcome: int(count) for count, outcome in SUMMARY.findall(last)}}
     return row if status == "passed" else {**row, "output": output[-6000:]}

@@ -1,7 +1,8 @@
-"""Timing on a device that works asynchronously: events around many calls, captured as a graph where that is possible.
+"""Timing on a GPU, which works asynchronously: events before and after a burst of many calls.
 
-A graph keeps the cost of launching out of the time of a kernel; where a call cannot be captured its eager time is
-taken, and its row says so. Variants take turns, round by round, as in `benchmarks.measure`.
+The burst is captured as a CUDA graph, so that the time of a kernel does not include the cost of its launch. If a call
+cannot be captured, it is timed eagerly, and its row says so. Variants take turns, round by round, as in
+`benchmarks.measure`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,19 @@ from benchmarks.measure import quantiles, turns
 
 Call = Callable[[], object]
 Maker = Callable[[], Sequence[Call]]
-TARGET = 2e-3  # seconds of one timed burst: a thousand times the resolution of an event
-BURST = 64  # calls at most in one
+TARGET = 2e-3  # the seconds of one timed burst: a thousand times the resolution of an event
+BURST = 64  # the most calls in a burst
 
 
 @dataclass
 class Timed:
-    """Milliseconds of one call, one a round; or why there are none."""
+    """The times of a variant.
+
+    Attributes:
+        how: how the calls were timed.
+        ms: the milliseconds of one call, one number per round.
+        error: the error that ended the measurement; empty if there was none.
+    """
 
     how: str = ""
     ms: list[float] = field(default_factory=list)
@@ -32,7 +39,7 @@ class Timed:
 
 
 def stream(device: Device) -> Any:
-    """The stream of all that is measured: a graph can only capture a backward whose forward ran on its stream."""
+    """The stream of all measurements. A graph can capture a backward only if its forward ran on the same stream."""
     return None if device.dry else torch.cuda.Stream()
 
 
@@ -45,10 +52,15 @@ def measure(
     capture: bool = True,
     own_graph: Collection[str] = (),
 ) -> dict[str, Timed]:
-    """Times of every variant, in rounds. A variant makes a list of calls on inputs of their own, to rotate through.
+    """Time every variant, in rounds. If a variant raises an exception, the other variants go on.
 
-    An exception of a variant costs that variant only. Those of `own_graph` replay graphs themselves: they are timed as
-    they are called.
+    Args:
+        device: the device.
+        variants: by name, functions that make a list of calls. The calls have different inputs, and take turns.
+        rounds: the number of rounds.
+        on: the stream.
+        capture: capture the calls as a graph.
+        own_graph: the names of variants that capture a graph themselves. Their calls are not captured.
     """
     results = {name: Timed() for name in variants}
     bursts: dict[str, tuple[Call, int]] = {}
@@ -70,20 +82,24 @@ def measure(
 
 
 def short(error: BaseException) -> str:
-    """An exception in one line of a table."""
+    """An exception as one line, for a table."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
 
 
 def summary(timed: Timed) -> dict[str, Any]:
-    """For a row: quantiles, or the error."""
+    """The entries of a row: the quantiles of the times, or the error."""
     if timed.error or not timed.ms:
         return {"error": timed.error or "not measured"}
     return {"ms": quantiles(timed.ms), "rounds": len(timed.ms), "timed": timed.how}
 
 
 def _prepare(device: Device, calls: Sequence[Call], result: Timed, on: Any, capture: bool) -> tuple[Call, int]:
-    """A burst of calls, and how many it has: warm, and as long as `TARGET` if `BURST` allows."""
+    """Make a burst of calls that is warmed up.
+
+    Returns:
+        The burst, and its number of calls. The burst takes about `TARGET` seconds, or has `BURST` calls.
+    """
     for call in calls:
         call()
     once = max(_time(device, calls[0], 1), 1e-6) / 1e3
@@ -115,7 +131,11 @@ def _prepare(device: Device, calls: Sequence[Call], result: Timed, on: Any, capt
 
 
 def _waits(call: Call) -> str:
-    """Why a call cannot be captured, if it synchronises: a capture that fails can leave the random generator behind."""
+    """The error of a call that waits for the device, empty if the call does not wait.
+
+    Such a call cannot be captured. The call is tested first, because a failed capture can leave the random generator in
+    a broken state.
+    """
     torch.cuda.set_sync_debug_mode("error")
     try:
         call()
@@ -127,7 +147,7 @@ def _waits(call: Call) -> str:
 
 
 def _time(device: Device, burst: Call, count: int) -> float:
-    """Milliseconds of one of the calls in a burst."""
+    """The milliseconds of one call, the mean over a burst of `count` calls."""
     if device.dry:
         start = time.perf_counter()
         burst()

@@ -1,4 +1,4 @@
-"""Masked updates against the fused optimizers of PyTorch, which know no masks, as more of the weight is locked."""
+"""Cases of masked updates for several locked shares. The rivals are PyTorch's fused optimizers, which have no masks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STOCK_ADAMW = {**ADAMW, "beta1": 0.9, "beta2": 0.999, "amsgrad": False, "maximiz
 
 
 def updates(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """SGD, SGD with momentum and AdamW at every locked share for the largest size, unlocked for the others."""
+    """SGD, SGD with momentum and AdamW: with every locked share for the largest size, unlocked for other sizes."""
     for locked in LOCKED if size == device.sizes[0] else LOCKED[:1]:
         yield _sgd(device, size, dtype, locked, momentum=False)
         yield _sgd(device, size, dtype, locked, momentum=True)
@@ -34,7 +34,7 @@ def updates(device: Device, size: int, dtype: str) -> Iterator[Case]:
 
 
 def embeddings(device: Device, size: int, dtype: str) -> Iterator[Case]:
-    """Every gate of a deep network in one launch: bound by launches, not by bytes."""
+    """The update of all embeddings of a deep network in one launch. The cost of launches limits it, not the bytes."""
     if dtype != "fp32" or size != device.sizes[0]:
         return
     gates, units = (2, 8) if device.dry else (64, 2000)
@@ -67,8 +67,8 @@ def _sgd(device: Device, size: int, dtype: str, locked: float, *, momentum: bool
     def blocks() -> list[Call]:
         parts = [_parts(tensors, lock[0]) for tensors in make()]
         return [
-            within(device.ours, partial(hat_kernels.sgd_update_, p, g, b[0] if b else [], own, **options))
-            for own, p, g, *b in parts
+            within(device.ours, partial(hat_kernels.sgd_update_, p, g, b[0] if b else [], locks, **options))
+            for locks, p, g, *b in parts
         ]
 
     def stock() -> list[Call]:
@@ -105,8 +105,8 @@ def _adamw(device: Device, size: int, dtype: str, locked: float) -> Case:
     def blocks() -> list[Call]:
         parts = [_parts([p, g, m, v.abs_()], lock[0]) for p, g, m, v in make()]
         return [
-            within(device.ours, partial(hat_kernels.adamw_update_, *lists, [], [steps()] * len(own), own, **ADAMW))
-            for own, *lists in parts
+            within(device.ours, partial(hat_kernels.adamw_update_, *lists, [], [steps()] * len(locks), locks, **ADAMW))
+            for locks, *lists in parts
         ]
 
     def stock() -> list[Call]:
@@ -140,9 +140,13 @@ def _ways(device: Device, function: Callable[..., object], calls: Callable[..., 
 
 
 def _parts(tensors: list[Tensor], lock: Lock) -> tuple[Any, ...]:
-    """What an optimizer of `hat.optim` passes: (locks, parameters, gradients, states...) of what may move.
+    """The arguments that an optimizer of `hat.optim` passes: locks, parameters, gradients, states of the free blocks.
 
-    Parameter and gradient are views, the states exist for the blocks alone.
+    Parameters and gradients are views of the whole tensors. States are copies, because they exist for free blocks only.
+
+    Args:
+        tensors: the parameter, its gradient, and its states.
+        lock: the lock of the parameter.
     """
     sides = [None if free is None else _in_order(free) for free in lock[:2]]
     blocks = Sides(*sides).blocks(tensors[0])
@@ -158,7 +162,7 @@ def _in_order(free: Tensor) -> Side:
 
 
 def _tensors(device: Device, size: int, dtype: str, count: int) -> Iterator[list[Tensor]]:
-    """Sets of a parameter, its gradient and its states; all of the parameter's dtype, as PyTorch's own are."""
+    """Sets of a parameter, its gradient and its states. All have one dtype, as in PyTorch's optimizers."""
     shape = square(device, size, dtype)
     for _ in range(sets(device, count * size)):
         yield [torch.randn(shape, device=device.kind).to(DTYPES[dtype]) for _ in range(count)]

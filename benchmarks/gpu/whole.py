@@ -1,7 +1,7 @@
-"""A whole run, from the first image to the last mask: ten tasks of the paper's MLP, ten epochs each, in seconds.
+"""The seconds of a whole run: the paper's MLP learns ten tasks, ten epochs per task.
 
-The images have the shape, the number and the permutations of permuted MNIST, but are drawn: a cloud around one centre a
-class. The machine that measures may have no data, and the time does not depend on what the pixels are.
+The images have the shape, the number and the permutations of permuted MNIST, but their pixels are random: a cloud
+around one centre per class. The measured machine need not have the data, and the time does not depend on the pixels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ SHAPE = (1, 28, 28)
 
 @dataclass(frozen=True)
 class Size:
-    """Of a run: images of the three parts, tasks, epochs and the widths of the network."""
+    """The size of a run.
+
+    Attributes:
+        images: the number of images in the three parts: training, validation and test.
+        tasks: the number of tasks.
+        epochs: the number of epochs per task.
+        hidden: the widths of the hidden layers.
+    """
 
     images: tuple[int, int, int] = (51_000, 9_000, 10_000)
     tasks: int = 10
@@ -37,12 +44,13 @@ TINY = Size(images=(64, 8, 8), tasks=2, epochs=1, hidden=(8, 8))
 
 
 def rows(device: Device, deadline: float, size: Size | None = None) -> Iterator[dict[str, Any]]:
-    """Seconds of `ours` and `plain` with graphs, then without as long as there is time.
+    """Measure `ours` and `plain` with graphs, then without graphs if there is time.
 
     Args:
-        device: where they learn.
-        deadline: of `time.monotonic()`; no run starts that would not end before, as the first of them went.
-        size: of a run.
+        device: the device.
+        deadline: a time of `time.monotonic()`. A run does not start if it would end later; its time is estimated from
+            the first runs.
+        size: the size of a run.
     """
     size = size or (TINY if device.dry else Size())
     stream = permuted(size)
@@ -61,16 +69,16 @@ def rows(device: Device, deadline: float, size: Size | None = None) -> Iterator[
                 yield {**row, "error": "out of time"}
                 continue
             try:
-                found = _run(device, kind, stream, size, graph=mode == "graph")
+                result = _run(device, kind, stream, size, graph=mode == "graph")
             except Exception as error:
                 yield {**row, "error": short(error)}
                 continue
-            longest = max(longest, found["seconds"]) if mode == modes[0] else longest
-            yield {**row, **found}
+            longest = max(longest, result["seconds"]) if mode == modes[0] else longest
+            yield {**row, **result}
 
 
 def permuted(size: Size) -> list[Task]:
-    """The tasks; they share one set of images."""
+    """The tasks of permuted images. All tasks share one set of images."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(10, *SHAPE, generator=generator)
     parts = []
@@ -78,11 +86,11 @@ def permuted(size: Size) -> list[Task]:
         labels = torch.randint(10, (count,), generator=generator)
         parts.append(Part(centres[labels] + 2 * torch.randn(count, *SHAPE, generator=generator), labels))
     names = tuple(map(str, range(10)))
-    found = []
+    tasks = []
     for index in range(size.tasks):
         order = torch.randperm(SHAPE[1] * SHAPE[2], generator=generator)
-        found.append(Task(f"permuted {index}", names, *(part.permuted(order) for part in parts), index=index))
-    return found
+        tasks.append(Task(f"permuted {index}", names, *(part.permuted(order) for part in parts), index=index))
+    return tasks
 
 
 def _run(device: Device, kind: Callable[..., hat.HATModel], stream: list[Task], size: Size, graph: bool) -> Any:
@@ -90,7 +98,7 @@ def _run(device: Device, kind: Callable[..., hat.HATModel], stream: list[Task], 
     model = kind(hat.models.mlp(SHAPE[1] * SHAPE[2], size.hidden))
     config = hat.TrainConfig(epochs=size.epochs, lr_patience=size.epochs, device=device.kind, graph=graph)
     with device.ours(), warnings.catch_warnings():
-        warnings.simplefilter("error", hat.GraphWarning)  # a run that falls back takes minutes, and is no graph
+        warnings.simplefilter("error", hat.GraphWarning)  # an eager run takes minutes, and is not a run with graphs
         result = hat.Trainer(model, stream, config, progress=False).run()
     accuracy, drift = result.history.accuracy[-1], result.history.drift[-1]
     return {"seconds": result.seconds, "accuracy": sum(accuracy) / len(accuracy), "drift": max(drift)}

@@ -1,1 +1,1 @@
-"""The parts of the CPU benchmark: each is a function that measures and yields rows."""
+"""The parts of the CPU benchmark. Each part is a function that measures and yields rows."""

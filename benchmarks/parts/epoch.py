@@ -1,4 +1,4 @@
-"""Steps over an annealed epoch as the network fills up, whole and by phase."""
+"""Part `epoch`: steps over an annealed epoch, for several locked shares, as whole steps and by phase."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from benchmarks.workload import ALEXNET, MLP, S_MAX
 
 LOCKED = (0.0, 0.25, 0.5, 0.75, 0.9)
 VARIANTS = (PLAIN, TEXTBOOK, FLUSHED, OURS, IN_MATMUL, COMPILED)
-EVERYWHERE = (PLAIN, TEXTBOOK, OURS, IN_MATMUL)  # the others run at the shares of FULL only, to save time
+EVERYWHERE = (PLAIN, TEXTBOOK, OURS, IN_MATMUL)  # to save time, other variants run only at the shares in FULL
 FULL = (0.0, 0.5, 0.9)
 
 
 @dataclass(frozen=True)
 class Size:
-    """A network and batch, and what its steps allow.
+    """A network and batch, and how its steps are measured.
 
     Attributes:
-        case: network and batch.
-        points: of the epoch.
-        block: points a turn.
-        share: of the time, for one cell.
-        most: the variants to run where all could.
+        case: the network and the batch.
+        points: the number of points in the epoch.
+        block: the number of points per turn.
+        share: the share of the time for one cell.
+        most: the variants at the shares in FULL.
     """
 
     case: Case
@@ -38,6 +38,7 @@ class Size:
     most: Sequence[str] = VARIANTS
 
     def variants(self) -> Sequence[str]:
+        """The variants that run at the locked share of `case`."""
         return self.most if self.case.locked in FULL else EVERYWHERE
 
 
@@ -50,14 +51,14 @@ SIZES = (
 
 
 def epochs(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]:
-    """Both networks, batch 64 and 256, by the locked share of every axis."""
+    """Measure both networks with batch 64 and 256 at every locked share."""
     for size in SIZES:
         for locked in LOCKED:
             yield from cell(replace(size, case=replace(size.case, locked=locked)), machine, plan, running)
 
 
 def cell(size: Size, machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]:
-    """One network, batch and share under all variants that run there."""
+    """Measure one network, batch and locked share with all its variants."""
     case = size.case
     chosen = {name: running[name] for name in size.variants()}
     for worker in chosen.values():
@@ -70,7 +71,7 @@ def cell(size: Size, machine: cost.Machine, plan: Plan, running: Workers) -> Ite
 
 
 def row(name: str, case: Case, machine: cost.Machine, whole: Timings, parts: dict[str, Timings]) -> Row:
-    """One variant beside the others; `plain` has nothing locked, so its floor is that of an empty network."""
+    """The row of one variant, with its ratios to the others. In `plain` and its floor, nothing is locked."""
     locked = 0.0 if name == PLAIN else case.locked
     counted = cost.phases(case.network, case.batch, locked)
     return {

@@ -1,4 +1,4 @@
-"""What a step takes of the memory, each variant and share in a fresh process."""
+"""Part `memory`: the memory of a step. Every variant and locked share runs in a fresh process."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from benchmarks.workload import MLP
 
 VARIANTS = (PLAIN, TEXTBOOK, OURS, IN_MATMUL, COMPILED)
 LOCKED = (0.0, 0.5, 0.9)
-AT_ONCE = 2  # processes: nothing is timed, and no process sees the memory of another
+AT_ONCE = 2  # processes at the same time: nothing is timed, and every process has its own memory
 
 
 def memories(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]:
-    """The MLP at batch 64: tensors kept, the most tensors of a step beside them, and the peak in pages."""
-    asked = [(name, Case(network=MLP, batch=64, locked=locked)) for locked in LOCKED for name in VARIANTS]
+    """Measure the MLP at batch 64: tensors kept between steps, tensors of a step, and the peak in pages."""
+    cases = [(name, Case(network=MLP, batch=64, locked=locked)) for locked in LOCKED for name in VARIANTS]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from pool.map(row, *zip(*asked, strict=True))
+        yield from pool.map(row, *zip(*cases, strict=True))
 
 
 def row(name: str, case: Case) -> Row:
-    """One fresh process: first its peak, then, with all that is warm by now, the count of its tensors."""
+    """Measure one variant in a fresh process: first the peak, then, after the process is warm, the tensors."""
     with workers({name: name}) as fresh:
         peak = fresh[name].peak(case)
         fresh[name].build(case)

@@ -1,4 +1,4 @@
-"""Answers for a batch of many tasks beside those for a batch of one, in this process."""
+"""Part `mixed`: the time to answer for a batch of many tasks or of one task, measured in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPEATS, BLOCK = 6, 2
 
 
 def mixed(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]:
-    """Both networks behind 32 finished tasks, batch 64 and 256."""
+    """Measure both networks with 32 finished tasks, batch 64 and 256."""
     for network in (MLP, ALEXNET):
         model = served(network)
         for batch in BATCHES:

@@ -1,4 +1,4 @@
-"""Single operations, in this process."""
+"""Part `operation`: single operations, measured in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.plan import Plan, Row, Workers, milliseconds
 
 
 def operations(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]:
-    """Plain, textbook and ours."""
+    """Measure every operation in all its variants."""
     repeats = [0.0] * 20
     for operation, make in OPERATIONS.items():
         calls = make()
@@ -32,7 +32,7 @@ def operations(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[
 
 
 def repeated(call: Callable[[], object]) -> Runner:
-    """Seconds of every call, after one that is not counted."""
+    """A runner that times one call per point. One call before them is not timed."""
 
     def run(grid: Sequence[float]) -> list[float]:
         call()

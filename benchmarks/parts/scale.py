@@ -1,4 +1,4 @@
-"""Steps at one scale: subnormal numbers must not make some of them slower."""
+"""Part `scale`: steps at fixed scales. Subnormal numbers must not make steps at some scales slower."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPEATS = 3
 
 
 def scales(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]:
-    """Runs of 3 steps of the MLP at one scale, all from the same state: as a task begins, and after some training."""
+    """Measure 3 steps of the MLP at every scale from the same state: when a task begins, and after 48 steps."""
     for state, trained in (("as a task begins", 0), ("after 48 steps", 48)):
         case = Case(network=MLP, batch=64, trained=trained, restore=True)
         for name in VARIANTS:
@@ -31,7 +31,7 @@ def scales(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]
 
 
 def rows(name: str, state: str, case: Case, timings: Timings) -> Iterator[Row]:
-    """One row a scale, with its ratio to scale 1 within the round."""
+    """One row per scale, with the ratio of its step to the step at scale 1 in the same round."""
     by_scale = [blocks(steps, REPEATS) for steps in timings.seconds[name]]
     for point, scale in enumerate(SCALES):
         steps = [step for round_ in by_scale for step in round_[point]]
@@ -44,5 +44,5 @@ def rows(name: str, state: str, case: Case, timings: Timings) -> Iterator[Row]:
             "state": state,
             "rounds": timings.rounds,
             "ms": milliseconds(steps),
-            "ratio_to_scale_1": quantiles([mine / base for mine, base in pairs]),
+            "ratio_to_scale_1": quantiles([seconds / at_scale_1 for seconds, at_scale_1 in pairs]),
         }

@@ -1,4 +1,7 @@
-"""Step time and memory against the number of finished tasks: a task may add its masks and head, and no time."""
+"""Part `tasks`: step time and memory for several numbers of finished tasks.
+
+A finished task may add memory for its masks and its head. It must not add time.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from benchmarks.variants import OURS, PLAIN
 from benchmarks.workload import MLP
 
 TASKS = (1, 10, 100, 1000)
-LOCKED = 0.5  # all tasks use the same units, so that nothing but their number differs
+LOCKED = 0.5  # all tasks use the same units, so that the cases differ only in the number of tasks
 POINTS, BLOCK = 8, 4
 
 
 def many_tasks(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]:
-    """The MLP at batch 64 behind 1 to 1000 finished tasks, a process each, and plain, which has none."""
+    """Measure the MLP at batch 64 with 1 to 1000 finished tasks, and plain. Every case has its own process."""
     cases = {f"{OURS} {count}": Case(network=MLP, batch=64, locked=LOCKED, tasks=count) for count in TASKS}
     with workers(dict.fromkeys(cases, OURS)) as started:
         for name, worker in started.items():
@@ -31,7 +34,7 @@ def many_tasks(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[
 
 
 def row(name: str, case: Case, timings: Timings) -> Row:
-    """One number of tasks, beside plain and beside the smallest number."""
+    """The row of one number of tasks, with its ratios to plain and to the smallest number of tasks."""
     first = next(iter(timings.seconds))
     return {
         **about("tasks", OURS, case),

@@ -1,4 +1,7 @@
-"""Step time against the width of the hidden layers: where memory, arithmetic or the cost of calls decides."""
+"""Part `width`: step time for several widths of the hidden layers.
+
+The cost of calls limits small widths; memory or arithmetic limits large widths.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ POINTS = 4
 
 
 def widths(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]:
-    """The MLP at batch 64, both hidden layers of one width, 0 and 50 % of every axis locked."""
+    """Measure the MLP at batch 64, with both hidden layers of one width, and 0 or 50 % of every axis locked."""
     for width in WIDTHS:
         for locked in LOCKED:
             network = replace(MLP, hidden=(width, width))
@@ -27,7 +30,7 @@ def widths(machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]
 
 
 def cell(case: Case, machine: cost.Machine, plan: Plan, running: Workers) -> Iterator[Row]:
-    """One width and share under all variants."""
+    """Measure one width and locked share with all variants."""
     for name in VARIANTS:
         running[name].build(case)
     runners: dict[str, Runner] = {name: running[name].run for name in VARIANTS}

@@ -1,7 +1,8 @@
-"""Pictures of a run: what was learned, what was kept, how full the network is and how much tasks share.
+"""Pictures of a run: accuracy of every task over time, units in use, and units that tasks share.
 
-Every function takes plain numbers and returns a matplotlib Figure with a canvas of its own: no global state,
-so it draws without a display and in any thread. matplotlib is imported when the first picture is drawn.
+Every function takes plain numbers and returns a matplotlib Figure with its own canvas. No function uses global state of
+matplotlib, so pictures can be drawn without a display and in any thread. matplotlib is imported when the first picture
+is drawn.
 """
 
 from hat.plots.canvas import save

@@ -1,4 +1,4 @@
-"""Tasks against tasks: accuracy and shared units as heat maps."""
+"""Heat maps with one row and one column per task: accuracy, and shared units."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ANNOTATED = 12  # beyond this many tasks the numbers in the cells are too small to read
+_ANNOTATED = 12  # with more tasks, cells have no numbers: the numbers would be too small to read
 
 
 def accuracy_matrix(accuracy: Any, names: Sequence[str]) -> Figure:
-    """Heat map of `accuracy` [T, T], shares in [0, 1] of task k (column) after learning task t (row).
+    """Heat map of the accuracy on task k (column) after task t was learned (row). Only cells with k <= t are drawn.
 
-    names: T task names. Only k <= t is drawn. Raises ValueError for other shapes or values.
+    Args:
+        accuracy: [T, T], in [0, 1].
+        names: the names of the T tasks.
+
+    Raises:
+        ValueError: a shape or a value is wrong.
     """
     matrix = learned_part(accuracy)
     figure, axes = _heat_map(matrix, names, "Accuracy on every task as tasks are learned", "accuracy (%)")
@@ -31,9 +36,14 @@ def accuracy_matrix(accuracy: Any, names: Sequence[str]) -> Figure:
 
 
 def overlap(masks_overlap: Any, names: Sequence[str]) -> Figure:
-    """Heat map of `masks_overlap` [T, T]: share in [0, 1] of task i's units (row) that task j (column) uses.
+    """Heat map of the share of task i's units (row) that task j (column) uses too. Cells with NaN stay blank.
 
-    names: T task names. NaN cells stay blank. Raises ValueError for other shapes or values.
+    Args:
+        masks_overlap: [T, T], in [0, 1] or NaN.
+        names: the names of the T tasks.
+
+    Raises:
+        ValueError: a shape or a value is wrong.
     """
     check_names(names, len(names))
     matrix = fractions(masks_overlap, "masks_overlap", (len(names), len(names)), blank=True)
@@ -43,10 +53,16 @@ def overlap(masks_overlap: Any, names: Sequence[str]) -> Figure:
 
 
 def overlap_matrix(masks: Sequence[Tensor]) -> Tensor:
-    """Share of task i's units that task j uses too, [T, T] float64, over the units of all gates together.
+    """Compute the share of task i's units that task j uses too, over the units of all gates together.
 
-    masks: one [T, N] for each gate; a unit is used where its mask exceeds 0.5. A task that uses nothing gives
-    a row and a column of zeros. Raises ValueError for no masks, other shapes, or values outside [0, 1].
+    Args:
+        masks: one tensor [T, N] per gate, values in [0, 1]. A task uses a unit if the unit's mask exceeds 0.5.
+
+    Returns:
+        [T, T] float64. A task that uses no unit has a row and a column of zeros.
+
+    Raises:
+        ValueError: there are no masks, a shape is wrong, or a value is outside [0, 1].
     """
     if not len(masks) or any(mask.ndim != 2 for mask in masks):
         raise ValueError(f"masks: expected tensors [T, N], got {[tuple(mask.shape) for mask in masks]}")
@@ -87,5 +103,5 @@ def _heat_map(matrix: Tensor, names: Sequence[str], title: str, unit: str) -> tu
 
 
 def _ink(share: float) -> str:
-    """The text colour that reads better on viridis, which passes a luminance of 0.18 at 0.45."""
+    """The text colour with the better contrast: the colours of viridis reach a luminance of 0.18 at a share of 0.45."""
     return "white" if share < 0.45 else "black"

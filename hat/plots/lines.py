@@ -1,4 +1,4 @@
-"""What changes with time: accuracy and capacity as tasks are learned, compression as epochs pass."""
+"""Line plots over time: accuracy and used units over learned tasks, compression over epochs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NAMED = 2 * len(COLOURS)  # beyond this many lines a legend is longer than the picture: a colour scale takes its place
-_SAME = 0.25  # lines that are closer than this, in percentage points, hide each other
+_NAMED = 2 * len(COLOURS)  # with more lines, a colour scale replaces the legend, which would not fit the picture
+_SAME = 0.25  # two lines that are closer than this, in percentage points, hide each other
 _REFERENCES = {"alone": "each\nalone", "joint": "all\njointly", "sequential": "one after\nanother"}
 
 
 def accuracy_over_time(
     accuracy: Any, names: Sequence[str], *, references: Mapping[str, Sequence[float]] | None = None
 ) -> Figure:
-    """One line per task of `accuracy` [T, T] as in `accuracy_matrix`, from the day it was learned on.
+    """Draw one line per task: the accuracy on the task after each later task was learned.
 
-    names: T task names. references: by kind the accuracies [T] in [0, 1] of the same network without HAT, each drawn as
-    a column of marks behind the last task. Raises ValueError for other shapes or values.
+    Args:
+        accuracy: [T, T], in [0, 1], as in `accuracy_matrix`.
+        names: the names of the T tasks.
+        references: the accuracies [T], in [0, 1], of the same network without HAT, by the kind of training. Each kind
+            is drawn as a column of marks to the right of the last task.
+
+    Raises:
+        ValueError: a shape or a value is wrong.
     """
     matrix = learned_part(accuracy)
     tasks = len(matrix)
@@ -43,10 +49,15 @@ def accuracy_over_time(
 
 
 def capacity(used: Any, layers: Sequence[str], *, total: Any = None) -> Figure:
-    """Share of each layer's units in use, `used` [T, L] in [0, 1], after each of T tasks.
+    """Draw the share of every layer's units that is in use after each task.
 
-    layers: L layer names. total: [T] in [0, 1], the same for the whole network, drawn if given.
-    Raises ValueError for other shapes or values.
+    Args:
+        used: [T, L], in [0, 1]: the shares of L layers after each of T tasks.
+        layers: the names of the L layers.
+        total: [T], in [0, 1]: the share of the whole network. None: no line for the whole network.
+
+    Raises:
+        ValueError: a shape or a value is wrong.
     """
     check_names(layers, len(layers), "layers")
     shares = as_tensor(used, "used")
@@ -66,13 +77,20 @@ def compression(
     without: Sequence[Any] | None = None,
     final: Sequence[Mapping[str, float]] | None = None,
 ) -> Figure:
-    """Validation accuracy, and share of weights kept, over the epochs of runs that each learn one task alone.
+    """Draw the validation accuracy and the share of weights kept over the epochs of runs. Each run learns one task.
 
-    accuracy, kept: of each run a list of shares in [0, 1], one an epoch. names: of the runs.
-    without: accuracy as above of the same networks without attention, drawn dashed if given; lengths may differ.
-    final: of each run what it ended with, in [0, 1]: `kept`, and `accuracy` and `without` on the test part. The legends
-    show these numbers; without `final` they show the share kept after the last epoch.
-    Raises ValueError for other lengths or values.
+    Args:
+        accuracy: for each run, the validation accuracy in [0, 1] after every epoch.
+        kept: for each run, the share of weights kept in [0, 1] after every epoch.
+        names: the names of the runs.
+        without: like `accuracy`, for the same networks without HAT; drawn dashed. The number of epochs may differ from
+            that of `accuracy`. None: no dashed lines.
+        final: for each run, its final numbers in [0, 1]: `kept`, the share of weights kept, and `accuracy` and
+            `without`, the test accuracy with HAT and without. The legends show these numbers. None: the legends show
+            the share kept after the last epoch.
+
+    Raises:
+        ValueError: a length or a value is wrong.
     """
     columns = {"accuracy": accuracy, "kept": kept, "without": [()] * len(names) if without is None else without}
     check_names(names, len(accuracy))
@@ -84,15 +102,15 @@ def compression(
     _epochs(left, "Accuracy", "validation accuracy (%)")
     _epochs(right, "Compression", "weights kept (%)")
     for index, name in enumerate(names):
-        colour, called = COLOURS[index % len(COLOURS)], label(name, 26)
+        colour, run_label = COLOURS[index % len(COLOURS)], label(name, 26)
         shares = {key: 100 * fractions(runs[index], key, (len(runs[index]),)).numpy() for key, runs in columns.items()}
         end = {"kept": shares["kept"][-1] / 100} if final is None else final[index]
-        left.plot(_days(shares["without"]), shares["without"], color=colour, linestyle="--", linewidth=1.2)
-        (line,) = left.plot(_days(shares["accuracy"]), shares["accuracy"], color=colour, linewidth=1.8)
+        left.plot(_steps(shares["without"]), shares["without"], color=colour, linestyle="--", linewidth=1.2)
+        (line,) = left.plot(_steps(shares["accuracy"]), shares["accuracy"], color=colour, linewidth=1.8)
         if final is not None:
-            line.set_label(f"{called}: {100 * end['accuracy']:.2f} % ({100 * end['without']:.2f} %)")
-        kept_label = f"{called}: {100 * end['kept']:.1f} %"
-        right.plot(_days(shares["kept"]), shares["kept"], color=colour, linewidth=1.8, label=kept_label)
+            line.set_label(f"{run_label}: {100 * end['accuracy']:.2f} % ({100 * end['without']:.2f} %)")
+        kept_label = f"{run_label}: {100 * end['kept']:.1f} %"
+        right.plot(_steps(shares["kept"]), shares["kept"], color=colour, linewidth=1.8, label=kept_label)
     left.set_ylim(top=100)
     right.set_ylim(0, 100)
     if without is not None:
@@ -110,19 +128,20 @@ def _epochs(axes: Axes, title: str, unit: str) -> None:
 
 
 def _legend_below(axes: Axes, title: str) -> None:
-    """Where it hides no line; none without labels."""
+    """Put a legend below `axes`, where it hides no line. If no line has a label, there is no legend."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15)}
         axes.legend(handles, labels, title=title, frameon=False, fontsize=9, title_fontsize=9, **place)
 
 
-def _days(shares: Any) -> list[int]:
+def _steps(shares: Any) -> list[int]:
+    """The numbers 1, 2, ... of the tasks or epochs, for the horizontal axis."""
     return list(range(1, len(shares) + 1))
 
 
 def _over_time(axes: Axes, unit: str) -> None:
-    """Whole numbers along, and lines across."""
+    """Number the horizontal axis with whole numbers, and draw horizontal grid lines."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel(unit, color=INK)
@@ -132,11 +151,12 @@ def _over_time(axes: Axes, unit: str) -> None:
 
 
 def _lines(
-    figure: Figure, axes: Axes, shares: Tensor, names: Sequence[str], what: str, whole: Tensor | None = None
+    figure: Figure, axes: Axes, shares: Tensor, names: Sequence[str], kind: str, whole: Tensor | None = None
 ) -> None:
-    """Draw columns of `shares` [T, L] over tasks 1 to T, told apart by a legend or, if many, a colour scale.
+    """Draw the columns of `shares` [T, L] as lines over tasks 1 to T.
 
-    A line that would hide below later ones is drawn wider than they are.
+    A legend names the lines; if there are many lines, a colour scale does. A line that later lines would cover is drawn
+    wider than the later lines.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -144,38 +164,39 @@ def _lines(
 
     steps, count = shares.shape
     check_names(names, count)
-    few = count <= _NAMED
+    named = count <= _NAMED
     palette = colormaps["viridis"].resampled(count)
-    days = _days(shares)
-    marked = list(range(steps - 1, -1, -max(1, steps // 12))) if few else [steps - 1]  # always a newest task's dot
-    hidden = _lines_above(shares) if few else [0] * count
-    margin = min(2.0, 10 / max(1, *hidden))  # in points
+    tasks = _steps(shares)
+    # The last step always has a marker, because the line of the newest task is a single point.
+    markers = list(range(steps - 1, -1, -max(1, steps // 12))) if named else [steps - 1]
+    lines_above = _lines_above(shares) if named else [0] * count
+    margin = min(2.0, 10 / max(1, *lines_above))  # in points
     for index, name in enumerate(names):
         axes.plot(
-            days,
+            tasks,
             100 * shares[:, index].numpy(),
-            color=COLOURS[index % len(COLOURS)] if few else palette(index),
+            color=COLOURS[index % len(COLOURS)] if named else palette(index),
             label=label(name),
-            linestyle="-" if not few or index < len(COLOURS) else "--",
-            linewidth=(1.6 if few else 1.0) + margin * hidden[index],
-            marker=MARKERS[index % len(MARKERS)] if few else "o",
-            markersize=(5 if few else 3) + margin * hidden[index],
-            markevery=marked,
+            linestyle="-" if not named or index < len(COLOURS) else "--",
+            linewidth=(1.6 if named else 1.0) + margin * lines_above[index],
+            marker=MARKERS[index % len(MARKERS)] if named else "o",
+            markersize=(5 if named else 3) + margin * lines_above[index],
+            markevery=markers,
             clip_on=False,
         )
     if whole is not None:
-        black: dict[str, Any] = {"color": "black", "linewidth": 2.8, "linestyle": ":", "marker": "o"}
-        axes.plot(days, 100 * whole.numpy(), label="whole network", markevery=[steps - 1], clip_on=False, **black)
+        whole_line: dict[str, Any] = {"color": "black", "linewidth": 2.8, "linestyle": ":", "marker": "o"}
+        axes.plot(tasks, 100 * whole.numpy(), label="whole network", markevery=[steps - 1], clip_on=False, **whole_line)
     _over_time(axes, "tasks learned")
     axes.set_xlim(0.5, steps + 0.5)
-    if few:
-        axes.legend(title=what, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
+    if named:
+        axes.legend(title=kind, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
         return
     scale = ScalarMappable(BoundaryNorm([i - 0.5 for i in range(count + 1)], count), palette)
     ticks = ticks_of(count)
     bar = figure.colorbar(scale, ax=axes, ticks=ticks, aspect=30)
     bar.set_ticklabels([label(names[tick]) for tick in ticks], fontsize=8)
-    bar.ax.set_title(what, fontsize=9, color=INK)
+    bar.ax.set_title(kind, fontsize=9, color=INK)
     bar.ax.minorticks_off()
     bar.outline.set_visible(False)
     if whole is not None:
@@ -183,9 +204,10 @@ def _lines(
 
 
 def _lines_above(shares: Tensor) -> list[int]:
-    """Of every column of `shares` [T, L], how many later columns run so close to it that they are drawn over it.
+    """For every column of `shares` [T, L], count the later columns that cover its line.
 
-    Two lines that only cross do not count: they are close at two steps in a row, or share one step in all.
+    A later line covers a line if the two lines are close at two neighbouring steps. If the two lines have only one step
+    in common, being close at this step is enough. Two lines that only cross do not cover each other.
     """
     counts = []
     for index in range(shares.shape[1]):
@@ -197,14 +219,17 @@ def _lines_above(shares: Tensor) -> list[int]:
 
 
 def _columns(axes: Axes, without: Mapping[str, Tensor], tasks: int) -> None:
-    """Accuracies [T] of every kind of reference as a column of marks behind task T, in the colours of the lines."""
-    room = max(1.0, tasks / 8)
-    centres = [tasks + 0.5 + room * (place + 0.6) for place in range(len(without))]
+    """Draw the accuracies [T] of every kind of reference as a column of marks to the right of task T.
+
+    A mark has the colour and the shape of its task's line.
+    """
+    width = max(1.0, tasks / 8)
+    centres = [tasks + 0.5 + width * (place + 0.6) for place in range(len(without))]
     for centre, shares in zip(centres, without.values(), strict=True):
         for task, share in enumerate(shares.tolist()):
             line = axes.lines[task]
             axes.plot(
-                centre + room * 0.6 * ((task + 0.5) / tasks - 0.5),
+                centre + width * 0.6 * ((task + 0.5) / tasks - 0.5),
                 100 * share,
                 color=line.get_color(),
                 marker=line.get_marker(),
@@ -213,9 +238,10 @@ def _columns(axes: Axes, without: Mapping[str, Tensor], tasks: int) -> None:
                 linestyle="none",
                 clip_on=False,
             )
-    days = [tick + 1 for tick in ticks_of(tasks, 12)]
-    axes.set_xticks([*days, *centres], [*map(str, days), *(_REFERENCES.get(kind, label(kind)) for kind in without)])
-    axes.set_xlim(0.5, centres[-1] + 0.6 * room)
-    axes.axvline(tasks + 0.5 + 0.1 * room, color=FAINT, linewidth=0.8)
+    task_ticks = [tick + 1 for tick in ticks_of(tasks, 12)]
+    kinds = [_REFERENCES.get(kind, label(kind)) for kind in without]
+    axes.set_xticks([*task_ticks, *centres], [*map(str, task_ticks), *kinds])
+    axes.set_xlim(0.5, centres[-1] + 0.6 * width)
+    axes.axvline(tasks + 0.5 + 0.1 * width, color=FAINT, linewidth=0.8)
     top = axes.get_xaxis_transform()
     axes.text(sum(centres) / len(centres), 1.01, "without HAT", transform=top, ha="center", fontsize=9, color=INK)

@@ -1,4 +1,4 @@
-"""Report on the units of a model: which task uses which units, which units tasks share, and which are free."""
+"""Report on the units of a model: the units that every task uses, units that tasks share, and free units."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ class Report:
 
     Attributes:
         tasks: ids of the finished tasks that are not forgotten.
-        names: of these tasks.
+        names: the names of these tasks.
         rows: one row for each task and axis, sorted by task.
         forecast: the number of free units of every axis, and for how many tasks they are enough.
         overlap: [T, T] float64, the share of the units of a task (row) that another task (column) uses too, over all
             axes.
-        masks: [T, units] bool of every axis by name, in the present order of the units.
-        reserved: [units] bool of every axis by name, the units that were reserved before the first task, for what the
-            network had learned before.
-        channels: names of the axes whose units are channels of convolutions.
+        masks: [T, units] bool for every axis by name, in the present order of the units.
+        reserved: [units] bool for every axis by name: the units that were reserved before the first task, because the
+            network had been trained before.
+        channels: the names of the axes whose units are channels of convolutions.
     """
 
     tasks: tuple[int, ...]
@@ -81,7 +81,7 @@ class Report:
         return "\n\n".join(part for part in parts if part)
 
     def plots(self) -> dict[str, Figure]:
-        """Pictures by name; none if no task is finished.
+        """Draw the pictures, by name. If no task is finished, there are no pictures.
 
         `units` shows the units that every task uses on every axis; `capacity` shows how the axes fill up; `overlap`
         shows the units that tasks share; `channels-AXIS` shows the masks of an axis of channels as an image.
@@ -122,7 +122,7 @@ class Report:
         return files
 
     def _units(self) -> str:
-        """The table of used units: one row an axis, one column a task."""
+        """The table of used units: one row per axis, one column per task."""
         shown = self.tasks[-_SHOWN:]
         if not shown:
             return ""
@@ -130,12 +130,12 @@ class Report:
         lines = [[axis_name(axis), *(cells[task, axis] for task in shown)] for axis in self.masks]
         rows_by_task = [[row for row in self.rows if row.task == task] for task in shown]
         totals = [f"{sum(row.used for row in rows):,} ({sum(row.new for row in rows):,})" for rows in rows_by_task]
-        which = f"the last {_SHOWN} of {len(self.tasks)} tasks" if len(shown) < len(self.tasks) else "every task"
-        title = f"units used by {which} (in brackets: units that no earlier task had used)"
+        task_range = f"the last {_SHOWN} of {len(self.tasks)} tasks" if len(shown) < len(self.tasks) else "every task"
+        title = f"units used by {task_range} (in brackets: units that no earlier task had used)"
         return _table(title, ["axis", *map(str, shown)], lines, ["all axes", *totals])
 
     def _overlap(self) -> str:
-        """The table of shared units: one row and one column a task."""
+        """The table of shared units: one row and one column per task."""
         if len(self.tasks) < 2:
             return ""
         shown = range(max(0, len(self.tasks) - _SHOWN), len(self.tasks))
@@ -152,14 +152,15 @@ class Report:
 
 
 def report(model: HATModel, *, names: Sequence[str] | None = None, last: int = LAST) -> Report:
-    """Report which units every task uses and shares, which are free, and for how many tasks the free units are enough.
+    """Report the units that every task uses, units that tasks share, free units, and how many tasks find room in them.
 
     A unit counts as used if a committed mask exceeds 0.5. `hat.summary` shows the layers along the axes, and how many
     weights are locked.
 
     Args:
-        model: may be learning a task. It is not changed.
-        names: of all tasks in the order of their ids, forgotten tasks included; by default `task 0` and so on.
+        model: the model. It may be learning a task. It is not changed.
+        names: the names of all tasks in the order of their ids, forgotten tasks included; by default `task 0`,
+            `task 1` and so on.
         last: as in `hat.forecast`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which units every task uses: as bars for every layer, and as images of the masks of a convolution's channels."""
+"""Pictures of the units that every task uses: bars for every layer, and images of the channels of a convolution."""
 
 from __future__ import annotations
 
@@ -16,25 +16,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PANELS, _COLUMNS = 24, 4  # of more layers some are shown, evenly spaced
-_STRIP = 128  # channels side by side that can still be told apart
+_PANELS, _COLUMNS = 24, 4  # at most 24 panels; if there are more layers, some evenly spaced layers are shown
+_STRIP = 128  # the most channels side by side that a reader can still tell apart
 _NEW, _REUSED, _OTHERS, _FREE = COLOURS[0], COLOURS[1], "#cccccc", "#f5f5f5"
 
 
 def units(
     masks: Sequence[Any], layers: Sequence[str], names: Sequence[str], *, reserved: Sequence[Any] | None = None
 ) -> Figure:
-    """What each of T tasks uses of each layer: units that are new, units that earlier tasks use too, and what is left.
+    """Draw one panel per layer and one bar per task.
 
-    masks: of every layer [T, N], in [0, 1]; used where it exceeds 0.5. layers: their names. names: of the tasks.
-    reserved: of every layer [N], units that were used before the first task.
-    Raises ValueError for other shapes or values.
+    A bar shows the share of units that the task shares with earlier tasks, that it uses for the first time, that only
+    earlier tasks use, and that are free.
+
+    Args:
+        masks: for every layer a mask [T, N], in [0, 1]. A task uses a unit if the mask exceeds 0.5.
+        layers: the names of the layers.
+        names: the names of the T tasks.
+        reserved: for every layer a mask [N]: the units that were used before the first task.
+
+    Raises:
+        ValueError: a shape or a value is wrong.
     """
     check_names(layers, len(masks), "layers")
     if reserved is not None and len(reserved) != len(masks):
         raise ValueError(f"reserved: expected {len(masks)}, got {len(reserved)}")
-    before = reserved or [None] * len(masks)
-    used = [_used(mask, names, first) for mask, first in zip(masks, before, strict=True)]
+    reserved = reserved or [None] * len(masks)
+    used = [_used(mask, names, layer_reserved) for mask, layer_reserved in zip(masks, reserved, strict=True)]
     shown = range(0, len(layers), math.ceil(len(layers) / _PANELS))
     rows = math.ceil(len(shown) / _COLUMNS)
     columns = math.ceil(len(shown) / rows)
@@ -45,9 +53,9 @@ def units(
     for axes, index in zip(panels, shown, strict=False):
         _bars(axes, *used[index])
         axes.set_title(f"{label(layers[index])} ({used[index][0].shape[1]:,})", fontsize=10, color=INK)
-    some = f" of {len(shown)} of {len(layers)} layers" if len(shown) < len(layers) else ""
-    figure.suptitle(f"Units in use by each task{some}", fontsize=13, color=INK)
-    for axes in panels[max(0, len(shown) - columns) : len(shown)]:  # with no panel below them
+    part = f" of {len(shown)} of {len(layers)} layers" if len(shown) < len(layers) else ""
+    figure.suptitle(f"Units in use by each task{part}", fontsize=13, color=INK)
+    for axes in panels[max(0, len(shown) - columns) : len(shown)]:  # the lowest panel of every column
         axes.set_xlabel("task, in the order learned", fontsize=10, color=INK)
         axes.tick_params(labelbottom=True)
     for axes in panels[::columns]:
@@ -59,18 +67,25 @@ def units(
 
 
 def channels(mask: Any, layer: str, names: Sequence[str], *, reserved: Any = None) -> Figure:
-    """The masks of T tasks over a layer's N channels as an image, a row a task, in strips of 128 channels.
+    """Draw the masks of T tasks over the N channels of a layer as an image with one row per task.
 
-    mask: [T, N] in [0, 1]; used where it exceeds 0.5. A channel that a task uses has a colour for how many do; one that
-    others use has one for that. names: of the tasks. reserved: [N], channels that were used before the first task.
-    Raises ValueError for other shapes or values.
+    The image is cut into strips of 128 channels. If the row's task uses a channel, the colour says how many tasks use
+    the channel. Otherwise the colour says whether other tasks use the channel, or the channel is free.
+
+    Args:
+        mask: [T, N], in [0, 1]. A task uses a channel if the mask exceeds 0.5.
+        layer: the name of the layer.
+        names: the names of the T tasks.
+        reserved: [N], the channels that were used before the first task.
+
+    Raises:
+        ValueError: a shape or a value is wrong.
     """
     used, before = _used(mask, names, reserved)
-    codes = torch.where(
-        used, 1 + used.sum(0), (used.any(0) | before).long()
-    )  # free, others', its own, of two tasks ...
+    # 0: free; 1: used by other tasks only; 1 + n: used by this task, and by n tasks in all
+    codes = torch.where(used, 1 + used.sum(0), (used.any(0) | before).long())
     strips = codes.split(_STRIP, 1)
-    height = min(0.34, max(0.085, 2.6 / len(names)))  # of a row, in inches
+    height = min(0.34, max(0.085, 2.6 / len(names)))  # the height of a row in inches
     figure = blank(11, 1.6 + len(strips) * (0.45 + height * len(names)))
     figure.suptitle(f"Channels of {label(layer)} that each task uses", fontsize=13, color=INK)
     colours = _channel_colours(max(1, int(used.sum(0).max())))
@@ -83,25 +98,31 @@ def channels(mask: Any, layer: str, names: Sequence[str], *, reserved: Any = Non
 
 
 def _used(mask: Any, names: Sequence[str], reserved: Any) -> tuple[Tensor, Tensor]:
-    """[T, N] bool of the tasks, and [N] bool of what was used before the first."""
+    """The units that every task uses [T, N], bool, and the units that were used before the first task [N], bool."""
     check_names(names, len(names))
-    found = as_tensor(mask, "masks")
-    found = fractions(found, "masks", (len(names), found.shape[-1] if found.ndim else 0))
-    before = torch.zeros(found.shape[1]) if reserved is None else fractions(reserved, "reserved", found.shape[1:])
-    return found > 0.5, before > 0.5
+    shares = as_tensor(mask, "masks")
+    shares = fractions(shares, "masks", (len(names), shares.shape[-1] if shares.ndim else 0))
+    before = torch.zeros(shares.shape[1]) if reserved is None else fractions(reserved, "reserved", shares.shape[1:])
+    return shares > 0.5, before > 0.5
 
 
 def _bars(axes: Axes, used: Tensor, before: Tensor) -> None:
-    """A bar a task, of what it uses for the first time, what it shares with earlier ones, and what it leaves alone."""
-    ever = torch.cat([before[None], used]).cumsum(0) > 0
-    new, reused, others = used & ~ever[:-1], used & ever[:-1], ever[:-1] & ~used
+    """Draw one bar per task, see `units`.
+
+    Args:
+        axes: the axes to draw on.
+        used: [T, N] bool, the units that every task uses.
+        before: [N] bool, the units that were used before the first task.
+    """
+    used_so_far = torch.cat([before[None], used]).cumsum(0) > 0
+    new, reused, others = used & ~used_so_far[:-1], used & used_so_far[:-1], used_so_far[:-1] & ~used
     tasks, bottom = range(1, len(used) + 1), torch.zeros(len(used), dtype=torch.float64)
     parts = {
         "shared with earlier tasks": (reused, _REUSED),
         "new": (new, _NEW),
         "of earlier tasks only": (others, _OTHERS),
     }
-    for name, (part, colour) in {**parts, "free": (~ever[1:], _FREE)}.items():
+    for name, (part, colour) in {**parts, "free": (~used_so_far[1:], _FREE)}.items():
         share = 100 * part.double().mean(1)
         axes.bar(tasks, share.numpy(), 0.8, bottom=bottom.numpy(), color=colour, label=name)
         bottom = bottom + share
@@ -111,7 +132,7 @@ def _bars(axes: Axes, used: Tensor, before: Tensor) -> None:
 
 
 def _channel_colours(most: int) -> list[Any]:
-    """Of a channel that is free, of one that others use, and of one that 1, 2, ... tasks use."""
+    """The colours of a free channel, of a channel of other tasks only, and of a channel that 1, 2, ... tasks use."""
     from matplotlib import colormaps
 
     scale = colormaps["viridis_r"]
@@ -119,7 +140,16 @@ def _channel_colours(most: int) -> list[Any]:
 
 
 def _image(axes: Axes, codes: Tensor, first: int, names: Sequence[str], colours: list[Any], *, room: float) -> None:
-    """Codes [T, n] of channels from `first` on, the first task at the top, in so many inches."""
+    """Draw the codes [T, n] of the channels from number `first` on, with the first task at the top.
+
+    Args:
+        axes: the axes to draw on.
+        codes: [T, n], indices into `colours`.
+        first: the number of the first channel.
+        names: the names of the T tasks.
+        colours: the colour of every code.
+        room: the height of the image in inches.
+    """
     from matplotlib.colors import ListedColormap
 
     tasks, count = codes.shape

@@ -1,4 +1,4 @@
-"""The compression runs that docs/measurements.md reports: their command lines, and the table of what they measured."""
+"""The compression runs in docs/measurements.md: their command lines, their stored figures, table and picture."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from hat.cli.parser import make_parser
 PAGE = Path(compression.__file__).parent.parent / "docs" / "measurements.md"
 
 
-def test_the_page_shows_the_kept_figures() -> None:
+def test_the_page_shows_the_stored_figures() -> None:
     assert compression.main(["--check", str(PAGE)]) == 0
 
 
-def test_kept_figures_are_of_the_commands_that_can_be_run() -> None:
-    kept = json.loads(compression.FIGURES.read_text())
-    assert list(kept) == list(compression.RUNS)
-    for name, row in kept.items():
+def test_stored_figures_belong_to_the_commands_of_today() -> None:
+    stored = json.loads(compression.FIGURES.read_text())
+    assert list(stored) == list(compression.RUNS)
+    for name, row in stored.items():
         assert row["command"] == f"hat compress {compression.RUNS[name]}"
         assert list(row["datasets"]) == make_parser().parse_args(row["command"].split()[1:]).datasets
-        for found in row["datasets"].values():
-            assert 0 < found["kept"] < found["weights"]
+        for run in row["datasets"].values():
+            assert 0 < run["kept"] < run["weights"]
 
 
 def test_table_and_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The least that a step has to do, by hand."""
+"""The least work of a step, compared with numbers computed by hand."""
 
 from __future__ import annotations
 

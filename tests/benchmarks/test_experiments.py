@@ -1,4 +1,4 @@
-"""The experiments that docs/measurements.md reports: their command lines, and the table of what they measured."""
+"""The experiments in docs/measurements.md: their command lines, their stored figures, table and picture."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def row(command: str, **facts: object) -> dict[str, object]:
     return {"command": command, **measured, "references": {}, **machine, **facts}
 
 
-def test_the_page_shows_the_kept_figures() -> None:
+def test_the_page_shows_the_stored_figures() -> None:
     assert experiments.main(["--check", str(PAGE)]) == 0
 
 
-def test_kept_figures_are_of_experiments_that_can_be_run() -> None:
-    kept = json.loads(experiments.FIGURES.read_text())
-    assert kept
-    assert set(kept) <= set(experiments.EXPERIMENTS)
-    assert all(figures["largest_drift"] == 0 for figures in kept.values())
+def test_stored_figures_belong_to_the_experiments_of_today() -> None:
+    stored = json.loads(experiments.FIGURES.read_text())
+    assert stored
+    assert set(stored) <= set(experiments.EXPERIMENTS)
+    assert all(figures["largest_drift"] == 0 for figures in stored.values())
 
 
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
@@ -36,18 +36,18 @@ def test_every_command_is_understood(name: str) -> None:
     assert line.split("|")[1].strip() == name
 
 
-def test_table_says_what_was_trained_on_what() -> None:
+def test_table_names_network_data_and_results() -> None:
     command = "hat train --stream split --dataset cifar10 --limit 2500 --network vit --hidden 64 --patch 8"
-    found = experiments.table(
+    table = experiments.table(
         {
             "one": row(command, references={"sequential": [0.25, 0.75]}, tasks=["split cifar10-jpeg 0"] * 2),
             "two": row("hat train --hidden 8 9", largest_drift=0.5),
         }
     )
-    lines = found.splitlines()
+    lines = table.splitlines()
     assert lines[2] == "| one | vit, hidden 64, patch 8 | 2 | 2,500 | 75.00% | 50.00% | 0 |"
     assert lines[3] == "| two | mlp, hidden 8 9 | 2 | all | 75.00% | not run | 0.5 |"
-    assert "which is lossy" in found
+    assert "which is lossy" in table
     assert f"- `{command}`" in lines
     assert lines[-1] == "Measured on: abacus, 1 threads, torch 2.9."
 
@@ -64,5 +64,5 @@ def test_the_picture_begins_with_the_stream_that_forgets_most(tmp_path: Path, mo
     experiments.draw(rows)
     (figure,) = figures
     assert [axes.get_title() for axes in figure.axes] == ["much", "little"]
-    assert [axes.get_legend() for axes in figure.axes] == [None, None]  # below them, where no bar is
+    assert [axes.get_legend() for axes in figure.axes] == [None, None]  # the legend is below the panels
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"with HAT", "without HAT", "guessing"}

@@ -1,4 +1,4 @@
-"""The benchmark of exported networks, on tiny ones, and the tables of what it measured."""
+"""The benchmark of exported networks, with tiny networks, and its tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import export, export_tables
-from benchmarks.exported import both, of_share
+from benchmarks.exported import dense_and_exported, model_of_share
 from benchmarks.gpu.steps import TINY
 
 PAGE = Path(export.__file__).parent.parent / "docs" / "measurements.md"
@@ -21,7 +21,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "BATCHES", {"trained": (1, 4), "shares": (2,)})
 
 
-@pytest.mark.filterwarnings("ignore::hat.CapacityWarning")  # of two channels a quarter is none
+@pytest.mark.filterwarnings("ignore::hat.CapacityWarning")  # a quarter of two channels is rounded to no channel
 def test_a_share_of_every_layer() -> None:
     rows = list(export.shares(0.0, networks=TINY))
     assert [row["share"] for row in rows] == [0.25, 0.5, 0.75] * 2
@@ -39,8 +39,8 @@ def test_a_share_of_every_layer() -> None:
 
 
 def test_the_dense_network_has_all_units_and_the_exported_one_answers_as_the_model() -> None:
-    model = of_share(TINY[1], 0.5).eval()
-    networks, x = both(model, 0), torch.rand(3, *TINY[1].input_shape)
+    model = model_of_share(TINY[1], 0.5).eval()
+    networks, x = dense_and_exported(model, 0), torch.rand(3, *TINY[1].input_shape)
     torch.testing.assert_close(networks["exported"](x), model(x, task=0))
     assert [tuple(p.shape) for p in networks["dense"].body.parameters()] == [
         tuple(p.shape) for name, p in model.body.named_parameters() if "embedding" not in name
@@ -52,7 +52,7 @@ def test_trained_networks(tmp_path: Path) -> None:
     rows = list(export.trained(tmp_path, 0.0, commands={"small": command}))
     assert [(row["task"], row["batch"]) for row in rows] == [(0, 1), (0, 4)]
     assert all(row["accuracy"] == row["accuracy_exported"] for row in rows)
-    again = list(export.trained(tmp_path, 0.0, commands={"small": command}))  # from the folder
+    again = list(export.trained(tmp_path, 0.0, commands={"small": command}))  # uses the runs in the folder
     assert [row["accuracy"] for row in again] == [row["accuracy"] for row in rows]
     table = export_tables.text(
         {"environment": {"cpu": "abacus", "threads": 1, "torch": "2", "commit": "abc", "load": 0.0}, "rows": rows}
@@ -63,14 +63,14 @@ def test_trained_networks(tmp_path: Path) -> None:
 
 def test_the_command_replaces_the_parts_that_it_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, page = tmp_path / "export.json", tmp_path / "page.md"
-    kept = {"part": "trained", "network": "old"}
-    out.write_text(json.dumps({"rows": [kept, {"part": "shares", "network": "old"}]}))
+    trained_row = {"part": "trained", "network": "old"}
+    out.write_text(json.dumps({"rows": [trained_row, {"part": "shares", "network": "old"}]}))
     monkeypatch.setattr(export, "MLP", TINY[0])
-    monkeypatch.setattr(export, "shares", lambda seconds: iter(list(SHARED)))
+    monkeypatch.setattr(export, "shares", lambda seconds: iter(list(SHARES_ROWS)))
     monkeypatch.setattr(export_tables, "_trained", lambda rows: "")
     assert export.main(["--parts", "shares", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())["rows"]
-    assert rows[0] == kept
+    assert rows[0] == trained_row
     assert [row["network"] for row in rows[1:]] == ["tiny"]
     page.write_text("before\n<!-- export -->\nold\n<!-- /export -->\nbehind\n")
     assert export.main(["--check", str(page), "--out", str(out)]) == 1
@@ -80,11 +80,11 @@ def test_the_command_replaces_the_parts_that_it_measures(tmp_path: Path, monkeyp
     assert "| tiny " in page.read_text()
     assert page.read_text().endswith("\nbehind\n")
     page.write_text("none")
-    with pytest.raises(ValueError, match=r"page\.md: expected one <!-- export --> and one <!-- /export --> behind it"):
+    with pytest.raises(ValueError, match=r"page\.md: expected one <!-- export --> and then one <!-- /export -->"):
         export.main(["--check", str(page), "--out", str(out)])
 
 
-SHARED = [
+SHARES_ROWS = [
     {
         "part": "shares",
         "network": "tiny",
@@ -97,11 +97,11 @@ SHARED = [
 ]
 
 
-def test_the_page_shows_the_kept_figures() -> None:
+def test_the_page_shows_the_stored_figures() -> None:
     assert export.main(["--check", str(PAGE)]) == 0
 
 
-def test_kept_figures_are_of_all_parts_and_change_no_accuracy() -> None:
+def test_stored_figures_cover_all_parts_and_no_accuracy_changes() -> None:
     rows = json.loads(export.FIGURES.read_text())["rows"]
     trained = [row for row in rows if row["part"] == "trained"]
     assert {row["network"] for row in trained} == set(export.TRAINED)

@@ -1,4 +1,4 @@
-"""The GPU benchmark in its dry run: everything but the device is what a GPU will run."""
+"""The GPU benchmark as a dry run on the CPU: the code is the same as on a GPU, the tensors are tiny."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_every_variant_of_every_case_runs(make: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_pooled_convolution_is_timed_folded_and_not(dtype: str) -> None:
+def test_a_pooled_convolution_is_timed_folded_and_unfolded(dtype: str) -> None:
     (case,) = folding.pooled_convolution(CPU, CPU.sizes[0], dtype)
     timed = measure(CPU, case.variants, rounds=1)
-    assert {name: summary(one).get("error") for name, one in timed.items()} == {
+    assert {name: summary(times).get("error") for name, times in timed.items()} == {
         "ours": None,
         "unfolded": None,
         "plain": None,
@@ -125,14 +125,14 @@ def test_the_forward_pass_of_a_converted_network_is_under_autocast() -> None:
     case = Case(network=TINY_VIT, batch=2)
     step = converted._step(CPU, "plain", case)
     ((x, y),) = batches(TINY_VIT, 2, 1)
-    seen = []
-    step.model.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    dtypes = []
+    step.model.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     step(x, y, 0.5)
-    assert seen == [torch.bfloat16]
+    assert dtypes == [torch.bfloat16]
     assert {p.dtype for p in step.model.parameters()} == {torch.float32}
 
 
-def test_a_whole_run_forgets_nothing_and_says_how_long_it_took() -> None:
+def test_a_whole_run_forgets_nothing_and_is_timed() -> None:
     rows = list(whole.rows(CPU, math.inf))
     assert [(row["variant"], row.get("error")) for row in rows] == [("ours", None), ("plain", None)]
     assert rows[0]["drift"] == 0
@@ -156,7 +156,7 @@ def test_the_fastest_kernels_are_found_and_stored(tmp_path: Path) -> None:
     assert choice.table("any") == {}
 
 
-def test_an_error_costs_one_variant() -> None:
+def test_after_an_error_of_one_variant_the_others_go_on() -> None:
     def fail() -> None:
         raise ValueError("no such thing\nsecond line")
 
@@ -167,7 +167,7 @@ def test_an_error_costs_one_variant() -> None:
     assert steps.ratios({"a": Timed(ms=[2.0, 4.0]), "b": Timed(ms=[1.0, 2.0])}, "a") == {"b": 2.0}
 
 
-def test_out_of_time_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_case_without_time_has_a_row_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "TINY", ())
     rows = list(run.measure_all(CPU, CEILINGS, 0.0, 1))
     assert rows

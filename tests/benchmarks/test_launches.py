@@ -1,4 +1,4 @@
-"""Counting the launches and bytes of a step."""
+"""The launches and bytes of a step are counted."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_operations_are_counted_by_what_they_read_and_write():
 
 
 def test_views_move_nothing():
-    """A linear layer on [B, N, F] without a bias flattens its input and shapes its output anew, and copies neither."""
+    """A linear layer on [B, N, F] without a bias reshapes its input and its output, and copies neither."""
     x, weight = torch.ones(2, 4, 8), torch.ones(6, 8)
     tape = Tape(keep=True)
     with tape.recording():
@@ -50,13 +50,13 @@ def test_dropping_nothing_launches_nothing():
     assert not torch.equal(native_dropout(torch.ones(64), 0.5), torch.ones(64))
 
 
-def test_answers_for_many_tasks_take_as_many_launches_as_for_two():
-    found = {tasks: launches.answers(TINY, 8, tasks) for tasks in (2, 8)}
-    one, mixed, apart = ([rows[index]["launches"] for rows in found.values()] for index in range(3))
+def test_mixed_answers_for_many_tasks_take_as_many_launches_as_for_two_tasks():
+    rows_by_tasks = {tasks: launches.answers(TINY, 8, tasks) for tasks in (2, 8)}
+    one, mixed, apart = ([rows[index]["launches"] for rows in rows_by_tasks.values()] for index in range(3))
     assert one[0] == one[1] < mixed[0] == mixed[1] <= one[0] + 4
     assert mixed[1] < apart[0] < apart[1]
-    assert all(row["waits"] == 0 for rows in found.values() for row in rows)
-    assert "To answer for a batch" in launches.report(found[8], "0" * 40)
+    assert all(row["waits"] == 0 for rows in rows_by_tasks.values() for row in rows)
+    assert "To answer for a batch" in launches.report(rows_by_tasks[8], "0" * 40)
 
 
 @pytest.mark.parametrize("network", [TINY_RESNET18, TINY_VIT], ids=str)
@@ -67,7 +67,7 @@ def test_converted_networks_have_no_floor(network):
     assert launches.report(rows, "0" * 40).count("| -         |") == 2
 
 
-def test_ours_moves_less_with_every_locked_unit():
+def test_ours_moves_fewer_bytes_if_more_units_are_locked():
     rows = {
         (locked, row["variant"]): row for locked in (0.0, 0.5, 0.9) for row in launches.count(TINY, locked, batch=4)
     }

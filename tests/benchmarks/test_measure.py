@@ -1,4 +1,4 @@
-"""The arithmetic of the harness: order of turns, quantiles, ratios. No duration is asserted."""
+"""The arithmetic of the CPU benchmark: order of turns, quantiles, ratios. No duration is asserted."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_interleave_runs_every_variant_on_every_point() -> None:
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, 2), (45.0, 3), (1000.0, 6)])
 def test_interleave_stops_when_another_round_would_not_fit(seconds: float, expected: int) -> None:
-    now = iter(range(0, 1000, 10))
+    times = iter(range(0, 1000, 10))
     timings = interleave(
         {"a": lambda grid: [0.1] * len(grid)},
         [0.5],
@@ -66,7 +66,7 @@ def test_interleave_stops_when_another_round_would_not_fit(seconds: float, expec
         seconds=seconds,
         least=2,
         most=6,
-        clock=lambda: next(now),
+        clock=lambda: next(times),
     )
     assert timings.rounds == expected
 
@@ -106,9 +106,9 @@ def test_scale_and_progress_are_inverse() -> None:
     import hat
 
     state = hat.HATModel(hat.models.mlp(3, (2,))).state
-    for wanted in scale.SCALES:
-        state.set_progress(progress(wanted))
-        assert state.scale.item() == pytest.approx(wanted, rel=1e-5)
+    for value in scale.SCALES:
+        state.set_progress(progress(value))
+        assert state.scale.item() == pytest.approx(value, rel=1e-5)
 
 
 def test_used_units_are_exact_and_the_same_each_time() -> None:
@@ -117,10 +117,11 @@ def test_used_units_are_exact_and_the_same_each_time() -> None:
     assert all(torch.equal(a, b) for a, b in zip(masks, used_units((2000, 64, 7), 0.9), strict=True))
 
 
-def test_rows_carry_what_is_needed_to_reproduce_them() -> None:
-    found = facts.environment()
-    assert {"device", "cpu", "threads", "cores", "load", "torch", "numpy", "python", "commit", "date"} == set(found)
-    assert found["torch"] == torch.__version__
+def test_rows_hold_the_facts_that_are_needed_to_measure_again() -> None:
+    environment = facts.environment()
+    keys = {"device", "cpu", "threads", "cores", "load", "torch", "numpy", "python", "commit", "date"}
+    assert set(environment) == keys
+    assert environment["torch"] == torch.__version__
 
 
 def test_outside_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +131,7 @@ def test_outside_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", scale.VARIANTS)
 @pytest.mark.parametrize("locked", [0.0, 0.5])
-def test_a_restored_bench_starts_every_block_alike(name: str, locked: float) -> None:
+def test_a_restored_bench_starts_every_block_from_the_same_state(name: str, locked: float) -> None:
     bench = Bench(name, Case(network=TINY, batch=4, locked=locked, trained=2, restore=True))
     assert len(bench.run([0.1, 0.5])) == 2
     assert bench.state is not None
@@ -140,7 +141,7 @@ def test_a_restored_bench_starts_every_block_alike(name: str, locked: float) -> 
     assert all(torch.equal(value, bench.step.model.state_dict()[name]) for name, value in bench.state.items())
 
 
-def test_a_bench_times_three_phases_a_step() -> None:
+def test_a_bench_times_three_phases_per_step() -> None:
     bench = Bench("ours", Case(network=TINY, batch=4))
     assert len(bench.split([0.1, 0.5])) == 6
 

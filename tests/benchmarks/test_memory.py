@@ -1,4 +1,4 @@
-"""The memory of a step: counted to the byte, and measured in pages."""
+"""The memory of a step: exact bytes of tensors, and pages of the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NETWORK = Network(kind="mlp", input_shape=(8,), hidden=(64, 64), classes=2, drop
 WEIGHTS = 4 * (8 * 64 + 64 + 64 * 64 + 64 + 64 * 2 + 2)
 
 
-def test_the_most_that_is_alive_at_once_counts() -> None:
+def test_allocated_counts_the_most_bytes_alive_at_once() -> None:
     kept = []
 
     def call() -> None:
@@ -29,7 +29,7 @@ def test_the_most_that_is_alive_at_once_counts() -> None:
     assert memory.allocated(call) in range(4 * 1500, 4 * 1500 + 512)
 
 
-def test_what_is_kept_between_steps() -> None:
+def test_plain_keeps_only_its_weights_between_steps() -> None:
     before = memory.kept()
     bench = Bench(PLAIN, Case(network=NETWORK, batch=4))
     bench.step(*bench.batches[0], 0.5)
@@ -37,7 +37,7 @@ def test_what_is_kept_between_steps() -> None:
     assert memory.kept(but=chain.from_iterable(bench.batches)) - before == WEIGHTS
 
 
-def test_a_tensor_that_nobody_knows_is_counted_once() -> None:
+def test_a_tensor_inside_any_object_is_counted_once() -> None:
     before = memory.kept()
     hidden = {"somewhere": torch.ones(1000)}
     view = hidden["somewhere"][:10]
@@ -46,13 +46,14 @@ def test_a_tensor_that_nobody_knows_is_counted_once() -> None:
 
 
 def test_a_task_adds_its_masks_and_its_head_and_nothing_to_a_step() -> None:
-    found = {
+    memory_by_tasks = {
         tasks: Bench(OURS, Case(network=NETWORK, batch=4, locked=0.5, tasks=tasks)).memory() for tasks in (1, 2, 5)
     }
-    task = 4 * (128 + 64 * 2 + 2)
-    assert found[2]["state_bytes"] - found[1]["state_bytes"] == task
-    assert found[5]["state_bytes"] - found[2]["state_bytes"] == 3 * task
-    assert found[1]["step_bytes"] == found[2]["step_bytes"] == found[5]["step_bytes"]
+    masks_and_head = 4 * (128 + 64 * 2 + 2)
+    one, two, five = memory_by_tasks.values()
+    assert two["state_bytes"] - one["state_bytes"] == masks_and_head
+    assert five["state_bytes"] - two["state_bytes"] == 3 * masks_and_head
+    assert one["step_bytes"] == two["step_bytes"] == five["step_bytes"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

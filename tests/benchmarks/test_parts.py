@@ -1,4 +1,4 @@
-"""The parts of the CPU benchmark on workers that measure nothing: rows, their ratios, and tables made of them."""
+"""The parts of the CPU benchmark with workers that measure nothing: rows, ratios and tables."""
 
 from __future__ import annotations
 
@@ -64,6 +64,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def report(rows: list[dict[str, Any]]) -> str:
+    """The page of the rows. Every row must also have its line of progress."""
     assert all(command.line(row) for row in rows)
     return tables.full({"environment": FACTS, "machine": {"flops": 1.0, "bandwidth": 1.0}, "rows": rows})
 
@@ -122,18 +123,18 @@ def test_mixed(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"{APART} / {MIXED}" in report(rows)
 
 
-def test_every_part_says_which_processes_it_shares() -> None:
+def test_every_part_names_the_variants_whose_processes_it_uses() -> None:
     assert suite.needed(["operation", "memory"]) == {}
     assert list(suite.needed(["tasks"])) == [PLAIN]
     assert set(suite.needed(["epoch", "scale"])) == set(VARIANTS)
 
 
-def test_a_late_part_makes_do_with_one_round() -> None:
+def test_a_late_part_runs_at_least_one_round_only() -> None:
     assert Plan(seconds=10.0, patience=1e9).share(0.1) == {"seconds": 1.0, "least": 2, "most": 15}
     assert Plan(seconds=10.0, patience=0.0).share(0.1)["least"] == 1
 
 
-def test_a_part_that_is_measured_again_replaces_its_rows_only(tmp_path):
+def test_a_part_that_is_measured_again_replaces_only_its_rows(tmp_path):
     file = tmp_path / "cpu.json"
     record.write(file, {"rows": [{"part": "tasks", "ms": 1}, {"part": "epoch", "ms": 2}, {"part": "gone", "ms": 3}]})
     rows = command.merged([{"part": "epoch", "ms": 4}], file, ["epoch"])

@@ -1,4 +1,4 @@
-"""Tables come from a results file and only from there."""
+"""All tables are made from results files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def epoch_row(variant: str, locked: float, ms: float) -> dict[str, Any]:
 
 
 def growth_rows() -> list[dict[str, Any]]:
-    """Of the parts for memory, tasks and width."""
+    """Rows of the parts memory, tasks and width."""
     about = {"network": "MLP", "batch": 64, "locked": 0.5, "ms": SPREAD}
     sizes = {"state_bytes": 1 << 21, "step_bytes": 1 << 20}
     floors = {"floor_state_bytes": 1 << 19, "floor_step_bytes": 1 << 18}
@@ -81,7 +81,7 @@ BEGIN, END = f"<!-- {tables.MARKER} -->", f"<!-- /{tables.MARKER} -->"
 PAGE = Path(tables.__file__).parent.parent / "docs" / "measurements.md"
 
 
-def test_the_page_shows_the_kept_figures() -> None:
+def test_the_page_shows_the_stored_figures() -> None:
     assert tables.main(["--check", str(PAGE)]) == 0
 
 
@@ -109,14 +109,14 @@ def test_write_then_check(saved: Path, tmp_path: Path) -> None:
     assert "12.3 ms" in text
     assert "0.50 (0.90 to 1.10)" in text
     assert "012345678;" in text
-    assert "25 %" not in text  # not every variant ran there
+    assert "25 %" not in text  # at this share, some variants did not run
     assert tables.main([*arguments, "--check", str(target)]) == 0
     assert tables.main([*arguments, "--write", str(target)]) == 0
     assert target.read_text() == text
 
 
 @pytest.mark.parametrize("text", ["no marks", BEGIN, f"{END} {BEGIN}", f"{BEGIN}{BEGIN}{END}"])
-def test_marks_that_do_not_fit(saved: Path, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_marks_are_an_error(saved: Path, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     target = page(tmp_path, text)
     assert tables.main(["--results", str(saved), "--write", str(target)]) == 2
     assert "page.md: expected one <!-- benchmark:cpu -->" in capsys.readouterr().err
@@ -124,7 +124,9 @@ def test_marks_that_do_not_fit(saved: Path, tmp_path: Path, text: str, capsys: p
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", "{}"])
-def test_results_that_are_none(tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_results_is_an_error(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "cpu.json"
     if text is not None:
         path.write_text(text)
@@ -134,10 +136,10 @@ def test_results_that_are_none(tmp_path: Path, text: str | None, capsys: pytest.
 
 def test_full_report_shows_every_part(results: dict[str, Any]) -> None:
     text = tables.full(results)
-    for wanted in ("| MLP ", "s = 1/400", "| op ", "50 GFLOP/s", "10.0 GB/s", "Single operations", "| 25 % "):
-        assert wanted in text
-    for wanted in ("4.0 / 4.0 / 4.0", "| 7.0 MiB ", "| 1000 ", "| 0.25 ms ", f"| {markdown.NONE} "):
-        assert wanted in text
+    for part in ("| MLP ", "s = 1/400", "| op ", "50 GFLOP/s", "10.0 GB/s", "Single operations", "| 25 % "):
+        assert part in text
+    for part in ("4.0 / 4.0 / 4.0", "| 7.0 MiB ", "| 1000 ", "| 0.25 ms ", f"| {markdown.NONE} "):
+        assert part in text
     assert "busy" not in text
     results["environment"]["load"] = 3.0
     assert "busy at the start (load 3.0)" in tables.full(results)
@@ -179,7 +181,7 @@ def test_pictures_are_drawn(results: dict[str, Any], tmp_path: Path) -> None:
     assert pictures.draw({"rows": []}, tmp_path) == []
 
 
-def test_a_legend_says_what_floor_and_flush_mode_are() -> None:
+def test_a_legend_explains_floor_and_flush_mode() -> None:
     pytest.importorskip("matplotlib")
     from benchmarks import panels
 
@@ -191,7 +193,9 @@ def test_a_legend_says_what_floor_and_flush_mode_are() -> None:
     assert [note.partition(":")[0] for note in notes] == ["flush mode", "floor"]
 
 
-def test_results_of_another_version_are_named(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_of_another_version_are_an_error(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = record.read(saved)
     results["rows"] = [row for row in results["rows"] if row["variant"] != OURS]
     record.write(saved, results)

@@ -1,1 +1,1 @@
-"""Networks of other libraries."""
+"""The zoo: networks of other libraries that are converted, trained, exported and grown."""

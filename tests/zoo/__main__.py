@@ -1,6 +1,6 @@
-"""`python -m tests.zoo`: convert the networks of `architectures.py`, and write docs/zoo.md and the results behind it.
+"""`python -m tests.zoo`: convert all networks of `architectures.py`; write docs/zoo.md and benchmarks/results/zoo.json.
 
-With names, only those are converted, and their rows are shown instead.
+`python -m tests.zoo NAME ...` converts the named networks only, prints their rows, and writes no file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESULTS, TABLE = ROOT / "benchmarks" / "results" / "zoo.json", ROOT / "docs" / "
 
 
 def main(names: list[str]) -> int:
-    """Returns 1 where something went wrong with a network that was neither refused nor converted."""
+    """The command line. Returns 1 if a network was neither converted nor refused, otherwise 0."""
     if not prepare():
         raise SystemExit("timm, transformers: expected to be installed; run `make zoo`")
     torch.set_flush_denormal(True)

@@ -1,4 +1,4 @@
-"""The networks that are converted: small members of every family, with random weights, on small images."""
+"""The networks of the zoo: small members of every family, with random weights and small images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network and what it takes.
+    """A network and its inputs.
 
     Attributes:
-        name: in its library.
-        family: of networks that are built alike.
-        make: the network, in evaluation mode.
-        inputs: (samples) -> what it takes.
-        head: as of `hat.convert`.
+        name: the name in its library.
+        family: the family of similar networks.
+        make: makes the network, in evaluation mode.
+        inputs: makes an input for a number of samples.
+        head: the argument `head` of `hat.convert`.
     """
 
     name: str
@@ -31,8 +31,8 @@ class Architecture:
     head: str | None = "last"
 
 
-# Family: names in timm, each with the smallest image that it takes if that is not 32, and with img_size=: it is made
-# for one size.
+# The names in timm of every family. `name:96`: the smallest image of the network has 96 x 96 pixels; without a number,
+# 32 x 32. `name=`: the network is made for one size of images, and the size is given as `img_size`.
 _TIMM = {
     "vgg": "vgg11 vgg11_bn",
     "resnet": "resnet18 resnet26d resnet50",
@@ -78,7 +78,7 @@ _TIMM = {
     "volo": "volo_d1_224=",
 }
 
-# The members of some families are large: they are made narrower. Others have two heads: they are made with one.
+# Large networks are made narrower, and networks with two heads are made with one head.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "vgg11": {"mlp_ratio": 0.05},
     "vgg11_bn": {"mlp_ratio": 0.05},
@@ -91,9 +91,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def architectures() -> list[Architecture]:
-    """All of them."""
-    found = [_timm(entry, family) for family, entries in _TIMM.items() for entry in entries.split()]
-    return [*found, *_language_models(), *_torch_models()]
+    """All networks of the zoo."""
+    timm_networks = [_timm(entry, family) for family, entries in _TIMM.items() for entry in entries.split()]
+    return [*timm_networks, *_language_models(), *_torch_models()]
 
 
 def _timm(entry: str, family: str) -> Architecture:
@@ -111,7 +111,7 @@ def _timm(entry: str, family: str) -> Architecture:
 
 
 class FirstOutput(nn.Module):
-    """What a network answers under one name."""
+    """A network that returns one output of another network, chosen by name."""
 
     def __init__(self, network: nn.Module, name: str) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def _language_models() -> list[Architecture]:
     def tokens(samples: int) -> Tensor:
         return torch.randint(0, sizes["vocab_size"], (samples, 6))
 
-    return [Architecture(f"BertModel, {how}", "bert", bert(how), tokens, None) for how in ("eager", "sdpa")]
+    return [Architecture(f"BertModel, {kind}", "bert", bert(kind), tokens, None) for kind in ("eager", "sdpa")]
 
 
 def _torch_models() -> list[Architecture]:

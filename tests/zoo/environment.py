@@ -1,4 +1,4 @@
-"""What timm needs to be imported where torchvision has no build for this torch."""
+"""Make timm importable, even if the installed torchvision was built for another torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 
 import torch
 
-# Without compiled code these are missing, and torchvision describes them as it is imported. Nobody calls them here.
+# Operators of torchvision's compiled code. torchvision refers to them when it is imported. The zoo calls none of them.
 _OPERATORS = {
     "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -16,10 +16,13 @@ _library: list[torch.library.Library] = []
 
 
 def prepare() -> bool:
-    """Make timm importable, and say whether it is there.
+    """Make timm importable.
 
-    A torchvision made for another device than torch lacks its compiled operators; the schemas of those that its Python
-    code refers to are defined here. One that works is left alone.
+    If torchvision can be imported, nothing is changed. A torchvision that was built for another device than torch lacks
+    its compiled operators. Then this function defines the schemas of the operators that torchvision refers to.
+
+    Returns:
+        False if timm or torchvision is not installed.
     """
     if any(importlib.util.find_spec(name) is None for name in ("timm", "torchvision")):
         return False

@@ -1,6 +1,7 @@
-"""`python -m tests.zoo.lives`: export and grow the networks of the zoo; writes docs/lives.md and the results behind it.
+"""`python -m tests.zoo.lives`: export and grow the networks of the zoo; write docs/lives.md and results/lives.json.
 
-With names, only those. Rows are written as they come, and networks that have one are left out.
+`python -m tests.zoo.lives NAME ...` runs the named networks only. Every row is written as soon as it is measured.
+Networks that have a row are not run again.
 """
 
 from __future__ import annotations
@@ -30,20 +31,27 @@ ROUNDING = 1e-5  # of the largest logit
 
 _TEXT = f"""# The zoo, exported and grown
 
-What `hat.export` and `hat.grow` make of the networks of [the zoo](zoo.md), converted with random weights, after two
-tasks that use {SHARE:.0%} of the units of every axis, drawn at random: `python -m tests.zoo.lives`. *kept*: parameters
-of the network exported for the second task, of those of the whole one; {SHARE**2:.0%} where layers take in half and
-put out half. *exported*: the largest change of its logits, of the largest. *grown*: axes to which {MORE} units or a
-little more were added, of all. *grown changes*: the largest change of the second task's logits by that. Both are
-roundings: a sum has other zeros among its terms.
+`python -m tests.zoo.lives` converts the networks of [the zoo](zoo.md) with random weights, adds two tasks, exports the
+network of the second task with `hat.export`, and adds units with `hat.grow`. Each task uses {SHARE:.0%} of the units of
+every axis, drawn at random.
 
-What is kept besides is what computes with the number of units (a mean over channels, a convolution along them), meets
-them one by one (a product of positions and units), or has to be even: heads of attention, groups of a convolution.
+- *kept*: the parameters of the exported network, as a share of the parameters of the whole network. In layers that keep
+  half of their inputs and half of their outputs, the share is {SHARE**2:.0%}.
+- *exported*: the largest difference between the logits of the exported network and the logits of the model, divided by
+  the largest logit.
+- *grown*: the number of axes that got {MORE} units or a few more, of all axes.
+- *grown changes*: the largest change of the second task's logits when the network grows, divided by the largest logit.
+
+Both differences are rounding errors, because sums with other numbers of zeros are rounded in another way.
+
+In three cases the exported network keeps units that the task does not use. The layer computes with the number of units:
+a mean over channels, a convolution along the channels. Or the layer treats every unit in its own way: a product of
+positions and units. Or the layer needs parts of equal size: heads of attention, groups of a convolution.
 """
 
 
 def live(architecture: Architecture) -> dict[str, Any]:
-    """A row of the table; nothing is raised."""
+    """Export and grow one network. Returns a row of the table. No exception leaves this function."""
     torch.manual_seed(0)
     row: dict[str, Any] = {"name": architecture.name, "family": architecture.family}
     try:
@@ -65,7 +73,7 @@ def _live(architecture: Architecture) -> dict[str, Any]:
     model = hat.convert(network, architecture.inputs(2), head=architecture.head)
     for _ in range(2):
         model.begin_task(CLASSES)
-        _draw(model)
+        _randomize(model)
         model.end_task()
     inputs = architecture.inputs(SAMPLES)
     logits = model.eval()(inputs, task=1)
@@ -84,8 +92,8 @@ def _live(architecture: Architecture) -> dict[str, Any]:
     }
 
 
-def _draw(model: hat.HATModel) -> None:
-    """Units and norms as some training might have left them."""
+def _randomize(model: hat.HATModel) -> None:
+    """Choose random units for the task, and change the norms at random, as training would."""
     for gate in model.gates.values():
         on = torch.rand(gate.units) < SHARE
         on[torch.randint(gate.units, ())] = True
@@ -96,12 +104,13 @@ def _draw(model: hat.HATModel) -> None:
                 values.mul_(1 + 0.1 * torch.rand_like(values))
 
 
-def _change(now: Tensor, then: Tensor) -> float:
-    return float((now - then).abs().max() / then.abs().max().clamp(min=1e-12))
+def _change(after: Tensor, before: Tensor) -> float:
+    """The largest difference, divided by the largest value before."""
+    return float((after - before).abs().max() / before.abs().max().clamp(min=1e-12))
 
 
 def document(results: dict[str, Any]) -> str:
-    """All of `docs/lives.md`."""
+    """The whole page `docs/lives.md`."""
     rows = [row for row in results["rows"] if row["outcome"] == "lives"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     header = ("family", "network", "kept", "exported", "grown", "grown changes")
@@ -116,13 +125,13 @@ def document(results: dict[str, Any]) -> str:
         )
         for row in rows
     ]
-    wrong = [(row["family"], row["name"], row["reason"]) for row in results["rows"] if row["outcome"] == "error"]
-    failed = f"\n## Errors\n\n{table(('family', 'network', 'error'), wrong)}\n" if wrong else ""
-    return f"{_TEXT}\n{len(rows)} networks, with {versions}.\n\n{table(header, lines)}\n{failed}"
+    errors = [(row["family"], row["name"], row["reason"]) for row in results["rows"] if row["outcome"] == "error"]
+    errors_text = f"\n## Errors\n\n{table(('family', 'network', 'error'), errors)}\n" if errors else ""
+    return f"{_TEXT}\n{len(rows)} networks, with {versions}.\n\n{table(header, lines)}\n{errors_text}"
 
 
 def main(names: list[str]) -> int:
-    """Returns 1 where something went wrong with a network that is not refused."""
+    """The command line. Returns 1 if there was an error with a network that is not refused, otherwise 0."""
     if not prepare():
         raise SystemExit("timm, transformers: expected to be installed; run `make zoo`")
     torch.set_flush_denormal(True)

@@ -1,4 +1,4 @@
-"""The table of the zoo in Markdown, made from a results file."""
+"""The page docs/zoo.md, made from the results file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from benchmarks.markdown import percent, table
 _HEADER = ("family", "network", "parameters", "gates", "units", "used", "locked", "frozen", "difference", "drift")
 _TEXT = """# The zoo
 
-What `hat.convert` makes of networks as others wrote them, with random weights: `make zoo` converts each, compares it
-with the original, and lets it learn two tasks of random data with momentum and weight decay. *used*: units of the first
-task; *locked*: parameters that no later task can move, of those that tasks share; *frozen*: those among which no task
-can choose, as they lie along no axis of units. *difference*: of what the heads see with open gates, of the largest
-value; only the order of summation differs. *drift*: the largest change of any logit of the first task after the second
-was learned. It has to be 0.
+`make zoo` converts networks of other libraries, with random weights, with `hat.convert`. It compares every converted
+network with the original, and lets it learn two tasks of random data with momentum and weight decay.
+
+- *used*: the share of units that the first task uses.
+- *locked*: the share of the shared parameters that no later task can move.
+- *frozen*: the share of the shared parameters that lie along no gate. Every task uses all of them, so they are frozen
+  after the first task.
+- *difference*: with open gates, the largest difference between the inputs of the heads and the input of the original's
+  head, divided by the largest input. It comes from another order of summation only.
+- *drift*: the largest change of any logit of the first task after the second task was learned. It has to be 0.
 """
 
 
 def document(results: dict[str, Any]) -> str:
-    """All of `docs/zoo.md`."""
+    """The whole page `docs/zoo.md`."""
     rows = results["rows"]
     counts = Counter(row["outcome"] for row in rows)
     families = len({row["family"] for row in rows if row["outcome"] == "converted"})

@@ -1,4 +1,4 @@
-"""Networks of other libraries, exported and grown: one here, the others by `python -m tests.zoo.lives`."""
+"""Networks of other libraries are exported and grow: one network here, all others in `python -m tests.zoo.lives`."""
 
 import pytest
 
@@ -11,13 +11,13 @@ pytestmark = pytest.mark.skipif(not prepare(), reason="timm is not installed")
 
 
 def test_a_network_is_exported_and_grows():
-    row = live(next(each for each in architectures() if each.name == "TransformerEncoder"))
+    row = live(next(architecture for architecture in architectures() if architecture.name == "TransformerEncoder"))
     assert row["outcome"] == "lives", row.get("reason")
     assert row["grown"] == row["axes"]
     assert SHARE**2 < row["kept"] < SHARE
 
 
-def test_the_table_is_that_of_the_results():
+def test_the_page_shows_the_stored_results():
     results = record.read(RESULTS)
     assert TABLE.read_text() == document(results)
     assert not [row["name"] for row in results["rows"] if row["outcome"] == "error"]

@@ -1,4 +1,4 @@
-"""Networks as other libraries wrote them: a sample is traced and converted here, all of them by `make zoo`."""
+"""Networks of other libraries: this file traces and converts a sample, `make zoo` converts all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONVERTED = ("lcnet_035", "TransformerEncoder")
 
 @pytest.mark.parametrize("name", TRACED)
 def test_a_graph_trains_as_the_network_does(name):
-    """Bit for bit, with what is dropped and what norms remember; in evaluation mode `trace` has seen to it."""
+    """In training mode, outputs and running statistics agree bit for bit. In evaluation mode `trace` checks that."""
     architecture = ALL[name]
     network = architecture.make()
     inputs = architecture.inputs(3)
@@ -41,8 +41,8 @@ def test_a_graph_trains_as_the_network_does(name):
     torch.manual_seed(1)
     assert torch.equal(graph(inputs), expected)
     buffers = dict(network.named_buffers())
-    remembered = {name.replace(".batch_norm.", "."): value for name, value in graph.named_buffers()}
-    assert all(torch.equal(value, buffers[name]) for name, value in remembered.items() if name in buffers)
+    statistics = {name.replace(".batch_norm.", "."): value for name, value in graph.named_buffers()}
+    assert all(torch.equal(value, buffers[name]) for name, value in statistics.items() if name in buffers)
 
 
 @pytest.mark.parametrize("name", CONVERTED)
@@ -55,20 +55,20 @@ def test_a_network_learns_two_tasks_and_forgets_nothing(name):
 
 
 class Unlike(nn.Module):
-    """Answers as it likes."""
+    """A network that cannot be converted: its path depends on the values, or it raises an error."""
 
-    def __init__(self, how):
+    def __init__(self, outcome):
         super().__init__()
-        self.how, self.linear = how, nn.Linear(4, 4)
+        self.outcome, self.linear = outcome, nn.Linear(4, 4)
 
     def forward(self, x):
-        if self.how == "refused":
+        if self.outcome == "refused":
             return self.linear(x) if x.sum() > 0 else x
         raise OSError("a disk is full")
 
 
 def test_a_network_of_timm_learns_by_the_trainer():
-    """As docs/any-network.md says; here timm is importable although torchvision may be of another build than torch."""
+    """The example of docs/any-network.md."""
     import timm
 
     model = hat.convert(timm.create_model("lcnet_035", in_chans=1), torch.randn(2, 1, 32, 32))
@@ -78,7 +78,7 @@ def test_a_network_of_timm_learns_by_the_trainer():
     assert "made by" in str(hat.summary(model))
 
 
-def test_what_is_refused_is_told_from_what_goes_wrong():
+def test_a_refused_network_is_no_error():
     def row(make):
         return examine(Architecture("unlike", "none", make, lambda samples: torch.rand(samples, 4)))
 
@@ -105,7 +105,7 @@ def test_the_stored_results_are_of_this_zoo_and_without_errors():
     assert TABLE.read_text() == document(results)
 
 
-def test_importing_timm_warns_of_nothing_here():
+def test_prepare_raises_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert prepare()

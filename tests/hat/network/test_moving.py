@@ -17,7 +17,7 @@ from hat.network.movable import movable, segments
 from hat.network.moving import expanded, order
 from hat.units.change import Change, applied
 from hat.units.locks import locks
-from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, outputs_of, use, wired
+from tests.hat.nets import Branches, Residual, convnets, dense, mlps, networks, outputs_of, shared, use, wired
 
 # Tasks that use no unit and full networks are part of what is tested here, and so are loose parameters.
 pytestmark = [
@@ -229,7 +229,7 @@ def test_gradients_move_along(network, seed):
 
 
 @SLOW_IS_FINE
-@given(network=networks.filter(lambda network: outputs_of(network[0]) is not None), seed=st.integers(0, 2**16))
+@given(network=shared(), seed=st.integers(0, 2**16))
 def test_what_is_wired_by_hand_stays_where_nobody_says_that_it_is_complete(network, seed):
     model = model_of(network, seed, by_hand=False)
     check(model, inputs(network[1]), seed=seed)

@@ -1,4 +1,4 @@
-"""Pictures hold the numbers they were given, in the right places, and stay readable from 1 task to 50."""
+"""Pictures show the given numbers in the right places, and can be read with 1 to 50 tasks."""
 
 import math
 import os
@@ -36,14 +36,14 @@ def labels(ticks):
 
 
 @pytest.mark.parametrize("tasks", COUNTS)
-def test_accuracy_matrix_shows_each_value_in_its_place_and_the_future_blank(tasks):
+def test_accuracy_matrix_shows_each_value_in_its_place_and_leaves_later_tasks_blank(tasks):
     matrix = triangle(tasks)
     axes = plots.accuracy_matrix(matrix, names_of(tasks)).axes[0]
     shown = axes.images[0].get_array()
-    future = torch.ones(tasks, tasks, dtype=torch.bool).triu(1).numpy()
+    later = torch.ones(tasks, tasks, dtype=torch.bool).triu(1).numpy()
     assert shown.shape == (tasks, tasks)
-    assert (shown.mask == future).all()
-    assert shown[~future].data == pytest.approx(100 * matrix.numpy()[~future])
+    assert (shown.mask == later).all()
+    assert shown[~later].data == pytest.approx(100 * matrix.numpy()[~later])
     assert axes.images[0].get_clim() == (0, 100)
     written = {text.get_position(): text.get_text() for text in axes.texts}
     expected = {(k, t): f"{100 * matrix[t, k]:.1f}" for t in range(tasks) for k in range(t + 1)}
@@ -81,23 +81,23 @@ def test_cell_text_contrasts_with_its_cell():
         column, row = text.get_position()
         cell = luminance(image.cmap(image.norm(100 * float(shares[row, column]))))
         ink = luminance(matplotlib.colors.to_rgb(text.get_color()))
-        assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) >= 4.3  # 4.58 is the best at the worst colour
+        assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) >= 4.3  # the worst colour allows 4.58
 
 
 # ---------------------------------------------------------------- lines
 
 
 @pytest.mark.parametrize("tasks", COUNTS)
-def test_accuracy_over_time_has_a_line_a_task_from_when_it_was_learned(tasks):
+def test_accuracy_over_time_has_one_line_per_task_from_the_step_at_which_it_was_learned(tasks):
     matrix = triangle(tasks)
     figure = plots.accuracy_over_time(matrix, names_of(tasks))
     axes = figure.axes[0]
     assert len(axes.lines) == tasks
     for task, line in enumerate(axes.lines):
-        days, shares = line.get_data()
-        assert list(days) == list(range(1, tasks + 1))
+        steps, shares = line.get_data()
+        assert list(steps) == list(range(1, tasks + 1))
         assert shares == pytest.approx(100 * matrix[:, task].numpy(), nan_ok=True)
-        assert tasks - 1 in line.get_markevery()  # the newest task is a single point
+        assert tasks - 1 in line.get_markevery()  # the line of the newest task is a single point
         assert line.get_label() == f"task-{task}"
     low, high = axes.get_ylim()
     assert 0 <= low <= 100 * matrix[~matrix.isnan()].min()
@@ -112,7 +112,7 @@ def test_references_are_columns_of_marks_behind_the_last_task():
     assert [mark.get_ydata()[0] for mark in marks] == [90, 80, 50, 80]
     assert [mark.get_color() for mark in marks] == [line.get_color() for line in lines] * 2
     places = [mark.get_xdata()[0] for mark in marks]
-    assert places == sorted(set(places))  # equal values lie side by side
+    assert places == sorted(set(places))  # marks with equal values lie side by side
     assert places[0] > 2.5
     assert places[-1] < axes.get_xlim()[1]
     ticks = [label.replace("\n", " ") for label in labels(axes.get_xticklabels())]
@@ -126,14 +126,14 @@ def test_of_equal_lines_the_lower_one_is_wider():
     lines = plots.accuracy_over_time(matrix, names_of(4)).axes[0].lines
     widths = [line.get_linewidth() for line in lines]
     assert widths[0] > widths[1] == widths[3]
-    assert widths[2] > widths[3]  # of the newest task there is one point, and it is on that line
+    assert widths[2] > widths[3]  # the newest task has one point, and this point lies on the line of task 2
     crossing = plots.capacity([[0.2, 0.4], [0.3, 0.3], [0.4, 0.2]], ["a", "b"]).axes[0].lines
     assert crossing[0].get_linewidth() == crossing[1].get_linewidth()
 
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("whole", [False, True])
-def test_capacity_has_a_line_a_layer_and_one_for_the_network(count, whole):
+def test_capacity_has_one_line_per_layer_and_one_for_the_network(count, whole):
     used, total = torch.rand(7, count), torch.rand(7)
     figure = plots.capacity(used, names_of(count, "layer"), total=total if whole else None)
     lines = figure.axes[0].lines
@@ -150,11 +150,11 @@ def test_lines_can_be_told_apart(count):
     figure = plots.capacity(torch.rand(3, count), names_of(count, "layer"))
     axes = figure.axes[0]
     colours = [matplotlib.colors.to_hex(line.get_color()) for line in axes.lines]
-    if count <= 20:  # ten colours that stay apart, each with a solid and a dashed line
+    if count <= 20:  # ten colours, each with a solid and a dashed line
         assert labels(axes.get_legend().get_texts()) == names_of(count, "layer")
         assert len(set(zip(colours, [line.get_linestyle() for line in axes.lines], strict=True))) == count
         assert len({line.get_marker() for line in axes.lines}) == len(set(colours)) == min(count, 10)
-    else:  # a colour scale: the shown colour of each name is the colour of its line
+    else:  # a colour scale; a name has the same colour on the scale as its line
         assert len(set(colours)) == count
         assert axes.get_legend() is None
         scale = figure.axes[1]
@@ -178,7 +178,7 @@ def test_time_axis_counts_in_whole_tasks(tasks):
 # ---------------------------------------------------------------- compression
 
 
-def test_compression_draws_both_over_epochs_and_names_what_is_left():
+def test_compression_draws_accuracy_and_kept_weights_and_names_the_share_kept():
     figure = plots.compression([[0.5, 0.75], [0.9]], [[1.0, 0.25], [0.5]], ["a", "b"], without=[[0.6, 0.7, 0.8], [0.9]])
     left, right = figure.axes
     drawn = [[list(values) for values in line.get_data()] for line in left.lines if len(line.get_xdata())]
@@ -190,7 +190,7 @@ def test_compression_draws_both_over_epochs_and_names_what_is_left():
     assert plots.compression([[0.5]], [[1.0]], ["a"]).axes[0].get_legend() is None
 
 
-def test_compression_shows_what_the_runs_ended_with():
+def test_compression_shows_the_final_numbers_of_the_runs():
     final = [{"accuracy": 0.75, "kept": 0.125, "without": 0.7}]
     left, right = plots.compression([[0.5]], [[0.25]], ["a"], without=[[0.6]], final=final).axes
     assert labels(left.get_legend().get_texts()) == ["a: 75.00 % (70.00 %)", "without HAT"]
@@ -208,7 +208,7 @@ def stacks(axes):
     return {name: [bar.get_height() for bar in handle] for handle, name in zip(handles, names, strict=True)}
 
 
-def test_units_are_new_shared_of_others_or_free():
+def test_units_are_new_or_shared_or_of_other_tasks_or_free():
     figure = plots.units([MASKS, [[1], [0]]], ["one", "two"], ["a", "b"], reserved=[[0, 0, 0, 0], [1]])
     first, second = figure.axes
     assert (first.get_title(), second.get_title()) == ("one (4)", "two (1)")
@@ -223,7 +223,7 @@ def test_units_are_new_shared_of_others_or_free():
 
 
 @pytest.mark.parametrize(("layers", "shown"), [(1, 1), (5, 5), (24, 24), (60, 20)])
-def test_units_of_many_layers_are_shown_in_part_and_it_says_so(layers, shown):
+def test_units_of_many_layers_are_shown_in_part_and_the_title_says_so(layers, shown):
     figure = plots.units([MASKS] * layers, names_of(layers, "layer"), ["a", "b"])
     visible = [axes for axes in figure.axes if axes.axison]
     assert len(visible) == shown
@@ -236,7 +236,7 @@ def test_channels_are_coloured_by_how_many_tasks_use_them():
     figure = plots.channels(MASKS, "conv", ["a", "b"], reserved=[0, 0, 0, 1])
     (axes,) = figure.axes
     codes = axes.collections[0].get_array()
-    assert codes.tolist() == [[2, 3, 1, 1], [1, 3, 2, 1]]  # others', its own, of both
+    assert codes.tolist() == [[2, 3, 1, 1], [1, 3, 2, 1]]  # 1: of other tasks only, 2: of this task alone, 3: of both
     assert plots.channels(MASKS, "conv", ["a", "b"]).axes[0].collections[0].get_array()[:, 3].tolist() == [0, 0]
     assert axes.get_ylim() == (1.5, -0.5)
     assert labels(axes.get_yticklabels()) == ["a", "b"]
@@ -259,7 +259,7 @@ def test_channels_lie_in_strips_inside_the_picture(tasks, count):
     assert box.y1 <= height
 
 
-# ---------------------------------------------------------------- all four
+# ---------------------------------------------------------------- all pictures over tasks
 
 
 def draw_all(tasks, names):
@@ -287,7 +287,7 @@ def test_everything_is_titled_labelled_and_inside_the_picture(tasks):
         assert box.y1 <= height
 
 
-def test_percent_is_named_on_every_picture():
+def test_every_picture_names_the_unit_percent():
     for figure in draw_all(3, names_of(3)):
         assert any("%" in axes.get_ylabel() for axes in figure.axes)
 
@@ -362,9 +362,9 @@ def test_matplotlib_is_imported_only_for_drawing_and_pyplot_never():
 def test_overlap_matrix_by_hand():
     first = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     second = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
-    got = plots.overlap_matrix([first, second])
-    assert got.dtype == torch.float64
-    assert got.tolist() == [[1.0, 0.5, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+    shares = plots.overlap_matrix([first, second])
+    assert shares.dtype == torch.float64
+    assert shares.tolist() == [[1.0, 0.5, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
 
 
 def test_overlap_matrix_takes_bool_and_soft_masks():
@@ -381,7 +381,7 @@ def test_overlap_matrix_counts_units(tasks, widths, seed):
     units = [
         {(g, n) for g, mask in enumerate(masks) for n in mask[t].nonzero().flatten().tolist()} for t in range(tasks)
     ]
-    expected = [[len(mine & other) / max(1, len(mine)) for other in units] for mine in units]
+    expected = [[len(row & column) / max(1, len(row)) for column in units] for row in units]
     assert plots.overlap_matrix(masks).tolist() == expected
 
 

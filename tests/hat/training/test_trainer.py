@@ -196,7 +196,7 @@ def test_plain_model_is_the_network_without_gates(stream: hat.data.Stream) -> No
     model.eval()
     x, _ = stream[0].test[:7]
     h = x.flatten(1)
-    for layer in list(model.body)[2:]:
+    for layer in list(model.body.network.children())[2:]:
         h = torch.relu(h @ layer.weight.T + layer.bias)
     torch.testing.assert_close(model(x), h @ model.head.weight.T + model.head.bias)
 
