@@ -1,6 +1,6 @@
 """The rules of an analysis: what every operation and every module does to units.
 
-A rule gets the analysis `a`, the node, and the arguments of the call with a `Value` in place of every tensor (a rule of
+A rule gets the analysis, the node, and the arguments of the call with a `Value` in place of every tensor (a rule of
 a module gets the module too). The rule returns the `Value` of the result. It may unite units, give new ids, claim
 dimensions of parameters, and demand gates. It returns None if it does not know the case; then the inputs are gated and
 the result belongs to no unit.

@@ -13,33 +13,33 @@ from hat.conversion.units import constant
 from hat.conversion.values import Value
 
 
-def _glu(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return glu(a, args[0], kwargs.get("dim", args[1] if len(args) > 1 else -1))
+def _glu(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return glu(analysis, args[0], kwargs.get("dim", args[1] if len(args) > 1 else -1))
 
 
-def _glu_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return glu(a, args[0], module.dim)
+def _glu_module(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return glu(analysis, args[0], module.dim)
 
 
-def glu(a: Analysis, value: Value, dim: int) -> Value:
+def glu(analysis: Analysis, value: Value, dim: int) -> Value:
     """The first half of the channels times the sigmoid of the second half."""
     shape = torch.Size(size // 2 if d == dim % len(value.shape) else size for d, size in enumerate(value.shape))
     if value.labels is None:
         return Value(shape)
     first, second = value.labels.chunk(2, dim)
-    a.units.part(first.clamp(min=0), torch.tensor(0))
-    a.units.part(second.clamp(min=0), torch.tensor(1))
-    return multiply(a, Value(shape, first, value.gated), Value(shape, second.clamp(min=0)), shape)
+    analysis.units.part(first.clamp(min=0), torch.tensor(0))
+    analysis.units.part(second.clamp(min=0), torch.tensor(1))
+    return multiply(analysis, Value(shape, first, value.gated), Value(shape, second.clamp(min=0)), shape)
 
 
-def _prelu(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _prelu(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, slope = args
     if not isinstance(x, Value) or not isinstance(slope, Value) or not slope.is_parameter:
         return None
-    return multiply(a, x, _of_channels(a, slope, x), x.shape)
+    return multiply(analysis, x, _of_channels(analysis, slope, x), x.shape)
 
 
-def _instance_norm(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _instance_norm(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A norm of every channel of a sample by itself."""
     x = args[0]
     if not isinstance(x, Value) or x.labels is None or kwargs.get("running_mean") is not None:
@@ -48,14 +48,14 @@ def _instance_norm(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: di
         return None
     for name in ("weight", "bias"):
         if isinstance(kwargs.get(name), Value):
-            multiply(a, x, _of_channels(a, kwargs[name], x), x.shape)
+            multiply(analysis, x, _of_channels(analysis, kwargs[name], x), x.shape)
     return Value(x.shape, x.labels.clamp(min=0))
 
 
-def _of_channels(a: Analysis, parameter: Value, x: Value) -> Value:
+def _of_channels(analysis: Analysis, parameter: Value, x: Value) -> Value:
     """A parameter [C] or [1] in the shape [C, 1, ...] or [1, 1, ...] in which it broadcasts with x [B, C, ...]."""
     shape = (-1, *[1] * max(len(x.shape) - 2, 0))
-    ids = a.labels(parameter).reshape(shape)
+    ids = analysis.labels(parameter).reshape(shape)
     return Value(ids.shape, ids, parameters=parameter.parameters)
 
 

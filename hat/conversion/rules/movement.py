@@ -36,39 +36,39 @@ def moves(node: fx.Node, network: nn.Module) -> bool:
     return operation(node) in (*_MOVES, *_SELECTS, *_LIKE, *_JOINS, "getitem")
 
 
-def _move(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _move(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     value = args[0]
     if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
-    moved = _run(node, a.labels(value), args[1:], kwargs)
+    moved = _run(node, analysis.labels(value), args[1:], kwargs)
     return _like(value, moved)
 
 
-def _select(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _select(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     value = args[0]
     if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
-    labels = a.labels(value)
+    labels = analysis.labels(value)
     moved = _run(node, labels, args[1:], kwargs)
-    _tell_apart(a, labels, [moved] if isinstance(moved, Tensor) else moved)
+    _tell_apart(analysis, labels, [moved] if isinstance(moved, Tensor) else moved)
     return _like(value, moved)
 
 
-def _getitem(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _getitem(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     value, index = args
     if not isinstance(value, Value):
         item = value[index]
         return replace(item) if isinstance(item, Value) else item  # a copy, because every node has a value of its own
-    labels = a.labels(value)
+    labels = analysis.labels(value)
     if any(True for _ in tensors(index)):
-        index_changes = any(a.depends(tensor) for tensor in tensors(index))
-        index = fx.map_arg(node.args[1], lambda n: a.concrete[n])
+        index_changes = any(analysis.depends(tensor) for tensor in tensors(index))
+        index = fx.map_arg(node.args[1], lambda n: analysis.concrete[n])
         if any(tensor.is_meta for tensor in tensors(index) if isinstance(tensor, Tensor)):
             return None
         if index_changes and not _same_everywhere(labels, index):
             return None
     moved = labels[index]
-    _tell_apart(a, labels, [moved])
+    _tell_apart(analysis, labels, [moved])
     return _like(value, moved)
 
 
@@ -89,19 +89,19 @@ def _same_everywhere(labels: Tensor, index: Any) -> bool:
     return True
 
 
-def _move_like(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _move_like(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     value, like = args
     if not isinstance(value, Value) or not isinstance(like, Value):
         return None
-    labels = a.labels(value)
+    labels = analysis.labels(value)
     return _like(value, labels.expand(like.shape) if "expand" in str(node.target) else labels.reshape(like.shape))
 
 
-def _join(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _join(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     values: Sequence[Any] = args[0] if args else kwargs["tensors"]
     if not all(isinstance(value, Value) for value in values):
         return None
-    labels = [a.labels(value) for value in values]
+    labels = [analysis.labels(value) for value in values]
     labelled = [value for value in values if not value.is_parameter and value.labels is not None]
     given = {key: value for key, value in kwargs.items() if key != "tensors"}
     if not labelled and all(
@@ -112,11 +112,11 @@ def _join(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, A
         return Value(moved.shape, moved, parameters=names)
     if not labelled:
         for value in values:
-            a.make_per_task(value)
-        return Value(a.concrete[node].shape)
+            analysis.make_per_task(value)
+        return Value(analysis.concrete[node].shape)
     if any(value.gated for value in labelled):
         for value in labelled:
-            a.demand(value)
+            analysis.demand(value)
     moved = _run(node, labels, args[1:], given)
     gated = all(value.gated for value in labelled) and not any(value.is_parameter for value in values)
     return Value(moved.shape, moved, gated)
@@ -132,17 +132,17 @@ def _is_constant(node: Any) -> bool:
     return isinstance(node, fx.Node) and node.op == "get_attr"
 
 
-def _pad(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pad(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     names = dict(zip(("input", "pad", "mode", "value"), args, strict=False)) | kwargs
     value, mode, filling = names["input"], names.get("mode", "constant"), names.get("value")
     if not isinstance(value, Value):
         return None
-    return pad(a, value, names["pad"], mode, filling or 0.0)
+    return pad(analysis, value, names["pad"], mode, filling or 0.0)
 
 
-def pad(a: Analysis, value: Value, widths: Sequence[int], mode: str, filling: float) -> Value:
+def pad(analysis: Analysis, value: Value, widths: Sequence[int], mode: str, filling: float) -> Value:
     """A padding. Zeros get the label `ZERO`, and repeated elements their label; another number belongs to no unit."""
-    labels = a.labels(value)
+    labels = analysis.labels(value)
     if mode == "constant":
         moved = F.pad(labels, list(widths), value=ZERO if filling == 0 else 0)
     else:
@@ -150,28 +150,30 @@ def pad(a: Analysis, value: Value, widths: Sequence[int], mode: str, filling: fl
     return _like(value, moved)
 
 
-def _unfold(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _unfold(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`Tensor.unfold`, which makes views, and `F.unfold`, which takes patches of images that are padded with zeros."""
     if node.op == "call_method":
-        return _move(a, node, args, kwargs)
+        return _move(analysis, node, args, kwargs)
     if any(True for _ in tensors((args[1:], kwargs))):
         return None
-    shifted = (a.labels(args[0]) - ZERO).double()  # shifted, so that a padding with 0 gets the label `ZERO`
+    shifted = (analysis.labels(args[0]) - ZERO).double()  # shifted, so that a padding with 0 gets the label `ZERO`
     return _like(args[0], F.unfold(shifted, *args[1:], **kwargs).long() + ZERO)
 
 
-def _unfold_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _like(args[0], module((a.labels(args[0]) - ZERO).double()).long() + ZERO)
+def _unfold_module(
+    analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return _like(args[0], module((analysis.labels(args[0]) - ZERO).double()).long() + ZERO)
 
 
-def _pad_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pad_module(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kind = type(module).__name__
     mode = next((mode for start, mode in _PAD_MODES.items() if kind.startswith(start)), "constant")
-    return pad(a, args[0], module.padding, mode, getattr(module, "value", 0.0))
+    return pad(analysis, args[0], module.padding, mode, getattr(module, "value", 0.0))
 
 
-def _move_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _like(args[0], module(a.labels(args[0])))
+def _move_module(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return _like(args[0], module(analysis.labels(args[0])))
 
 
 def _run(node: fx.Node, labels: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -192,7 +194,7 @@ def _like(value: Value, moved: Any) -> Any:
     return tuple(_like(value, part) for part in moved)
 
 
-def _tell_apart(a: Analysis, labels: Tensor, parts: Sequence[Tensor]) -> None:
+def _tell_apart(analysis: Analysis, labels: Tensor, parts: Sequence[Tensor]) -> None:
     """Units of different parts may not change places with each other, nor with units of no part.
 
     The nodes that follow may treat the parts differently.
@@ -202,7 +204,7 @@ def _tell_apart(a: Analysis, labels: Tensor, parts: Sequence[Tensor]) -> None:
     if len(parts) == 1 and parts[0].numel() == labels.numel():
         return
     for number, part in enumerate(parts):
-        a.units.part(part.clamp(min=0), torch.tensor(number))
+        analysis.units.part(part.clamp(min=0), torch.tensor(number))
 
 
 RULES: dict[str, Rule] = {

@@ -22,22 +22,22 @@ from hat.tracing.substitutes import DroppedAttention
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def _matmul(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _matmul(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, y = args[:2]
     if not isinstance(x, Value) or not isinstance(y, Value) or min(len(x.shape), len(y.shape)) < 2:
         return None
-    return matmul(a, x, y, a.concrete[node].shape)
+    return matmul(analysis, x, y, analysis.concrete[node].shape)
 
 
-def matmul(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value | None:
+def matmul(analysis: Analysis, x: Value, y: Value, shape: torch.Size) -> Value | None:
     """`x @ y`, a sum over the last dimension of x and the last dimension but one of y."""
     batch = _LETTERS[: len(shape) - 2]
     left = batch[len(batch) - len(x.shape) + 2 :] + "yz"
     right = batch[len(batch) - len(y.shape) + 2 :] + "zx"
-    return product(a, (x, left), (y, right), batch + "yx", shape)
+    return product(analysis, (x, left), (y, right), batch + "yx", shape)
 
 
-def _einsum(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _einsum(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if len(args) != 3 or not isinstance(args[0], str):
         return None
     inputs, _, out = args[0].replace(" ", "").partition("->")
@@ -47,11 +47,11 @@ def _einsum(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str,
         return None
     if any(len(set(word)) < len(word) for word in (*letters, out)) or not set(out) <= set(letters[0] + letters[1]):
         return None
-    return product(a, (x, letters[0]), (y, letters[1]), out, a.concrete[node].shape)
+    return product(analysis, (x, letters[0]), (y, letters[1]), out, analysis.concrete[node].shape)
 
 
 def product(
-    a: Analysis, left: tuple[Value, str], right: tuple[Value, str], out: str, shape: torch.Size
+    analysis: Analysis, left: tuple[Value, str], right: tuple[Value, str], out: str, shape: torch.Size
 ) -> Value | None:
     """The product `torch.einsum("left,right->out", x, y)`; None if one factor is a parameter.
 
@@ -61,7 +61,7 @@ def product(
     - A factor has units along other indices only: they are the units of the product.
 
     Args:
-        a: the analysis.
+        analysis: the analysis.
         left: the first factor, and the letters of its dimensions.
         right: the second factor, and the letters of its dimensions.
         out: the letters of the dimensions of the product.
@@ -72,13 +72,15 @@ def product(
     summed = (set(left[1]) | set(right[1])) - set(out)
     mixes = [_varies(value, word) & summed for value, word in (left, right)]
     for value, _ in (left, right):
-        a.demand(value)  # even if no unit is summed over: one kernel then gates all pieces of one tensor
+        analysis.demand(value)  # even if no unit is summed over: one kernel then gates all pieces of one tensor
     if all(mixes):
-        _pair(a, left, right, out)
+        _pair(analysis, left, right, out)
     for factor, other_factor, mixed in ((left, right, mixes[0]), (right, left, mixes[1])):
         if factor[0].labels is not None and not all(mixes):
-            _keep_places(a, factor, other_factor, mixed)
-    return _result(a, [factor for factor, mixed in zip((left, right), mixes, strict=True) if not mixed], out, shape)
+            _keep_places(analysis, factor, other_factor, mixed)
+    return _result(
+        analysis, [factor for factor, mixed in zip((left, right), mixes, strict=True) if not mixed], out, shape
+    )
 
 
 def _varies(value: Value, word: str) -> set[str]:
@@ -107,39 +109,39 @@ def _narrow(value: Value, word: str) -> tuple[Tensor, str]:
     return labels.reshape([size for size, letter in zip(labels.shape, word, strict=True) if letter in letters]), letters
 
 
-def _pair(a: Analysis, left: tuple[Value, str], right: tuple[Value, str], out: str) -> None:
+def _pair(analysis: Analysis, left: tuple[Value, str], right: tuple[Value, str], out: str) -> None:
     """Unite the units of two factors, as query and key: two units are one if all their common indices are equal."""
     (x, x_word), (y, y_word) = _narrow(*left), _narrow(*right)
     over = "".join(dict.fromkeys(x_word + y_word))
     x_ids, y_ids = _spread(x, x_word, over), _spread(y, y_word, over)
-    pairs = a.units.pairs(x_ids, y_ids)
+    pairs = analysis.units.pairs(x_ids, y_ids)
     alone = [letter for letter in over if (letter in x_word) != (letter in y_word)]
     if alone and len(pairs) > max(x.numel(), y.numel()):
-        a.units.fix(x)
-        a.units.fix(y)
+        analysis.units.fix(x)
+        analysis.units.fix(y)
         return
-    a.units.unite(x_ids, y_ids)
+    analysis.units.unite(x_ids, y_ids)
     heads = [letter for letter in over if letter in out]
     if heads:
-        _part(a, x, x_word, heads)
-        _part(a, y, y_word, heads)
-    if a.per_head:
+        _part(analysis, x, x_word, heads)
+        _part(analysis, y, y_word, heads)
+    if analysis.per_head:
         first = _spread(x, x_word, over)
         inner = [dim for dim, letter in enumerate(over) if letter not in out]
         for dim in inner:
-            a.units.unite(first, first.narrow(dim, 0, 1))
+            analysis.units.unite(first, first.narrow(dim, 0, 1))
 
 
-def _part(a: Analysis, labels: Tensor, word: str, letters: list[str]) -> None:
+def _part(analysis: Analysis, labels: Tensor, word: str, letters: list[str]) -> None:
     """Let units change places only with units that have the same indices for these letters."""
     dims = [dim for dim, letter in enumerate(word) if letter in letters]
     if dims:
         size = torch.Size(labels.shape[dim] for dim in dims)
         shape = [labels.shape[dim] if dim in dims else 1 for dim in range(labels.dim())]
-        a.units.part(labels, torch.arange(size.numel()).view(shape))
+        analysis.units.part(labels, torch.arange(size.numel()).view(shape))
 
 
-def _keep_places(a: Analysis, factor: tuple[Value, str], other: tuple[Value, str], mixed: set[str]) -> None:
+def _keep_places(analysis: Analysis, factor: tuple[Value, str], other: tuple[Value, str], mixed: set[str]) -> None:
     """Let units of a factor keep their places along the indices that the other factor has too.
 
     At every such index, a unit meets another element of the other factor.
@@ -148,15 +150,15 @@ def _keep_places(a: Analysis, factor: tuple[Value, str], other: tuple[Value, str
     extent = dict(zip(other[1], other[0].shape, strict=True))
     shared = [letter for letter in word if extent.get(letter, 1) > 1]
     if shared:
-        _part(a, labels, word, shared)
-        if a.per_head and not mixed:  # the value of attention: all dimensions of a head become one unit
+        _part(analysis, labels, word, shared)
+        if analysis.per_head and not mixed:  # the value of attention: all dimensions of a head become one unit
             for dim in [dim for dim, letter in enumerate(word) if letter not in shared]:
-                a.units.unite(labels, labels.narrow(dim, 0, 1))
+                analysis.units.unite(labels, labels.narrow(dim, 0, 1))
     if mixed and len(mixed) < len(word) and set(word) - mixed - set(shared):
-        a.units.fix(labels)  # the units are summed over in part, so the product has no units of them
+        analysis.units.fix(labels)  # the units are summed over in part, so the product has no units of them
 
 
-def _result(a: Analysis, factors: list[tuple[Value, str]], out: str, shape: torch.Size) -> Value:
+def _result(analysis: Analysis, factors: list[tuple[Value, str]], out: str, shape: torch.Size) -> Value:
     """The product with the units of the factors whose units are not summed over.
 
     If both factors have such units, the product has the units of the factor whose labels vary along more dimensions.
@@ -167,13 +169,13 @@ def _result(a: Analysis, factors: list[tuple[Value, str]], out: str, shape: torc
     labelled.sort(key=lambda factor: len(_varies(*factor)))
     value, word = labelled.pop()
     for lost, _ in labelled:
-        a.lose(lost)
+        analysis.lose(lost)
     labels, letters = _narrow(value, word)
     gated = value.gated and bool((labels > 0).all())
     return Value(shape, _spread(labels, letters, out).expand(shape), gated)
 
 
-def _attention(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _attention(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     names: dict[str, Any] = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
     query, key, value, mask = (names.get(name) for name in ("query", "key", "value", "attn_mask"))
     if not (isinstance(query, Value) and isinstance(key, Value) and isinstance(value, Value)):
@@ -184,30 +186,32 @@ def _attention(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[s
         or key.shape[:-2] != value.shape[:-2]
     ):
         return None  # several heads share one key
-    a.lose(mask)
+    analysis.lose(mask)
     batch = _LETTERS[: len(query.shape) - 2]
     weights_shape = torch.Size((*query.shape[:-1], key.shape[-2]))
-    weights = product(a, (query, batch + "yz"), (key, batch + "xz"), batch + "yx", weights_shape)
+    weights = product(analysis, (query, batch + "yz"), (key, batch + "xz"), batch + "yx", weights_shape)
     if weights is None or weights.labels is not None:  # the labels do not vary along z: there is only one unit
-        a.lose(query, key)
+        analysis.lose(query, key)
         weights = Value(weights_shape)
-    if a.per_head and value.labels is not None and query.labels is not None:
-        _unite_heads(a, query, value)
-    return product(a, (weights, batch + "yx"), (value, batch + "xz"), batch + "yz", a.concrete[node].shape)
+    if analysis.per_head and value.labels is not None and query.labels is not None:
+        _unite_heads(analysis, query, value)
+    return product(
+        analysis, (weights, batch + "yx"), (value, batch + "xz"), batch + "yz", analysis.concrete[node].shape
+    )
 
 
 def _dropped_attention(
-    a: Analysis, node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    analysis: Analysis, node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    return _attention(a, node, args, kwargs)
+    return _attention(analysis, node, args, kwargs)
 
 
-def _unite_heads(a: Analysis, query: Value, value: Value) -> None:
+def _unite_heads(analysis: Analysis, query: Value, value: Value) -> None:
     """Unite the unit of every head of the query with the unit of the same head of the value."""
     assert query.labels is not None
     assert value.labels is not None
     q, v = query.labels[..., :1, :1].clamp(min=0), value.labels[..., :1, :].clamp(min=0)
-    a.units.unite(q, v)
+    analysis.units.unite(q, v)
 
 
 RULES: dict[str, Rule] = {

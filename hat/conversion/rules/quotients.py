@@ -19,12 +19,12 @@ from hat.tracing.errors import ConversionError
 from hat.tracing.names import place_of
 
 
-def _div(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _div(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, y = args[:2]
     if not isinstance(x, Value):
-        return unary(a, y, keeps_zero=False)
+        return unary(analysis, y, keeps_zero=False)
     if not isinstance(y, Value):
-        return unary(a, x, keeps_zero=True)
+        return unary(analysis, x, keeps_zero=True)
     if y.labels is not None and not y.is_parameter:
         if kwargs.get("rounding_mode") is not None:
             return None
@@ -33,18 +33,18 @@ def _div(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, An
                 f"{place_of(node)}: divides by units that are 0 for a task that does not use them; add a small number "
                 "to what divides, or exclude the module by `filter`"
             )
-        y = _inverted(a, node, y)
-    return multiply(a, x, y, a.concrete[node].shape)
+        y = _inverted(analysis, node, y)
+    return multiply(analysis, x, y, analysis.concrete[node].shape)
 
 
-def _inverted(a: Analysis, node: fx.Node, y: Value) -> Value:
+def _inverted(analysis: Analysis, node: fx.Node, y: Value) -> Value:
     """Make the quotient a product in the graph too, so that a gate can be put behind the reciprocal."""
     divisor: Any = node.args[1]
     with node.graph.inserting_before(node):
         inverse = node.graph.call_function(torch.reciprocal, (divisor,))
     node.op, node.target, node.args, node.kwargs = "call_function", operator.mul, (node.args[0], inverse), {}
-    value = unary(a, y, keeps_zero=False)
-    a.add(inverse, value, torch.reciprocal(a.concrete[divisor]))
+    value = unary(analysis, y, keeps_zero=False)
+    analysis.add(inverse, value, torch.reciprocal(analysis.concrete[divisor]))
     return value
 
 

@@ -16,27 +16,27 @@ _KEEP_ZERO = ("mean", "sum", "amax", "amin", "norm", "std", "var", "prod", "nans
 _ADDS = ("sum", "nansum")  # elements that are 0 may be left out of a sum, but not of a mean
 
 
-def _reduce(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _reduce(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A reduction over dimensions.
 
     If the labels do not vary along these dimensions, the result keeps the units. Otherwise it is a reduction over
     units, and the result belongs to no unit.
     """
-    value, result = args[0], a.concrete[node]
+    value, result = args[0], analysis.concrete[node]
     if not isinstance(value, Value) or not isinstance(result, Tensor):
         return None
-    labels = a.labels(value)
+    labels = analysis.labels(value)
     dims = _dims(args[1:] if "norm" in str(node.target) else args, kwargs, labels.dim())
     if dims is None:
         return None
     kept_dims = [dim for dim in range(labels.dim()) if dim not in dims]
     if any(not constant(labels, dim) for dim in dims):
         if not value.is_parameter:  # a parameter becomes a per-task parameter, which needs no gate
-            a.demand(value)
+            analysis.demand(value)
         if value.is_parameter or any(not constant(labels, dim) for dim in kept_dims):
-            a.lose(value)
+            analysis.lose(value)
         if operation(node) not in _ADDS:
-            a.need(labels)
+            analysis.need(labels)
         return Value(result.shape)
     for dim in dims:
         labels = labels.narrow(dim, 0, 1)
@@ -54,33 +54,35 @@ def _dims(args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> list[int
     return [dim % count for dim in given]
 
 
-def _softmax(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _softmax(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     value = args[0]
     dims = _dims(args, kwargs, len(value.shape)) if isinstance(value, Value) else None
-    return None if dims is None else softmax(a, value, dims[0])
+    return None if dims is None else softmax(analysis, value, dims[0])
 
 
-def softmax(a: Analysis, value: Value, dim: int) -> Value | None:
+def softmax(analysis: Analysis, value: Value, dim: int) -> Value | None:
     """A softmax of every unit by itself; None if the labels vary along `dim`."""
-    labels = a.labels(value)
+    labels = analysis.labels(value)
     if not constant(labels, dim):
         return None
     return Value(value.shape, labels.clamp(min=0), gated=False, parameters=value.parameters)
 
 
-def _softmax_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return None if module.dim is None else softmax(a, args[0], module.dim % len(args[0].shape))
+def _softmax_module(
+    analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    return None if module.dim is None else softmax(analysis, args[0], module.dim % len(args[0].shape))
 
 
-def over_positions(a: Analysis, node: fx.Node, value: Any, name: str) -> Any:
+def over_positions(analysis: Analysis, node: fx.Node, value: Any, name: str) -> Any:
     """Pooling and resizing of (B, N, *positions), every channel by itself."""
-    result = a.concrete[node]
+    result = analysis.concrete[node]
     dims = next((dims for dims in (1, 2, 3) if f"{dims}d" in name), None)
     if dims is not None and isinstance(value, Value) and len(value.shape) != dims + 2:
         return None  # a single sample without a batch dimension
     if not isinstance(value, Value) or not isinstance(result, Tensor) or result.dim() != len(value.shape):
         return None
-    labels = a.labels(value)
+    labels = analysis.labels(value)
     same_length = [dim for dim in range(labels.dim()) if labels.shape[dim] == result.shape[dim]]
     if labels.dim() < 3 or any(dim > 1 for dim in varying(labels.clamp(min=0))) or not {0, 1} <= set(same_length):
         return None
@@ -89,12 +91,12 @@ def over_positions(a: Analysis, node: fx.Node, value: Any, name: str) -> Any:
     return Value(result.shape, labels.expand(result.shape), value.gated and all_belong, value.parameters)
 
 
-def _pool(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return over_positions(a, node, args[0] if args else kwargs["input"], operation(node) or "")
+def _pool(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return over_positions(analysis, node, args[0] if args else kwargs["input"], operation(node) or "")
 
 
-def _pool_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return over_positions(a, node, args[0], type(module).__name__)
+def _pool_module(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return over_positions(analysis, node, args[0], type(module).__name__)
 
 
 def _pools(name: str) -> list[str]:
