@@ -60,8 +60,12 @@ from hat.tracing.errors import ConversionError
 from hat.tracing.names import operation, place_of
 from hat.tracing.trees import flat
 
-Rule = Callable[["Analysis", fx.Node, tuple[Any, ...], dict[str, Any]], Any]
-ModuleRule = Callable[["Analysis", fx.Node, Any, tuple[Any, ...], dict[str, Any]], Any]
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+"""The arguments of a call, with a `Value` in place of every tensor."""
+Rule = Callable[["Analysis", fx.Node, Args, Kwargs], Any]
+ModuleRule = Callable[["Analysis", fx.Node, Any, Args, Kwargs], Any]
+"""The rule of an operation, and the rule of a module, which gets the module too; see `hat.conversion.rules`."""
 
 ZERO = -1
 """The label of elements that are exactly 0 for every task, as a padding with zeros."""
@@ -287,7 +291,7 @@ class Analysis:
         kwargs = fx.map_arg(node.kwargs, lambda n: self.values[n])
         return args, kwargs
 
-    def _module(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _module(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         name = str(node.target)
         module = self.network.get_submodule(name)
         rule = None if self.is_excluded(name) else self.module_rule(module)
@@ -315,7 +319,7 @@ class Analysis:
                     "module, or set track_running_stats=False"
                 )
 
-    def _unknown(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _unknown(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         self.lose(*tensors((args, kwargs)))
         return plain(self.concrete.get(node))
 

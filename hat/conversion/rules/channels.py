@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule, Rule
 from hat.conversion.rules.elementwise import multiply
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 
 
-def _glu(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return glu(analysis, args[0], kwargs.get("dim", args[1] if len(args) > 1 else -1))
+def _glu(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    return glu(analysis, args[0], args[1] if len(args) > 1 else kwargs.get("dim", -1))
 
 
-def _glu_module(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _glu_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     return glu(analysis, args[0], module.dim)
 
 
@@ -32,14 +32,14 @@ def glu(analysis: Analysis, value: Value, dim: int) -> Value:
     return multiply(analysis, Value(shape, first, value.gated), Value(shape, second.clamp(min=0)), shape)
 
 
-def _prelu(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _prelu(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     x, slope = args
     if not isinstance(x, Value) or not isinstance(slope, Value) or not slope.is_parameter:
         return None
     return multiply(analysis, x, _of_channels(analysis, slope, x), x.shape)
 
 
-def _instance_norm(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _instance_norm(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """A norm of every channel of a sample by itself."""
     x = args[0]
     if not isinstance(x, Value) or x.labels is None or kwargs.get("running_mean") is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule, Rule
 from hat.conversion.units import constant, narrowed
 from hat.conversion.values import Value
 
@@ -42,14 +42,14 @@ def unary(analysis: Analysis, value: Value, *, keeps_zero: bool) -> Value:
 
 
 def _unary_rule(*, keeps_zero: bool) -> Rule:
-    def rule(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def rule(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         x = args[0] if args else kwargs.get("input")
         return unary(analysis, x, keeps_zero=keeps_zero) if isinstance(x, Value) else None
 
     return rule
 
 
-def _cast(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _cast(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """A cast to another dtype; None if the result is boolean or integer, because no gate can stand behind it."""
     if not isinstance(args[0], Value) or not analysis.concrete[node].is_floating_point():
         return None
@@ -57,25 +57,21 @@ def _cast(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict
 
 
 def _module_rule(*, keeps_zero: bool) -> ModuleRule:
-    def rule(
-        analysis: Analysis, node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def rule(analysis: Analysis, node: fx.Node, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
         return unary(analysis, args[0], keeps_zero=keeps_zero) if isinstance(args[0], Value) else None
 
     return rule
 
 
-def _hardtanh_module(
-    analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _hardtanh_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     return unary(analysis, args[0], keeps_zero=module.min_val <= 0 <= module.max_val)
 
 
-def _hardtanh(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _hardtanh(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     return _clamp(analysis, node, args, {"min": kwargs.get("min_val", -1.0), "max": kwargs.get("max_val", 1.0)})
 
 
-def _clamp(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _clamp(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     low = args[1] if len(args) > 1 else kwargs.get("min")
     high = args[2] if len(args) > 2 else kwargs.get("max")
     if isinstance(low, Value) or isinstance(high, Value):
@@ -84,20 +80,20 @@ def _clamp(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dic
     return unary(analysis, args[0], keeps_zero=keeps_zero)
 
 
-def _pow(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pow(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     exponent = args[1] if len(args) > 1 else kwargs.get("exponent")
     if not isinstance(args[0], Value) or not isinstance(exponent, int | float):
         return None
     return unary(analysis, args[0], keeps_zero=exponent > 0)
 
 
-def _masked_fill(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _masked_fill(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     if len(args) < 3 or isinstance(args[2], Value) or not isinstance(args[0], Value):
         return None
     return _against_unlabelled(analysis, args[0], args[1], keeps_zero=args[2] == 0)
 
 
-def _add(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _add(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     x, y = args[:2]
     if isinstance(x, Value) and isinstance(y, Value):
         return add(analysis, x, y, analysis.concrete[node].shape)
@@ -105,7 +101,7 @@ def _add(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[
     return unary(analysis, value, keeps_zero=isinstance(number, int | float) and number == 0)
 
 
-def _mul(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _mul(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     x, y = args[:2]
     if isinstance(x, Value) and isinstance(y, Value):
         return multiply(analysis, x, y, analysis.concrete[node].shape)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import Analysis, ModuleRule
+from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule
 from hat.conversion.units import constant, of_one, varying
 from hat.conversion.values import Value
 
@@ -75,14 +75,14 @@ def _of_units_only(analysis: Analysis, labels: Tensor, ids: Tensor) -> Tensor:
     return torch.where(strangers | (flat <= 0).all(0), 0, ids)
 
 
-def _linear(analysis: Analysis, node: fx.Node, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _linear(analysis: Analysis, node: fx.Node, module: nn.Linear, args: Args, kwargs: Kwargs) -> Any:
     value = args[0] if args else kwargs["input"]
     _columns(analysis, node, module, value, module.in_features, -1)
     rows = _rows(analysis, node, module, module.out_features)
     return Value(analysis.concrete[node].shape, rows.expand(analysis.concrete[node].shape))
 
 
-def _conv(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _conv(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     value, shape = args[0], analysis.concrete[node].shape
     if len(shape) != len(module.kernel_size) + 2:
         return None
@@ -116,9 +116,7 @@ def _depthwise(analysis: Analysis, node: fx.Node, module: Any, value: Value) -> 
     return Value(shape, _channels(rows, shape), gated)
 
 
-def _transposed_conv(
-    analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _transposed_conv(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     value, shape, groups = args[0], analysis.concrete[node].shape, module.groups
     if len(shape) != len(module.kernel_size) + 2:
         return None
@@ -141,16 +139,14 @@ def _channels(ids: Tensor, shape: torch.Size) -> Tensor:
     return ids.view(1, -1, *[1] * (len(shape) - 2)).expand(shape)
 
 
-def _embedding(
-    analysis: Analysis, node: fx.Node, module: nn.Embedding, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _embedding(analysis: Analysis, node: fx.Node, module: nn.Embedding, args: Args, kwargs: Kwargs) -> Any:
     shape = analysis.concrete[node].shape
     columns = analysis.ids(module.weight, 1, shape=(module.embedding_dim,))
     analysis.claim(str(node.target), "weight", 1, columns)
     return Value(shape, columns.expand(shape))
 
 
-def _batch_norm(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _batch_norm(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     if value.labels is None:
         return Value(value.shape)
@@ -158,7 +154,7 @@ def _batch_norm(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any,
     return Value(value.shape, value.labels.clamp(min=0))
 
 
-def _group_norm(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _group_norm(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     if value.labels is None:
         return Value(value.shape)
@@ -170,7 +166,7 @@ def _group_norm(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any,
     return Value(value.shape, value.labels.clamp(min=0))
 
 
-def _layer_norm(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _layer_norm(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     labels = analysis.labels(value) if value.is_parameter else value.labels
     if labels is None:
@@ -220,7 +216,7 @@ def derived_rule(module: nn.Module) -> ModuleRule | None:
     return _derived if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else None
 
 
-def _derived(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _derived(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     """A layer that computes its weight row by row, as a standardised convolution does. Whole rows are locked."""
     value, result, name = args[0], analysis.concrete[node], str(node.target)
     transposed = getattr(module, "transposed", False)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import ZERO, Analysis, ModuleRule, Rule, tensors
+from hat.conversion.analysis import ZERO, Analysis, Args, Kwargs, ModuleRule, Rule, tensors
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 from hat.tracing.names import operation
@@ -36,7 +36,7 @@ def moves(node: fx.Node, network: nn.Module) -> bool:
     return operation(node) in (*_MOVES, *_SELECTS, *_LIKE, *_JOINS, "getitem")
 
 
-def _move(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _move(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
@@ -44,7 +44,7 @@ def _move(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict
     return _like(value, moved)
 
 
-def _select(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _select(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
@@ -54,7 +54,7 @@ def _select(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: di
     return _like(value, moved)
 
 
-def _getitem(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _getitem(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value, index = args
     if not isinstance(value, Value):
         item = value[index]
@@ -89,7 +89,7 @@ def _same_everywhere(labels: Tensor, index: Any) -> bool:
     return True
 
 
-def _move_like(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _move_like(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value, like = args
     if not isinstance(value, Value) or not isinstance(like, Value):
         return None
@@ -97,7 +97,7 @@ def _move_like(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs:
     return _like(value, labels.expand(like.shape) if "expand" in str(node.target) else labels.reshape(like.shape))
 
 
-def _join(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _join(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     values: Sequence[Any] = args[0] if args else kwargs["tensors"]
     if not all(isinstance(value, Value) for value in values):
         return None
@@ -132,7 +132,7 @@ def _is_constant(node: Any) -> bool:
     return isinstance(node, fx.Node) and node.op == "get_attr"
 
 
-def _pad(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pad(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     names = dict(zip(("input", "pad", "mode", "value"), args, strict=False)) | kwargs
     value, mode, filling = names["input"], names.get("mode", "constant"), names.get("value")
     if not isinstance(value, Value):
@@ -150,7 +150,7 @@ def pad(analysis: Analysis, value: Value, widths: Sequence[int], mode: str, fill
     return _like(value, moved)
 
 
-def _unfold(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _unfold(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """`Tensor.unfold`, which makes views, and `F.unfold`, which takes patches of images that are padded with zeros."""
     if node.op == "call_method":
         return _move(analysis, node, args, kwargs)
@@ -160,23 +160,21 @@ def _unfold(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: di
     return _like(args[0], F.unfold(shifted, *args[1:], **kwargs).long() + ZERO)
 
 
-def _unfold_module(
-    analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _unfold_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     return _like(args[0], module((analysis.labels(args[0]) - ZERO).double()).long() + ZERO)
 
 
-def _pad_module(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pad_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     kind = type(module).__name__
     mode = next((mode for start, mode in _PAD_MODES.items() if kind.startswith(start)), "constant")
     return pad(analysis, args[0], module.padding, mode, getattr(module, "value", 0.0))
 
 
-def _move_module(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _move_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     return _like(args[0], module(analysis.labels(args[0])))
 
 
-def _run(node: fx.Node, labels: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _run(node: fx.Node, labels: Any, args: Sequence[Any], kwargs: Kwargs) -> Any:
     """The result of the node's operation on labels."""
     if operation(node) == "view":  # labels are often expanded, and an expanded tensor cannot always be viewed
         return labels.reshape(*args, **kwargs)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule, Rule
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 from hat.tracing.substitutes import DroppedAttention
@@ -22,7 +22,7 @@ from hat.tracing.substitutes import DroppedAttention
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def _matmul(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _matmul(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     x, y = args[:2]
     if not isinstance(x, Value) or not isinstance(y, Value) or min(len(x.shape), len(y.shape)) < 2:
         return None
@@ -37,7 +37,7 @@ def matmul(analysis: Analysis, x: Value, y: Value, shape: torch.Size) -> Value |
     return product(analysis, (x, left), (y, right), batch + "yx", shape)
 
 
-def _einsum(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _einsum(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     if len(args) != 3 or not isinstance(args[0], str):
         return None
     inputs, _, out = args[0].replace(" ", "").partition("->")
@@ -175,7 +175,7 @@ def _result(analysis: Analysis, factors: list[tuple[Value, str]], out: str, shap
     return Value(shape, _spread(labels, letters, out).expand(shape), gated)
 
 
-def _attention(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _attention(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     names: dict[str, Any] = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
     query, key, value, mask = (names.get(name) for name in ("query", "key", "value", "attn_mask"))
     if not (isinstance(query, Value) and isinstance(key, Value) and isinstance(value, Value)):
@@ -200,9 +200,7 @@ def _attention(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs:
     )
 
 
-def _dropped_attention(
-    analysis: Analysis, node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _dropped_attention(analysis: Analysis, node: fx.Node, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
     return _attention(analysis, node, args, kwargs)
 
 

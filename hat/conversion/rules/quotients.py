@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from hat.conversion.analysis import Analysis, Rule
+from hat.conversion.analysis import Analysis, Args, Kwargs, Rule
 from hat.conversion.rules.elementwise import multiply, unary
 from hat.conversion.values import Value
 from hat.tracing.errors import ConversionError
 from hat.tracing.names import place_of
 
 
-def _div(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _div(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     x, y = args[:2]
     if not isinstance(x, Value):
         return unary(analysis, y, keeps_zero=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule, Rule
 from hat.conversion.units import constant, varying
 from hat.conversion.values import Value
 from hat.tracing.names import operation
@@ -16,7 +16,7 @@ _KEEP_ZERO = ("mean", "sum", "amax", "amin", "norm", "std", "var", "prod", "nans
 _ADDS = ("sum", "nansum")  # elements that are 0 may be left out of a sum, but not of a mean
 
 
-def _reduce(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _reduce(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """A reduction over dimensions.
 
     If the labels do not vary along these dimensions, the result keeps the units. Otherwise it is a reduction over
@@ -43,7 +43,7 @@ def _reduce(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: di
     return Value(result.shape, labels.reshape(result.shape), value.gated, value.parameters)
 
 
-def _dims(args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> list[int] | None:
+def _dims(args: Args, kwargs: Kwargs, count: int) -> list[int] | None:
     """The dimensions that a call reduces over, of `count`; None if they are not constants."""
     given = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
     if given is None or isinstance(given, bool):  # a bool is the argument `unbiased` of a variance
@@ -54,7 +54,7 @@ def _dims(args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> list[int
     return [dim % count for dim in given]
 
 
-def _softmax(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _softmax(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     dims = _dims(args, kwargs, len(value.shape)) if isinstance(value, Value) else None
     return None if dims is None else softmax(analysis, value, dims[0])
@@ -68,9 +68,7 @@ def softmax(analysis: Analysis, value: Value, dim: int) -> Value | None:
     return Value(value.shape, labels.clamp(min=0), gated=False, parameters=value.parameters)
 
 
-def _softmax_module(
-    analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _softmax_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     return None if module.dim is None else softmax(analysis, args[0], module.dim % len(args[0].shape))
 
 
@@ -91,11 +89,11 @@ def over_positions(analysis: Analysis, node: fx.Node, value: Any, name: str) -> 
     return Value(result.shape, labels.expand(result.shape), value.gated and all_belong, value.parameters)
 
 
-def _pool(analysis: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pool(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     return over_positions(analysis, node, args[0] if args else kwargs["input"], operation(node) or "")
 
 
-def _pool_module(analysis: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pool_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     return over_positions(analysis, node, args[0], type(module).__name__)
 
 
