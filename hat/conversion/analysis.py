@@ -26,15 +26,15 @@ Example: a residual block, a flatten and a linear layer, with an input of one ch
     inner    [1, 2, 2, 2]  7 7 7 7, 8 8 8 8           new ids: columns 5 6, rows 7 8, bias 9 10. Unite 5 1, 6 2
                                                       (the columns read units 1 and 2) and 7 9, 8 10
     add      [1, 2, 2, 2]  1 1 1 1, 2 2 2 2           unite 7 1, 8 2: unit 7 is added to unit 1. `relu` is gated, so
-                                                      `inner` must be gated too; then their sum is
+                                                      `inner` must be gated too. Then the sum needs no gate
     flatten  [1, 8]        1 1 1 1 2 2 2 2            run on the labels
     linear   [1, 3]        19 20 21                   new ids: columns 11 to 18, rows 19 20 21, bias 22 23 24. Unite
                                                       11 12 13 14 with 1, and 15 16 17 18 with 2. The answer of the
                                                       network must be gated
 
-At the end there are five classes of ids: 1 (with 3, 5, 7, 9, 11 to 14), 2 (with 4, 6, 8, 10, 15 to 18), 19, 20 and 21.
-Every use of a parameter is a `Claim`: dimension 1 of linear.weight has the ids 1 1 1 1 2 2 2 2. Units with the same
-claims share one gate (`hat.conversion.axes`):
+At the end there are five classes of ids, the units: 1 (with 3, 5, 7, 9, 11 to 14), 2 (with 4, 6, 8, 10, 15 to
+18), 19 (with 22), 20 (with 23) and 21 (with 24). Every use of a parameter is a `Claim`: dimension 1 of linear.weight
+has the units 1 1 1 1 2 2 2 2. Units with the same claims share one gate (`hat.conversion.axes`):
 
     gate conv    2 units   conv.weight 0, conv.bias 0, inner.weight 1, inner.weight 0, inner.bias 0,
                            linear.weight 1 (repeat=4)

@@ -3,9 +3,11 @@
 import torch
 from torch import nn
 
+from hat.conversion.api import convert_body
 from hat.conversion.axes import attach, find_axes
 from hat.conversion.units import Units
 from hat.conversion.values import Claim
+from tests.hat.conversion.zoo import Net
 
 
 def test_a_gate_for_units_of_the_same_dimensions():
@@ -54,3 +56,29 @@ def test_parts_are_segments():
 
 def test_nothing_has_units():
     assert find_axes(Units(), [], []).gates == {}
+
+
+def test_the_example_of_the_analysis():
+    """The network in the docstring of `hat.conversion.analysis` has the gates that the docstring shows."""
+
+    def forward(self, x):
+        h = torch.relu(self.conv(x))
+        h = h + self.inner(h)
+        return self.linear(h.flatten(1))
+
+    parts = {"conv": nn.Conv2d(1, 2, 3, padding=1), "inner": nn.Conv2d(2, 2, 3, padding=1), "linear": nn.Linear(8, 3)}
+    body = convert_body(Net(forward, **parts), torch.randn(1, 1, 2, 2), head=None)
+    names = {module: name for name, module in body.network.named_modules()}
+    members = {
+        gate_name: [f"{names[member.module]}.{member.name} {member.dim} {member.repeat}" for member in gate.members]
+        for gate_name, gate in body.gates.items()
+    }
+    assert members == {
+        "conv": [
+            *("conv.weight 0 1", "conv.bias 0 1", "inner.weight 1 1", "inner.weight 0 1", "inner.bias 0 1"),
+            "linear.weight 1 4",
+        ],
+        "linear": ["linear.weight 0 1", "linear.bias 0 1"],
+    }
+    assert body.network.conv.activation == "relu"
+    assert [body.network.get_submodule(name).gated for name in parts] == [True, True, True]

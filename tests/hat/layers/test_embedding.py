@@ -70,15 +70,15 @@ def test_a_gate_of_another_length():
 def test_columns_of_used_units_are_locked(used):
     layer = embedding()
     use(layer.gate, used)
-    found = sides(layer)[layer.weight]
-    assert found.rows is None
+    sides_of_table = sides(layer)[layer.weight]
+    assert sides_of_table.rows is None
     free = 1 - torch.tensor(used, dtype=torch.float64)
     moves = torch.zeros_like(layer.weight)
-    for block in found.blocks(layer.weight):
+    for block in sides_of_table.blocks(layer.weight):
         moves[block.where] += 1 if block.lock is None else rate(block.lock, moves[block.where])
     assert torch.equal(moves, free.expand(5, 6))
     leading = used.index(0) if 0 in used else 6
-    assert sum(moves[block.where].numel() for block in found.blocks(layer.weight)) == 5 * (6 - leading)
+    assert sum(moves[block.where].numel() for block in sides_of_table.blocks(layer.weight)) == 5 * (6 - leading)
 
 
 def test_a_table_reads_no_units_and_is_no_first_layer():
@@ -183,8 +183,8 @@ def test_used_columns_keep_every_bit_and_the_others_move(name, order):
         if order == "first" and "fused" not in name:
             assert all(state.shape == (5, 6 - 2 * task) for state in states)
         with torch.no_grad():
-            for each in model.gates.values():
-                each.embedding.copy_(torch.where(each.origin % 3 == 2 - task, 1.0, -1.0))
+            for other_gate in model.gates.values():
+                other_gate.embedding.copy_(torch.where(other_gate.origin % 3 == 2 - task, 1.0, -1.0))
         model.end_task()
         probes.add(model, task, TOKENS)
         assert hat.verify(model, probes).exact

@@ -91,8 +91,8 @@ def test_with_an_open_gate_the_norm_is_that_of_torch(name, has_gate):
         for module in (norm, mine):
             with mine.state.answering(answer):
                 y = module.train(training)(x)
-            own = [p for key, p in module.named_parameters() if key in ("weight", "bias")]
-            results.append([y, *torch.autograd.grad(y.square().sum(), [x, *own])])
+            affine = [p for key, p in module.named_parameters() if key in ("weight", "bias")]
+            results.append([y, *torch.autograd.grad(y.square().sum(), [x, *affine])])
         for theirs, ours in zip(*results, strict=True):
             assert torch.equal(theirs, ours)
         assert len(statistics(norm)) == len(statistics(mine))
@@ -142,25 +142,25 @@ def test_a_finished_task_is_the_norm_times_its_mask(name, activation):
     mine = gated(norm, mask, activation=activation)
     mine.commit()
     on = torch.tensor(mask, dtype=torch.bool)
-    wanted = ACTIVATIONS[activation](norm.eval()(x))
+    expected = ACTIVATIONS[activation](norm.eval()(x))
     for training in (False, True):
         with mine.state.answering(Finished(0)):
             y = mine.train(training)(x)
         off = y.movedim(mine.unit_dim, -1)[..., ~on]
         assert torch.equal(off, torch.zeros_like(off))
-        assert torch.equal(y.movedim(mine.unit_dim, -1)[..., on], wanted.movedim(mine.unit_dim, -1)[..., on])
+        assert torch.equal(y.movedim(mine.unit_dim, -1)[..., on], expected.movedim(mine.unit_dim, -1)[..., on])
 
 
 def explicit(mine):
     """y and the gradients of `a * activation(norm(x) w + b)`, computed by hand."""
-    own, config, activation = copy.deepcopy(mine), mine.gate.state.config, ACTIVATIONS[mine.activation]
-    own.gate, own.activation = None, "identity"
+    plain, config, activation = copy.deepcopy(mine), mine.gate.state.config, ACTIVATIONS[mine.activation]
+    plain.gate, plain.activation = None, "identity"
 
     def function(x, embedding, scale, dy, *affine):
-        own.to(x.dtype)
+        plain.to(x.dtype)
         leaves = [t.detach().requires_grad_() for t in (x, embedding, *affine)]
         names = [name for name, _ in mine.named_parameters(recurse=False)]
-        z = torch.func.functional_call(own, dict(zip(names, leaves[2:], strict=True)), (leaves[0],))
+        z = torch.func.functional_call(plain, dict(zip(names, leaves[2:], strict=True)), (leaves[0],))
         a = hat_kernels.gate(leaves[1], scale, s_max=config.s_max, compensation=config.compensation)
         shape = [1] * x.dim()
         shape[mine.unit_dim] = -1
@@ -176,14 +176,14 @@ def explicit(mine):
 def test_gradients_are_those_of_a_gate_behind_the_norm(name, fold, activation):
     norm, x = pair(name)
     mine = gated(norm, fold=fold, activation=activation)
-    own = list(mine.parameters(recurse=False))
+    parameters = list(mine.parameters(recurse=False))
     dy = torch.randn_like(x)
     x.requires_grad_()
-    inputs = (x, mine.gate.embedding, mine.gate.state.scale, dy, *own)
+    inputs = (x, mine.gate.embedding, mine.gate.state.scale, dy, *parameters)
     function = explicit(mine)
     precise, rounded = exact(function, *inputs), function(*[t.detach() for t in inputs])
     y = mine(x)
-    got = [y, *torch.autograd.grad(y, [x, mine.gate.embedding, *own], dy)]
+    got = [y, *torch.autograd.grad(y, [x, mine.gate.embedding, *parameters], dy)]
     eps = torch.finfo(torch.float32).eps
     for mine_, wide, narrow in zip(got, precise, rounded, strict=True):
         # The sum over a column is in another order, so the error is as large as the largest term allows.
@@ -244,8 +244,8 @@ def test_a_gate_in_the_affine_part_on_the_kernels(name):
             y = mine(x.to(DEVICE))
             results.append([y, *torch.autograd.grad(y.square().sum(), list(mine.parameters()))])
     assert launches["folded_weight_forward"] == launches["folded_weight_backward"] == 1
-    for one, other in zip(*results, strict=True):
-        assert torch.allclose(one, other, rtol=1e-5, atol=1e-5 * one.abs().max().item())
+    for expected, got in zip(*results, strict=True):
+        assert torch.allclose(expected, got, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("how", ["module", "autocast"])
@@ -412,9 +412,9 @@ def learn(model, shape, optimizer, tasks=3, autocast=None):
     probes, inputs, first = hat.Probes(), {}, {}
     for task in range(tasks):
         model.begin_task(3)
-        own = OPTIMIZERS[optimizer](model.task_parameters(), model)
+        optimizer_of_task = OPTIMIZERS[optimizer](model.task_parameters(), model)
         for number in range(3):
-            step(model, own, shape, number / 2, autocast)
+            step(model, optimizer_of_task, shape, number / 2, autocast)
             for mode in (True, False):
                 for old, y in answers(model.train(mode), inputs).items():
                     assert torch.equal(y, first[old]), f"task {old} drifted"
@@ -435,9 +435,9 @@ def test_nothing_is_forgotten(name, optimizer):
     norms = [module for module in model.body.modules() if isinstance(module, hat.PerTask)]
     assert len(norms) == 2
     for norm in norms:
-        for own, stack in norm.stacks():
+        for tensor_name, stack in norm.stacks():
             assert len(stack) == 3
-            assert own == "num_batches_tracked" or not torch.equal(stack[0], stack[1])  # every task has its own
+            assert tensor_name == "num_batches_tracked" or not torch.equal(stack[0], stack[1])  # every task has its own
 
 
 @pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
@@ -478,17 +478,17 @@ def test_the_step_in_one_call(name, optimizer):
     for whole in (True, False):
         model, shape = make(name)
         model.begin_task(3)
-        own = OPTIMIZERS[optimizer](model.task_parameters(), model)
-        call = hat.TrainStep(model, own) if whole else None
+        optimizer_of_task = OPTIMIZERS[optimizer](model.task_parameters(), model)
+        call = hat.TrainStep(model, optimizer_of_task) if whole else None
         torch.manual_seed(1)
         for number in range(3):
             if call is None:
-                step(model, own, shape, number / 2)
+                step(model, optimizer_of_task, shape, number / 2)
             else:
                 call(torch.randn(6, *shape), torch.arange(6) % 3, progress=number / 2)
         results.append(model.state_dict())
-    for (key, one), other in zip(results[0].items(), results[1].values(), strict=True):
-        assert torch.equal(one, other), key
+    for (key, expected), got in zip(results[0].items(), results[1].values(), strict=True):
+        assert torch.equal(expected, got), key
 
 
 @pytest.mark.parametrize(
@@ -506,8 +506,8 @@ def test_the_norm_compiles_to_one_graph(name):
         y = call(x)
         y.square().sum().backward()
         results.append([y, *(p.grad for p in model.body.parameters()), *statistics(model.body).values()])
-    for one, other in zip(*results, strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+    for expected, got in zip(*results, strict=True):
+        assert torch.allclose(expected, got, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- making them
@@ -527,10 +527,10 @@ def test_from_plain(name):
     for option in mine.options:
         assert getattr(mine, option) == getattr(made, option) == getattr(norm, option)
     for key, value in norm.state_dict().items():
-        own = getattr(mine, key)
-        assert torch.equal(own, value)
-        assert getattr(mine, f"{key}_initial").data_ptr() == value.data_ptr() != own.data_ptr()
-        assert own.requires_grad == (key == "weight")
+        copied = getattr(mine, key)
+        assert torch.equal(copied, value)
+        assert getattr(mine, f"{key}_initial").data_ptr() == value.data_ptr() != copied.data_ptr()
+        assert copied.requires_grad == (key == "weight")
 
 
 class Other(nn.BatchNorm2d):

@@ -162,11 +162,11 @@ def test_locks_of_a_shared_gate():
     with torch.no_grad():
         use(stem.gate, [1, 0, 1, 0])
         use(up.gate, [1, 1, 0, 0, 0])
-    found = locks(body)
-    assert torch.equal(found[down.weight].rows, stem.gate.free)
-    assert torch.equal(found[down.weight].columns, up.gate.free)
-    assert torch.equal(found[up.weight].columns, stem.gate.free)
-    assert found[stem.weight].columns is None
+    locks_by_parameter = locks(body)
+    assert torch.equal(locks_by_parameter[down.weight].rows, stem.gate.free)
+    assert torch.equal(locks_by_parameter[down.weight].columns, up.gate.free)
+    assert torch.equal(locks_by_parameter[up.weight].columns, stem.gate.free)
+    assert locks_by_parameter[stem.weight].columns is None
     assert unlocked(body) == {}
 
 

@@ -95,7 +95,7 @@ def test_any_row(units, counts):
     places, copies = layout.index(0, counts)
     assert list(zip(places.tolist(), copies.tolist(), strict=True)) == expected
     kept = [place for place, copy in expected if copy == 0]
-    found = layout.taken(named(layout), counts)
+    taken = layout.taken(named(layout), counts)
     if layout.along(counts) is not None:
-        assert found.tolist() == [place for place, _ in expected]
-    assert layout.first(found, counts).tolist() == kept
+        assert taken.tolist() == [place for place, _ in expected]
+    assert layout.first(taken, counts).tolist() == kept

@@ -48,8 +48,8 @@ class Body(nn.Module):
         self.parts = parts
 
     def forward(self, x):
-        first, own, second, table = self.parts
-        return second(own(first(x))) + table()
+        first, counting, second, table = self.parts
+        return second(counting(first(x))) + table()
 
 
 def make(**options):
@@ -92,7 +92,7 @@ def learn(model, tasks, name="sgd"):
         end(model)
 
 
-def own(model):
+def modules_of(model):
     return model.body.parts[1], model.body.parts[3]
 
 
@@ -147,9 +147,9 @@ def test_a_frozen_parameter_stays_frozen():
 def test_moved_lists_all_tensors_of_a_name():
     module = Counting()
     module.commit()
-    found = module.moved("weight")
-    assert [(tuple(tensor.shape), shift) for tensor, shift in found] == [((8,), 0), ((8,), 0), ((1, 8), 1)]
-    assert found[0][0] is module.weight
+    moved = module.moved("weight")
+    assert [(tuple(tensor.shape), shift) for tensor, shift in moved] == [((8,), 0), ((8,), 0), ((1, 8), 1)]
+    assert moved[0][0] is module.weight
     assert module.moved("nothing") == []
 
 
@@ -172,7 +172,7 @@ def test_follows_dtypes_and_copies():
 def test_a_per_task_parameter_is_neither_locked_nor_shared():
     model = make(attached=True)
     learn(model, 2)
-    counting, table = own(model)
+    counting, table = modules_of(model)
     frozen = model.frozen_parameters()
     for parameter in (counting.weight, table.value):
         assert parameter not in locks(model.body)
@@ -188,7 +188,7 @@ def test_a_per_task_parameter_is_neither_locked_nor_shared():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_nothing_is_forgotten(name, attached):
     model, probes = make(attached=attached), hat.Probes()
-    counting, table = own(model)
+    counting, table = modules_of(model)
     for task in range(3):
         model.begin_task(3)
         assert torch.equal(table.value, table.value_initial)
@@ -226,7 +226,7 @@ def test_verify_names_what_moved():
     probes.add(model, 0, torch.randn(6, 5))
     learn(model, 1)
     probes.add(model, 1, torch.randn(6, 5))
-    counting, table = own(model)
+    counting, table = modules_of(model)
     before = table.value_tasks.clone()
     table.value_tasks[1, 2] += 1
     result = hat.verify(model, probes)
@@ -244,7 +244,7 @@ def test_verify_names_what_moved():
 def test_a_statistic_that_is_not_finite_is_not_committed():
     model = make()
     model.begin_task(3)
-    counting, _ = own(model)
+    counting, _ = modules_of(model)
     counting.total[3] = float("nan")
     with pytest.raises(ValueError, match=r"body\.parts\.1\.total: expected finite values"):
         model.end_task()
@@ -266,8 +266,8 @@ def test_loads_any_number_of_tasks():
         for task in range(2):
             assert torch.equal(other.eval()(x, task=task), model(x, task=task))
     learn(twin, 1)
-    assert own(model)[0].weight_tasks.shape[0] == 2
-    assert own(twin)[0].weight_tasks.shape[0] == 3
+    assert modules_of(model)[0].weight_tasks.shape[0] == 2
+    assert modules_of(twin)[0].weight_tasks.shape[0] == 3
 
 
 def test_a_load_that_fails_changes_nothing():
@@ -298,7 +298,7 @@ def test_a_step_costs_no_more_with_every_task():
 def test_the_plain_network_shares_what_is_trained():
     torch.manual_seed(0)
     model = hat.training.plain.PlainModel(body(), features=4)
-    counting, table = own(model)
+    counting, table = modules_of(model)
     for _ in range(2):
         model.begin_task(3)
         before = [table.value.detach().clone(), counting.total.clone()]

@@ -28,17 +28,17 @@ class Rebinding(nn.Module):
 def test_the_modules_keep_their_values():
     module = Rebinding()
     tensors = {name: (t, t.clone()) for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    found = drawn([module])
-    now = dict([*module.named_parameters(), *module.named_buffers()])
+    new_values = drawn([module])
+    after = dict([*module.named_parameters(), *module.named_buffers()])
     for name, (tensor, values) in tensors.items():
-        assert now[name] is tensor
+        assert after[name] is tensor
         assert torch.equal(tensor.nan_to_num(9), values.nan_to_num(9)), name
-    assert found[module.weight].tolist() == [7.0] * 3
-    assert found[module.count] == 0
-    assert found[module.table].isnan().tolist() == [False, True]
-    assert module.inner.weight not in found
-    assert 0.018 < found[module.rest].std() < 0.022  # no module draws this parameter
-    assert found[module.rest].mean().abs() < 0.002
+    assert new_values[module.weight].tolist() == [7.0] * 3
+    assert new_values[module.count] == 0
+    assert new_values[module.table].isnan().tolist() == [False, True]
+    assert module.inner.weight not in new_values
+    assert 0.018 < new_values[module.rest].std() < 0.022  # no module draws this parameter
+    assert new_values[module.rest].mean().abs() < 0.002
 
 
 def test_values_are_those_that_the_module_draws():
@@ -51,11 +51,11 @@ def test_values_are_those_that_the_module_draws():
     ]
     for layer in layers:
         torch.manual_seed(3)
-        found = drawn([layer])
+        new_values = drawn([layer])
         torch.manual_seed(3)
         layer.reset_parameters()
         for name, parameter in layer.named_parameters(recurse=False):
-            assert torch.equal(found[parameter], parameter), (layer, name)
+            assert torch.equal(new_values[parameter], parameter), (layer, name)
     assert torch.equal(layers[-1].weight, torch.full((4,), 0.5))
 
 
@@ -63,9 +63,9 @@ def test_a_parameter_of_two_modules_and_one_that_is_computed():
     table, reader = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
     reader.weight = table.weight
     normed = weight_norm(nn.Linear(3, 3))
-    found = drawn([table, reader, *normed.modules()])
-    assert found[table.weight].std() > 0.5  # drawn by the first of the two modules
+    new_values = drawn([table, reader, *normed.modules()])
+    assert new_values[table.weight].std() > 0.5  # drawn by the first of the two modules
     parts = [normed.parametrizations.weight.original0, normed.parametrizations.weight.original1, normed.bias]
-    assert all(found[p].isfinite().all() for p in parts)
-    assert not any(torch.equal(found[p], p) for p in parts)
+    assert all(new_values[p].isfinite().all() for p in parts)
+    assert not any(torch.equal(new_values[p], p) for p in parts)
     assert all(p.isfinite().all() for p in normed.parameters())

@@ -78,15 +78,15 @@ def test_copies_know_what_lies_along_their_own_gates(copied):
                 assert set(layer.inputs) <= gates
                 assert len(layer.inputs) == len(original.inputs)
         names = {id(parameter): name for name, parameter in twin.named_parameters()}
-        other = {id(parameter): name for name, parameter in model.named_parameters()}
-        assert [names[id(p)] for p in sides(twin.body)] == [other[id(p)] for p in sides(model.body)]
+        names_by_id = {id(parameter): name for name, parameter in model.named_parameters()}
+        assert [names[id(p)] for p in sides(twin.body)] == [names_by_id[id(p)] for p in sides(model.body)]
 
 
 def test_each_of_two_conversions_locks_by_its_own_gates():
     words = Words()
-    one, other = converted(words), hat.convert(words, TOKENS)
-    assert all((words.table, "weight") in uses_of(model.gates.values()) for model in (one, other))
-    columns = [locks(model.body)[words.table.weight].columns.tolist() for model in (one, other)]
+    first, second = converted(words), hat.convert(words, TOKENS)
+    assert all((words.table, "weight") in uses_of(model.gates.values()) for model in (first, second))
+    columns = [locks(model.body)[words.table.weight].columns.tolist() for model in (first, second)]
     assert columns == [[0, 0, 1, 1, 1, 1], [1] * 6]
 
 
