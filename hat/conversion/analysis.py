@@ -1,13 +1,54 @@
-"""Where the units of a network go: every value of its graph gets the ids of the units that its elements belong to.
+"""How units are followed through a network: every element of every tensor gets the id of the unit that it belongs to.
 
-Data movement runs on the ids as it runs on the values, so a flatten, a shuffle or a window partition needs no rule of
-its own. Where two units meet in a sum or a product they are one; where a weight takes units in, they are its columns.
-What nobody knows is exact too: its inputs are gated, and its outputs belong to no unit.
+A tensor in the graph is a `Value`, and its ids are its labels. The graph is walked once, forward, and a rule says what
+an operation does to labels (`hat.conversion.rules`):
+
+- A layer gives new ids to its outputs. The ids of the columns of its weight are united with the labels of its input.
+- An operation that moves data, as a flatten or a shuffle, is run on the labels as it is run on the values.
+- Two units that meet in a sum, or element by element in a product, are united: they become one unit.
+- If no rule knows an operation, its inputs are gated, and its outputs belong to no unit (label 0). The network then
+  still computes the same, but the units in front of that operation keep their places.
+
+Example: a residual block, a flatten and a linear layer, with an input of one channel and 2 by 2 pixels.
+
+    conv = nn.Conv2d(1, 2, 3, padding=1)
+    inner = nn.Conv2d(2, 2, 3, padding=1)
+    linear = nn.Linear(8, 3)
+
+    h = torch.relu(conv(x))
+    h = h + inner(h)
+    return linear(h.flatten(1))
+
+    node     shape         labels of one sample       what happens
+    x        [1, 1, 2, 2]  none                       an input belongs to no unit
+    conv     [1, 2, 2, 2]  1 1 1 1, 2 2 2 2           new ids: rows of the weight 1 2, bias 3 4. Unite 1 3, 2 4
+    relu     [1, 2, 2, 2]  1 1 1 1, 2 2 2 2           must be gated, because two nodes use the value
+    inner    [1, 2, 2, 2]  7 7 7 7, 8 8 8 8           new ids: columns 5 6, rows 7 8, bias 9 10. Unite 5 1, 6 2
+                                                      (the columns read units 1 and 2) and 7 9, 8 10
+    add      [1, 2, 2, 2]  1 1 1 1, 2 2 2 2           unite 7 1, 8 2: unit 7 is added to unit 1. `relu` is gated, so
+                                                      `inner` must be gated too. Then the sum needs no gate
+    flatten  [1, 8]        1 1 1 1 2 2 2 2            run on the labels
+    linear   [1, 3]        19 20 21                   new ids: columns 11 to 18, rows 19 20 21, bias 22 23 24. Unite
+                                                      11 12 13 14 with 1, and 15 16 17 18 with 2. The answer of the
+                                                      network must be gated
+
+At the end there are five classes of ids, the units: 1 (with 3, 5, 7, 9, 11 to 14), 2 (with 4, 6, 8, 10, 15 to
+18), 19 (with 22), 20 (with 23) and 21 (with 24). Every use of a parameter is a `Claim`: dimension 1 of linear.weight
+has the units 1 1 1 1 2 2 2 2. Units with the same claims share one gate (`hat.conversion.axes`):
+
+    gate conv    2 units   conv.weight 0, conv.bias 0, inner.weight 1, inner.weight 0, inner.bias 0,
+                           linear.weight 1 (repeat=4)
+    gate linear  3 units   linear.weight 0, linear.bias 0
+
+The residual stream has one gate, although three layers make and read it. The values of `relu`, `inner` and `linear` are
+gated. In the new graph (`hat.conversion.rewrite`) the layers `conv`, `inner` and `linear` apply these gates themselves,
+and `conv` takes in the ReLU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from functools import reduce
 from typing import Any
 
 import torch
@@ -16,39 +57,46 @@ from torch import Tensor, fx, nn
 from hat.conversion.units import Units
 from hat.conversion.values import Claim, Value
 from hat.tracing.errors import ConversionError
-from hat.tracing.names import operation, where
+from hat.tracing.names import operation, place_of
 from hat.tracing.trees import flat
 
-Rule = Callable[["Analysis", fx.Node, tuple[Any, ...], dict[str, Any]], Any]
-ModuleRule = Callable[["Analysis", fx.Node, Any, tuple[Any, ...], dict[str, Any]], Any]
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+"""The arguments of a call, with a `Value` in place of every tensor."""
+Rule = Callable[["Analysis", fx.Node, Args, Kwargs], Any]
+ModuleRule = Callable[["Analysis", fx.Node, Any, Args, Kwargs], Any]
+"""The rule of an operation, and the rule of a module, which gets the module too; see `hat.conversion.rules`."""
 
 ZERO = -1
-"""The label of what is exactly 0 for every task, as the padding of a convolution."""
+"""The label of elements that are exactly 0 for every task, as a padding with zeros."""
 
 
 class Analysis:
-    """What is known of the units of a graph.
+    """The units in the values and parameters of a graph.
 
     Args:
         network: the graph.
-        concrete: the value of every node on the example; those of new nodes are added.
-        rules: what an operation does to units, by its name; see `hat.conversion.rules`. A rule that answers None does
-            not know this case.
-        module_rule: the rule of a module, or None.
-        per_head: the dimensions of a head of attention are one unit.
-        is_excluded: of the name of a module.
+        concrete: the value of every node on the example. The analysis adds the values of nodes that it inserts.
+        rules: for the name of an operation, the rule of what it does to units; see `hat.conversion.rules`. A rule
+            answers None if it does not know the case.
+        module_rule: gives the rule of a module, or None.
+        per_head: all dimensions of a head of attention are one unit.
+        is_excluded: says of the name of a module whether the user has excluded it.
 
     Attributes:
         units: the ids.
-        values: of every node: a `Value` for a tensor, in tuples and dictionaries as the node has them.
-        gates: the nodes whose value must be gated.
-        joining: nodes whose value is gated by units that it does not have, behind its own gate, and their labels.
-        claims: what lies along units, by module, name and dimension.
-        unknown: the same keys, for a dimension that elsewhere takes what belongs to no unit.
-        own: the names of the parameters that every task has for itself.
+        values: for every node, a `Value` in place of every tensor, in the tuples and dictionaries of the node.
+        gates: the nodes whose value must be gated. The dictionary serves as an ordered set.
+        joining: nodes whose value must be gated by units that the value itself does not have, and the labels of these
+            units. This gate comes behind the node's own gate.
+        claims: the parameters that lie along units, by (module, name, dimension).
+        unknown: the keys (module, name, dimension) of dimensions that meet elements of no unit in some use.
+        per_task: the names of the parameters that every task has for itself. The dictionary serves as an ordered set.
         answer: the value that the graph answers with, if it is one tensor.
-        frozen: the names of the modules whose parameters nobody knows the units of.
-        needed: ids of units that meet what depends on how many there are, or on what nobody knows: none may go or join.
+        frozen: the names of the modules whose parameters belong to no known unit. They are frozen when the first task
+            ends. The dictionary serves as an ordered set.
+        needed: ids of units that may not go, and that no other units may join: the network computes something from
+            their number, or no rule knows an operation that they meet.
     """
 
     def __init__(
@@ -70,7 +118,7 @@ class Analysis:
         self.joining: dict[fx.Node, Tensor] = {}
         self.claims: dict[tuple[str, str, int], Claim] = {}
         self.unknown: set[tuple[str, str, int]] = set()
-        self.own: dict[str, None] = {}
+        self.per_task: dict[str, None] = {}
         self.frozen: dict[str, None] = {}
         self.needed: list[Tensor] = []
         self.answer: Value | None = None
@@ -87,13 +135,13 @@ class Analysis:
     # -- what rules call ------------------------------------------------------------------------------------------
 
     def demand(self, value: Any) -> None:
-        """What belongs to units that are off must be 0 from here on."""
+        """Gate a value: behind its node, the elements of units that are off must be 0."""
         if isinstance(value, Value) and value.labels is not None and not value.gated and bool((value.labels > 0).any()):
             value.gated = True
             self.gates[self._nodes[id(value)]] = None
 
     def gate_as(self, value: Value, labels: Tensor) -> bool:
-        """Gate a value by units that it does not have; False where others use it as it is."""
+        """Gate a value by units that the value itself does not have; False if other nodes need the ungated value."""
         node = self._nodes.get(id(value))
         if node is None or len(real_users(node)) > 1 or node in self.joining:
             return False
@@ -101,73 +149,78 @@ class Analysis:
         return True
 
     def add(self, node: fx.Node, value: Value, concrete: Tensor) -> None:
-        """A node that a rule has put before its own."""
+        """Add a node that a rule has inserted in front of its own node, with its value and the value on the example."""
         self.values[node], self.concrete[node] = value, concrete
         self._nodes[id(value)] = node
         if self._moves_with_inputs(node):
             self._dependent.add(node)
 
     def ids(self, *key: Any, shape: Iterable[int]) -> Tensor:
-        """The ids of something that has a name, the same ones whenever it is asked for."""
+        """The ids for a key: new ids [*shape] at the first call, the same ids at every later call."""
         if key not in self._ids:
             self._ids[key] = self.units.new(*shape)
         return self._ids[key]
 
     def labels(self, value: Value) -> Tensor:
-        """The labels of a value; of a parameter, an id for every element."""
+        """The labels of a value. Every element of a parameter gets an id of its own."""
         if value.labels is None and value.is_parameter:
-            (name,) = value.parameters  # what was made of one has labels
+            (name,) = value.parameters  # a value that was computed from several parameters has labels already
             value.labels = self.ids("element", self.parameter(name), shape=value.shape)
         return value.ids
 
     def elements(self, parameter: nn.Parameter) -> Tensor | None:
-        """The ids of the elements of a parameter; None if nobody asked for them."""
+        """The ids of the elements of a parameter; None if no rule has asked for them."""
         return self._ids.get(("element", parameter))
 
     def parameter(self, name: str) -> nn.Parameter:
-        """By its name in the graph."""
+        """The parameter of this name in the graph."""
         return self.network.get_parameter(name)
 
     def claim(
         self, module: str, name: str, dim: int, ids: Tensor | None, *, groups: int = 1, locks: bool = True
     ) -> None:
-        """A dimension of a parameter lies along units; along none if `ids` is None."""
+        """Say that a dimension of a parameter lies along units; `ids` None: along no unit.
+
+        If a parameter is used twice, the units of both uses are united. An index that belongs to no unit in one of the
+        uses belongs to no unit.
+        """
         key = (module, name, dim)
         before = self.claims.pop(key, None)
         if ids is None or key in self.unknown:
             self.unknown.add(key)
             for lost in (ids, None if before is None else before.ids):
                 if lost is not None:
-                    self.units.fix(lost)  # the parameter does not move along
+                    self.units.fix(lost)  # because the parameter does not move with them
                     self.need(lost)
             return
-        if before is not None:  # used twice: what is unknown once is unknown
-            known = (before.ids > 0) & (ids > 0)
-            self.units.fix(torch.where(known, 0, torch.maximum(before.ids, ids)))
-            ids = torch.where(known, ids, 0)
+        if before is not None:
+            in_both = (before.ids > 0) & (ids > 0)
+            self.units.fix(torch.where(in_both, 0, torch.maximum(before.ids, ids)))
+            ids = torch.where(in_both, ids, 0)
         self.claims[key] = Claim(module, name, dim, ids, groups, locks)
 
     def depends(self, value: Value) -> bool:
-        """It is another one for other inputs of the same shape, or for another task."""
+        """Whether the value changes with the inputs (of the same shape), or with the task."""
         return self._nodes[id(value)] in self._dependent
 
-    def make_own(self, value: Value) -> None:
-        """The parameters of a value meet no unit: every task has its own, of those that are not large.
+    def make_per_task(self, value: Value) -> None:
+        """Make the parameters of a value per-task parameters, because they lie along no unit.
 
-        A large one stays what it is: along no gate, and so frozen when the first task ends.
+        A large parameter is not copied for every task (`hat.conversion.tables.LARGEST_PER_TASK`). It is frozen when the
+        first task ends.
         """
         for name in value.parameters:
-            self.own[name] = None
+            self.per_task[name] = None
 
     def need(self, labels: Tensor) -> None:
-        """These units stay as many as they are."""
+        """Keep the number of these units: none of them may go, and no unit may join them."""
         self.needed.append(labels.unique())
 
     def lose(self, *values: Any) -> None:
-        """Units meet what nobody knows: they are gated before, and keep their places."""
+        """Gate values in front of an operation that no rule knows. Their units keep their places and their number."""
         for value in values:
             if isinstance(value, Value):
-                self.make_own(value)
+                self.make_per_task(value)
                 if not value.is_parameter and value.labels is not None:
                     self.demand(value)
                     self.units.fix(value.labels.clamp(min=0))
@@ -177,11 +230,11 @@ class Analysis:
 
     def _visit(self, node: fx.Node) -> None:
         if node.op == "output":
-            found = fx.map_arg(node.args[0], lambda n: self.values[n])
-            self.answer = found if isinstance(found, Value) else None
-            for each in tensors(found):
-                self.demand(each)
-                each.labels = None if each.labels is None else self.units.resolved(each.labels)
+            answer = fx.map_arg(node.args[0], lambda n: self.values[n])
+            self.answer = answer if isinstance(answer, Value) else None
+            for value in tensors(answer):
+                self.demand(value)
+                value.labels = None if value.labels is None else self.units.resolved(value.labels)
             return
         if self._is_source(node) or self._moves_with_inputs(node):
             self._dependent.add(node)
@@ -193,7 +246,7 @@ class Analysis:
                 self.demand(value)
 
     def _is_source(self, node: fx.Node) -> bool:
-        """An input, or what another task may have otherwise: a parameter, what a layer makes of constants."""
+        """Whether a node gives values that differ by input or task: an input, a parameter, a layer with parameters."""
         if node.op == "get_attr":
             return isinstance(self._named(node), nn.Parameter)
         if node.op == "call_module":
@@ -201,7 +254,7 @@ class Analysis:
         return node.op == "placeholder"
 
     def _moves_with_inputs(self, node: fx.Node) -> bool:
-        return operation(node) not in _LOOKS and any(each in self._dependent for each in node.all_input_nodes)
+        return operation(node) not in _LOOKS and any(source in self._dependent for source in node.all_input_nodes)
 
     def _compute(self, node: fx.Node) -> Any:
         concrete = self.concrete.get(node)
@@ -211,7 +264,7 @@ class Analysis:
             return self._attribute(node)
         args, kwargs = self._arguments(node)
         for value in tensors((args, kwargs)):
-            if value.labels is not None:  # units may have become one since
+            if value.labels is not None:  # units may have been united since
                 value.labels = self.units.resolved(value.labels)
         if node.op == "call_module":
             return self._module(node, args, kwargs)
@@ -221,33 +274,30 @@ class Analysis:
             return plain(concrete)
         name = operation(node)
         rule = self.rules.get(name) if name is not None else None
-        found = None if rule is None else rule(self, node, args, kwargs)
-        return self._unknown(node, args, kwargs) if found is None else found
+        result = None if rule is None else rule(self, node, args, kwargs)
+        return self._unknown(node, args, kwargs) if result is None else result
 
     def _attribute(self, node: fx.Node) -> Any:
-        found = self._named(node)
-        if isinstance(found, nn.Parameter):
-            return Value(found.shape, parameters=frozenset({str(node.target)}))
-        return plain(found)
+        attribute = self._named(node)
+        if isinstance(attribute, nn.Parameter):
+            return Value(attribute.shape, parameters=frozenset({str(node.target)}))
+        return plain(attribute)
 
     def _named(self, node: fx.Node) -> Any:
-        found: Any = self.network
-        for part in str(node.target).split("."):
-            found = getattr(found, part)
-        return found
+        return reduce(getattr, str(node.target).split("."), self.network)
 
     def _arguments(self, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args = fx.map_arg(node.args, lambda n: self.values[n])
         kwargs = fx.map_arg(node.kwargs, lambda n: self.values[n])
         return args, kwargs
 
-    def _module(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _module(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         name = str(node.target)
         module = self.network.get_submodule(name)
         rule = None if self.is_excluded(name) else self.module_rule(module)
-        found = None if rule is None else rule(self, node, module, args, kwargs)
-        if found is not None:
-            return found
+        result = None if rule is None else rule(self, node, module, args, kwargs)
+        if result is not None:
+            return result
         if any(True for _ in module.parameters()):
             self._refuse_unknown(node, module)
             self.frozen[name] = None
@@ -257,19 +307,19 @@ class Analysis:
         name = str(node.target)
         if not self.is_excluded(name):
             raise ConversionError(
-                f"{where(node)}: nobody knows the units of the parameters of a {type(module).__name__}; write it with "
-                "linear layers, convolutions, embeddings and attention, or exclude it by `filter`: it is then frozen "
-                "when the first task ends"
+                f"{place_of(node)}: nobody knows the units of the parameters of a {type(module).__name__}; write it "
+                "with linear layers, convolutions, embeddings and attention, or exclude it by `filter`: it is then "
+                "frozen when the first task ends"
             )
         for path, part in module.named_modules():
             if getattr(part, "running_mean", None) is not None:
                 place = f"{name}.{path}" if path else name
                 raise ConversionError(
-                    f"{place}: excluded, but its running statistics would go on to change; exclude the parts around it "
-                    "only, or set it to track none"
+                    f"{place}: is excluded, but training would change its running statistics; do not exclude this "
+                    "module, or set track_running_stats=False"
                 )
 
-    def _unknown(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _unknown(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         self.lose(*tensors((args, kwargs)))
         return plain(self.concrete.get(node))
 
@@ -280,7 +330,7 @@ def tensors(value: Any) -> Iterable[Any]:
 
 
 def plain(concrete: Any) -> Any:
-    """The same with `Value`s, of no units, for tensors."""
+    """The same object with a `Value` without units in place of every tensor."""
     if isinstance(concrete, Tensor):
         return Value(concrete.shape)
     if isinstance(concrete, Mapping):
@@ -291,7 +341,7 @@ def plain(concrete: Any) -> Any:
 
 
 def real_users(node: fx.Node) -> list[fx.Node]:
-    """The nodes that use what it holds, and not its shape only."""
+    """The nodes that use the elements of a node, not only its shape or dtype."""
     return [user for user in node.users if operation(user) not in _LOOKS]
 
 

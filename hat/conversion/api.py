@@ -1,4 +1,4 @@
-"""From any network to the body of a model: record, analyse, rewrite, try."""
+"""Conversion of any network to the body of a model: record the graph, follow the units, insert gates, try it out."""
 
 from __future__ import annotations
 
@@ -37,10 +37,7 @@ def convert_body(
     filter: Callable[[nn.Module, str], bool] | None = None,
     per_head: bool = False,
 ) -> Converted:
-    """The body of the model that `hat.convert` makes.
-
-    For `module`, `example_input`, `head`, `filter`, `per_head` and what is raised see `hat.convert`.
-    """
+    """The body of the model that `hat.convert` makes. For the arguments and errors see `hat.convert`."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
     if filter is not None and not callable(filter):
@@ -49,7 +46,7 @@ def convert_body(
     _check_present(module, example)
     excluded = _excluded(module, filter)
     traced = trace(
-        module, example, leaves=lambda each, name: name in excluded or (is_leaf(each, name) and not _is_function(each))
+        module, example, leaves=lambda part, name: name in excluded or (is_leaf(part, name) and not _is_function(part))
     )
     network = traced.graph_module
     make_modular(network, traced.values)
@@ -61,7 +58,7 @@ def convert_body(
     if isinstance(taken, nn.Conv2d) and answer.dim() > 2:
         raise ConversionError(
             f"head: expected {name}, a convolution, before a flatten to [B, F], got maps {tuple(answer.shape)}; pool "
-            "and flatten what it answers, or wrap the network in a module that returns what the heads should see"
+            "and flatten the maps, or wrap the network in a module that returns the features for the heads"
         )
     analysis = Analysis(
         network,
@@ -69,7 +66,7 @@ def convert_body(
         rules=RULES,
         module_rule=module_rule,
         per_head=per_head,
-        is_excluded=lambda name: any(name == e or name.startswith(f"{e}.") for e in excluded),
+        is_excluded=lambda name: any(name == path or name.startswith(f"{path}.") for path in excluded),
     ).run()
     rewriter = Rewriter(analysis)
     axes = rewriter.run()
@@ -89,80 +86,88 @@ def convert_body(
     )
     _check_same(body, example, answer)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnlockedWarning)  # of the model that the user gets
+        warnings.simplefilter("ignore", UnlockedWarning)  # the user's own model will give this warning
         keep_places(Network(body), example)
     return body
 
 
 def _check_present(module: nn.Module, example: tuple[Any, ...]) -> None:
-    """The network can be run."""
+    """Refuse a network or an example without values.
+
+    Raises:
+        ValueError: a tensor is on the meta device, or a tensor of the example is empty.
+    """
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_meta:
             raise ValueError(f"module: expected values, got {name} on the meta device; call to_empty and initialise it")
-    for each in tensors(example):
-        if each.is_meta or not each.numel():
-            raise ValueError(f"example_input: expected values, got {tuple(each.shape)} on {each.device}")
+    for tensor in tensors(example):
+        if tensor.is_meta or not tensor.numel():
+            raise ValueError(f"example_input: expected values, got {tuple(tensor.shape)} on {tensor.device}")
 
 
 def _excluded(module: nn.Module, filter: Callable[[nn.Module, str], bool] | None) -> set[str]:
     if filter is None:
         return set()
-    return {name for name, each in module.named_modules() if name and not filter(each, name)}
+    return {name for name, part in module.named_modules() if name and not filter(part, name)}
 
 
 def _is_function(module: nn.Module) -> bool:
-    """It is recorded as the function that it calls, with its parameters."""
+    """Whether a module is recorded as the function that it calls, with the parameters as arguments."""
     norms = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
     return isinstance(module, nn.PReLU) or (isinstance(module, norms) and not module.track_running_stats)
 
 
 def _answer(network: fx.GraphModule, concrete: dict[fx.Node, Any]) -> Tensor:
-    """What the heads see, on the example."""
+    """The features that the heads get, on the example."""
     (node,) = network.graph.output_node().args
-    found = concrete.get(node) if isinstance(node, fx.Node) else node
-    if not isinstance(found, Tensor):
+    answer = concrete.get(node) if isinstance(node, fx.Node) else node
+    if not isinstance(answer, Tensor):
         raise ConversionError(
-            f"the network: expected it to answer with one tensor, got {type(found).__name__}; wrap it in a module that "
-            "returns the one that the heads should see"
+            f"the network: expected it to answer with one tensor, got {type(answer).__name__}; wrap it in a module "
+            "that returns the features for the heads"
         )
-    if found.dim() < 2 or not found.is_floating_point():
-        raise ConversionError(f"the network: expected features [B, ..., F], got {found.dtype} {tuple(found.shape)}")
-    return found
+    if answer.dim() < 2 or not answer.is_floating_point():
+        raise ConversionError(f"the network: expected features [B, ..., F], got {answer.dtype} {tuple(answer.shape)}")
+    return answer
 
 
 def _check_same(body: Converted, example: tuple[Any, ...], answer: Tensor) -> None:
-    """The layers that apply gates compute as the plain ones do, but for the order of roundings."""
+    """Check that the converted network with open gates computes the same as the plain network, to rounding.
+
+    Raises:
+        ConversionError: the difference is larger than rounding.
+    """
     training = body.training
     try:
         with torch.no_grad(), body.answering(OPEN):
-            now = body.eval()(*example)
+            converted_answer = body.eval()(*example)
     finally:
         body.train(training)
-    change = difference(now, answer, SUMS)
+    change = difference(converted_answer, answer, SUMS)
     if change:
         raise ConversionError(
-            f"the network: with open gates the converted one differs by {change:g}, more than rounding; does it "
-            "answer the same from call to call?"
+            f"the network: with open gates the converted network differs by {change:g}, more than rounding; does the "
+            "network answer the same from call to call?"
         )
 
 
 def _needed(analysis: Analysis, axes: Axes) -> Tensor:
-    """See `Converted.needed`."""
-    found = torch.zeros(sum(gate.units for gate in axes.gates.values()), dtype=torch.bool)
+    """[units] bool, see `Converted.needed`."""
+    needed = torch.zeros(sum(gate.units for gate in axes.gates.values()), dtype=torch.bool)
     for labels in analysis.needed:
         units = axes.index(labels)
-        found[units[units >= 0]] = True
-    return found
+        needed[units[units >= 0]] = True
+    return needed
 
 
 def _ending(analysis: Analysis, axes: Axes) -> tuple[Gate | None, frozenset[Gate]]:
-    """The gate of the features, if it is one, in order; and other gates whose units the heads see."""
+    """(tail, loose): the gate whose units are the features, in order; or else all gates whose units the heads read."""
     answer = analysis.answer
     if answer is None or answer.labels is None:
         return None, frozenset()
     labels = analysis.units.find(answer.labels.clamp(min=0))
     gates, index = axes.within(labels)
-    if len(gates) == 1 and varying(labels) in ((labels.dim() - 1,), ()):  # (): a gate of a single unit
+    if len(gates) == 1 and varying(labels) in ((labels.dim() - 1,), ()):  # (): the gate has a single unit
         index = index.reshape(-1, index.shape[-1])[0]
         gate = gates[0]
         if torch.equal(index, torch.arange(gate.units).repeat_interleave(len(index) // gate.units)):

@@ -1,4 +1,9 @@
-"""Gates for the units that an analysis has found, and what lies along them."""
+"""The gates for the units that an analysis has found, and the parameters that lie along the gates.
+
+Units with the same claims, the same number of times, belong to one gate. In the example of `hat.conversion.analysis`,
+units 1 and 2 are both in the claims of conv.weight 0, conv.bias 0, inner.weight 1, inner.weight 0 and inner.bias 0, and
+each is four times in the claim of linear.weight 1. So the two are one gate. Units 19, 20 and 21 are another gate.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +23,10 @@ class Axes:
     """The gates of a network.
 
     Attributes:
-        gates: by name.
-        _place: [ids] the unit of every class, counted through all gates in order; -1 for what is no unit.
+        gates: the gates by name.
+        _units: the ids.
+        _place: [ids] int64, the number of the unit of every class, counted through all gates in order; -1 for an id
+            that is not a unit of any gate.
     """
 
     gates: dict[str, Gate]
@@ -27,22 +34,25 @@ class Axes:
     _place: Tensor
 
     def index(self, ids: Tensor) -> Tensor:
-        """The unit of every id, counted through all gates in order; -1 for what belongs to none."""
+        """The number of the unit of every id, counted through all gates in order; -1 if the id has no unit."""
         return torch.where(ids > 0, self._place[self._units.find(ids.clamp(min=0))], -1)
 
     def within(self, ids: Tensor) -> tuple[list[Gate], Tensor]:
-        """The gates that have these, and the unit of every id, counted through those; their number for none."""
+        """The gates to which the ids belong, and the number of every id's unit, counted through these gates only.
+
+        An id without a unit gets the number behind the last unit.
+        """
         index, first = self.index(ids), 0
-        found, out = [], torch.full_like(index, -1)
-        used = 0
+        gates, numbers = [], torch.full_like(index, -1)
+        count = 0
         for gate in self.gates.values():
-            here = (index >= first) & (index < first + gate.units)
-            if here.any():
-                out[here] = index[here] - first + used
-                found.append(gate)
-                used += gate.units
+            of_gate = (index >= first) & (index < first + gate.units)
+            if of_gate.any():
+                numbers[of_gate] = index[of_gate] - first + count
+                gates.append(gate)
+                count += gate.units
             first += gate.units
-        return found, torch.where(out < 0, used, out)
+        return gates, torch.where(numbers < 0, count, numbers)
 
 
 def find_axes(units: Units, claims: Sequence[Claim], gated: Iterable[Tensor]) -> Axes:
@@ -50,19 +60,19 @@ def find_axes(units: Units, claims: Sequence[Claim], gated: Iterable[Tensor]) ->
 
     Args:
         units: the ids.
-        claims: what lies along units, in the order of the graph.
+        claims: the dimensions of parameters that lie along units, in the order of the graph.
         gated: the labels of every value that is gated.
     """
-    named = [claim.ids for claim in claims]
-    if not named:
+    ids_of_claims = [claim.ids for claim in claims]
+    if not ids_of_claims:
         return Axes({}, units, torch.empty(0, dtype=torch.int64))
-    every = torch.cat(
-        [ids.clamp(min=0).flatten() for ids in (*named, *(narrowed(labels)[0] for labels in gated))]
+    all_ids = torch.cat(
+        [ids.clamp(min=0).flatten() for ids in (*ids_of_claims, *(narrowed(labels)[0] for labels in gated))]
     ).unique()
-    classes = units.find(every[every > 0]).unique()
-    marks = [(ids[ids > 0], torch.full((int((ids > 0).sum()),), number)) for number, ids in enumerate(named)]
+    classes = units.find(all_ids[all_ids > 0]).unique()
+    marks = [(ids[ids > 0], torch.full((int((ids > 0).sum()),), number)) for number, ids in enumerate(ids_of_claims)]
     signature, segment = units.group(classes, marks), units.segments(classes)
-    first = _first_places(units, classes, named)
+    first = _first_places(units, classes, ids_of_claims)
     gates: dict[str, Gate] = {}
     place = torch.full((units.count,), -1, dtype=torch.int64)
     used = 0
@@ -77,10 +87,10 @@ def find_axes(units: Units, claims: Sequence[Claim], gated: Iterable[Tensor]) ->
 
 
 def _first_places(units: Units, classes: Tensor, claims: Sequence[Tensor]) -> Tensor:
-    """[N] a number that sorts classes by where they first appear in the claims, counted through all of them."""
-    every = torch.cat([*(ids.clamp(min=0) for ids in claims), classes])  # those in no claim come last
-    first = torch.full((units.count,), len(every))
-    first.scatter_reduce_(0, units.find(every), torch.arange(len(every)), "amin")
+    """[N] the first place of every class, counted through the ids of all claims."""
+    all_ids = torch.cat([*(ids.clamp(min=0) for ids in claims), classes])  # classes without a claim come last
+    first = torch.full((units.count,), len(all_ids))
+    first.scatter_reduce_(0, units.find(all_ids), torch.arange(len(all_ids)), "amin")
     return first[classes]
 
 
@@ -90,26 +100,26 @@ def _segments(members: Tensor, classes: Tensor, segment: Tensor) -> Tensor | Non
 
 
 def _name(first: int, claims: Sequence[Claim], taken: Iterable[str]) -> str:
-    """That of the first layer that makes the units, whose first place is this."""
+    """The name of a gate: the name of the layer whose claim has the first place of the units."""
     name = "units"
     for claim in claims:
         if first < len(claim.ids):
             name = (claim.module or claim.name).replace(".", "_")
             break
         first -= len(claim.ids)
-    count = sum(other == name or other.startswith(f"{name}__") for other in taken)
+    count = sum(taken_name == name or taken_name.startswith(f"{name}__") for taken_name in taken)
     return f"{name}__{count + 1}" if count else name
 
 
 def attach(axes: Axes, claim: Claim, module: nn.Module) -> None:
-    """Tell the gates what lies along them."""
+    """Tell the gates that a dimension of a parameter of `module` lies along them."""
     index, first = axes.index(claim.ids), 0
     for gate in axes.gates.values():
         places = ((index >= first) & (index < first + gate.units)).nonzero().flatten()
         if len(places):
             places = places[(index[places]).argsort(stable=True)]
-            whole = len(places) == len(index) and torch.equal(places, torch.arange(len(places)))
+            in_order = len(places) == len(index) and torch.equal(places, torch.arange(len(places)))
             repeat = len(places) // gate.units
-            given = None if whole else places
+            given = None if in_order else places
             gate.attach(module, claim.name, claim.dim, repeat=repeat, groups=claim.groups, places=given)
         first += gate.units

@@ -16,19 +16,19 @@ from hat.units.wired import Wired
 
 
 class Converted(nn.Module, Wired):
-    """What `hat.convert` makes of a network: its graph, with gates, around its own parameters.
+    """A converted network: the graph of the network with gates, and with the network's own parameters.
 
     Attributes:
         network: the graph.
-        gates: the gate of every axis of units, by the name of the first layer that makes them.
+        gates: the gate of every axis of units, by the name of the first layer that makes the units.
         head: the name that the removed head had, or None.
-        loose: gates whose units the heads see in another order, or among others.
-        features: the length of the last dimension of what comes out.
-        layouts: where the units lie in the value of every node of the graph that has some, by its name; counted through
-            all gates in order. A tuple for a node that answers with one.
-        answer: where they lie in what comes out, or None.
-        needed: [units] bool, of all gates in order: neither may this unit go, nor may others join it.
-        example: inputs that the network takes, or took before it changed its device or dtype; see `inputs`.
+        tail: the gate whose units are the features, in order, or None.
+        loose: gates whose units the heads read in another order, or among other features.
+        features: the length of the last dimension of the features.
+        layouts: by the name of a node, where the units lie in its value. Units are counted through all gates in order.
+            Nodes without units are left out. A node that answers with a tuple has a tuple of layouts.
+        needed: [units] bool, for all gates in order: the unit may not go, and no unit may join it.
+        example: inputs of the network, on the device and in the dtype that the network had at first; see `inputs`.
     """
 
     def __init__(
@@ -54,41 +54,46 @@ class Converted(nn.Module, Wired):
 
     @property
     def answer(self) -> Layout | None:
+        """Where the units lie in the features; None if the features have none."""
         (node,) = self.network.graph.output_node().args
         return self.layouts.get(node.name) if isinstance(node, fx.Node) else None
 
     def inputs(self) -> tuple[Any, ...]:
-        """The example as the network takes it now: on its device, in its dtype."""
+        """The example on the device and in the dtype that the network has now."""
         like = next((p for p in self.network.parameters() if p.is_floating_point()), None)
         if like is None:
             return self.example
-        found: tuple[Any, ...] = tree_map_only(
+        inputs: tuple[Any, ...] = tree_map_only(
             Tensor, lambda x: x.to(like.device, like.dtype if x.is_floating_point() else x.dtype), self.example
         )
-        return found
+        return inputs
 
     def forward(self, *inputs: Any) -> Tensor:
-        """What the network takes, several inputs also as one tuple, to its features [..., features]."""
-        if len(inputs) == 1 and isinstance(inputs[0], tuple):  # as a model passes them on
+        """The inputs of the network to its features [..., features]. Several inputs may come as one tuple."""
+        if len(inputs) == 1 and isinstance(inputs[0], tuple):  # a model passes its inputs on as a tuple
             (inputs,) = inputs
-        found: Tensor = nn.Module.__call__(self.network, *inputs)  # that of a graph prints errors, too
-        return found
+        # The `__call__` of a graph module would print every error.
+        features: Tensor = nn.Module.__call__(self.network, *inputs)
+        return features
 
     @contextmanager
     def answering(self, answer: Answer) -> Iterator[None]:
-        """Let all gates answer for this inside of the `with` block; before a model has them, each has its own state."""
+        """Let all gates answer for `answer` inside the `with` block.
+
+        This works before a model owns the gates, when every gate still has a state of its own.
+        """
         with ExitStack() as stack:
             for state in {gate.state for gate in self.gates.values() if isinstance(gate, Gate)}:
                 stack.enter_context(state.answering(answer))
             yield
 
     def complete(self) -> dict[Gate, bool]:
-        """Those of which the heads see none or all in order, unless the graph's modules were changed, or have hooks."""
+        """See `Wired.complete`: no gate is complete if a module of the graph was replaced or has hooks."""
         intact = self._is_intact()
         return {gate: intact and gate not in self.loose for gate in self.gates.values() if isinstance(gate, Gate)}
 
     def seen_by_heads(self) -> set[Gate]:
-        """Those of which the heads see all units, each at places of its own."""
+        """See `Wired.seen_by_heads`: the loose gates, if their units lie along the last dimension only."""
         answer = self.answer
         last = answer is not None and answer.varying == (len(answer.shape) - 1,)
         return set(self.loose) if last and self._is_intact() else set()

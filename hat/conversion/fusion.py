@@ -1,4 +1,4 @@
-"""What a gated layer can do in one go: a layer, an activation, a dropout and a pool, one behind the other."""
+"""Nodes that one gated layer can compute together: a layer, its activation, its dropout and its pool, in a row."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Fusion:
-    """A layer, an activation, a dropout and a pool, one behind the other, each used by the next alone.
+    """A layer, an activation, a dropout and a pool in a row. Only the next node uses the value of each node.
 
     Attributes:
-        layer: None where there is none.
-        behind: the nodes of activation, dropout and pool.
-        activation: its name.
-        dropout: its probability.
+        layer: the node of the layer, or None.
+        behind: the nodes of the activation, the dropout and the pool, as far as there are any.
+        activation: the name of the activation, a key of `hat_kernels.ACTIVATIONS`.
+        dropout: the probability of the dropout, 0 if there is none.
         pool: the module that pools, or None.
-        activated: the node of the activation, where it is the last one.
+        activated: the node of the activation, if it is the last of the row; else None.
     """
 
     def __init__(self) -> None:
@@ -44,28 +44,28 @@ class Fusion:
 
     @classmethod
     def ending_at(cls, network: fx.GraphModule, node: fx.Node, gated: Container[fx.Node]) -> Fusion:
-        """The longest one whose last node this is, with no gate in between."""
+        """The longest row that ends at `node` and has no gated value before its end."""
         fusion = cls()
-        here: fx.Node | None = node
+        current: fx.Node | None = node
         fusion.pool = pool_of(network, node)
         if fusion.pool is not None:
-            here = fusion._before(node)
-        dropout = None if here is None else _dropout(network, here)
-        if here is not None and dropout is not None:
+            current = fusion._before(node)
+        dropout = None if current is None else _dropout(network, current)
+        if current is not None and dropout is not None:
             fusion.dropout = dropout
-            here = fusion._before(here)
-        activation = None if here is None else activation_of(network, here)
-        if here is not None and activation is not None:
+            current = fusion._before(current)
+        activation = None if current is None else activation_of(network, current)
+        if current is not None and activation is not None:
             fusion.activation = activation
-            fusion.activated = here if here is node else None
-            here = fusion._before(here)
-        is_layer = here is not None and here.op == "call_module"
-        if is_layer and all(each is node or each not in gated for each in (here, *fusion.behind)):
-            fusion.layer = here
+            fusion.activated = current if current is node else None
+            current = fusion._before(current)
+        is_layer = current is not None and current.op == "call_module"
+        if is_layer and all(part is node or part not in gated for part in (current, *fusion.behind)):
+            fusion.layer = current
         return fusion
 
     def _before(self, node: fx.Node) -> fx.Node | None:
-        """Take a node in; its first input, if nothing else uses that."""
+        """Add a node to the row; return its first input if no other node uses that input."""
         self.behind.insert(0, node)
         source = node.args[0] if node.args else None
         return source if isinstance(source, fx.Node) and len(source.users) == 1 else None
@@ -79,7 +79,7 @@ def _dropout(network: fx.GraphModule, node: fx.Node) -> float | None:
 
 
 def activation_of(network: fx.GraphModule, node: fx.Node) -> str | None:
-    """The key of `hat_kernels.ACTIVATIONS` that a node computes."""
+    """The key of `hat_kernels.ACTIVATIONS` that a node computes, or None."""
     if node.op == "call_module":
         module: Any = network.get_submodule(str(node.target))
         if known_type(module) is nn.GELU:
@@ -98,7 +98,10 @@ def activation_of(network: fx.GraphModule, node: fx.Node) -> str | None:
 
 
 def pool_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """The pool of `torch.nn` that a node computes, called as a module or as a function with settings that are fixed."""
+    """The pool of `torch.nn` that a node computes, or None.
+
+    The node calls a module, or a function whose settings are constants.
+    """
     if node.op == "call_module":
         module = network.get_submodule(str(node.target))
         return module if type(module) in _POOLS.values() else None
@@ -121,11 +124,11 @@ _POOLS: dict[str, Any] = {
     for kind in ("Max", "Avg", "Adaptive_Max", "Adaptive_Avg")
     for dims in (1, 2, 3)
 }
-"""Each keeps channels apart and zeros zero, by the name of its function."""
+"""The class of every pool, by the name of its function. A pool keeps channels apart, and keeps zeros."""
 _SETTINGS = {
     "max": ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
     "avg": ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     "adaptive_max": ("output_size", "return_indices"),
     "adaptive_avg": ("output_size",),
 }
-"""What the arguments of the functions are called, behind the first."""
+"""The names of the arguments behind the first, for every kind of pool function."""

@@ -1,4 +1,4 @@
-"""The layer of a network that tells classes apart: every task has its own, so it is taken off."""
+"""The head of a network, its last layer, which tells classes apart. Every task has its own head, so it is removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from hat.tracing.errors import ConversionError
-from hat.tracing.names import operation, where
+from hat.tracing.names import operation, place_of
 
 
 def find_head(network: fx.GraphModule, head: str | None) -> str | None:
@@ -20,33 +20,33 @@ def find_head(network: fx.GraphModule, head: str | None) -> str | None:
         head: `"last"`, a name, or None for no head.
 
     Raises:
-        ConversionError: it is no linear layer, nor a convolution of one position.
+        ConversionError: the head is not a linear layer or a convolution with a kernel of 1, or is called twice.
     """
     if head is None:
         return None
     calls = [node for node in network.graph.nodes if node.op == "call_module"]
     if head != "last":
-        found = [node for node in calls if node.target == head]
-        if len(found) != 1 or not _tells_classes(network, found[0]):
+        calls_of_head = [node for node in calls if node.target == head]
+        if len(calls_of_head) != 1 or not _tells_classes(network, calls_of_head[0]):
             raise ConversionError(f"head: expected the name of a linear layer that is called once, got {head!r}")
         return head
     node = network.graph.output_node().args[0]
     while isinstance(node, fx.Node) and not _tells_classes(network, node):
         if not _passes_on(network, node):
             raise ConversionError(
-                f"{where(node)}: expected the network to end with a linear layer, which every task has for itself; "
+                f"{place_of(node)}: expected the network to end with a linear layer, which every task has for itself; "
                 "name it by `head`, or pass head=None to put heads behind what the network answers"
             )
         node = node.args[0]
     if not isinstance(node, fx.Node):
         raise ConversionError("the network: expected it to answer with one tensor; wrap it in a module that does")
-    if sum(other.target == node.target for other in calls) > 1:
-        raise ConversionError(f"{where(node)}: expected a head of its own, but it is called twice; pass head=None")
+    if sum(call.target == node.target for call in calls) > 1:
+        raise ConversionError(f"{place_of(node)}: expected a head of its own, but it is called twice; pass head=None")
     return str(node.target)
 
 
 def take_off(network: fx.GraphModule, name: str) -> nn.Module:
-    """Let what comes into a layer come out behind it, and return the layer."""
+    """Remove the call of a layer from the graph, so that its input passes through; return the layer."""
     layer = network.get_submodule(name)
     (node,) = [node for node in network.graph.nodes if node.op == "call_module" and node.target == name]
     node.replace_all_uses_with(node.args[0])
@@ -61,14 +61,13 @@ def _tells_classes(network: fx.GraphModule, node: fx.Node) -> bool:
     if node.op != "call_module":
         return False
     module = network.get_submodule(str(node.target))
-    one = (1, 1)
-    return isinstance(module, nn.Linear) or (
-        isinstance(module, nn.Conv2d) and module.kernel_size == one and module.stride == one and module.groups == 1
-    )
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size == module.stride == (1, 1) and module.groups == 1
+    return isinstance(module, nn.Linear)
 
 
 def _passes_on(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Dropout, or a change of shape: what comes in is what comes out."""
+    """Whether a node is a dropout or changes only the shape, so that the head may stand in front of the node."""
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), nn.Identity | nn.Dropout | nn.Flatten)
     return operation(node) in ("flatten", "squeeze", "view", "reshape", "contiguous") and bool(node.args)
@@ -80,8 +79,8 @@ class _Recording(fx.Interpreter):
         self.values: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        self.values[n] = found = super().run_node(n)
-        return found
+        self.values[n] = super().run_node(n)
+        return self.values[n]
 
 
 def run(network: fx.GraphModule, example: Sequence[Any]) -> dict[fx.Node, Any]:

@@ -1,4 +1,8 @@
-"""Where gates are put: further up than they are needed, where one kernel gates more at once, or none has to."""
+"""Where gates are put. A gate moves up in the graph if one kernel gates more there, or if the gate is free there.
+
+Example: `q, k, v = linear(x).chunk(3, -1)`, and all three pieces must be gated. The value of `linear` is gated instead,
+once, by the layer itself.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +18,32 @@ from hat.tracing.names import operation
 
 
 def hoisted(analysis: Analysis) -> list[fx.Node]:
-    """The nodes whose values are gated: as far up as the same elements are in one tensor, and in front of a pool."""
-    found = dict(analysis.gates)
-    waiting = list(found)
+    """The nodes whose values are gated, each as far up in the graph as `_above` allows."""
+    gated = dict(analysis.gates)
+    waiting = list(gated)
     while waiting:
         node = waiting.pop()
-        above = _above(analysis, node, found) if node in found else None
-        if above is not None:  # of several pieces of one tensor, the last that comes here takes the others along
-            for each in _siblings(node):
-                found.pop(each, None)
-            found[above] = None
+        above = _above(analysis, node, gated) if node in gated else None
+        if above is not None:
+            for piece in _siblings(node):
+                gated.pop(piece, None)
+            gated[above] = None
             waiting.append(above)
-    return list(found)
+    return list(gated)
 
 
 def _above(analysis: Analysis, node: fx.Node, gated: dict[fx.Node, None]) -> fx.Node | None:
-    """The node whose value may be gated instead: data that this one only moves, all of it; or pools, behind a norm."""
+    """The node in front of `node` whose value may be gated instead, or None.
+
+    There are two cases: `node` only moves all the data of the node in front, or it pools the result of a norm.
+    """
     source = node.args[0] if node.args else None
     if not isinstance(source, fx.Node):
         return None
     if not _moves_only(analysis.network, node):
         return source if _pools_a_norm(analysis, node, source) else None
     pieces = _pieces(source)
-    if pieces:  # a tuple, of which every piece is gated
+    if pieces:  # `source` splits a tensor; all pieces must be gated
         whole = source.args[0]
         if not all(piece in gated for piece in pieces) or not isinstance(whole, fx.Node):
             return None
@@ -47,14 +54,18 @@ def _above(analysis: Analysis, node: fx.Node, gated: dict[fx.Node, None]) -> fx.
 
 
 def _moves_only(network: fx.GraphModule, node: fx.Node) -> bool:
-    """The node gives the elements of its input another order or shape."""
+    """Whether a node only gives the elements of its input another order or shape."""
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), nn.Flatten | nn.Unflatten)
     return operation(node) in _COMMUTES
 
 
 def _pools_a_norm(analysis: Analysis, node: fx.Node, source: fx.Node) -> bool:
-    """A gate commutes with a pool, and in front of this one it costs nothing: it goes into the norm's affine part."""
+    """Whether a node pools the result of a norm.
+
+    A gate commutes with a pool. In front of this pool the gate costs nothing, because it goes into the affine part of
+    the norm.
+    """
     network = analysis.network
     if node.op != "call_module" or type(network.get_submodule(str(node.target))) not in POOLS:
         return False
@@ -74,13 +85,13 @@ def _pools_a_norm(analysis: Analysis, node: fx.Node, source: fx.Node) -> bool:
 
 
 def _siblings(node: fx.Node) -> list[fx.Node]:
-    """It and the other pieces of the tensor that it is one of."""
+    """All pieces of the tensor that `node` is a piece of, including `node`; only `node` if it is no piece."""
     source = node.args[0]
     return (_pieces(source) if isinstance(source, fx.Node) else []) or [node]
 
 
 def _pieces(node: fx.Node) -> list[fx.Node]:
-    """The items of a node that splits a tensor."""
+    """The nodes that take the pieces, if `node` splits a tensor; else no nodes."""
     if operation(node) not in ("chunk", "split", "unbind", "tensor_split", "split_with_sizes"):
         return []
     users = list(node.users)
@@ -88,6 +99,7 @@ def _pieces(node: fx.Node) -> list[fx.Node]:
 
 
 def _is_whole(analysis: Analysis, whole: fx.Node, parts: list[fx.Node]) -> bool:
+    """Whether the parts together have all elements of the value of `whole`."""
     value = analysis.values.get(whole)
     if not isinstance(value, Value) or value.labels is None or value.is_parameter:
         return False

@@ -1,4 +1,4 @@
-"""Functions with parameters of their own, as `F.linear(x, self.weight)`, become the layers that they are."""
+"""Functions with parameters become layers: `F.linear(x, self.weight)` becomes a call of a `torch.nn.Linear`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hat.tracing.names import operation
 
 
 def make_modular(network: fx.GraphModule, concrete: Mapping[fx.Node, Any]) -> None:
-    """Put a layer around the parameters of every function that is one; the parameters stay the same objects.
+    """Replace every function that computes a layer by that layer. The parameters stay the same objects.
 
     Args:
         network: changed in place.
@@ -35,11 +35,14 @@ def make_modular(network: fx.GraphModule, concrete: Mapping[fx.Node, Any]) -> No
         node.replace_all_uses_with(new)
         network.graph.erase_node(node)
     network.graph.eliminate_dead_code()
-    _leave_out(network)
+    _remove_identities(network)
 
 
-def _leave_out(network: fx.GraphModule) -> None:
-    """What passes on what it gets would stand between a layer and its gate; a dropout that never drops is such."""
+def _remove_identities(network: fx.GraphModule) -> None:
+    """Remove modules that return their input, because they would stand between a layer and its gate.
+
+    A dropout with probability 0 is one of them.
+    """
     for node in list(network.graph.nodes):
         if node.op != "call_module" or len(node.args) != 1:
             continue
@@ -50,30 +53,33 @@ def _leave_out(network: fx.GraphModule) -> None:
 
 
 def _arguments(network: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None:
-    """By name; a parameter as its name and itself. None where a weight is computed.
+    """The arguments of a function by name, a tensor as (name in the graph, tensor). None if the weight is computed.
 
-    A bias that is computed, from several parameters say, is an argument of its own, to be added behind the layer.
+    A bias that is computed, for example from several parameters, is the argument `computed_bias`. It is added behind
+    the layer.
     """
     names = _NAMES[operation(node) or ""]
-    found = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    if operation(node) == "embedding" and _is_parameter(network, found.get("input")):  # of the compiled operator
-        found["input"], found["weight"] = found["weight"], found["input"]
+    arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    if operation(node) == "embedding" and _is_parameter(
+        network, arguments.get("input")
+    ):  # the order of `aten.embedding`
+        arguments["input"], arguments["weight"] = arguments["weight"], arguments["input"]
     for name in ("weight", "bias", "running_mean", "running_var"):
-        value = found.get(name)
+        value = arguments.get(name)
         if value is None:
             continue
         tensor = _tensor(network, value)
         if name == "bias" and not isinstance(tensor, nn.Parameter) and operation(node) in _ADDS_BIAS:
-            found["computed_bias"], found["bias"] = value, None
+            arguments["computed_bias"], arguments["bias"] = value, None
             continue
         if tensor is None or (name in ("weight", "bias") and not isinstance(tensor, nn.Parameter)):
             return None
-        found[name] = (str(getattr(value, "target", "")), tensor)
-    return found if found.get("weight") is not None else None
+        arguments[name] = (str(getattr(value, "target", "")), tensor)
+    return arguments if arguments.get("weight") is not None else None
 
 
 def _add_bias(graph: fx.Graph, node: fx.Node, bias: fx.Node, dims: int) -> fx.Node:
-    """The layer's result plus a bias, which lies along its last dimension, or the second of a convolution's."""
+    """The result of a layer plus a bias along the last dimension; along dimension 1 behind a convolution."""
     if _is_convolution(node):
         bias = graph.call_method("view", (bias, -1, *[1] * (dims - 2)))
     return graph.call_function(operator.add, (node, bias))
@@ -87,10 +93,10 @@ def _is_convolution(node: fx.Node) -> bool:
 def _tensor(network: fx.GraphModule, node: Any) -> Tensor | None:
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
-    found: Any = network
+    attribute: Any = network
     for part in str(node.target).split("."):
-        found = getattr(found, part, None)
-    return found if isinstance(found, Tensor) else None
+        attribute = getattr(attribute, part, None)
+    return attribute if isinstance(attribute, Tensor) else None
 
 
 def _is_parameter(network: fx.GraphModule, node: Any) -> bool:
@@ -98,16 +104,18 @@ def _is_parameter(network: fx.GraphModule, node: Any) -> bool:
 
 
 def _free_name(network: fx.GraphModule, parameter: str) -> str:
-    """The name of the module that has the parameter, if it has nothing else; else that of the parameter, shortened.
+    """A free name for the layer of a parameter.
 
-    Never one inside of a layer that the graph calls: that layer is the user's, and stays as it is.
+    The name is that of the module that owns the parameter, if that module has nothing else. Otherwise the name is made
+    of the parameter's name. It is never the name of something inside a layer that the graph calls, because that layer
+    belongs to the user and stays unchanged.
     """
     owner, _, name = parameter.rpartition(".")
-    own, called = network.get_submodule(owner), _called(network)
-    others = {*own._parameters, *own._buffers, *own._modules} - _TENSORS
-    alone = not others and type(own) is nn.Module and owner
+    owning_module, called = network.get_submodule(owner), _called(network)
+    others = {*owning_module._parameters, *owning_module._buffers, *owning_module._modules} - _TENSORS
+    has_nothing_else = not others and type(owning_module) is nn.Module and owner
     kind = name.removesuffix("_weight").removesuffix("weight")
-    if alone and not kind and owner not in called:
+    if has_nothing_else and not kind and owner not in called:
         return owner
     inside = any(owner == layer or owner.startswith(f"{layer}.") for layer in called)
     free = f"{owner.replace('.', '_') if inside else owner}{'_' if inside else '.'}{kind or 'layer'}".lstrip(".")
@@ -126,7 +134,7 @@ def _exists(network: fx.GraphModule, name: str) -> bool:
 
 
 def _around(cls: type[nn.Module], arguments: dict[str, Any], *args: Any, **kwargs: Any) -> nn.Module:
-    """A module that has these parameters and buffers, and allocates none."""
+    """A module of class `cls` with the given parameters and buffers; no memory is allocated for others."""
     module = cls(*args, device="meta", **kwargs)
     for name in ("weight", "bias"):
         given = arguments.get(name)
@@ -166,9 +174,9 @@ def _conv(dims: int, transposed: bool) -> Callable[..., nn.Module | None]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting of a layer; None where the graph computes it."""
+    """A setting of a layer; None if the graph computes the setting."""
     if isinstance(value, tuple | list):
-        return None if any(isinstance(each, fx.Node) for each in value) else tuple(value)
+        return None if any(isinstance(item, fx.Node) for item in value) else tuple(value)
     return None if isinstance(value, fx.Node) else value
 
 
@@ -192,7 +200,7 @@ def _batch_norm(node: fx.Node, arguments: dict[str, Any], concrete: Any) -> nn.M
     cls = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[dims]
     tracked = arguments.get("running_mean") is not None
     if not tracked:
-        return None  # a standardised weight, mostly: no norm of activations
+        return None  # usually a standardised weight, not a norm of activations
     momentum, eps = arguments.get("momentum", 0.1), arguments.get("eps", 1e-5)
     return _around(cls, arguments, concrete[node].shape[1], eps=eps, momentum=momentum)
 

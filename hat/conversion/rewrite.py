@@ -1,4 +1,4 @@
-"""Putting gates and gated layers into a graph, where an analysis says that they belong."""
+"""Putting gates and gated layers into a graph, at the places that an analysis has found."""
 
 from __future__ import annotations
 
@@ -33,14 +33,17 @@ _GATED: dict[type[nn.Module], Any] = {
 
 
 class Rewriter:
-    """Turns the graph of an analysis into one with gates, in place.
+    """Puts gates into the graph of an analysis, in place.
+
+    Args:
+        analysis: the analysis, which has been run.
 
     Attributes:
         axes: the gates.
-        gated: the nodes whose values are gated, and their labels.
-        calls: the nodes that call a module, by its name.
-        tables: what becomes of the parameters that the graph reads by itself.
-        sources: the node that the analysis knows, of one that has come in its place or behind it.
+        gated: the nodes whose values are gated, and the labels of these values.
+        calls: the nodes that call a module, by the name of the module.
+        tables: the modules that replace parameters which the graph reads, by the name of the parameter.
+        sources: for a new node, the node of the analysis that it replaces or stands behind.
     """
 
     axes: Axes
@@ -53,17 +56,20 @@ class Rewriter:
         self.sources: dict[fx.Node, fx.Node] = {}
 
     def run(self) -> Axes:
-        """Change the graph; the gates are not attached before, as units get their gates all at once."""
-        a = self.analysis
+        """Change the graph, attach the parameters to their gates, and return the gates."""
+        analysis, units = self.analysis, self.analysis.units
         self._find_tables()
-        self.gated = {node: a.units.resolved(a.values[node].ids).clamp(min=0) for node in hoisted(a)}
-        claims = [*a.claims.values(), *(table.claim for table in self.tables.values() if table.claim is not None)]
-        joining = {node: a.units.resolved(labels).clamp(min=0) for node, labels in a.joining.items()}
-        self.axes = find_axes(a.units, claims, [*self.gated.values(), *joining.values()])
+        self.gated = {node: units.resolved(analysis.values[node].ids).clamp(min=0) for node in hoisted(analysis)}
+        claims = [
+            *analysis.claims.values(),
+            *(table.claim for table in self.tables.values() if table.claim is not None),
+        ]
+        joining = {node: units.resolved(labels).clamp(min=0) for node, labels in analysis.joining.items()}
+        self.axes = find_axes(units, claims, [*self.gated.values(), *joining.values()])
         for node in self.network.graph.nodes:
             if node.op == "call_module":
                 self.calls.setdefault(str(node.target), []).append(node)
-        for node, labels in joining.items():  # before a layer takes in what is between
+        for node, labels in joining.items():  # first, because a layer may take in the nodes between
             self._gate_behind(node, labels)
         for node, labels in self.gated.items():
             self._gate(node, labels)
@@ -78,10 +84,10 @@ class Rewriter:
         return self.axes
 
     def layouts(self) -> dict[str, Any]:
-        """Where units lie in the values of the graph that it has become, see `Converted.layouts`."""
+        """Where units lie in the values of the new graph, see `Converted.layouts`."""
         values = ((node, self.analysis.values.get(self.sources.get(node, node))) for node in self.network.graph.nodes)
-        found = {node.name: self._layout(value) for node, value in values}
-        return {name: layout for name, layout in found.items() if any(True for _ in layouts_in(layout))}
+        layouts = {node.name: self._layout(value) for node, value in values}
+        return {name: layout for name, layout in layouts.items() if any(True for _ in layouts_in(layout))}
 
     def _layout(self, value: Any) -> Any:
         if isinstance(value, tuple | list):
@@ -89,13 +95,13 @@ class Rewriter:
         if not isinstance(value, Value) or value.labels is None:
             return None
         (labels,) = narrowed(value.labels)
-        (units,) = narrowed(self.axes.index(labels))  # what was several units may have become one since
+        (units,) = narrowed(self.axes.index(labels))  # narrowed again: units may have been united since
         return None if bool((units < 0).all()) else Layout(value.shape, units)
 
     # -- gates ----------------------------------------------------------------------------------------------------
 
     def _gate(self, node: fx.Node, labels: Tensor) -> None:
-        """Let the layer behind which it stands apply the gate, or put one there."""
+        """Gate the value of a node: by the layer in front if it can apply the gate, else by a new module."""
         gate, unit_dim = self._gate_of(labels)
         if gate is None:
             self._gate_behind(node, labels)
@@ -110,7 +116,7 @@ class Rewriter:
         )
 
     def _gate_of(self, labels: Tensor) -> tuple[Any, int]:
-        """A gate along one dimension, and that; None where labels vary along several, or some belong to no unit."""
+        """(gate, dimension) if all elements belong to units along one dimension; else (None, 0)."""
         dims = varying(labels)
         gates, index = self.axes.within(_narrow(labels, dims))
         if len(dims) > 1 or bool((index == sum(gate.units for gate in gates)).any()):
@@ -118,7 +124,7 @@ class Rewriter:
         unit_dim = dims[0] if dims else of_one(labels.shape)
         if unit_dim is None:
             return None, 0
-        return self._one(gates, index.flatten().expand(labels.shape[unit_dim])), unit_dim
+        return self._combined(gates, index.flatten().expand(labels.shape[unit_dim])), unit_dim
 
     def _gate_behind(self, node: fx.Node, labels: Tensor) -> None:
         gate, unit_dim = self._gate_of(labels)
@@ -127,13 +133,13 @@ class Rewriter:
         else:
             self._insert(node, Gated(gate, unit_dim=unit_dim))
 
-    def _one(self, gates: list[Gate], index: Tensor) -> Any:
+    def _combined(self, gates: list[Gate], index: Tensor) -> Any:
         if len(gates) == 1 and torch.equal(index, torch.arange(gates[0].units)):
             return gates[0]
         return SideBySide(gates, index.clone())
 
     def _fuse(self, fusion: Fusion, gate: Any, unit_dim: int) -> bool:
-        """Make the layer do what is behind it, too."""
+        """Replace the layer by a gated layer that also does the work of the nodes behind it; False if it cannot."""
         node = fusion.layer
         assert node is not None
         name = str(node.target)
@@ -149,7 +155,7 @@ class Rewriter:
             if fusion.pool is not None:
                 if isinstance(plain, nn.Linear):
                     return False
-                options["pool"] = copy.copy(fusion.pool)  # the graph may call the same one elsewhere
+                options["pool"] = copy.copy(fusion.pool)  # the graph may call the same pool elsewhere
             layer = _GATED[kind].around(plain, gate=gate, **options)
         elif kind in NORMS and not fusion.dropout and fusion.pool is None:
             if unit_dim != (rank - 1 if isinstance(plain, nn.LayerNorm | nn.RMSNorm) else 1):
@@ -168,7 +174,7 @@ class Rewriter:
         return True
 
     def _insert(self, node: fx.Node, module: nn.Module, *, replace: bool = False) -> None:
-        """A module behind a node, or in its place."""
+        """Put a module behind a node, or in its place."""
         name = f"gate_{node.name}"
         self.network.add_submodule(name, module)
         if replace:
@@ -188,9 +194,10 @@ class Rewriter:
     # -- everything else ------------------------------------------------------------------------------------------
 
     def _replace_rest(self) -> None:
-        """Layers that apply no gate still know what is locked of them; norms are every task's own.
+        """Replace the layers, norms and dropouts that apply no gate.
 
-        A dropout of its own costs a third of the time on a CPU, see `hat_kernels.dropout`.
+        The gated classes know the locks of their weights even without a gate. Norms become per-task norms. Our dropout
+        takes a third of the time on a CPU, see `hat_kernels.dropout`.
         """
         for name in self.calls:
             plain = self.network.get_submodule(name)
@@ -205,17 +212,16 @@ class Rewriter:
                 self.network.set_submodule(name, Dropout(plain.p).train(plain.training))
 
     def _find_tables(self) -> None:
-        a = self.analysis
         for node in self.network.graph.nodes:
-            value = a.values.get(node)
+            value = self.analysis.values.get(node)
             if node.op == "get_attr" and isinstance(value, Value) and value.is_parameter:
                 name = str(node.target)
-                table = represent(a, name, f"{name.replace('.', '_')}_table")
+                table = represent(self.analysis, name, f"{name.replace('.', '_')}_table")
                 if table is not None:
                     self.tables[name] = table
 
     def _replace_parameters(self) -> None:
-        """Parameters that the graph reads by itself become modules, which gates can know, or every task's own."""
+        """Replace the parameters that the graph reads by modules: along a gate, or with per-task values."""
         made: dict[str, nn.Module] = {}
         for node in list(self.network.graph.nodes):
             if node.op != "get_attr" or str(node.target) not in self.tables:
@@ -232,17 +238,17 @@ class Rewriter:
 
 
 def _forget_unread(network: fx.GraphModule) -> None:
-    """Drop the parameters and buffers that the graph has read by itself and reads no more."""
+    """Delete the parameters and buffers that the graph has read before and reads no more."""
     read = {str(node.target) for node in network.graph.nodes if node.op == "get_attr"}
     for path, module in network.named_modules():
         if type(module) is nn.Module or module is network:
-            for own in (module._parameters, module._buffers):
-                for name in [name for name in own if (f"{path}.{name}" if path else name) not in read]:
-                    del own[name]
+            for tensors in (module._parameters, module._buffers):
+                for name in [name for name in tensors if (f"{path}.{name}" if path else name) not in read]:
+                    del tensors[name]
 
 
 def _narrow(index: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Of length 1 along the other dimensions."""
+    """The index with length 1 along all dimensions that are not in `dims`."""
     for dim in range(index.dim()):
         if dim not in dims:
             index = index.narrow(dim, 0, 1)

@@ -1,4 +1,4 @@
-"""Trying out which units may change places: those of which the network then still computes the same."""
+"""Trying out which units may change places, so that the network still computes the same function."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from hat.network.movable import movable, segments
 from hat.network.moving import changes_of, expanded, rearrange
 from hat.network.network import Network
 from hat.network.tolerance import LAYERS, difference
-from hat.tracing.checks import other
+from hat.tracing.checks import other_inputs
 from hat.units.gate import Gate
 from hat.units.per_task import per_task
 from hat.units.state import LEARNING, OPEN
 
 _CHANGE, _OFFSET = 0.3, 0.05
-"""Values that are all alike, as of a fresh norm, would hide that they were moved wrongly."""
+"""How much weights are changed for a trial. Equal values, as in a new norm, would hide a wrong move."""
 
 Order = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
 def keep_places(model: Network, example: tuple[Any, ...]) -> None:
-    """Units keep their places for good where another order would make it another function.
+    """Let the units of a gate keep their places for good, if another order changes what the network computes.
 
-    Classes and segments say which units are alike. A unit that lies several times along a dimension, as behind a
-    flatten that was rolled, may be so without its places being in the same order as another's. Tried on a copy with
-    weights that are all different, and on inputs that are: an image of zeros is the same at every position.
+    The analysis says which units may change places. This can be wrong for a unit that lies several times along a
+    dimension, as behind a flatten that was rolled: its places may be in another order than the places of another unit.
+    So every order is tried on a copy of the network. The copy has weights that are all different, and gets inputs that
+    are all different, because an image of zeros would be the same at every position.
+
+    Args:
+        model: changed in place: a gate whose units must stay gets a segment for every unit.
+        example: the inputs of the body.
     """
     if not movable(model):
         return
@@ -41,47 +46,50 @@ def keep_places(model: Network, example: tuple[Any, ...]) -> None:
     can = movable(tried)
     if not _changes(tried, can, example):
         return
-    bad = [gate for gate in can if _changes(tried, [gate], example)]
-    if _changes(tried, [gate for gate in can if gate not in bad], example):
-        bad = can
-    for gate in bad:
-        own = model.gates[names[gate]]
-        own.segments = torch.arange(own.units, device=own.used.device)
+    must_stay = [gate for gate in can if _changes(tried, [gate], example)]
+    if _changes(tried, [gate for gate in can if gate not in must_stay], example):
+        must_stay = can
+    for gate_of_copy in must_stay:
+        gate = model.gates[names[gate_of_copy]]
+        gate.segments = torch.arange(gate.units, device=gate.used.device)
 
 
 @torch.no_grad()
 def vary(model: Network) -> None:
-    """Change all weights a little, in place, so that none are alike: the shared ones, and every task's own."""
+    """Change all weights a little, in place, so that no two are equal: the shared weights and the per-task tensors."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.body.parameters():
         drawn = torch.randn(2, *parameter.shape, generator=generator).to(parameter)
         parameter.mul_(1 + _CHANGE * drawn[0]).add_(_OFFSET * drawn[1])
     for module in per_task(model.body).values():
         for _, values in module.stacks():
-            if values.is_floating_point():  # a variance among them stays one
+            if values.is_floating_point():  # the factors are positive, so that a variance stays positive
                 drawn = torch.rand(2, *values.shape, generator=generator).to(values)
                 values.mul_(1 + _CHANGE * drawn[0]).add_(_OFFSET * drawn[1])
 
 
 def _varied(model: Network, example: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Values that are not all alike, if the network takes them."""
-    inputs = other(example, 0)
+    """Inputs whose values are not all equal, if the network takes such inputs; else the example."""
+    inputs = other_inputs(example, 0)
     try:
         _answers(model, inputs)
-    except Exception:  # lengths, say, that fit together only as they are
+    except Exception:  # for example lengths that must fit together
         return example
     return inputs
 
 
 def _changes(model: Network, gates: Iterable[Gate], example: tuple[Any, ...]) -> bool:
-    """Whether it answers otherwise when units of these gates have changed places; they are put back."""
+    """Whether the network answers differently after units of these gates have changed places.
+
+    At the end, the units are back at their places.
+    """
     generator = torch.Generator().manual_seed(0)
 
-    def rolled(here: Tensor) -> Tensor:
-        return here.roll(1)
+    def rolled(places: Tensor) -> Tensor:
+        return places.roll(1)
 
-    def shuffled(here: Tensor) -> Tensor:
-        return here[torch.randperm(len(here), generator=generator)]
+    def shuffled(places: Tensor) -> Tensor:
+        return places[torch.randperm(len(places), generator=generator)]
 
     gates, before = list(gates), _answers(model, example)
     for order in (rolled, shuffled):
@@ -91,22 +99,23 @@ def _changes(model: Network, gates: Iterable[Gate], example: tuple[Any, ...]) ->
         back = {gate: new.argsort() for gate, new in orders.items()}
         rearrange(back, changes_of(back))
         new = orders.get(model.outputs) if model.outputs is not None else None
-        for one, now in zip(before, after, strict=True):
-            same = one if new is None else one[..., expanded(new, one.shape[-1] // len(new))]
-            if difference(now, same, LAYERS):
+        for old_answer, new_answer in zip(before, after, strict=True):
+            repeat = 0 if new is None else old_answer.shape[-1] // len(new)
+            expected = old_answer if new is None else old_answer[..., expanded(new, repeat)]
+            if difference(new_answer, expected, LAYERS):
                 return True
     return False
 
 
 def _order(gate: Gate, order: Order) -> Tensor:
     new = torch.arange(gate.units)
-    for here in segments(gate):
-        new[here] = order(here)
+    for segment in segments(gate):
+        new[segment] = order(segment)
     return new.to(gate.used.device)
 
 
 def _answers(model: Network, example: tuple[Any, ...]) -> list[Tensor]:
-    """With open gates, and with some of them closed."""
+    """The features with open gates, and with the gates of a random embedding."""
     answers = []
     for answer in (OPEN, LEARNING):
         with model.state.answering(answer):

@@ -1,4 +1,4 @@
-"""What the analysis knows of a value of the graph."""
+"""What the analysis knows of a tensor in the graph, and of a parameter that lies along units."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Value:
 
     Attributes:
         shape: of the tensor on the example.
-        labels: int64 of that shape, the id of the unit that each element belongs to, 0 for none; None where it is 0
-            everywhere.
+        labels: int64 of that shape, for every element the id of its unit; 0 if the element belongs to no unit;
+            `analysis.ZERO` if the element is exactly 0 for every task. None: all labels are 0.
         gated: elements of units that are off are exactly 0.
-        parameters: the names of the parameters that it is made of, without an activation; empty for an activation.
+        parameters: the names of the parameters, if the tensor is computed from parameters alone; else empty.
     """
 
     shape: torch.Size
@@ -31,21 +31,22 @@ class Value:
 
     @property
     def ids(self) -> Tensor:
-        """The labels, zeros if there are none."""
+        """The labels; zeros if `labels` is None."""
         return torch.zeros((), dtype=torch.int64).expand(self.shape) if self.labels is None else self.labels
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Dimension `dim` of a parameter lies along units, as one module uses it.
+    """Dimension `dim` of a parameter lies along units, as one module uses the parameter.
 
     Attributes:
         module: the name of the module in the graph.
-        name: of the parameter there.
+        name: the name of the parameter in that module.
         dim: 0 or 1.
-        ids: [length] the unit of every index, 0 for none; of `groups * shape[1]` for `dim` 1.
+        ids: [length] int64, the id of the unit of every index, 0 if the index belongs to no unit. The length is that of
+            dimension `dim`; for `dim` 1, times `groups`.
         groups: see `hat.Along`.
-        locks: what the units use may not move; False for what every task has of its own.
+        locks: the weights of used units are locked; False for per-task parameters.
     """
 
     module: str

@@ -1,8 +1,9 @@
-"""`hat.export`: the small network inside the big one."""
+"""`hat.export`: the part of a network that one task uses, as a small plain network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -20,13 +21,14 @@ from hat.resizing.shrink import shrunk
 
 
 class TaskNetwork(nn.Module):
-    """What one task has learned, as a plain network.
+    """A plain network that computes what one task has learned.
 
     Attributes:
-        body, head: the two parts.
-        task: which one, by its id in the model.
-        classes: the names of its classes.
-        units: how many are left of every gate of the model, by its name.
+        body: the body, which maps inputs to features.
+        head: the head of the task.
+        task: the id of the task in the model.
+        classes: the names of the task's classes.
+        units: for every gate of the model by name, the number of units that are left.
     """
 
     def __init__(
@@ -36,20 +38,20 @@ class TaskNetwork(nn.Module):
         self.body, self.head = body, head
         self.task, self.classes, self.units = task, tuple(classes), units
 
-    def forward(self, x: Any, *others: Any) -> Tensor:
-        """What the network takes, to the logits [B, classes]."""
-        logits: Tensor = self.head(self.body(x, *others))
+    def forward(self, x: Any, *more_inputs: Any) -> Tensor:
+        """The inputs of the body to the logits [B, ..., classes]."""
+        logits: Tensor = self.head(self.body(x, *more_inputs))
         return logits
 
 
 class TasksNetwork(nn.Module):
-    """What some tasks have learned, as a plain network that is told which of them is meant.
+    """A plain network that computes what several tasks have learned. A call says which task is meant.
 
     Attributes:
-        body: of all of them.
-        heads: by the id of the task, as a string.
+        body: the body, which all tasks share.
+        heads: the head of every task, by the id of the task as a string.
         classes: the names of the classes, by the id of the task.
-        units: how many are left of every gate of the model, by its name.
+        units: for every gate of the model by name, the number of units that are left.
     """
 
     def __init__(
@@ -71,16 +73,16 @@ class TasksNetwork(nn.Module):
         """The ids of the tasks."""
         return tuple(self.classes)
 
-    def forward(self, x: Any, *others: Any, task: int) -> Tensor:
-        """What the network takes, to the logits [B, classes] of a task.
+    def forward(self, x: Any, *more_inputs: Any, task: int) -> Tensor:
+        """The inputs of the body to the logits [B, ..., classes] of a task.
 
         Raises:
             ValueError: the network was not exported for this task.
         """
-        for row, known in enumerate(self.classes):  # compared, so that a compiler takes it for a constant
-            if task == known:
+        for row, exported_task in enumerate(self.classes):  # a loop, so that a compiler takes the task for a constant
+            if task == exported_task:
                 self.__dict__["chosen"].row = row
-                logits: Tensor = self.heads[str(known)](self.body(x, *others))
+                logits: Tensor = self.heads[str(exported_task)](self.body(x, *more_inputs))
                 return logits
         raise ValueError(f"task: expected one of {self.tasks}, got {task!r}")
 
@@ -88,81 +90,84 @@ class TasksNetwork(nn.Module):
 def export(
     model: HATModel, task: int | None = None, *, tasks: Sequence[int] | None = None, example_input: Any = None
 ) -> nn.Module:
-    """A plain network that computes what a task has learned, without gates and without the units that it does not use.
+    """A plain network that computes what a task has learned, without gates and without units that it does not use.
 
-    Its logits are those of `model(x, task=task)` to float32 rounding. It is made of `torch.nn` modules or a graph of
-    them: `torch.export`, `torch.compile`, ONNX and safetensors take it, and it can be trained on. Where a network takes
-    units apart evenly, as heads of attention, every part keeps as many as the fullest, those that are not used switched
-    off; where it computes something of how many there are, all stay.
+    The logits are equal to `model(x, task=task)` up to float32 rounding. The network is made of `torch.nn` modules, or
+    of a graph of such modules. `torch.export`, `torch.compile`, ONNX and safetensors accept the network, and it can be
+    trained further.
+
+    Units that the task does not use are removed, with two exceptions. If the network splits units into equal parts, as
+    heads of attention, every part keeps as many units as the part with the most used units; the unused ones among them
+    are switched off. If the network computes something from the number of units, all units stay.
 
     Args:
-        model: between tasks or while it learns one; it is left as it is.
-        task: a finished one.
-        tasks: instead of `task`, several finished ones: the network has the units of all of them, and is told which
-            task is meant: `network(x, task=3)`.
-        example_input: a tensor or a tuple of them, what the body takes: nobody knows but by trying whether the result
-            computes the same. A converted body has one; one that is wired by hand needs this.
+        model: the model, between tasks or while it learns a task; it is not changed.
+        task: the id of a finished task.
+        tasks: instead of `task`, the ids of several finished tasks. The network then has the units of all these tasks,
+            and every call names the task: `network(x, task=3)`.
+        example_input: an input of the body, a tensor or a tuple of tensors. The exported network is tried on this
+            input. A converted body has an example; a body that is wired by hand needs this argument.
 
     Returns:
         A `TaskNetwork`, or with `tasks` a `TasksNetwork`, in evaluation mode, on the device of the model.
 
     Raises:
-        ExportError: nobody knows what a module computes for one task, or the result computes something else.
+        ExportError: nobody knows what a module computes for one task, or the exported network computes something else.
         TypeError: `model` is not a `HATModel`, `tasks` is no sequence, or a task is not an int.
-        ValueError: neither or both of `task` and `tasks`; there is no such finished task; or no example where one is
-            needed.
+        ValueError: neither or both of `task` and `tasks` are given; there is no such finished task; or an example is
+            needed and not given.
     """
-    wanted = _wanted(model, task, tasks)
+    task_ids = _task_ids(model, task, tasks)
     example = _example(model, example_input)
     devices = {p.device for p in model.parameters() if p.is_cuda}
-    with torch.random.fork_rng(list(devices)):  # what is drawn on the way shows nowhere
-        return _exported(model, wanted, example, one=task is not None)
+    with torch.random.fork_rng(list(devices)):  # an export does not change the user's random numbers
+        return _exported(model, task_ids, example, single=task is not None)
 
 
-def _exported(model: HATModel, wanted: list[int], example: tuple[Any, ...], *, one: bool) -> nn.Module:
+def _exported(model: HATModel, task_ids: list[int], example: tuple[Any, ...], *, single: bool) -> nn.Module:
     try:
-        small = shrunk(model, wanted)
+        small = shrunk(model, task_ids)
     except UnexplainedError as error:
         raise ExportError(str(error)) from None
-    exporter = Exporter(small.state, wanted)
+    exporter = Exporter(small.state, task_ids)
     body = _body(small.body, exporter)
-    heads = {each: exporter.head(small.heads[each]) for each in wanted}
-    classes = {each: model.classes[each] for each in wanted}
+    heads = {task: exporter.head(small.heads[task]) for task in task_ids}
+    classes = {task: model.classes[task] for task in task_ids}
     units = {name: gate.units for name, gate in small.gates.items()}
     network: nn.Module
-    if one:
-        (task,) = wanted
+    if single:
+        (task,) = task_ids
         network = TaskNetwork(body, heads[task], task=task, classes=classes[task], units=units)
     else:
         network = TasksNetwork(body, heads, classes=classes, units=units, chosen=exporter.chosen)
     network.eval()
-    for each in wanted:
-        _check_same(model, network, example, each, {} if one else {"task": each})
+    for task in task_ids:
+        _check_same(model, network, example, task, {} if single else {"task": task})
     return network
 
 
-def _wanted(model: Any, task: Any, tasks: Any) -> list[int]:
+def _task_ids(model: Any, task: Any, tasks: Any) -> list[int]:
     if not isinstance(model, HATModel):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
     if (task is None) == (tasks is None):
         raise ValueError("task: expected either a task or `tasks`, got " + ("neither" if task is None else "both"))
     if task is None and not isinstance(tasks, Sequence):
         raise TypeError(f"tasks: expected a sequence of ints, got {type(tasks).__name__}")
-    found = [task] if task is not None else list(tasks)
-    for each in found:
-        if isinstance(each, bool) or not isinstance(each, int):
-            raise TypeError(f"task: expected an int, got {type(each).__name__}")
-    if not found or len(set(found)) < len(found):
-        raise ValueError(f"tasks: expected at least one, each once, got {found}")
-    model.check_finished(found)
-    return found
+    task_ids = [task] if task is not None else list(tasks)
+    for task_id in task_ids:
+        if isinstance(task_id, bool) or not isinstance(task_id, int):
+            raise TypeError(f"task: expected an int, got {type(task_id).__name__}")
+    if not task_ids or len(set(task_ids)) < len(task_ids):
+        raise ValueError(f"tasks: expected at least one, each once, got {task_ids}")
+    model.check_finished(task_ids)
+    return task_ids
 
 
 def _example(model: HATModel, example_input: Any) -> tuple[Any, ...]:
     if example_input is not None:
         return example_input if isinstance(example_input, tuple) else (example_input,)
     if not isinstance(model.body, Converted):
-        raise ValueError("example_input: expected a tensor or a tuple of them, as the body is not converted, got None")
+        raise ValueError("example_input: expected a tensor or a tuple, because the body is not converted, got None")
     return model.body.inputs()
 
 
@@ -173,7 +178,7 @@ def _body(body: nn.Module, exporter: Exporter) -> nn.Module:
 
 
 def _graph(network: fx.GraphModule, exporter: Exporter) -> fx.GraphModule:
-    """The same graph, of plain modules; those that do nothing are left out."""
+    """The same graph with plain modules. Modules that do nothing are left out."""
     root = nn.Module()
     graph = fx.Graph()
     values: dict[fx.Node, Any] = {}
@@ -185,23 +190,23 @@ def _graph(network: fx.GraphModule, exporter: Exporter) -> fx.GraphModule:
                 continue
             _put(root, str(node.target), made)
         elif node.op == "get_attr":
-            found: Any = network
-            for part in str(node.target).split("."):
-                found = getattr(found, part)
-            parameter = isinstance(found, nn.Parameter)
-            _put(root, str(node.target), exporter.parameter(found) if parameter else found.detach().clone())
-        values[node] = graph.node_copy(node, lambda each: values[each])
+            tensor: Any = reduce(getattr, str(node.target).split("."), network)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            _put(root, str(node.target), exporter.parameter(tensor) if is_parameter else tensor.detach().clone())
+        values[node] = graph.node_copy(node, lambda source: values[source])
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
             values[node].target = attention
-            values[node].meta["is_wrapped"] = True  # a graph that is unpickled is traced anew, but not its inside
-    made_of = fx.GraphModule(root, graph, class_name="TaskBody")
-    made_of.graph.eliminate_dead_code()
-    made_of.recompile()
-    return made_of
+            values[node].meta["is_wrapped"] = (
+                True  # unpickling traces a graph again, and must not trace into `attention`
+            )
+    plain_graph = fx.GraphModule(root, graph, class_name="TaskBody")
+    plain_graph.graph.eliminate_dead_code()
+    plain_graph.recompile()
+    return plain_graph
 
 
 def _put(root: nn.Module, path: str, value: nn.Module | Tensor) -> None:
-    """Under the path that it had."""
+    """Put a module or tensor under a dotted path of `root`."""
     *parents, name = path.split(".")
     for parent in parents:
         if parent not in root._modules:

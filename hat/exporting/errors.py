@@ -1,4 +1,4 @@
-"""What cannot be exported."""
+"""The error of an export."""
 
 from __future__ import annotations
 

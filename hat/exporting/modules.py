@@ -1,4 +1,9 @@
-"""What every gated module becomes when the tasks that it is for are known: a plain one, for good."""
+"""The plain module for every gated module, if the tasks are known.
+
+Example: a `HATLinear(3, 2)` with ReLU, and a finished task with the mask [1, 0] becomes `Linear` and `ReLU` in a row.
+Row 1 of the weight and element 1 of the bias are 0, because a ReLU keeps 0. Behind a sigmoid, which does not, the mask
+becomes a module of its own (`hat.exporting.plain.Scale`).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,7 @@ from hat.exporting.norms import plain_norm
 from hat.exporting.plain import Choice, Chosen, Constant, Factor, FusedAttention, Scale
 from hat.layers.dropout import Dropout
 from hat.layers.embedding import HATEmbedding
+from hat.layers.folding import POOLS
 from hat.layers.gated import GatedLayer
 from hat.layers.gated_norm import GatedNorm
 from hat.layers.stochastic_depth import StochasticDepth
@@ -25,19 +31,23 @@ from hat.units.gate import Gate
 from hat.units.per_task import PerTask, PerTaskParameter
 from hat.units.state import Finished, State
 
-_HOMOGENEOUS = ("identity", "relu", "leaky_relu")  # a factor goes through; of the others that keep 0, only 0 and 1 do
+_HOMOGENEOUS = (
+    "identity",
+    "relu",
+    "leaky_relu",
+)  # commute with every factor >= 0; others that keep 0: only with 0 and 1
 _MOVES_ZERO = ("sigmoid",)
 
 
 class Exporter:
-    """Makes plain modules of gated ones, for some tasks.
+    """Makes plain modules of gated modules, for one or several tasks.
 
     Args:
-        state: of the model.
-        tasks: finished ones, at least one.
+        state: the state of the model.
+        tasks: the ids of finished tasks, at least one.
 
     Attributes:
-        chosen: which of the tasks answers, where they differ.
+        chosen: says which of the tasks the exported network answers for.
     """
 
     def __init__(self, state: State, tasks: Sequence[int]) -> None:
@@ -46,9 +56,10 @@ class Exporter:
         self._parameters: dict[Tensor, nn.Parameter] = {}
 
     def plain(self, module: nn.Module) -> nn.Module:
-        """A plain one in place of any module, which stays as it is; the inside of a module of a stranger is replaced.
+        """A plain module in place of any module, which is not changed.
 
-        What is used in several places stays one module.
+        A module of a class from outside this package is copied, with plain modules inside. A module that is used in
+        several places becomes one plain module.
 
         Raises:
             ExportError: nobody knows what a module computes for one task.
@@ -69,35 +80,36 @@ class Exporter:
                 f"{type(module).__name__}: nobody knows what it computes for one task; write it with "
                 "hat.PerTaskParameter"
             )
-        found = copy.copy(module)
-        vars(found).update({name: copy.copy(value) for name, value in vars(module).items() if isinstance(value, dict)})
-        found._parameters = {k: None if p is None else self.parameter(p) for k, p in module._parameters.items()}
-        found._buffers = {k: None if b is None else b.detach().clone() for k, b in module._buffers.items()}
-        found._modules = {k: None if m is None else self.plain(m) for k, m in module._modules.items()}
-        return found
+        copied = copy.copy(module)
+        vars(copied).update({name: copy.copy(value) for name, value in vars(module).items() if isinstance(value, dict)})
+        copied._parameters = {k: None if p is None else self.parameter(p) for k, p in module._parameters.items()}
+        copied._buffers = {k: None if b is None else b.detach().clone() for k, b in module._buffers.items()}
+        copied._modules = {k: None if m is None else self.plain(m) for k, m in module._modules.items()}
+        return copied
 
     def parameter(self, values: Tensor) -> nn.Parameter:
-        """A copy, one for all places where a parameter is used."""
+        """A copy of a parameter: one copy for all places that use the parameter."""
         if values not in self._parameters:
             self._parameters[values] = nn.Parameter(_values(values), requires_grad=values.is_floating_point())
         return self._parameters[values]
 
     def head(self, head: nn.Module) -> nn.Module:
-        """The head of a task, which trains again."""
+        """A copy of the head of a task, which can be trained again."""
         return self._bare(head)
 
     def choice(self, make: Callable[[], nn.Module]) -> nn.Module:
-        """What `make` makes for each task; one module where it is the same for all."""
-        made = []
+        """One module per task, each made by `make`; a single module if it is the same for all tasks."""
+        modules = []
         for task in self.tasks:
             with self.state.answering(Finished(task)):
-                made.append(make())
-        return made[0] if all(_equal(made[0], other) for other in made[1:]) else Choice(made, self.chosen)
+                modules.append(make())
+        first, *others = modules
+        return first if all(_equal(first, module) for module in others) else Choice(modules, self.chosen)
 
     # -- layers ---------------------------------------------------------------------------------------------------
 
     def layer(self, layer: Any) -> nn.Module:
-        """A linear layer or convolution, its activation, its pool, and what is left of its gate."""
+        """A linear layer or convolution, its activation, its pool, and its mask if the weights cannot take the mask."""
         plain = self._bare(layer)
         pool = getattr(layer, "pool", None)
         parts = [plain]
@@ -113,7 +125,7 @@ class Exporter:
         return _sequence(parts)
 
     def scale(self, gate: Any, unit_dim: int) -> nn.Module:
-        """A gate by itself."""
+        """The mask of a gate as a module."""
 
         def make() -> nn.Module:
             mask = _mask_of(gate)
@@ -122,15 +134,16 @@ class Exporter:
         return self.choice(make)
 
     def _only_mask(self, gate: Any) -> Tensor | None:
-        """The mask of all tasks, None where they have several."""
-        found = []
+        """The mask of the tasks if it is the same for all tasks, else None."""
+        masks = []
         for task in self.tasks:
             with self.state.answering(Finished(task)):
-                found.append(_mask_of(gate))
-        return found[0] if all(torch.equal(found[0], other) for other in found[1:]) else None
+                masks.append(_mask_of(gate))
+        first, *others = masks
+        return first if all(torch.equal(first, mask) for mask in others) else None
 
     def _bare(self, layer: Any) -> nn.Module:
-        """The layer of `torch.nn` that a gated one derives from, with copies of its parameters."""
+        """A layer of the `torch.nn` class that a gated layer derives from, with copies of the parameters."""
         kind: Any = next(cls for cls in type(layer).__mro__ if cls.__module__.startswith("torch.nn.modules"))
         plain: Any = kind.__new__(kind)
         nn.Module.__init__(plain)
@@ -160,7 +173,7 @@ class Exporter:
     def norm(self, norm: GatedNorm) -> nn.Module:
         return self.choice(lambda: plain_norm(norm, ACTIVATIONS))
 
-    def own(self, module: PerTaskParameter) -> nn.Module:
+    def per_task(self, module: PerTaskParameter) -> nn.Module:
         return self.choice(lambda: Constant(nn.Parameter(_values(module.of_task("value")))))
 
     def shared(self, module: SharedParameter) -> nn.Module:
@@ -177,7 +190,7 @@ class Exporter:
         return FusedAttention(module.p)
 
     def nothing(self, module: nn.Module) -> nn.Module:
-        """What does something in training only."""
+        """For modules that do something in training only."""
         return nn.Identity()
 
 
@@ -190,14 +203,18 @@ _MAKES: tuple[tuple[type[nn.Module], Callable[[Exporter, Any], nn.Module]], ...]
     (Gated, Exporter.gated),
     (Gate, Exporter.gate),
     (SharedParameter, Exporter.shared),
-    (PerTaskParameter, Exporter.own),
+    (PerTaskParameter, Exporter.per_task),
     (Dropout, Exporter.nothing),
     (StochasticDepth, Exporter.nothing),
 )
 
 
 def _goes_in(mask: Tensor, activation: str, pool: nn.Module | None) -> bool:
-    """The mask may as well multiply the weights: 0 stays 0 behind them, and other factors go through."""
+    """Whether the mask may multiply the weights instead of the result of activation and pool.
+
+    The activation and the pool must keep 0. If the mask has values other than 0 and 1, the activation must also commute
+    with a factor.
+    """
     if bool((mask == 1).all()):
         return True
     if activation in _MOVES_ZERO or not (pool is None or _keeps_zero(pool)):
@@ -206,13 +223,11 @@ def _goes_in(mask: Tensor, activation: str, pool: nn.Module | None) -> bool:
 
 
 def _keeps_zero(pool: nn.Module) -> bool:
-    from hat.layers.folding import POOLS
-
     return type(pool) in POOLS
 
 
 def _scale_rows(plain: Any, mask: Tensor) -> None:
-    """Give the layer parameters of its own: others may use the same ones without this mask."""
+    """Multiply the rows of a layer by the mask. The old parameters stay, because other layers may share them."""
     if bool((mask == 1).all()):
         return
     weight = plain.weight.detach()
@@ -222,21 +237,21 @@ def _scale_rows(plain: Any, mask: Tensor) -> None:
 
 
 def _sequence(parts: Sequence[nn.Module]) -> nn.Module:
-    """One after the other; those that do nothing are left out."""
-    found = [part for part in parts if not isinstance(part, nn.Identity)]
-    if len(found) == 1:
-        return found[0]
-    return nn.Sequential(*found) if found else nn.Identity()
+    """The modules in a row. Modules that do nothing are left out."""
+    active = [part for part in parts if not isinstance(part, nn.Identity)]
+    if len(active) == 1:
+        return active[0]
+    return nn.Sequential(*active) if active else nn.Identity()
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Its forward is that of a class of this package, or of `torch.nn`."""
+    """Whether the forward of a module is defined by a class of this package or of torch."""
     owner = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
     return owner.__module__.partition(".")[0] in ("hat", "torch")
 
 
 def _mask_of(gate: Any) -> Tensor:
-    """Of the task that the gate answers for."""
+    """The mask of the task that the gate answers for."""
     mask: Tensor = gate.form().mask
     return mask.detach()
 
@@ -246,11 +261,11 @@ def _values(values: Tensor) -> Tensor:
 
 
 def _masked(values: Tensor, mask: Tensor) -> Tensor:
-    """The product, of the dtype that the values have; exactly 0 where the mask is."""
+    """The values times the mask, in the dtype of the values. The product is exactly 0 where the mask is 0."""
     return _values(torch.where(mask == 0, 0.0, values * mask).to(values.dtype))
 
 
-def _equal(one: nn.Module, other: nn.Module) -> bool:
-    """They are the same function: of one kind, with equal tensors."""
-    a, b = one.state_dict(), other.state_dict()
-    return repr(one) == repr(other) and a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def _equal(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules compute the same function: same settings, and equal tensors."""
+    a, b = first.state_dict(), second.state_dict()
+    return repr(first) == repr(second) and a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

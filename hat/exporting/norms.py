@@ -1,4 +1,4 @@
-"""A norm of one task as a plain module."""
+"""The norm of one task as a plain module."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ _KEEP_ZERO = ("identity", "relu", "leaky_relu", "gelu", "gelu_tanh", "silu", "ta
 
 
 def plain_norm(norm: GatedNorm, activations: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
-    """The norm of the task that its state names, with the mask in its affine part where it has one, and its activation.
+    """The norm of the task that `norm.state` answers for, with its activation and its mask.
+
+    The mask goes into the affine part if it can, else it is a module behind the activation.
 
     Args:
-        norm: it is left as it is.
-        activations: by name.
+        norm: the gated norm, which is not changed.
+        activations: makes an activation, by its name.
     """
     weight, bias = (_copy(norm.of_task(name)) for name in ("weight", "bias"))
     mask = norm.gate.form().mask.detach() if norm.gate is not None else None
@@ -28,7 +30,7 @@ def plain_norm(norm: GatedNorm, activations: Mapping[str, Callable[[], nn.Module
     if mask is not None and bool((mask != 1).any()):
         binary = bool(((mask == 0) | (mask == 1)).all())
         if weight is not None and norm.activation in _KEEP_ZERO and binary:
-            weight, bias = (None if each is None else (each * mask).to(each.dtype) for each in (weight, bias))
+            weight, bias = (None if values is None else (values * mask).to(values.dtype) for values in (weight, bias))
         else:
             behind.append(Scale(mask.clone(), norm.unit_dim))
     plain = _MAKES.get(type(norm), _batch_norm)(norm, weight, bias)
@@ -64,7 +66,10 @@ def _group_norm(norm: HATGroupNorm, weight: Tensor | None, bias: Tensor | None) 
 
 
 def _rms_norm(norm: HATRMSNorm, weight: Tensor | None, bias: Tensor | None) -> nn.Module:
-    """With a mean over the k units that are there of N: `x / sqrt(S/N + eps) = sqrt(N/k) x / sqrt(S/k + eps N/k)`."""
+    """An RMS norm over k units, which computes the same as the norm that was learned over N units.
+
+    With the sum of squares S: `x / sqrt(S/N + eps) = sqrt(N/k) x / sqrt(S/k + eps N/k)`.
+    """
     share = _count(norm, norm.normalized_shape[0]) / norm.normalized_shape[0]
     if share == 1:
         return _with(nn.RMSNorm(norm.normalized_shape, norm.eps, weight is not None), weight, None)

@@ -1,4 +1,4 @@
-"""Modules of plain PyTorch that an exported network is made of, where `torch.nn` has none."""
+"""Modules of plain PyTorch for exported networks, where `torch.nn` has no such module."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hat.layers import counted
 
 
 class Chosen:
-    """Which of its tasks a network answers for.
+    """The task that an exported network answers for.
 
     Attributes:
-        row: of the tasks that it was exported for.
+        row: the position of the task in the list of tasks that the network was exported for.
     """
 
     row = 0
 
 
 class Choice(nn.Module):
-    """One module a task."""
+    """One module per task. `chosen` says which module computes the result."""
 
     def __init__(self, modules: Sequence[nn.Module], chosen: Chosen) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Choice(nn.Module):
 
 
 class Scale(nn.Module):
-    """`x * factor` along one dimension: [N], usually 0 or 1; exactly 0 where the factor is."""
+    """`x * factor` along one dimension; factor [N]. The result is exactly 0 where the factor is 0."""
 
     factor: Tensor
 
@@ -51,7 +51,7 @@ class Scale(nn.Module):
 
 
 class Factor(nn.Module):
-    """`x * factor`, which broadcasts with it; exactly 0 where the factor is."""
+    """`x * factor`; the factor broadcasts with x. The result is exactly 0 where the factor is 0."""
 
     factor: Tensor
 
@@ -64,7 +64,7 @@ class Factor(nn.Module):
 
 
 class Constant(nn.Module):
-    """A parameter by itself."""
+    """A module that answers with its parameter."""
 
     def __init__(self, value: nn.Parameter) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Constant(nn.Module):
 
 
 class _Counted(nn.Module):
-    """A norm over units of which only some are there; the others are 0."""
+    """A norm over `count` units of which the input has more or fewer; see `hat.layers.counted`."""
 
     eps: Any
 
@@ -90,7 +90,7 @@ class _Counted(nn.Module):
 
 
 class CountedLayerNorm(_Counted):
-    """`torch.nn.LayerNorm` over the last `dims` dimensions as if there were `count` units along the first of them."""
+    """`torch.nn.LayerNorm` over the last `dims` dimensions, as if the first of these had the length `count`."""
 
     def __init__(self, dims: int, count: int, eps: float, weight: Tensor | None, bias: Tensor | None) -> None:
         super().__init__(count, eps, weight, bias)
@@ -98,13 +98,13 @@ class CountedLayerNorm(_Counted):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = x.shape[-self.dims :]
-        missing, rest = self.count - shape[0], shape[1:]
+        missing, inner_shape = self.count - shape[0], shape[1:]
         if missing < 0:
             dims = tuple(range(-self.dims, 0))
-            y = counted.layer_norm(x, dims, self.count * rest.numel(), self.eps)
-        else:  # in one pass over what is there and the zeros that are not: a small network waits for its launches
-            padded = F.pad(x, (0, 0) * len(rest) + (0, missing))
-            y = F.layer_norm(padded, (self.count, *rest), eps=self.eps).narrow(-self.dims, 0, shape[0])
+            y = counted.layer_norm(x, dims, self.count * inner_shape.numel(), self.eps)
+        else:  # padded with zeros, because one call of `layer_norm` is faster than several operations
+            padded = F.pad(x, (0, 0) * len(inner_shape) + (0, missing))
+            y = F.layer_norm(padded, (self.count, *inner_shape), eps=self.eps).narrow(-self.dims, 0, shape[0])
         if self.weight is not None and self.bias is not None:
             return torch.addcmul(self.bias, y, self.weight)
         y = y if self.weight is None else y * self.weight
@@ -112,7 +112,7 @@ class CountedLayerNorm(_Counted):
 
 
 class CountedRMSNorm(_Counted):
-    """`torch.nn.RMSNorm` without weights, over the last `dims` dimensions as if they held `count` elements."""
+    """`torch.nn.RMSNorm` without a weight over the last `dims` dimensions, as if they had `count` elements."""
 
     def __init__(self, dims: int, count: int, eps: float | None) -> None:
         super().__init__(count, eps, None, None)
@@ -147,22 +147,22 @@ def attention(
     scale: float | None = None,
     **options: Any,
 ) -> Tensor:
-    """`torch.nn.functional.scaled_dot_product_attention` of heads that have more or fewer values than queries.
+    """`torch.nn.functional.scaled_dot_product_attention` for values that are wider or narrower than queries and keys.
 
-    Fused kernels want as many: zeros fill up what is missing, and change nothing.
+    Fused kernels demand the same width. Padding the narrower tensors with zeros does not change the result.
     """
-    width, own = query.shape[-1], value.shape[-1]
-    scale = width**-0.5 if scale is None else scale
-    if own > width:
-        query, key = (F.pad(x, (0, own - width)) for x in (query, key))
-    elif own < width:
-        value = F.pad(value, (0, width - own))
+    query_width, value_width = query.shape[-1], value.shape[-1]
+    scale = query_width**-0.5 if scale is None else scale
+    if value_width > query_width:
+        query, key = (F.pad(x, (0, value_width - query_width)) for x in (query, key))
+    elif value_width < query_width:
+        value = F.pad(value, (0, query_width - value_width))
     h = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
-    return h if own >= width else h[..., :own]
+    return h if value_width >= query_width else h[..., :value_width]
 
 
 class FusedAttention(nn.Module):
-    """`attention` that in training mode drops weights with probability p."""
+    """`attention`, which in training mode drops attention weights with probability p."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

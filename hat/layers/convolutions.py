@@ -17,17 +17,23 @@ from hat.units.gate import Gate
 class _HATConv(GatedLayer):
     """`y = a * pool(dropout(activation(conv(x) + b)))` over channels, Serrà et al. 2018, eq. 1.
 
-    The gate comes last: it has fewer elements to multiply there, and a unit that is off cannot hide which element the
-    pool chose. While a task is learned it may go into the weights instead, see `GateConfig.fold`.
+    The gate comes last. Behind the pool it has fewer elements to multiply, and the pool has chosen its elements before
+    a unit is switched off. While a task is learned, the gate may multiply the weights instead, see `GateConfig.fold`.
 
     Args:
-        in_channels, out_channels, kernel_size: as of the `torch.nn` layer; out_channels are the units of the gate.
+        in_channels: the number of input channels.
+        out_channels: N, the number of output channels, which are the units of the gate.
+        kernel_size: the same as for the `torch.nn` layer.
         activation: a key of `hat_kernels.ACTIVATIONS`.
         dropout: probability in [0, 1) of dropping an activation in training mode.
-        pool: a module that pools each channel by itself, or None.
-        gate: share this gate of out_channels units instead of making one.
-        inputs: the gate of the channels that come in; see `connect`.
-        conv: stride, padding, dilation, groups, bias, padding_mode, device, dtype, as of the `torch.nn` layer.
+        pool: a module that pools every channel by itself, or None.
+        gate: use this gate of N units, which other layers may share; by default the layer makes a gate.
+        inputs: the gate of the input channels; see `connect`.
+        conv: stride, padding, dilation, groups, bias, padding_mode, device, dtype, the same as for the `torch.nn`
+            layer.
+
+    Raises:
+        ValueError: `activation` or `dropout` is out of range, or a gate has another number of units.
     """
 
     pool: nn.Module | None
@@ -59,22 +65,27 @@ class _HATConv(GatedLayer):
 
     @classmethod
     def around(cls, plain: nn.Module, *, pool: nn.Module | None = None, **options: Any) -> Any:
-        """As of `GatedLayer`.
+        """A gated convolution with the parameters of a plain one, see `GatedLayer.around`.
 
         Args:
-            plain, options: see there.
-            pool: pools each channel by itself, before the gate.
+            plain: see `GatedLayer.around`.
+            pool: a module that pools every channel by itself, before the gate.
+            options: see `GatedLayer.around`.
         """
         layer = super().around(plain, **options)
         layer.pool = pool
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, *spatial] to [B, N, *spatial]; a ValueError for inputs without a batch dimension."""
+        """[B, C, *spatial] to [B, N, *spatial].
+
+        Raises:
+            ValueError: `x` has another number of dimensions.
+        """
         dims = len(self.kernel_size) + 2
         if x.dim() != dims:
             raise ValueError(f"x: expected {dims} dimensions (B, C, *spatial), got {tuple(x.shape)}")
-        weight = self.weight  # once, as in HATLinear
+        weight = self.weight  # read only once: a parametrization may compute the weight, and may count the reads
         frozen, form = self._frozen(weight), self._form
         folded = self._folded(weight, frozen, form, self._rows(x), self.pool)
         z = self._locked_conv(x, weight, frozen) if folded is None else self._conv_forward(x, *folded)
@@ -85,7 +96,7 @@ class _HATConv(GatedLayer):
             dropout=self.dropout if self.training else 0.0,
             gate=form if self.pool is None else None,
             unit_dim=1,
-            overwrite=True,  # a convolution does not need its result again
+            overwrite=True,  # the backward pass of a convolution does not need the result
         )
         if self.pool is None:
             return h
@@ -93,15 +104,15 @@ class _HATConv(GatedLayer):
         return hat_kernels.gated_activation(h, activation="identity", gate=form, unit_dim=1)
 
     def _rows(self, x: Tensor) -> int:
-        """How many positions the convolution leaves in all images, give or take their edges."""
+        """About how many positions the convolution makes in all images; the edges are not counted exactly."""
         rows = x.shape[0] * x.shape[2:].numel()
         for step in self.stride:
             rows //= step
         return rows
 
     def _locked_conv(self, x: Tensor, weight: Tensor, frozen: tuple[int, int] | None) -> Tensor:
-        """The convolution; where something is locked, with the gradient of what may move only."""
-        if frozen is None or 0 in frozen or not torch.is_grad_enabled():  # the library's own gradient, or none
+        """The convolution. If a block of the weight is locked, no gradient is computed for that block."""
+        if frozen is None or 0 in frozen or not torch.is_grad_enabled():  # nothing is locked, or no gradient is needed
             return self._conv_forward(x, weight, self.bias)
         padding: Sequence[int] = [0] * len(self.kernel_size)
         if self.padding_mode == "zeros" and not isinstance(self.padding, str):

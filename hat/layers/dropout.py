@@ -9,7 +9,7 @@ from hat_kernels.dropout.api import check_probability
 
 
 class Dropout(nn.Dropout):
-    """`torch.nn.Dropout` in a third of its time on a CPU; see `hat_kernels.dropout`.
+    """`torch.nn.Dropout`, which takes a third of the time on a CPU; see `hat_kernels.dropout`.
 
     Args:
         p: probability in [0, 1) of dropping an element in training mode.
@@ -23,5 +23,5 @@ class Dropout(nn.Dropout):
         super().__init__(p)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape, kept."""
+        """The result has the shape and dtype of x."""
         return hat_kernels.dropout(x, self.p) if self.training else x

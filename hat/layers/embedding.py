@@ -11,16 +11,17 @@ from hat.units.gate import Gate
 
 
 class HATEmbedding(nn.Embedding):
-    """`y = a * W[tokens]`: what a token is looked up as, times the gate.
+    """`y = a * W[tokens]`: the row of each token, times the gate.
 
-    The table lies along the gate by its columns: weight (v, c) moves at the rate `free[c]`, whatever token v is.
+    The columns of the table lie along the gate. So weight (v, c) moves at the rate `free[c]` for every token v.
 
     Args:
-        num_embeddings: V, how many tokens there are.
-        embedding_dim: C, the units of the gate.
-        padding_idx: the token whose row is 0 and gets no gradient, as of `torch.nn.Embedding`.
-        gate: share this gate of C units instead of making one (a residual stream has one gate).
-        factory: `device` and `dtype`, as of `torch.nn.Embedding`.
+        num_embeddings: V, the number of tokens.
+        embedding_dim: C, the number of columns, which are the units of the gate.
+        padding_idx: the token whose row is 0 and gets no gradient, the same as for `torch.nn.Embedding`.
+        gate: use this gate of C units, which other layers may share (a residual stream has one gate); by default the
+            layer makes a gate.
+        factory: `device` and `dtype`, the same as for `torch.nn.Embedding`.
 
     Raises:
         ValueError: the gate has another number of units.

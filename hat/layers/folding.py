@@ -1,4 +1,7 @@
-"""Where a gate goes into the weights that feed it, instead of over the activations; see `hat_kernels.folded_weight`."""
+"""When a layer multiplies its weights by the gate, instead of its activations; see `hat_kernels.folded_weight`.
+
+Folding a gate a into the weights is valid because `relu(W x + b) * a = relu((a W) x + a b)` for `a >= 0`.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,27 @@ POOLS: set[type[nn.Module]] = {
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity),
-}  # these themselves: what is derived of them may compute anything
+}  # exactly these types, because a derived class may compute anything
 
 
 def folded_dtype(
     weight: Tensor, activation: str, pool: nn.Module | None, frozen: tuple[int, int] | None
 ) -> torch.dtype | None:
-    """The dtype in which a weight may be folded, that of autocast where it casts; None where folding is not valid.
+    """The dtype of a folded weight; None if folding is not valid. Under autocast, the dtype is the dtype of autocast.
 
-    - What follows must commute with a positive factor.
-    - The gate's gradient is read off that of the whole weight, so nothing of it may be left out: a locked block, whose
-      gradient is not computed, leaves the layer unfolded.
-    - The floor of a folded gate, 2^-32, must be a number, as it is not in float16, and lie under the rounding of a unit
-      that is on, as it does not in float64.
+    Folding is valid under three conditions:
+
+    - The activation and the pool commute with a positive factor.
+    - No block of the weight is locked. The gradient of the gate is computed from the gradient of the whole weight, and
+      no gradient is computed for a locked block.
+    - The dtype is float32 or bfloat16. The floor of a folded gate is 2^-32. In float16 this number is 0, and in float64
+      it is larger than the rounding of a unit that is on.
+
+    Args:
+        weight: [N, ...].
+        activation: the activation behind the layer, a key of `hat_kernels.ACTIVATIONS`.
+        pool: the pool behind the activation, or None.
+        frozen: the leading rows and columns that are locked where they meet, see `hat.units.blocks.Sides.frozen`.
     """
     if activation not in _ACTIVATIONS or not (pool is None or type(pool) in POOLS):
         return None
@@ -37,15 +48,16 @@ def folded_dtype(
 
 
 def folds_affine(x: Tensor, weight: Tensor, activation: str, *, soft: bool) -> bool:
-    """Whether a gate may go into the affine part of a norm, where it never costs a pass.
+    """Whether a gate may be folded into the affine part of a norm, where it costs no pass over memory.
 
-    Not in float16: the floor of a soft gate is 0 there, and an off-unit that overflows must be kept 0 by a select.
+    Folding is not valid in float16. There the floor of a soft gate is 0, and a unit that is off and overflows must be
+    set to 0 by a select.
 
     Args:
-        x: what is normalised.
-        weight: of the affine part.
-        activation: behind it.
-        soft: a task is learned; else the gate is a mask, which needs no floor, so that any wider dtype will do.
+        x: the input of the norm.
+        weight: the weight of the affine part.
+        activation: the activation behind the norm, a key of `hat_kernels.ACTIVATIONS`.
+        soft: a task is learned. Otherwise the gate is a mask, which needs no floor, so that float64 is valid too.
     """
     kind = x.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -55,18 +67,21 @@ def folds_affine(x: Tensor, weight: Tensor, activation: str, *, soft: bool) -> b
 
 
 def pays(weight: Tensor, rows: int, pool: nn.Module | None, activation: str) -> bool:
-    """Whether `fold="auto"` folds.
+    """Whether `fold="auto"` folds the gate into the weight.
 
-    Folding takes five passes over the weight (W, W' forward; dW', W, dW backward), a gate five over what it multiplies
-    (x, y; dy, x, dx). So it pays where the rows of that outnumber the elements of a unit's weight; behind a pool, which
-    leaves a quarter of the rows or so, where four times as many go in. The same bound is kept without a pool. There the
-    gate costs a GPU nothing if there is an activation on whose pass it rides; a CPU takes passes of their own for it.
+    Folding takes five passes over the weight (W, W' forward; dW', W, dW backward). A gate over the activations takes
+    five passes over them (x, y forward; dy, x, dx backward). So folding pays if the activations have more rows than a
+    unit has weights. A pool leaves about a quarter of the rows, so the bound is four times as many rows before the
+    pool. The same bound holds without a pool.
+
+    On a GPU, a gate directly behind an activation costs nothing, because both take one pass together. Then folding
+    does not pay. A CPU takes passes of their own for the gate.
 
     Args:
         weight: [N, ...].
-        rows: of activations, of N units each, before the pool.
-        pool: what the gate comes behind.
-        activation: what it comes behind if there is no pool.
+        rows: the number of rows of activations, N units each, before the pool.
+        pool: the pool in front of the gate, or None.
+        activation: the activation in front of the gate, if there is no pool; a key of `hat_kernels.ACTIVATIONS`.
     """
     is_a_pass = pool is not None or activation == "identity" or weight.device.type == "cpu"
     return is_a_pass and torch.is_grad_enabled() and rows >= 4 * weight[:1].numel()

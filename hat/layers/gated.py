@@ -1,4 +1,13 @@
-"""Layers whose output units are gated: what they have in common, and the linear one; see `hat.layers.convolutions`."""
+"""Layers whose output units are gated: the common base class, and the linear layer; see also `hat.layers.convolutions`.
+
+Example: two layers, wired by hand.
+
+    first = HATLinear(784, 100)                       makes its own gate of 100 units
+    second = HATLinear(100, 50, inputs=first.gate)    the inputs of `second` are units of first.gate
+
+The weight of `second` [50, 100] lies along second.gate by its rows and along first.gate by its columns, so weight
+(i, j) is locked if a finished task uses both units. The weight of `first` has no input gate, so whole rows are locked.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +29,13 @@ from hat_kernels.dropout.api import check_probability
 
 
 class GatedLayer(KnowsGates):
-    """What linear and convolutional layers have in common: an activation, dropout, a gate and the gate of their inputs.
+    """The common part of linear and convolutional layers: an activation, dropout, a gate and the gate of the inputs.
 
-    A layer that is told no input gate counts as a first layer: all incoming weights of a used unit are locked.
+    A layer without an input gate counts as a first layer: all incoming weights of a used unit are locked.
 
     Attributes:
-        fed_unknown: it has inputs that no gate knows, whatever else it was told: it counts as a first layer.
-        gated: it multiplies what it makes by the gate; otherwise something behind it does.
+        fed_unknown: the layer has inputs that no gate knows. It counts as a first layer, even if it has an input gate.
+        gated: the layer multiplies its result by the gate. Otherwise a module behind the layer does.
     """
 
     fed_unknown = False
@@ -58,32 +67,35 @@ class GatedLayer(KnowsGates):
 
     @classmethod
     def around(cls, plain: nn.Module, *, gate: Any = None, activation: str = "identity", dropout: float = 0.0) -> Any:
-        """A layer with the parameters of a plain one, shared; nothing is wired.
+        """A gated layer that shares the parameters of a plain layer. The parameters are not attached to any gate.
 
         Args:
-            plain: of the `torch.nn` class that this one derives from, itself.
-            gate: multiplies what it makes, a `Gate` or what has its `form`; None: something behind it does.
+            plain: a layer of exactly the `torch.nn` class that this class derives from.
+            gate: multiplies the result of the layer: a `Gate`, or an object with `form` as a `Gate` has it. None: a
+                module behind the layer multiplies the result.
             activation: a key of `hat_kernels.ACTIVATIONS`, applied before the gate.
-            dropout: probability in [0, 1).
+            dropout: probability in [0, 1) of dropping an activation in training mode.
         """
         layer = cls.__new__(cls)
         layer.__dict__.update({name: copy(value) for name, value in vars(plain).items()})
         layer.activation, layer.dropout, layer.gated = activation, dropout, gate is not None
-        layer.__dict__["gate"] = gate  # somebody else's module
+        layer.__dict__["gate"] = gate  # not a submodule of this layer
         return layer
 
     def connect(self, inputs: Gate, *, repeat: int = 1) -> None:
-        """Declare that the inputs of this layer are the units of `inputs`, each of them `repeat` inputs in a row.
+        """Declare that the inputs of this layer are the units of `inputs`, each unit `repeat` inputs in a row.
 
-        Several calls declare that the inputs are sums: a weight moves only where the units of all gates are free.
+        Call this several times if the inputs are sums of units of several gates. An input is then as free as the least
+        free of its units.
+
+        Do not connect a layer whose inputs are a concatenation of several gates. Such a layer locks whole rows.
 
         Args:
-            inputs: the gate of what comes in.
-            repeat: the positions of a channel after a flatten, >= 1.
+            inputs: the gate of the inputs.
+            repeat: the number of inputs per unit, >= 1: after a flatten, the number of positions of a channel.
 
         Raises:
-            ValueError: the number of inputs is not `repeat` times the number of units (two gates side by side, a
-                concatenation, are no one's units: leave such a layer unconnected, it then locks whole rows).
+            ValueError: the number of inputs is not `repeat` times the number of units.
         """
         groups = getattr(self, "groups", 1)
         got = self.weight.shape[1] * groups
@@ -93,18 +105,19 @@ class GatedLayer(KnowsGates):
 
     @property
     def inputs(self) -> list[Gate]:
-        """The gates whose units come in, as `Gate.attach` was told."""
+        """The gates whose units are inputs of this layer, in the order in which they were attached."""
         return list(dict.fromkeys(gate for gate, along in self._uses if along.dim == 1))
 
     @property
     def _uses(self) -> list[Use]:
-        """The gates along which the weight lies, and how."""
+        """The gates along which the weight lies, and the dimension of each."""
         return uses_of(self._weight_gates).get((self, "weight"), [])
 
     def _frozen(self, weight: Tensor) -> tuple[int, int] | None:
         """The leading rows and columns of the weight that are locked where they meet; None unless a task is learned.
 
-        None in compiled code too, which takes the numbers for constants: it would be compiled anew with every task.
+        In compiled code the answer is None too. A compiler takes the numbers for constants, and would compile again
+        after every task.
         """
         if torch.compiler.is_compiling():
             return None
@@ -115,8 +128,8 @@ class GatedLayer(KnowsGates):
         if not any(locked):
             return 0, 0
         key = locked, weight.shape
-        known, frozen = self.__dict__.get("_frozen_at", (None, (0, 0)))
-        if known != key:  # a step asks for the numbers; the end of a task and units that join change them
+        last_key, frozen = self.__dict__.get("_frozen_at", (None, (0, 0)))
+        if last_key != key:  # every step asks for the numbers, but they change only when a task ends or units join
             frozen = sides_of(self._uses, weight.shape).frozen(weight.shape)
             self.__dict__["_frozen_at"] = key, frozen
         return frozen
@@ -124,16 +137,16 @@ class GatedLayer(KnowsGates):
     def _folded(
         self, weight: Tensor, frozen: tuple[int, int] | None, form: GateForm | None, rows: int, pool: nn.Module | None
     ) -> tuple[Tensor, Tensor | None] | None:
-        """The weight and bias that gate what they make, in training and where `GateConfig.fold` has it; see there.
+        """The weight and bias times the gate, in training, if `GateConfig.fold` asks for it; else None.
 
-        Evaluation is never folded: what a finished task answers has the same bits for good.
+        Evaluation is never folded, so that the answers of a finished task keep their bits.
 
         Args:
-            weight: `self.weight`, accessed once.
-            frozen: of it, see `_frozen`.
-            form: of the gate.
-            rows: of activations, of all units each.
-            pool: between the activation and the gate.
+            weight: `self.weight`, which the caller has read once.
+            frozen: the locked rows and columns of the weight, see `_frozen`.
+            form: the form of the gate.
+            rows: the number of rows of activations.
+            pool: the pool between the activation and the gate, or None.
         """
         if form is None or form.embedding is None:
             return None
@@ -154,14 +167,18 @@ class HATLinear(GatedLayer, nn.Linear):
     """`y = a * dropout(activation(x W^T + b))`, Serrà et al. 2018, eq. 1.
 
     Args:
-        in_features: K.
-        out_features: N, the units of the gate.
+        in_features: K, the number of inputs.
+        out_features: N, the number of outputs, which are the units of the gate.
         bias: learn an additive bias.
         activation: a key of `hat_kernels.ACTIVATIONS`.
         dropout: probability in [0, 1) of dropping an activation in training mode.
-        gate: share this gate of N units instead of making one (a residual stream has one gate).
-        inputs: the gate of the units that come in; see `connect`.
-        factory: `device` and `dtype`, as of `torch.nn.Linear`.
+        gate: use this gate of N units, which other layers may share (a residual stream has one gate); by default the
+            layer makes a gate.
+        inputs: the gate of the inputs; see `connect`.
+        factory: `device` and `dtype`, the same as for `torch.nn.Linear`.
+
+    Raises:
+        ValueError: `activation` or `dropout` is out of range, or a gate has another number of units.
     """
 
     def __init__(
@@ -181,10 +198,10 @@ class HATLinear(GatedLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] to [..., N]."""
-        weight = self.weight  # once: a parametrization computes it, and may count how often
+        weight = self.weight  # read only once: a parametrization may compute the weight, and may count the reads
         updater = None if torch.compiler.is_compiling() else updater_of(weight)
         frozen, form, bias = self._frozen(weight), self._form, self.bias
-        if updater is None:  # which needs the gradient of the weight itself
+        if updater is None:  # an updater needs the gradient of the weight itself, not of a folded weight
             folded = self._folded(weight, frozen, form, x.shape[:-1].numel(), None)
             if folded is not None:
                 (weight, bias), frozen, form = folded, None, None

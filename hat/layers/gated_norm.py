@@ -1,4 +1,4 @@
-"""What the norms of `hat.layers.norms` have in common: an affine part and statistics of each task's own, and a gate."""
+"""The common part of the norms of `hat.layers.norms`: a per-task affine part, per-task statistics, and a gate."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ from hat_kernels.activation import check_activation
 
 
 class GatedNorm(PerTask):
-    """`y = a * activation(norm(x) w + b)`, with w, b and running statistics of each task's own.
+    """`y = a * activation(norm(x) w + b)`. Every task has its own w, b and running statistics.
 
-    A norm turns a unit that is off on again, so the gate comes behind it; where that is the same function it goes into
-    the affine part, `norm(x) (a w) + a b`, and costs nothing. A norm over units, as that of a layer, wants inputs whose
-    off-units are 0: its statistics are of what finished tasks see only then.
+    A norm switches a unit that is off on again, so the gate comes behind the norm. If the function is the same, the
+    gate goes into the affine part, `norm(x) (a w) + a b`, and costs nothing.
+
+    A layer norm computes its statistics over all units. Units that are off must be 0 in its inputs. Otherwise the
+    statistics of a finished task would depend on units that later tasks change.
 
     Args:
-        shape, norm: as of the `torch.nn` layer.
-        gate: of the units of the result; re-applied, if the inputs are gated already. Anything with `units`, `state`
-            and `form` as `hat.Gate` has them.
+        shape: the positional arguments of the `torch.nn` layer.
+        gate: the gate of the units of the result: a `hat.Gate`, or an object with `units`, `state` and `form` as a
+            `hat.Gate` has them. It is applied even if the inputs are gated already. None: no gate.
         activation: a key of `hat_kernels.ACTIVATIONS`.
+        norm: the keyword arguments of the `torch.nn` layer.
 
     Raises:
-        ValueError: the gate has another number of units, or the norm is over several dimensions and has one.
+        ValueError: the gate has another number of units, or the norm has a gate and is over several dimensions.
     """
 
     plain: ClassVar[type[nn.Module]]
@@ -51,18 +54,22 @@ class GatedNorm(PerTask):
 
     @classmethod
     def from_plain(cls, norm: nn.Module, *, gate: Any = None, activation: str = "identity") -> GatedNorm:
-        """Make one of a layer of `torch.nn`, whose values every task starts from; they stay in its memory.
+        """Make a gated norm of a `torch.nn` layer.
+
+        Every task starts from the values of that layer, and `name_initial` shares their memory. The gated norm has the
+        mode of the layer, training or evaluation.
 
         Args:
-            norm: of the type that this class is named after; in its mode.
-            gate, activation: as of the class.
+            norm: a layer of the `torch.nn` class that this class is named after.
+            gate: see the class.
+            activation: see the class.
 
         Raises:
-            TypeError: it is of another type, or computes something else than that type.
+            TypeError: `norm` is of another class, or of a derived class with a forward of its own.
         """
         got, expected = type(norm).__name__, cls.plain.__name__
         if isinstance(norm, nn.SyncBatchNorm):
-            raise TypeError(f"norm: expected {expected}, got {got}, whose statistics are of all processes together")
+            raise TypeError(f"norm: expected {expected}, got {got}, which shares its statistics between processes")
         if not isinstance(norm, cls.plain) or type(norm).forward is not cls.plain.forward:
             raise TypeError(f"norm: expected {expected}, got {got}")
         made = cls.__new__(cls)
@@ -85,14 +92,17 @@ class GatedNorm(PerTask):
 
     @property
     def units(self) -> int | None:
-        """How many units it normalises; None where they are not along one dimension."""
+        """The number of units that are normalised; None if the norm is over several dimensions."""
         raise NotImplementedError
 
     def connect(self, gate: Any) -> None:
-        """Put the gate of these units behind the norm.
+        """Put a gate behind the norm.
+
+        Args:
+            gate: see the class.
 
         Raises:
-            ValueError: as of the class.
+            ValueError: the gate has another number of units, or the norm is over several dimensions.
         """
         if self.units != gate.units:
             expected = "none for a norm over several dimensions" if self.units is None else f"one of {self.units} units"
@@ -100,13 +110,13 @@ class GatedNorm(PerTask):
         self.gate = gate
         self.share(gate.state)
         if isinstance(gate, Gate):
-            for _, own in self.current():
-                gate.to(own.device)
+            for _, values in self.current():
+                gate.to(values.device)
             for name in ("weight", "bias", "running_mean", "running_var"):
                 gate.attach(self, name, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The shape of x, kept."""
+        """The result has the shape and dtype of x."""
         weight, bias = self.of_task("weight"), self.of_task("bias")
         form: GateForm | None = None if self.gate is None else self.gate.form()
         if weight is not None and form is not None and self._folds(x, weight, form):
@@ -119,7 +129,7 @@ class GatedNorm(PerTask):
             activation=self.activation,
             gate=form,
             unit_dim=self.unit_dim,
-            overwrite=True,  # a norm needs what it was given, not its result
+            overwrite=True,  # the backward pass of a norm needs its input, not its result
         )
 
     def _folds(self, x: Tensor, weight: Tensor, form: GateForm) -> bool:
@@ -129,18 +139,20 @@ class GatedNorm(PerTask):
         return folds_affine(x, weight, self.activation, soft=form.embedding is not None)
 
     def keep_count(self, before: int, now: int, tasks: int) -> None:
-        """Units have gone or joined: every finished task goes on as if there were as many as when it was learned.
+        """Remember the number of units that every finished task was learned with, because units have gone or joined.
 
-        Nothing for a norm that normalises every unit by itself.
+        Finished tasks go on as if there were as many units as then. A norm that normalises every unit by itself does
+        nothing here.
 
         Args:
-            before, now: how many units there were, and are.
-            tasks: how many are finished.
+            before: the number of units before.
+            now: the number of units now.
+            tasks: the number of finished tasks.
         """
 
     @property
     def _counts(self) -> bool:
-        """The present task was learned over another number of units, perhaps; the one that is learned never was."""
+        """The present task is finished, and may have been learned with another number of units than there is now."""
         return "count" in self.kept and not self.is_learning
 
     def _keep_count(self, before: int, now: int, tasks: int) -> None:
@@ -161,19 +173,19 @@ class GatedNorm(PerTask):
         raise NotImplementedError
 
     def _mixed(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """With a task a sample: weight and bias are [B, ...]."""
+        """The norm if every sample has a task; weight and bias are [B, ...]."""
         y = self._normalised(x, None, None)
         return y if weight is None else self._scaled(y, weight, bias)
 
     def _scaled(self, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
-        """`x * scale + shift` of each sample, in float32 at least, in one pass."""
+        """`x * scale + shift` for every sample, computed in float32 at least, in one pass."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         scale = self._spread(scale, x).to(wide.dtype)
         y = wide * scale if shift is None else torch.addcmul(self._spread(shift, x).to(wide.dtype), wide, scale)
         return y.to(x.dtype)
 
     def _spread(self, values: Tensor, x: Tensor) -> Tensor:
-        """View [B, ...] so that it broadcasts along x."""
+        """A view of values [B, ...] that broadcasts with x."""
         ones = [1] * (x.dim() - values.dim())
         before, after = ([], ones) if self.unit_dim == 1 else (ones, [])
         return values.view(len(values), *before, *values.shape[1:], *after)
@@ -184,9 +196,9 @@ class GatedNorm(PerTask):
 
 
 def _folded(weight: Tensor, bias: Tensor | None, form: GateForm) -> tuple[Tensor, Tensor | None]:
-    """`(a w, a b)`, multiplied in float32 at least."""
+    """`(a w, a b)`, computed in float32 at least."""
     if form.mask is None:
         return hat_kernels.folded_weight(weight, bias, gate=form)
     mask = form.values()
-    # A product with float32 is float32 at least.
+    # The mask is float32, so the products are float32 at least.
     return (weight * mask).to(weight.dtype), None if bias is None else (bias * mask).to(bias.dtype)

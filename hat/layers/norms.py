@@ -1,4 +1,4 @@
-"""Normalisations whose affine part and statistics every task has for itself, with a gate behind them."""
+"""Norms with a per-task affine part, per-task statistics, and a gate behind them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ class _HATBatchNorm(GatedNorm):
         return self.num_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, N, ...], kept; a ValueError for another number of dimensions.
+        """[B, N, ...] to the same shape.
 
-        A finished task is normalised by its own statistics in training mode too. While a task is learned, training mode
-        takes those of the batch, and averages them into the task's.
+        While a task is learned, training mode normalises by the statistics of the batch, and averages these into the
+        statistics of the task. A finished task is always normalised by its own statistics.
+
+        Raises:
+            ValueError: `x` has another number of dimensions.
         """
         if x.dim() not in self.dims:
             expected = " or ".join(map(str, self.dims))
@@ -57,11 +60,11 @@ class _HATBatchNorm(GatedNorm):
         self.num_batches_tracked.add_(1)
         if self.momentum is not None:
             return F.batch_norm(x, mean, var, weight, bias, True, self.momentum, self.eps)
-        own = torch.zeros_like(mean), torch.zeros_like(var)
-        y = F.batch_norm(x, *own, weight, bias, True, 1.0, self.eps)
-        share = self.num_batches_tracked.to(mean.dtype).reciprocal()  # a tensor: to read the number is to wait for it
-        mean.lerp_(own[0], share)
-        var.lerp_(own[1], share)
+        mean_of_batch, var_of_batch = torch.zeros_like(mean), torch.zeros_like(var)
+        y = F.batch_norm(x, mean_of_batch, var_of_batch, weight, bias, True, 1.0, self.eps)
+        share = self.num_batches_tracked.to(mean.dtype).reciprocal()  # a tensor: reading the number would wait for it
+        mean.lerp_(mean_of_batch, share)
+        var.lerp_(var_of_batch, share)
         return y
 
 
@@ -98,10 +101,10 @@ class HATGroupNorm(GatedNorm):
         count = self.of_task("count")
         count = count.view(-1, *(1,) * x.dim()) if count.dim() else count
         y = counted.group_norm(x, self.num_groups, count // self.num_groups, self.eps)
-        return _affine(y, *(None if each is None else self._spread(each[None], x) for each in (weight, bias)))
+        return _affine(y, *(None if values is None else self._spread(values[None], x) for values in (weight, bias)))
 
     def keep_count(self, before: int, now: int, tasks: int) -> None:
-        """See `GatedNorm`."""
+        """See `GatedNorm.keep_count`."""
         self._keep_count(before, now, tasks)
 
 
@@ -116,11 +119,11 @@ class _LastDimensions(GatedNorm):
         return self.normalized_shape[0] if len(self.normalized_shape) == 1 else None
 
     def keep_count(self, before: int, now: int, tasks: int) -> None:
-        """See `GatedNorm`."""
+        """See `GatedNorm.keep_count`."""
         self._keep_count(before, now, tasks)
 
     def _elements(self, x: Tensor) -> tuple[tuple[int, ...], Tensor]:
-        """The dimensions that are normalised over, and how many elements count there."""
+        """The dimensions that are normalised over, and the number of elements that count."""
         dims = tuple(range(x.dim() - len(self.normalized_shape), x.dim()))
         count = self.of_task("count") * math.prod(self.normalized_shape[1:])
         return dims, count.view(-1, *(1,) * (x.dim() - 1)) if count.dim() else count
@@ -147,12 +150,12 @@ class HATRMSNorm(_LastDimensions):
 
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    found = y if weight is None else y * weight
-    return (found if bias is None else found + bias).to(y.dtype)
+    scaled = y if weight is None else y * weight
+    return (scaled if bias is None else scaled + bias).to(y.dtype)
 
 
 NORMS: dict[type[nn.Module], type[GatedNorm]] = {
     norm.plain: norm
     for norm in (HATBatchNorm1d, HATBatchNorm2d, HATBatchNorm3d, HATGroupNorm, HATLayerNorm, HATRMSNorm)
 }
-"""By the layer of `torch.nn` that each is made of."""
+"""The gated norm for every `torch.nn` layer."""

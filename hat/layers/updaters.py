@@ -1,4 +1,4 @@
-"""Who moves a weight in the middle of a backward pass, if anybody does."""
+"""The optimizers that update a weight inside the backward pass: which optimizer updates which weight."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class Updater(Protocol):
-    """An optimizer that updates weights inside of the backward pass; see `hat_kernels.locked_linear`."""
+    """An optimizer that updates weights inside the backward pass; see `hat_kernels.locked_linear`."""
 
     def update(self, weight: Tensor, dz: Tensor, x: Tensor) -> bool:
-        """Move the weight by `dz^T x`; False where it needs the gradient after all."""
+        """Update the weight with the gradient `dz^T x`. False: the weight was not updated and needs a gradient."""
 
 
 _updaters: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def claim(weights: Iterable[Tensor], updater: Updater | None) -> None:
-    """Let `updater` move these weights as long as it lives, or until the next claim; None: nobody."""
+    """Let `updater` update these weights, as long as it lives or until the next claim; None: no updater."""
     for weight in weights:
         if updater is None:
             _updaters.pop(weight, None)
@@ -30,6 +30,6 @@ def claim(weights: Iterable[Tensor], updater: Updater | None) -> None:
 
 
 def updater_of(weight: Tensor) -> Updater | None:
-    """Who moves this weight inside of the backward pass."""
-    found = _updaters.get(weight)
-    return None if found is None else found()
+    """The optimizer that updates this weight inside the backward pass, or None."""
+    reference = _updaters.get(weight)
+    return None if reference is None else reference()

@@ -1,4 +1,4 @@
-"""The networks of the HAT paper, and others that are converted."""
+"""The networks of the HAT paper, residual networks and a vision transformer: plain networks that are converted."""
 
 from hat.models.alexnet import alexnet
 from hat.models.mlp import mlp

@@ -20,21 +20,22 @@ def alexnet(
     hidden: Sequence[int] = (2048, 2048),
     dropout: Sequence[float] = (0.2, 0.2, 0.5, 0.5, 0.5),
 ) -> Converted:
-    """Three gated convolutions, each with ReLU, dropout and max-pool 2, and two gated linear layers.
+    """Three gated convolutions, each with ReLU, dropout and max-pool 2, then gated linear layers with ReLU and dropout.
 
-    Serrà et al. 2018, section 4.1; the kernels are size // 8, size // 10 and 2.
+    Serrà et al. 2018, section 4.1. The kernels of the convolutions are H // 8, H // 10 and 2.
 
     Args:
         input_shape: (C, H, W) of one image, H = W.
-        channels: of the three convolutions.
+        channels: the number of channels of the three convolutions.
         hidden: the width of every linear layer, at least one.
-        dropout: one probability in [0, 1) a layer.
+        dropout: one probability in [0, 1) per layer.
 
     Returns:
         A body for `hat.HATModel`: [B, C, H, W] to [B, hidden[-1]].
 
     Raises:
-        ValueError: an image that is not square or too small, or a wrong number of channels or dropouts.
+        ValueError: images are not square or too small, or there is a wrong number of channels, hidden widths or
+            dropouts.
     """
     network = plain_alexnet(input_shape, channels=channels, hidden=hidden, dropout=dropout)
     return convert_body(network, two_inputs(*input_shape), head=None)
@@ -52,7 +53,7 @@ def plain_alexnet(
         raise ValueError(f"input_shape: expected (C, H, W) with H = W, got {tuple(input_shape)}")
     if len(channels) != 3 or not hidden or len(dropout) != 3 + len(hidden):
         raise ValueError(
-            f"dropout: expected one a layer for 3 channels and 1 or more hidden, got {channels}, {hidden}, {dropout}"
+            f"dropout: expected one per layer, for 3 channels and 1 or more hidden, got {channels}, {hidden}, {dropout}"
         )
     for probability in dropout:
         check_probability(probability, "dropout")

@@ -24,10 +24,12 @@ def mlp(
     dropout: float = 0.5,
     activation: str = "relu",
 ) -> Converted:
-    """Flatten, dropout, then gated linear layers: Serrà et al. 2018, section 4.2 (two of 2000 units).
+    """A flatten, a dropout, and gated linear layers with activation and dropout.
+
+    Serrà et al. 2018, section 4.2, have two hidden layers of 2000 units.
 
     Args:
-        in_features: values of one input, any shape.
+        in_features: the number of values of one input, which may have any shape.
         hidden: the width of every hidden layer, at least one.
         input_dropout: probability in [0, 1) of dropping an input.
         dropout: probability in [0, 1) of dropping a hidden unit.
@@ -37,7 +39,7 @@ def mlp(
         A body for `hat.HATModel`: [B, ...] to [B, hidden[-1]].
 
     Raises:
-        ValueError: no hidden layer, a width below 1, or an option out of range.
+        ValueError: there is no hidden layer, a width is below 1, or an option is out of range.
     """
     network = plain_mlp(in_features, hidden, input_dropout=input_dropout, dropout=dropout, activation=activation)
     return convert_body(network, two_inputs(in_features), head=None)

@@ -13,9 +13,12 @@ from hat_kernels.dropout.api import check_probability
 
 STEMS = ("auto", "small", "image")
 SMALL = 64
-"""Images of at most this many pixels a side keep their size in the stem."""
+"""With `stem="auto"`, images of at most this many pixels per side keep their size in the stem."""
 ENOUGH = 32
-"""Pixels a side of the images to convert on: no layer depends on their size, and what is traced grows with it."""
+"""Pixels per side of the images that a network is converted on.
+
+No layer depends on the size of the images, and a conversion takes longer for larger images.
+"""
 
 
 def resnet18(
@@ -28,15 +31,16 @@ def resnet18(
 ) -> Converted:
     """Four stages of 2, 2, 2 and 2 residual blocks of two convolutions: He et al., CVPR 2016.
 
-    The residual stream of every stage has one gate, and the inside of every block another; norms are every task's own.
+    The residual stream of every stage has one gate, and the inside of every block another one. Norms are per task.
 
     Args:
         input_shape: (C, H, W) of one image.
-        width: channels of the first stage, >= 1; every stage has twice as many as the one before.
-        stem: `"small"`, a convolution of 3, which keeps the size; `"image"`, one of 7 and a max-pool, which leave a
-            quarter of each side; or `"auto"`, small for images of up to 64 pixels a side.
-        zero_init: the last norm of every block starts from 0, so that the block starts as the identity, Goyal et al.
-            2017.
+        width: the number of channels of the first stage, >= 1. Every stage has twice as many as the stage before.
+        stem: `"small"`, a convolution with a kernel of 3, which keeps the size; `"image"`, a convolution with a kernel
+            of 7 and a max-pool, which divide every side by 4; or `"auto"`, `"small"` for images of up to 64 pixels per
+            side, else `"image"`.
+        zero_init: the last norm of every block starts with a weight of 0, so that the block starts as the identity,
+            Goyal et al. 2017.
         dropout: probability in [0, 1) of dropping a feature.
 
     Returns:
@@ -56,7 +60,7 @@ def resnet34(
     zero_init: bool = True,
     dropout: float = 0.0,
 ) -> Converted:
-    """Four stages of 3, 4, 6 and 3 residual blocks of two convolutions; for all else see `resnet18`."""
+    """Four stages of 3, 4, 6 and 3 residual blocks of two convolutions; for the arguments and errors see `resnet18`."""
     return _converted(34, input_shape, width, stem, zero_init, dropout)
 
 
@@ -68,16 +72,16 @@ def resnet50(
     zero_init: bool = True,
     dropout: float = 0.0,
 ) -> Converted:
-    """Four stages of 3, 4, 6 and 3 bottlenecks, to [B, 32 width]; for all else see `resnet18`.
+    """Four stages of 3, 4, 6 and 3 bottlenecks, to [B, 32 width]; for the arguments and errors see `resnet18`.
 
-    A bottleneck is three convolutions, of which the middle one has the channels of its stage, and may stride, and the
-    last one four times as many.
+    A bottleneck is three convolutions. The first two have the channels of the stage, and the second one may have a
+    stride. The last one has four times as many channels.
     """
     return _converted(50, input_shape, width, stem, zero_init, dropout)
 
 
 class _Block(nn.Module):
-    """`relu(branch(x) + shortcut(x))`; the shortcut is a convolution of 1 where the shape changes."""
+    """`relu(branch(x) + shortcut(x))`. If the shape changes, the shortcut is a convolution with a kernel of 1."""
 
     expansion: int
 
@@ -93,8 +97,8 @@ class _Block(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.relu(self.branch(x) + self.shortcut(x))
-        return found
+        y: Tensor = self.relu(self.branch(x) + self.shortcut(x))
+        return y
 
 
 class _Basic(_Block):
@@ -113,7 +117,7 @@ class _Bottleneck(_Block):
 
 
 def _normed(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    """A convolution that pads, and its norm."""
+    """A convolution with padding, and its norm."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return [convolution, nn.BatchNorm2d(outputs)]
@@ -124,7 +128,7 @@ BLOCKS: dict[int, tuple[type[_Block], tuple[int, ...]]] = {
     34: (_Basic, (3, 4, 6, 3)),
     50: (_Bottleneck, (3, 4, 6, 3)),
 }
-"""What a block is and how many each stage has, by the number of layers."""
+"""The class of the blocks and the number of blocks of every stage, by the number of layers."""
 
 
 def plain_resnet(
@@ -136,7 +140,19 @@ def plain_resnet(
     zero_init: bool = True,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """The network of plain PyTorch that `resnet18` and the like convert; `layers` is a key of `BLOCKS`."""
+    """The network of plain PyTorch that `resnet18`, `resnet34` and `resnet50` convert.
+
+    Args:
+        layers: a key of `BLOCKS`.
+        input_shape: see `resnet18`.
+        width: see `resnet18`.
+        stem: see `resnet18`.
+        zero_init: see `resnet18`.
+        dropout: see `resnet18`.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
     channels, height, breadth = check_image(input_shape)
     check_positive(width=width)
     check_probability(dropout, "dropout")
@@ -158,7 +174,7 @@ def plain_resnet(
     if dropout:
         network.add_module("dropout", nn.Dropout(dropout))
     if zero_init:
-        _close(network)
+        _start_as_identity(network)
     return network
 
 
@@ -176,10 +192,10 @@ def _stem(channels: int, width: int, small: bool) -> nn.Sequential:
     return nn.Sequential(*_normed(channels, width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
 
 
-def _close(network: nn.Module) -> None:
+def _start_as_identity(network: nn.Module) -> None:
     """Let every block start as the identity."""
-    for each in network.modules():
-        if isinstance(each, _Block):
-            last = each.branch[-1]
+    for module in network.modules():
+        if isinstance(module, _Block):
+            last = module.branch[-1]
             assert isinstance(last, nn.BatchNorm2d)
             nn.init.zeros_(last.weight)

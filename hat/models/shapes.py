@@ -1,4 +1,4 @@
-"""What networks that are converted ask of their arguments, and are converted on."""
+"""Checks of the arguments of networks, and the inputs that networks are converted on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def check_image(input_shape: Sequence[int]) -> tuple[int, int, int]:
-    """(C, H, W), all positive.
+    """The shape (C, H, W) of an image.
 
     Raises:
-        ValueError: the shape is another.
+        ValueError: there are not three numbers, or one is not positive.
     """
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(f"input_shape: expected (C, H, W), all positive, got {tuple(input_shape)}")
@@ -22,10 +22,10 @@ def check_image(input_shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def check_positive(**numbers: int) -> None:
-    """Every one is at least 1.
+    """Check that every number is at least 1.
 
     Raises:
-        ValueError: names the first that is not.
+        ValueError: a number is smaller; the message names the first such number.
     """
     for name, number in numbers.items():
         if number < 1:
@@ -33,5 +33,8 @@ def check_positive(**numbers: int) -> None:
 
 
 def two_inputs(*shape: int) -> Tensor:
-    """[2, *shape], no two values alike, from no random numbers: a network is the same for the same seed."""
+    """[2, *shape] values that are all different.
+
+    The values are not random, so that making them does not change the random numbers that a network is drawn from.
+    """
     return torch.linspace(-1, 1, 2 * math.prod(shape)).view(2, *shape)

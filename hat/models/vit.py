@@ -15,7 +15,7 @@ from hat.models.shapes import check_image, check_positive, two_inputs
 from hat_kernels.dropout.api import check_probability
 
 POOLS = ("token", "mean")
-_STD = 0.02  # of everything that is drawn but the patches: small beside the tokens, as transformers start
+_STD = 0.02  # the standard deviation of all weights except the patches' at the start, as usual for transformers
 
 
 def vit(
@@ -32,21 +32,22 @@ def vit(
 ) -> Converted:
     """A transformer over the patches of an image: Dosovitskiy et al., ICLR 2021.
 
-    The residual stream has one gate; query and key of every block share one, value and the hidden layer have one each.
-    Norms are every task's own. The defaults suit images of 32 pixels a side; of 224, `patch=16` and `depth=12` are
-    the paper's kind of network.
+    The residual stream has one gate. In every block, query and key share one gate, and the value and the hidden layer
+    have one gate each. Norms are per task. The defaults suit images of 32 pixels per side. For images of 224 pixels per
+    side, `patch=16` and `depth=12` give a network as in the paper.
 
     Args:
         input_shape: (C, H, W) of one image.
-        patch: pixels a side of a patch; divides H and W.
-        features: width of the residual stream, a multiple of `heads`.
-        depth: blocks, >= 1.
-        heads: of every attention, >= 1.
-        hidden: width of the hidden layer of every block; by default four times `features`.
+        patch: pixels per side of a patch, a divisor of H and W.
+        features: the width of the residual stream, a multiple of `heads`.
+        depth: the number of blocks, >= 1.
+        heads: the number of heads of every attention, >= 1.
+        hidden: the width of the hidden layer of every block; by default four times `features`.
         dropout: probability in [0, 1) of dropping a feature: behind the positions, attention and both linear layers.
-        stochastic_depth: probability in [0, 1) of dropping the branches of the last block for a sample; it grows
-            evenly from 0 at the first.
-        pool: `"token"`, the heads see a class token that comes first; or `"mean"`, the mean over all patches.
+        stochastic_depth: probability in [0, 1) of dropping the branches of the last block for a sample. It grows
+            linearly from 0 at the first block.
+        pool: `"token"`, the heads get the class token, which is the first token; or `"mean"`, the heads get the mean
+            over all patches.
 
     Returns:
         A body for `hat.HATModel`: [B, C, H, W] to [B, features].
@@ -100,7 +101,7 @@ def plain_vit(
 
 
 class _ViT(nn.Module):
-    """Patches, class token, positions, blocks, norm; the first token or the mean of all."""
+    """Patches, class token, positions, blocks and a norm; then the first token, or the mean of all tokens."""
 
     def __init__(self, channels: int, patches: int, patch: int, features: int, dropout: float, pool: str) -> None:
         super().__init__()
@@ -117,12 +118,12 @@ class _ViT(nn.Module):
         if self.token is not None:
             x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
         x = self.norm(self.blocks(self.dropout(x + self.positions)))
-        found: Tensor = x.mean(1) if self.token is None else x[:, 0]
-        return found
+        features: Tensor = x.mean(1) if self.token is None else x[:, 0]
+        return features
 
 
 class _EncoderBlock(nn.Module):
-    """Attention and two linear layers, each behind a norm, each added to what came in."""
+    """Attention, then two linear layers. Each of the two has a norm in front, and is added to its input."""
 
     def __init__(self, features: int, heads: int, hidden: int, dropout: float, drop: float) -> None:
         super().__init__()
@@ -135,12 +136,12 @@ class _EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop(self.attention(self.norm1(x)))
-        found: Tensor = x + self.drop(self.mlp(self.norm2(x)))
-        return found
+        y: Tensor = x + self.drop(self.mlp(self.norm2(x)))
+        return y
 
 
 class _Attention(nn.Module):
-    """Query, key and value are three layers: what is locked of each is a block of its own at its front."""
+    """Attention. Query, key and value are three layers, so that the locked weights of each are one block."""
 
     def __init__(self, features: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -154,8 +155,8 @@ class _Attention(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        found: Tensor = self.dropout(self.output(mixed))
-        return found
+        y: Tensor = self.dropout(self.output(mixed))
+        return y
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

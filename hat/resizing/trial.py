@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from hat.conversion.body import Converted
 from hat.network.tolerance import LAYERS, difference
 from hat.resizing.labels import lie_as_said
-from hat.tracing.checks import other
+from hat.tracing.checks import other_inputs
 from hat.units.layout import Layout, layouts_in
 from hat.units.state import Answer
 
@@ -83,7 +83,7 @@ def _run_both(before: Converted, after: Converted, answer: Answer) -> tuple[_Val
     """The values of both networks on the same inputs, and whether the second network failed."""
     old, new = _Values(before.network), _Values(after.network)
     with before.answering(answer), after.answering(answer):
-        example = other(before.inputs(), 0)
+        example = other_inputs(before.inputs(), 0)
         if old.values(example) is not None:  # the network takes its example only, as some lengths must fit together
             example = before.inputs()
             error = old.values(example)

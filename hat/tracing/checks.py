@@ -31,7 +31,7 @@ def check(
     """
     if not _same(_run(module, module, example), _run(module, graph_module, example)):
         raise ConversionError(f"{type(module).__name__}: the graph answers differently on the example; is it random?")
-    for inputs in (other(example, more), other(example, 0)):
+    for inputs in (other_inputs(example, more), other_inputs(example, 0)):
         try:
             expected = _run(module, module, inputs)
         except Exception:  # the module does not take this size or these values
@@ -108,7 +108,7 @@ def _equal(expected: Any, got: Any) -> bool:
     return bool(torch.equal(expected, got)) or bool(torch.allclose(expected, got, 0, 0, equal_nan=True))
 
 
-def other(example: tuple[Any, ...], more: int) -> tuple[Any, ...]:
+def other_inputs(example: tuple[Any, ...], more: int) -> tuple[Any, ...]:
     """Other inputs of the same kind, in a batch with `more` additional samples.
 
     Floating-point values get noise, integers come in reversed order, and the first sample is repeated `more` times.

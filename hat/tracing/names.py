@@ -58,7 +58,7 @@ def _function(node: fx.Node) -> str | None:
     return name if name and home.split(".")[0] in _HOMES else None
 
 
-def where(node: fx.Node) -> str:
+def place_of(node: fx.Node) -> str:
     """The place of a node, for a message: the module, the line of the call, and the name of the called function."""
     called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     place = node.meta.get("place")

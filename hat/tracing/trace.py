@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from hat.tracing.assembly import assembled
-from hat.tracing.checks import check, other, refuse_hidden
+from hat.tracing.checks import check, other_inputs, refuse_hidden
 from hat.tracing.errors import ConversionError
 from hat.tracing.following import follow
 from hat.tracing.leaves import is_leaf
@@ -87,7 +87,7 @@ def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: b
     followed = False
     if nodes.burnt:
         with suppress(ConversionError):
-            followed = follow(nodes, recorded(other(example, more=1)))
+            followed = follow(nodes, recorded(other_inputs(example, more=1)))
     for node in reversed(nodes.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             nodes.graph.erase_node(node)

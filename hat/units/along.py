@@ -1,4 +1,12 @@
-"""What lies along an axis of units: dimensions of parameters, in order or at places of their own."""
+"""Which dimension of which parameter lies along an axis of units.
+
+Example: a convolution `Conv2d(3, 4, 3)`, whose maps are 2 by 2 pixels behind a pool, a flatten, and `Linear(16, 5)`.
+The 4 channels are the units of one gate. Its members are
+
+    Along(conv, "weight", 0)              weight [4, 3, 3, 3]: row i makes unit i
+    Along(conv, "bias", 0)                bias [4]
+    Along(linear, "weight", 1, repeat=4)  weight [5, 16]: columns 0 to 3 read unit 0, columns 4 to 7 read unit 1, ...
+"""
 
 from __future__ import annotations
 
@@ -7,7 +15,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 Owner = tuple[nn.Module, str]
-"""A module that has a parameter, and its name there."""
+"""A module that owns a parameter, and the name of the parameter there."""
 
 
 class Along(NamedTuple):
@@ -15,14 +23,17 @@ class Along(NamedTuple):
 
     Attributes:
         module: the module that owns the parameter.
-        name: its name there.
-        dim: the dimension of the parameter that lies along the axis: 0 of a producer, 1 of a consumer or a table.
-        repeat: how many consecutive indices of that dimension belong to one unit (a channel after a flatten).
-        groups: of the grouped convolution that consumes the axis.
-        places: [units * repeat] int64, the indices that belong to unit 0, to unit 1, ...; None where they are all of
-            the dimension, in order. What lies along several gates side by side, as behind a concatenation, has places.
-        table: its rows are what the module answers, or adds: dimension 1 is that of outputs, and a weight of a used
-            unit is locked in every row.
+        name: the name of the parameter in that module.
+        dim: the dimension of the parameter that lies along the axis: 0 of a module that makes the units, 1 of a module
+            that reads the units, 1 of a table.
+        repeat: how many consecutive indices of that dimension belong to one unit (the pixels of a channel after a
+            flatten).
+        groups: the number of groups, if a grouped convolution reads the units.
+        places: [units * repeat] int64, the indices that belong to unit 0, then to unit 1, ... None: all indices of the
+            dimension, in order. A dimension that lies along several gates side by side, as behind a concatenation, has
+            places.
+        table: the module answers with rows of the parameter, or adds them (an embedding). Then dimension 1 holds the
+            outputs, and the column of a used unit is locked in every row.
     """
 
     module: nn.Module
@@ -40,5 +51,5 @@ class Along(NamedTuple):
 
     @property
     def parameter(self) -> Tensor | None:
-        """The parameter as it is now; None if there is none, or if the module computes it from others."""
+        """The parameter as it is now; None if the module has none, or computes it from other parameters."""
         return self.module._parameters.get(self.name)

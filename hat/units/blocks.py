@@ -1,4 +1,15 @@
-"""Which parts of a parameter may still move: what is left of it behind the leading block that is locked."""
+"""Which parts of a parameter may still move: the parts behind its leading block, which is locked.
+
+Example: `Linear(4, 3)`, whose weight is [3, 4]. Its rows lie along a gate of 3 units, of which the first is used. Its
+columns lie along a gate of 4 units, of which the first two are used. A weight is locked if both of its units are used:
+
+    columns   0  1  2  3
+    row 0     L  L  c  c      `Sides.frozen` is (1, 2): row 0 and columns 0 and 1 meet in the locked block L
+    row 1     r  r  r  r      `Sides.blocks` are r = weight[1:] and c = weight[0:1, 2:]
+    row 2     r  r  r  r
+
+Nothing in r or c is locked, because in both gates all used units are at the front (`Side.in_order`).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +29,7 @@ class Side(NamedTuple):
         free: [units] float32 in [0, 1].
         repeat: how many consecutive indices belong to one unit.
         locked: how many units at the front are used.
-        in_order: all units behind those are free.
+        in_order: all units behind the locked ones are free.
     """
 
     free: Tensor
@@ -28,16 +39,19 @@ class Side(NamedTuple):
 
     @property
     def behind(self) -> int:
-        """The first index that belongs to no unit at the front."""
+        """The first index behind the locked units."""
         return self.locked * self.repeat
 
     @property
     def rest(self) -> Tensor:
-        """The units behind those at the front."""
+        """`free` of the units behind the locked ones."""
         return self.free[self.locked :]
 
     def meet(self, other: Side) -> Side:
-        """A dimension that lies along two gates, as tied weights or a sum of two layers do: free in both."""
+        """The units of a dimension that lies along two gates, as of tied weights or of a layer that reads a sum.
+
+        An index is as free as the less free of its two units.
+        """
         if self.repeat != other.repeat:
             return self._spread().meet(other._spread())
         locked, in_order = max(self.locked, other.locked), self.in_order and other.in_order
@@ -51,8 +65,8 @@ class Block(NamedTuple):
     """A part of a parameter in which something may move.
 
     Attributes:
-        where: what to index the parameter with; () for all of it.
-        lock: of the part; None where no finished task meets it.
+        where: the index of the part in the parameter; () for the whole parameter.
+        lock: the lock of the part; None if no finished task uses any of the parameter.
         free: all of the part may move.
     """
 
@@ -62,11 +76,12 @@ class Block(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """What is known of a parameter's first two dimensions; a dimension without units is None.
+    """The units along the first two dimensions of a parameter.
 
     Attributes:
-        rows, columns: see `Side`.
-        groups: of a grouped convolution, whose group g of rows meets the columns of group g only.
+        rows: the units along dimension 0; None if that dimension lies along no gate.
+        columns: the units along dimension 1; None if that dimension lies along no gate.
+        groups: the number of groups of a grouped convolution. The rows of group g meet the columns of group g only.
     """
 
     rows: Side | None = None
@@ -75,6 +90,7 @@ class Sides(NamedTuple):
 
     @property
     def lock(self) -> Lock:
+        """The lock of the whole parameter."""
         rows, columns = self.rows, self.columns
         return Lock(
             None if rows is None else rows.free,
@@ -85,20 +101,23 @@ class Sides(NamedTuple):
         )
 
     def along(self, side: Side, dim: int, groups: int) -> Sides:
-        """With one more gate along dimension 0 or 1."""
+        """These sides with one more gate along dimension 0 or 1."""
         if dim == 0:
             return self._replace(rows=side if self.rows is None else self.rows.meet(side))
         return self._replace(columns=side if self.columns is None else self.columns.meet(side), groups=groups)
 
     def meet(self, other: Sides) -> Sides:
-        """Of a parameter that two modules have: what is known of a dimension here holds there too."""
-        found = self
+        """The sides of a parameter that two modules use: both sides hold for every dimension."""
+        both = self
         for dim, side in enumerate((other.rows, other.columns)):
-            found = found if side is None else found.along(side, dim, other.groups)
-        return found
+            both = both if side is None else both.along(side, dim, other.groups)
+        return both
 
     def frozen(self, shape: Sequence[int]) -> tuple[int, int]:
-        """(rows, columns): where the first of both meet, nothing may move; all columns where rows are locked alone."""
+        """(rows, columns): nothing may move where the first `rows` rows meet the first `columns` columns.
+
+        If only one dimension lies along a gate, the other number is the whole length of the other dimension.
+        """
         rows = 0 if self.rows is None else self.rows.behind
         if self.columns is None:
             return rows, shape[1] if len(shape) > 1 else 1
@@ -112,19 +131,19 @@ class Sides(NamedTuple):
         return (0, 0) if cuts_a_unit else (locked * count, width)
 
     def blocks(self, parameter: Tensor) -> list[Block]:
-        """The parts of a parameter with these sides in which something may move; none if it is locked altogether."""
+        """The parts of a parameter with these sides in which something may move; none if all of it is locked."""
         shape = tuple(parameter.shape) or (1,)
         rows, columns = self.frozen(shape)
-        found = []
+        blocks = []
         if rows < shape[0]:
-            found.append(Block((slice(rows, None),) if rows else (), *self._below(rows, shape)))
+            blocks.append(Block((slice(rows, None),) if rows else (), *self._below(rows, shape)))
         if self.columns is not None and rows and columns < shape[1]:
             lock = Lock(columns=self.columns.rest, column_repeat=self.columns.repeat)
-            found.append(Block((slice(0, rows), slice(columns, None)), lock, self.columns.in_order))
-        return found
+            blocks.append(Block((slice(0, rows), slice(columns, None)), lock, self.columns.in_order))
+        return blocks
 
     def _below(self, rows: int, shape: Sequence[int]) -> tuple[Lock, bool]:
-        """The lock of all rows from this one on, and whether all of them may move."""
+        """The lock of the rows from number `rows` on, and whether all of these rows may move."""
         if self.rows is None:
             return self.lock, False
         lock = self.lock._replace(rows=self.rows.free[rows // self.rows.repeat :])
@@ -141,7 +160,7 @@ def cut(whole: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
 
 
 def join(parts: Sequence[Tensor], blocks: Sequence[Block], like: Tensor) -> Tensor:
-    """The tensor of the shape of `like` that has these parts, and 0 elsewhere."""
+    """A tensor of the shape of `like` that is made of these parts, and 0 elsewhere."""
     whole = torch.zeros_like(like, dtype=parts[0].dtype if parts else None)
     for view, part in zip(cut(whole, blocks), parts, strict=True):
         view.copy_(part)
@@ -149,25 +168,25 @@ def join(parts: Sequence[Tensor], blocks: Sequence[Block], like: Tensor) -> Tens
 
 
 def unpack(state: Tensor | list[Tensor], blocks: Sequence[Block], like: Tensor) -> list[Tensor]:
-    """What an optimizer keeps for a parameter, one tensor a block.
+    """What an optimizer keeps for a parameter, as one tensor per block.
 
     Args:
-        state: see `pack`; or of the shape of the parameter, as it was before anything was locked.
-        blocks: of the parameter.
+        state: what `pack` gave; or one tensor of the shape of the parameter, as before anything was locked.
+        blocks: the blocks of the parameter.
         like: the parameter.
 
     Raises:
-        ValueError: there is not one tensor of the right shape a block.
+        ValueError: `state` is not one tensor of the right shape per block.
     """
     if isinstance(state, Tensor) and state.shape == like.shape:
         return [part if part.shape == state.shape else part.clone() for part in cut(state, blocks)]
     parts = [state] if isinstance(state, Tensor) else state
     expected, got = [tuple(view.shape) for view in cut(like, blocks)], [tuple(part.shape) for part in parts]
     if expected != got:
-        raise ValueError(f"state: expected tensors of {expected}, what may move of the parameter, got {got}")
+        raise ValueError(f"state: expected tensors of {expected}, the parts that may move, got {got}")
     return parts
 
 
 def pack(parts: list[Tensor]) -> Tensor | list[Tensor]:
-    """One tensor a block as an optimizer keeps it: the tensor itself where there is one block."""
+    """What an optimizer stores for one tensor per block: the tensor itself if there is one block, else the list."""
     return parts[0] if len(parts) == 1 else parts

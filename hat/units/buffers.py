@@ -1,4 +1,4 @@
-"""Buffers that training changes: they belong to all tasks, so after the first task they stay as they are."""
+"""Buffers that training changes. They belong to all tasks, so they keep their values after the first task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hat.units.per_task import PerTask
 
 
 def foreign(body: nn.Module) -> dict[str, tuple[nn.Module, str, Tensor]]:
-    """The buffers of a network that are no gate's and no task's own: owner, name there and tensor, by full name."""
+    """The buffers of a network that belong neither to a gate nor to one task: (owner, name there, tensor) by name."""
     return {
         f"{path}.{name}" if path else name: (module, name, buffer)
         for path, module in body.named_modules()
@@ -26,13 +26,14 @@ def foreign(body: nn.Module) -> dict[str, tuple[nn.Module, str, Tensor]]:
 def frozen(body: nn.Module) -> Iterator[None]:
     """Let the modules write into copies of their buffers inside the `with` block; the buffers keep their values.
 
-    Copies, and not a write afterwards: the backward pass may have saved the buffer it met.
+    The values are not written back afterwards, because the backward pass may have saved a buffer and would then see
+    that it was changed.
     """
-    kept = foreign(body).values()
-    for module, name, buffer in kept:
+    shared = foreign(body).values()
+    for module, name, buffer in shared:
         module._buffers[name] = buffer.clone()
     try:
         yield
     finally:
-        for module, name, buffer in kept:
+        for module, name, buffer in shared:
             module._buffers[name] = buffer

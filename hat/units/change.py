@@ -1,4 +1,4 @@
-"""What becomes of a tensor when units change places, go or join: one operation for all three.
+"""How a tensor changes when units change places, go or join: one operation for all three.
 
 Example: the weight of `Linear(3, 2)` lies along a gate of 3 units by its columns. When unit 2 moves to the front, place
 0 gets column 2, place 1 column 0 and place 2 column 1: `places = [[2, 0, 1]]`, and nothing has joined. When unit 1
@@ -42,9 +42,9 @@ class Change(NamedTuple):
         return cls(dim, places.shape[1], places, torch.zeros_like(places, dtype=torch.bool))
 
     def __call__(self, values: Tensor, *, fill: bool = True) -> Tensor:
-        """`values` with these places: 0 for what has joined; without `fill` what stands in front of it.
+        """`values` with these places. Units that have joined are 0, or without `fill` as the unit in front of them.
 
-        `values` itself, if it does not extend along `dim`: what some optimizers keep for whole rows does not.
+        If `values` does not extend along `dim`, as what some optimizers keep for whole rows, it is returned unchanged.
         """
         if values.dim() <= self.dim or values.shape[self.dim] != self.length:
             return values
@@ -57,7 +57,7 @@ class Change(NamedTuple):
         return changed.masked_fill(self.mask(changed), 0) if fill and self.joined.any() else changed
 
     def mask(self, changed: Tensor) -> Tensor:
-        """Bool, broadcasts with the changed values: what has joined along this dimension."""
+        """Bool, broadcasts with the changed values: the places of units that have joined along this dimension."""
         joined = self.joined.to(changed.device)
         if len(joined) > 1:
             joined = joined.repeat_interleave(changed.shape[0] // len(joined), 0)

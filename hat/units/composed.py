@@ -1,4 +1,9 @@
-"""Gates of more than one axis, and gates where no layer is that could apply them."""
+"""Several gates along one dimension, and modules that apply a gate where no layer can.
+
+Example: `torch.cat([x, y], -1)`, where x has the 2 units of gate a and y the 3 units of gate b. The 5 places have the
+units 0, 1 (of a) and 2, 3, 4 (of b), counted through both gates: `SideBySide([a, b], torch.tensor([0, 1, 2, 3, 4]))`.
+After a flatten of maps with 2 pixels per channel, every number stands there twice: 0, 0, 1, 1, 2, 2, ...
+"""
 
 from __future__ import annotations
 
@@ -15,11 +20,11 @@ from hat_kernels import GateForm
 
 
 class SideBySide:
-    """Several gates along one dimension, as behind a concatenation: in the place of a `Gate` in a layer.
+    """Several gates along one dimension, as behind a concatenation. A layer uses it like a `Gate`.
 
     Args:
         gates: the gates, at least one.
-        index: [length] int64, the unit of every place, counted through all gates in order.
+        index: [length] int64, the number of the unit at every place, counted through all gates in order.
     """
 
     def __init__(self, gates: Sequence[Gate], index: Tensor) -> None:
@@ -27,7 +32,7 @@ class SideBySide:
         self.set_index(index)
 
     def set_index(self, index: Tensor) -> None:
-        """As of the class, of gates that may have other lengths than before."""
+        """Set the `index` of the class, after the gates have got other numbers of units."""
         self.units, self.index = len(index), index
         self._runs = _runs(self.gates, index)
 
@@ -40,10 +45,10 @@ class SideBySide:
         return self.gates[0].training
 
     def form(self) -> GateForm | None:
-        """As of `Gate.form`."""
+        """See `Gate.form`."""
         forms = [form for gate in self.gates if (form := gate.form()) is not None]
         if not forms:
-            return None  # gates of one state are open together
+            return None  # all gates are open, because they share one state
         first = forms[0]
         return GateForm(
             embedding=self._lay([form.embedding for form in forms]),
@@ -55,13 +60,15 @@ class SideBySide:
         )
 
     def _lay(self, tensors: list[Tensor | None]) -> Tensor | None:
-        """One [..., units] tensor of those of all gates; None where the form has none."""
+        """[..., units] the tensors of all gates side by side; None if the form has no such tensor."""
         parts = [tensor for tensor in tensors if tensor is not None]
         if not parts:
             return None
         if self._runs is None:
             if self.index.device != parts[0].device:
-                self.index = self.index.to(parts[0].device)  # once: a graph may not copy from the host
+                self.index = self.index.to(
+                    parts[0].device
+                )  # only once, because a CUDA graph may not copy from the host
             return torch.cat(parts, -1)[..., self.index]
         pieces = [_repeated(parts[gate][..., first:last], repeat) for gate, first, last, repeat in self._runs]
         return torch.cat(pieces, -1)
@@ -72,7 +79,7 @@ def _repeated(part: Tensor, repeat: int) -> Tensor:
 
 
 def _runs(gates: Sequence[Gate], index: Tensor) -> list[tuple[int, int, int, int]] | None:
-    """The index as (gate, first unit, last + 1, repeat); None where it jumps too often for that to be of use."""
+    """The index as runs (gate, first unit, last unit + 1, repeat); None if there are too many runs to be useful."""
     ends = torch.tensor([gate.units for gate in gates]).cumsum(0)
     runs: list[tuple[int, int, int, int]] = []
     values, repeats = torch.unique_consecutive(index, return_counts=True)
@@ -112,12 +119,12 @@ class Gated(nn.Module):
 
 
 class GatedAnywhere(nn.Module):
-    """`a * x` where units lie along several dimensions, or beside what belongs to none.
+    """`a * x` if units lie along several dimensions of x, or if some elements of x belong to no unit.
 
     Args:
         gates: the gates, not submodules of this one.
-        index: int64, broadcasts with x: the unit of every element, counted through all gates in order; one more than
-            the last for what belongs to none.
+        index: int64, broadcasts with x: the number of the unit of every element, counted through all gates in order. An
+            element that belongs to no unit has the number behind the last unit.
     """
 
     index: Tensor
@@ -129,21 +136,21 @@ class GatedAnywhere(nn.Module):
         self.register_buffer("index", index, persistent=False)
 
     def set_index(self, index: Tensor) -> None:
-        """As of the class, of gates that may have other lengths than before."""
+        """Set the `index` of the class, after the gates have got other numbers of units."""
         self.index = index.to(self.index.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype; exactly 0 where a unit is off."""
         values = [form.values() for gate in self.gates if (form := gate.form()) is not None]
         if not values:
-            return x  # gates of one state are open together
-        one = values[0].new_ones(*values[0].shape[:-1], 1)
-        factor = torch.cat([*values, one], -1)
+            return x  # all gates are open, because they share one state
+        of_no_unit = values[0].new_ones(*values[0].shape[:-1], 1)
+        factor = torch.cat([*values, of_no_unit], -1)
         if factor.dim() == 1:
             factor = factor[self.index]
-        else:  # a task a sample
+        else:  # every sample has a task
             index = self.index[(None,) * (x.dim() - self.index.dim())]
             if index.shape[0] != 1:
-                raise ValueError(f"task: expected one for the whole batch, as units lie along it, got {len(factor)}")
+                raise ValueError(f"task: expected one task, because units lie along the batch, got {len(factor)}")
             factor = factor[:, index[0].flatten()].view(-1, *index.shape[1:])
         return torch.where(factor == 0, 0.0, x * factor.to(x.dtype))

@@ -1,4 +1,13 @@
-"""The gate: an axis of units, what lies along it, and which units the finished tasks use."""
+"""The gate: an axis of units, the parameters that lie along the axis, and the units that finished tasks use.
+
+Example: a gate of 4 units in mode `binary`.
+
+    embedding e of task 0  [2.1, -0.7, 0.3, -3.0]
+    a while it is learned  sigmoid(s e): all near 0.5 at s = 1 / 400, almost 0 or 1 at s = 400
+    masks after `commit`   [[1, 0, 1, 0]]          e > 0
+    used, free             [1, 0, 1, 0], [0, 1, 0, 1]
+    locked, in_order       1, False                one used unit at the front, and another one behind a free unit
+"""
 
 from __future__ import annotations
 
@@ -19,11 +28,11 @@ from hat_kernels import GateForm
 class Gate(Float32Module):
     """Hard attention over one axis of units: `a = sigmoid(s e)`, Serrà et al. 2018, eq. 1.
 
-    As a module it multiplies its input by the gate. Everything that locks, counts or moves units is one loop over
+    As a module, a gate multiplies its input by `a`. All code that locks, counts or moves units is a loop over
     `members`.
 
     Args:
-        units: length of the axis, > 0.
+        units: the number of units, > 0.
         unit_dim: the dimension of the activations that holds the units: -1 for (..., N), 1 for (B, N, ...).
         segments: [units] int64, see below.
 
@@ -31,20 +40,21 @@ class Gate(Float32Module):
         ValueError: there is no unit, or `segments` is not int64 of shape [units].
 
     Attributes:
-        embedding: [units] float32 parameter, the current task's `e`.
+        embedding: [units] float32 parameter, the `e` of the current task.
         masks: [T, units] float32 buffer, the committed gate of every finished task.
-        origin: [units] int64 buffer, where each unit lay before units were moved for the first time.
-        used: [units] float32, the maximum of `masks` over tasks; follows `masks` on load and on commit.
-        free: [units] float32, `1 - used`; kept, as what locks a weight should have the same address at every step.
-        locked: how many units at the front are used, in mode `binary`; 0 in mode `published`, where all move a little.
-        in_order: all units behind those are free.
+        origin: [units] int64 buffer, the place of each unit before units were moved for the first time.
+        used: [units] float32, the maximum of `masks` and `reserved`; updated by a load and by `commit`.
+        free: [units] float32, `1 - used`; stored, so that the tensor that locks a weight keeps its address.
+        locked: how many units at the front are used, in mode `binary`; 0 in mode `published`, where all units move a
+            little.
+        in_order: all units behind the locked ones are free.
         members: the parameters along the axis, see `Along`.
-        reserved: [units] float32 buffer, 1 for a unit that is used before the first task: by what a network was trained
-            for that it comes from. No mask has it; what it shapes is locked.
-        segments: units may change places only with units of the same number, as the dimensions of a head of attention;
-            None: with all others, those of another group of a convolution excepted.
-        complete: `members` is all that meets the units, so that they may be moved. `hat.convert` knows this of its
-            gates; where layers are wired by hand, set it.
+        reserved: [units] float32 buffer, 1 for a unit that was used before the first task, by what a pretrained network
+            was trained for. No mask has this unit, but its weights are locked.
+        segments: units change places only with units that have the same number here, for example the dimensions of one
+            head of attention. None: with all other units, except those in another group of a convolution.
+        complete: `members` are all parameters that meet the units, so that the units may be moved. `hat.convert` knows
+            this of its gates. Set it if you wire layers by hand.
     """
 
     masks: Tensor
@@ -76,7 +86,7 @@ class Gate(Float32Module):
         self.share(State())
 
     def share(self, state: State) -> None:
-        """Follow the scale and the answer of `state`, whose owner keeps it in its own `state_dict`."""
+        """Follow the scale and the answer of `state`. The owner of `state` keeps it in its own `state_dict`."""
         self.__dict__["state"] = state  # not a submodule: one state, many gates
         self._count_locked()
 
@@ -93,10 +103,19 @@ class Gate(Float32Module):
     ) -> None:
         """Declare that dimension `dim` of `module.name` lies along this axis; see `Along`.
 
+        Args:
+            module: the module that owns the parameter.
+            name: the name of the parameter in that module.
+            dim: the dimension of the parameter.
+            repeat: how many consecutive indices belong to one unit, >= 1.
+            groups: the number of groups, if a grouped convolution reads the units.
+            places: [units * repeat] int64, the indices of the units; None: all indices in order.
+            table: the module answers with rows of the parameter.
+
         Raises:
-            AttributeError: the module has nothing of this name.
-            ValueError: the parameter's length there is not `units * repeat / groups`, or there are not `units * repeat`
-                places in it.
+            AttributeError: the module has no attribute of this name.
+            ValueError: the length of the dimension is not `units * repeat / groups`; or `places` has another length
+                than `units * repeat`, or an index that is too large.
         """
         member = Along(module, name, dim, repeat, groups, places, table)
         parameter = getattr(module, name)
@@ -113,11 +132,11 @@ class Gate(Float32Module):
             module._weight_gates += (self,)
 
     def replace(self, member: Along, by: Along) -> None:
-        """Declare that a member lies along this axis in another way."""
-        self.members[:] = [by if each is member else each for each in self.members]
+        """Put the member `by` in the place of `member`."""
+        self.members[:] = [by if old is member else old for old in self.members]
 
     def reads(self, module: nn.Module) -> bool:
-        """Whether the inputs of a module are units of this gate."""
+        """Whether a module takes units of this gate as inputs."""
         return any(member.module is module and not member.produces for member in self.members)
 
     @property
@@ -126,11 +145,11 @@ class Gate(Float32Module):
         return self.masks.shape[0]
 
     def side(self, repeat: int = 1) -> Side:
-        """The units as one dimension of a parameter has them, each `repeat` times in a row."""
+        """The units along one dimension of a parameter, each unit `repeat` times in a row."""
         return Side(self.free, repeat, self.locked, self.in_order)
 
     def identity(self) -> Iterator[int]:
-        """What changes whenever a lock of a parameter along this axis may have changed: its free units, its members."""
+        """Numbers that change whenever the lock of a parameter along this axis may have changed."""
         yield self.locked
         yield self.in_order
         yield id(self.free)
@@ -139,7 +158,10 @@ class Gate(Float32Module):
             yield id(member.parameter)
 
     def hardened(self) -> Tensor:
-        """[units] what `commit` would store now: `e > 0` in mode `binary`; else `sigmoid(s_max e)`, floored."""
+        """[units] the mask that `commit` would store now.
+
+        In mode `binary` `e > 0`; in mode `published` `sigmoid(s_max e)`, with values below `GATE_FLOOR` set to 0.
+        """
         with torch.no_grad():
             if self.state.config.mask_mode == "binary":
                 return (self.embedding > 0).to(torch.float32)
@@ -147,10 +169,10 @@ class Gate(Float32Module):
             return torch.where(soft < hat_kernels.GATE_FLOOR, 0.0, soft)
 
     def form(self) -> GateForm | None:
-        """The gate as the operations of `hat_kernels` take it, for what `state` answers for; None where it is open.
+        """The gate as the operations of `hat_kernels` take it, for the present `state.answer`; None: the gate is open.
 
-        While a task is learned, that is the soft gate in training mode and `hardened()` in evaluation mode, so that
-        what is validated is what will be committed.
+        While a task is learned, the form is the soft gate in training mode and `hardened()` in evaluation mode. So
+        validation sees the mask that will be committed.
         """
         answer = self.state.answer
         if answer is LEARNING:
@@ -173,30 +195,30 @@ class Gate(Float32Module):
 
     @torch.no_grad()
     def begin_task(self) -> None:
-        """Draw a fresh embedding, in place: the same for a unit wherever it has been moved to."""
+        """Draw a new embedding, in place. The value of a unit does not depend on the place that it was moved to."""
         self.embedding.copy_(self.draw()[self.origin])
 
     @torch.no_grad()
     def draw(self) -> Tensor:
-        """[units] float32, what an embedding starts from: N(0, 1), or U(0, 2) with `GateConfig(init="uniform")`."""
+        """[units] float32, first values of an embedding: N(0, 1), or U(0, 2) with `GateConfig(init="uniform")`."""
         drawn = self.embedding.new_empty(self.units)
         return drawn.normal_() if self.state.config.init == "normal" else drawn.uniform_(0, 2)
 
     @torch.no_grad()
     def commit(self) -> None:
-        """Append the current gate to `masks`; from now on its units are used."""
+        """Append the mask of the current task to `masks`; from now on its units are used."""
         self.masks = torch.cat([self.masks, self.hardened()[None]])
         self._refresh_used()
 
     @torch.no_grad()
     def forget(self, task: int) -> None:
-        """Count none of its units as used by this task."""
+        """Set the mask of a task to 0, so that the task uses no unit."""
         self.masks[task] = 0
         self._refresh_used()
 
     @property
     def reserves(self) -> bool:
-        """Units are used before the first task."""
+        """Some unit was used before the first task."""
         return self._reserves
 
     @torch.no_grad()
@@ -223,12 +245,12 @@ class Gate(Float32Module):
 
     @torch.no_grad()
     def rearrange(self, change: Change) -> None:
-        """Let units change places, go or join, in the gate's buffers; parameters follow elsewhere.
+        """Let units change places, go or join, in the buffers of the gate. The caller changes the parameters.
 
-        Units that stay keep their order in `origin`, and units that join come after all that were there.
+        In `origin`, units that stay keep their order, and units that join come after all others.
 
         Args:
-            change: of an axis of `units` units, dimension 0 of a tensor [units].
+            change: the change of dimension 0 of a tensor [units].
         """
         places, joined = (index[0].to(self.used.device) for index in (change.places, change.joined))
         ranks = torch.where(joined, self.units + joined.cumsum(0), self.origin[places])
@@ -242,7 +264,7 @@ class Gate(Float32Module):
         self._refresh_used()
 
     def _keep(self, name: str, values: Tensor) -> None:
-        """Give a buffer new values; its address stays if its length does."""
+        """Give a buffer new values. If the shape stays, the buffer keeps its address."""
         buffer = getattr(self, name)
         if buffer.shape == values.shape:
             buffer.copy_(values)
@@ -252,7 +274,7 @@ class Gate(Float32Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         masks = state_dict.get(prefix + "masks")
         if masks is not None and masks.dim() == 2 and masks.shape[1] == self.units:
-            self.masks = self.masks.new_zeros(masks.shape)  # tasks are appended without limit
+            self.masks = self.masks.new_zeros(masks.shape)  # the file may hold more or fewer tasks
         super()._load_from_state_dict(state_dict, prefix, *args)
         with torch.no_grad():
             self._refresh_used()
@@ -262,9 +284,10 @@ class Gate(Float32Module):
 
 
 class KnowsGates(nn.Module):
-    """A layer that remembers which gates its weight lies along, because it asks for them in every step.
+    """A layer that remembers which gates its weight lies along, because every step asks for them.
 
-    Of any other module the gates alone know what lies along them: a user's own module holds nothing of ours.
+    For all other modules, only the gates know which parameters lie along them. So a user's own module holds no
+    reference to a gate.
     """
 
     _weight_gates: tuple[Gate, ...] = ()

@@ -1,4 +1,17 @@
-"""Where the units of a tensor lie, and where they lie once some are gone and others have joined."""
+"""Where the units lie in a tensor, before and after some units have gone and others have joined.
+
+Example: a flatten of maps with 2 pixels per channel makes a tensor [2, 6] of 3 channels: the units of `Layout` are
+[[0, 0, 1, 1, 2, 2]]. `counts` says how many units each unit becomes: [2, 0, 1] means that a new unit joins behind
+unit 0 and unit 1 goes. Then
+
+    counted   [[2, 2, 0, 0, 1, 1]]    how often every element is there afterwards
+    along     1                       the dimension whose length changes, from 6 to 6
+    index     [[0, 1, 0, 1, 4, 5]]    the place that each new place gets its value from: unit 0 twice, then unit 2
+    copies    [[0, 0, 1, 1, 0, 0]]    0 for a unit that was there, 1 for the unit that joined
+    resized   [[0, 0, 1, 1, 2, 2]]    the new numbers of the units
+
+The two pixels of a channel stay together: [0, 1, 0, 1], not [0, 0, 1, 1].
+"""
 
 from __future__ import annotations
 
@@ -10,10 +23,10 @@ from torch import Tensor
 
 
 class Unfit(Exception):
-    """Units that lie so that they cannot get these counts.
+    """The units of a tensor cannot get these counts, because the result would not be a rectangular tensor.
 
     Attributes:
-        units: the numbers of all that are concerned.
+        units: the numbers of the units of that tensor.
     """
 
     def __init__(self, units: Tensor) -> None:
@@ -26,9 +39,9 @@ class Layout:
     """The unit of every element of a tensor.
 
     Attributes:
-        shape: of the tensor.
-        units: int64, of as many dimensions, of length 1 where nothing changes along one: the number of the unit that an
-            element belongs to, -1 for none.
+        shape: the shape of the tensor.
+        units: int64, the number of the unit that every element belongs to, -1 if it belongs to none. `units` has as
+            many dimensions as the tensor. A dimension along which the numbers do not change has length 1.
     """
 
     shape: torch.Size
@@ -40,14 +53,14 @@ class Layout:
         return tuple(dim for dim, length in enumerate(self.units.shape) if length > 1)
 
     def counted(self, counts: Tensor) -> Tensor:
-        """How often every element is there from now on; what belongs to no unit, once."""
+        """How often every element is there afterwards. An element that belongs to no unit is there once."""
         return torch.where(self.units < 0, 1, counts[self.units.clamp(min=0)])
 
     def along(self, counts: Tensor) -> int | None:
-        """The dimension whose length changes; None where none does.
+        """The dimension along which units go and join; None if all counts are 1.
 
         Raises:
-            Unfit: there is none along which all that lies beside each other changes alike.
+            Unfit: along every dimension, the lengths of the result would differ from line to line.
         """
         counted = self.counted(counts)
         if bool((counted == 1).all()):
@@ -61,18 +74,19 @@ class Layout:
 
     @property
     def numbers(self) -> Tensor:
-        """Every unit of it, once."""
-        found = self.units.unique()
-        return found[found >= 0]
+        """The numbers of the units in the tensor, every number once."""
+        numbers = self.units.unique()
+        return numbers[numbers >= 0]
 
     def index(self, dim: int, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Which place along `dim` comes to every place from now on, and how many of the same unit have come before it.
+        """(places, copies): the old place along `dim` that comes to every new place, and the number of its copy.
 
-        Both of the shape of `units`, but for that dimension. What belongs to one unit in a row, as a channel behind a
-        flatten, stays together.
+        Both have the shape of `units`, except for the length of `dim`. Copy 0 is the unit that was there; copies 1, 2,
+        ... have joined. Elements in a row that belong to one unit, as the pixels of a channel behind a flatten, stay
+        together.
 
         Raises:
-            Unfit: as of `along`.
+            Unfit: see `along`.
         """
         counted, units = (
             values.movedim(dim, -1).reshape(-1, self.units.shape[dim]) for values in (self.counted(counts), self.units)
@@ -88,17 +102,18 @@ class Layout:
         runs = torch.cat([units.new_zeros(fibers, 1), (units[:, 1:] != units[:, :-1]).cumsum(1)], 1).gather(1, places)
         order = ((runs * (int(times.max()) + 1) + copies) * counted.shape[1] + places).argsort(1)
         shape = [size for d, size in enumerate(self.units.shape) if d != dim]
-        places, copies = (found.gather(1, order).view(*shape, length).movedim(-1, dim) for found in (places, copies))
+        places, copies = (values.gather(1, order).view(*shape, length).movedim(-1, dim) for values in (places, copies))
         return places, copies
 
     def resized(self, counts: Tensor) -> Layout:
-        """Where the units lie from now on, under their new numbers.
+        """Where the units lie afterwards, with their new numbers.
 
         Args:
-            counts: [units] int64, how many there are of each from now on: those behind the first have joined.
+            counts: [units] int64, how many units each unit becomes. 0: the unit goes. 1: it stays. More: the unit
+                stays, and the others join behind it.
 
         Raises:
-            Unfit: as of `along`.
+            Unfit: see `along`.
         """
         starts = counts.cumsum(0) - counts
         dim = self.along(counts)
@@ -112,10 +127,10 @@ class Layout:
         return Layout(torch.Size(shape), numbers)
 
     def taken(self, values: Tensor, counts: Tensor) -> Tensor:
-        """A tensor of this layout as it is from now on, where what has joined has what stands in front of it.
+        """A tensor of this layout as it is afterwards. Units that join have the values of the unit in front of them.
 
         Raises:
-            Unfit: as of `along`.
+            Unfit: see `along`.
         """
         dim = self.along(counts)
         if dim is None:
@@ -128,21 +143,21 @@ class Layout:
         return values.gather(dim, index.expand(shape))
 
     def first(self, values: Tensor, counts: Tensor) -> Tensor:
-        """Of a tensor of the layout from now on, what was there before."""
+        """The part of a tensor of the new layout (`resized`) that belongs to units which were there before."""
         return Layout(torch.Size(values.shape), self.resized(counts).units).taken(values, _kept(counts))
 
 
 def layouts_in(value: object) -> Iterator[Layout]:
-    """The layouts in nested tuples and lists; None is none."""
+    """The layouts in nested tuples and lists."""
     if isinstance(value, Layout):
         yield value
     elif isinstance(value, tuple | list):
-        for each in value:
-            yield from layouts_in(each)
+        for item in value:
+            yield from layouts_in(item)
 
 
 def _kept(counts: Tensor) -> Tensor:
-    """[new units] 1 for the first of each, 0 for those that have joined."""
-    found = torch.zeros(int(counts.sum()), dtype=torch.int64)
+    """[new units] 1 for a unit that was there before, 0 for a unit that has joined."""
+    joined = torch.zeros(int(counts.sum()), dtype=torch.int64)
     starts = (counts.cumsum(0) - counts)[counts > 0]
-    return found.index_fill(0, starts, 1)
+    return joined.index_fill(0, starts, 1)

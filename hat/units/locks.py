@@ -1,4 +1,17 @@
-"""What may move: the lock of every shared parameter, read from the gates that it lies along."""
+"""Which weights may move: the lock of every shared parameter, read from the gates that the parameter lies along.
+
+Example: three linear layers with a gate behind each of the first two, and a finished task with these masks:
+
+    first   Linear(2, 3), gate a, mask [1, 0, 1]
+    second  Linear(3, 2), gate b, mask [1, 0]
+    third   the head, along no gate
+
+    first.weight [3, 2]     rows along a. The inputs belong to no gate, so the rows 0 and 2 are locked.
+    second.weight [2, 3]    rows along b, columns along a. Locked are [0, 0] and [0, 2], where both units are used.
+    first.bias, second.bias locked where the unit is used.
+
+The rate of second.weight[i, j], how far it may still move, is max(b.free[i], a.free[j]): 0 if both units are used.
+"""
 
 from __future__ import annotations
 
@@ -17,50 +30,59 @@ from hat_kernels import Lock
 
 
 def gates(body: nn.Module) -> dict[str, Gate]:
-    """The gates of a network by name, each once, in the order of its modules."""
+    """The gates of a network by name, every gate once, in the order of the modules."""
     return {name: module for name, module in body.named_modules() if isinstance(module, Gate)}
 
 
 def sides(body: nn.Module, free: Mapping[Gate, Tensor] | None = None) -> dict[Tensor, Sides]:
-    """The units along every parameter that lies along a gate's axis, as of now or of other free units, see `sides_of`.
+    """The units along every shared parameter that lies along a gate.
 
-    A parameter of a module outside `body` that a gate of `body` knows is included; a parameter along no gate is not,
-    nor one that another module uses along none. Where several modules use it and one of them knows no gate of its
-    inputs, nothing is known of the columns; where for one of them it is a table, which is met row by row whoever reads
-    the rows elsewhere, nothing of the rows. Where both is so it is left out: no rate is low enough for both. What every
-    task has its own of is included nowhere: nothing locks it.
+    A parameter of a module outside `body` is included if a gate of `body` knows it. A parameter is left out if it lies
+    along no gate, or if one of the modules that use it knows no gate. A per-task parameter is left out too, because
+    nothing needs to lock it.
+
+    Several modules may use one parameter (tied weights). The parameter keeps only what all uses know:
+
+    - If one use knows no gate of its inputs, `columns` is None.
+    - If one use is a table, `rows` is None, because a table is read row by row.
+    - If both are true, the parameter is left out, because no rate would be safe for both uses.
+
+    Args:
+        body: the network.
+        free: [units] in [0, 1] of every gate; by default `Gate.free`, see `sides_of`.
     """
-    found: dict[Tensor, Sides] = {}
-    known_dims: dict[Tensor, dict[Owner, set[int]]] = {}
+    sides_by_parameter: dict[Tensor, Sides] = {}
+    dims_by_parameter: dict[Tensor, dict[Owner, set[int]]] = {}
     for (module, name), uses in uses_of(gates(body).values()).items():
         tensor = None if isinstance(module, PerTask) else module._parameters.get(name)
-        if tensor is None:  # there is none, or every task has its own, which needs no lock
+        if tensor is None:  # no parameter, or a per-task one, which needs no lock
             continue
         sides = sides_of(uses, tensor.shape, free)
-        found[tensor] = found[tensor].meet(sides) if tensor in found else sides
-        known_dims.setdefault(tensor, {})[module, name] = {along.dim for _, along in uses}
-    for parameter, elsewhere in owners(body).items():
-        if parameter in found and not elsewhere <= known_dims[parameter].keys():
-            del found[parameter]
+        before = sides_by_parameter.get(tensor)
+        sides_by_parameter[tensor] = sides if before is None else before.meet(sides)
+        dims_by_parameter.setdefault(tensor, {})[module, name] = {along.dim for _, along in uses}
+    for parameter, all_owners in owners(body).items():
+        if parameter in sides_by_parameter and not all_owners <= dims_by_parameter[parameter].keys():
+            del sides_by_parameter[parameter]
     first = first_layers(body)
-    for parameter, known in list(found.items()):
-        everywhere = set.intersection(*known_dims[parameter].values())  # what one use does not know holds for all
-        if any(owner in first for owner, _ in known_dims[parameter]):
-            everywhere.discard(1)
-        if not everywhere or (known.groups > 1 and 0 not in everywhere):  # the columns of groups do not lock alone
-            del found[parameter]
-        elif 1 not in everywhere:
-            found[parameter] = known._replace(columns=None, groups=1)
-        elif 0 not in everywhere:
-            found[parameter] = known._replace(rows=None, groups=1)
-    return found
+    for parameter, sides in list(sides_by_parameter.items()):
+        dims = set.intersection(*dims_by_parameter[parameter].values())  # the dimensions that every use knows
+        if any(owner in first for owner, _ in dims_by_parameter[parameter]):
+            dims.discard(1)
+        if not dims or (sides.groups > 1 and 0 not in dims):  # columns of groups do not lock without their rows
+            del sides_by_parameter[parameter]
+        elif 1 not in dims:
+            sides_by_parameter[parameter] = sides._replace(columns=None, groups=1)
+        elif 0 not in dims:
+            sides_by_parameter[parameter] = sides._replace(rows=None, groups=1)
+    return sides_by_parameter
 
 
 def first_layers(body: nn.Module) -> set[nn.Module]:
     """The layers that have inputs which no gate knows.
 
-    They say so by `fed_unknown`, or a `Wired` body knows the gate of their inputs, and a module outside of it uses them
-    too.
+    A layer is one of them if its `fed_unknown` is true. So is a layer of a `Wired` body that a module outside that body
+    uses too, because the body does not know the inputs that come from outside.
     """
     wired = {module for part in body.modules() if isinstance(part, Wired) for module in part.modules()}
     outside = {child for parent in body.modules() if parent not in wired for child in parent.children()}
@@ -69,21 +91,24 @@ def first_layers(body: nn.Module) -> set[nn.Module]:
 
 
 def owners(module: nn.Module) -> dict[Tensor, set[Owner]]:
-    """All that has a parameter, of every parameter."""
-    found: dict[Tensor, set[Owner]] = {}
+    """The owners of every parameter: the modules that have the parameter, and its names there."""
+    owners_by_parameter: dict[Tensor, set[Owner]] = {}
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            found.setdefault(parameter, set()).add((owner, name))
-    return found
+            owners_by_parameter.setdefault(parameter, set()).add((owner, name))
+    return owners_by_parameter
 
 
 def locks(body: nn.Module) -> dict[Tensor, Lock]:
-    """The lock of every parameter that lies along a gate's axis; see `sides`."""
+    """The lock of every shared parameter that lies along a gate; see `sides`."""
     return {parameter: side.lock for parameter, side in sides(body).items()}
 
 
 def locked_elements(lock: Lock, parameter: Tensor) -> int:
-    """How many elements have rate 0: where a locked row meets a locked column, counted without a tensor of rates."""
+    """How many elements of a parameter have rate 0, which is where a locked row meets a locked column.
+
+    The elements are counted without making a tensor of rates.
+    """
     shape = tuple(parameter.shape) or (1,)
     rows = _locked(lock.rows, lock.row_repeat, shape[0], lock.groups)
     if lock.columns is None:
@@ -93,17 +118,17 @@ def locked_elements(lock: Lock, parameter: Tensor) -> int:
 
 
 def _locked(free: Tensor | None, repeat: int, length: int, groups: int) -> Tensor:
-    """[groups] how many of these rows or columns are locked; a side without units loosens nothing."""
+    """[groups] how many rows or columns of every group are locked: all of them if the dimension has no units."""
     if free is None:
         return torch.full((groups,), length // groups)
     return (free == 0).repeat_interleave(repeat).view(groups, -1).sum(1).cpu()
 
 
 def unlocked(body: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of a network that lie along no gate and are no task's own: the first task's end freezes them."""
-    own = {id(gate.embedding) for gate in gates(body).values()} | {id(p) for p in sides(body)}
-    own |= {id(p) for module in per_task(body).values() for p in module.parameters(recurse=False)}
-    return {name: p for name, p in body.named_parameters() if id(p) not in own}
+    """The shared parameters of a network that lie along no gate, by name. They are frozen when the first task ends."""
+    not_frozen = {id(gate.embedding) for gate in gates(body).values()} | {id(p) for p in sides(body)}
+    not_frozen |= {id(p) for module in per_task(body).values() for p in module.parameters(recurse=False)}
+    return {name: p for name, p in body.named_parameters() if id(p) not in not_frozen}
 
 
 def frozen_lock(parameter: Tensor) -> Lock:

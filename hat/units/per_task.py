@@ -1,4 +1,4 @@
-"""Tensors of which every task has its own: what lies along no gate, or can lie along none, as a norm's statistics."""
+"""Per-task tensors: tensors that every task has for itself, because they lie along no gate, as a norm's statistics."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from hat.units.state import LEARNING, OPEN, PLAIN, Finished, PerSample, State
 
 
 class PerTask(nn.Module):
-    """A module with tensors of which every task has its own.
+    """A module with per-task tensors: every task has its own values.
 
-    The current task's is trained as any other parameter and needs no lock; when the task ends it is copied, and nobody
-    writes into the copy. Every task starts from the same values. Finished tasks' lie in one buffer, so that a step
-    takes no longer with every task learned.
+    The values of the current task are trained as any other parameter and need no lock. When the task ends they are
+    copied, and nobody writes into the copy. Every task starts from the same values. The values of all finished tasks
+    lie in one buffer, so that a step takes no longer with every task learned.
 
-    Of a tensor `name` that was declared by `_keep` there are three:
+    A per-task tensor `name`, which `_keep` declares, is three tensors:
 
-    - `name` [...]: the current task's, a parameter if it is learned, else a buffer
-    - `name_initial` [...], a buffer: what every task starts from
-    - `name_tasks` [T, ...], a buffer: the finished tasks'
+    - `name` [...]: the values of the current task, a parameter if they are learned, else a buffer
+    - `name_initial` [...], a buffer: the values that every task starts from
+    - `name_tasks` [T, ...], a buffer: the values of the finished tasks
 
     Attributes:
-        kept: the names.
+        kept: the names of the per-task tensors.
         state: says what a forward pass answers for, see `State.answer`.
     """
 
@@ -37,12 +37,13 @@ class PerTask(nn.Module):
         self.share(State())
 
     def _keep(self, name: str, values: Tensor | None, *, learned: bool) -> None:
-        """Declare a tensor.
+        """Declare a per-task tensor.
 
         Args:
-            name: of the attribute, no other's.
-            values: what every task starts from; the buffer shares its memory. None: there is none.
-            learned: it is a parameter, with `requires_grad` as `values` has it if that is a parameter.
+            name: the name of the attribute, which is not in use.
+            values: the values that every task starts from; `name_initial` shares their memory. None: the attribute is
+                None.
+            learned: the tensor is a parameter. It has the `requires_grad` of `values`, if `values` is a parameter.
         """
         if values is None:
             (self.register_parameter if learned else self.register_buffer)(name, None)
@@ -57,17 +58,17 @@ class PerTask(nn.Module):
         self.kept += (name,)
 
     def share(self, state: State) -> None:
-        """Follow the answer of `state`, whose owner keeps it in its own `state_dict`."""
-        self.__dict__["state"] = state  # not a submodule, as of a gate
+        """Follow the answer of `state`. The owner of `state` keeps it in its own `state_dict`."""
+        self.__dict__["state"] = state  # not a submodule: one state is shared by many modules
 
     @property
     def is_learning(self) -> bool:
-        """The current task answers, or there are no tasks: its tensors are trained, and may be written to."""
+        """The forward pass uses the values that are trained now, so it may write to them."""
         answer = self.state.answer
         return answer is LEARNING or answer is PLAIN
 
     def of_task(self, name: str) -> Any:
-        """The tensor [...] of what `state` answers for; [B, ...] for a task a sample; None if there is none."""
+        """The values [...] for the task that `state` answers for; [B, ...] if every sample has a task; or None."""
         answer = self.state.answer
         if name not in self.kept or answer is LEARNING or answer is PLAIN:
             return getattr(self, name)
@@ -83,45 +84,47 @@ class PerTask(nn.Module):
 
     @torch.no_grad()
     def commit(self) -> None:
-        """Append the current task's to those of the finished ones."""
+        """Append the values of the current task to the values of the finished tasks."""
         for name in self.kept:
             stack = f"{name}_tasks"
             setattr(self, stack, torch.cat([getattr(self, stack), getattr(self, name).detach()[None]]))
 
     def moved(self, name: str) -> list[tuple[Tensor, int]]:
-        """(tensor, leading task dimensions) of all that holds values of this name, for who moves units in place.
+        """(tensor, leading task dimensions) of the three tensors of this name, for code that moves units in place.
 
-        A dimension `dim` of the current task's is `dim` plus that number of each; the gradient is not among them.
+        Dimension `dim` of the current values is dimension `dim` plus that number of the tensor. The gradient of the
+        current values is not in the list.
         """
         if name not in self.kept:
             return []
         return [(getattr(self, name), 0), (getattr(self, f"{name}_initial"), 0), (getattr(self, f"{name}_tasks"), 1)]
 
     def current(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) of the current task's."""
+        """(name, values [...]) of the current task."""
         for name in self.kept:
             yield name, getattr(self, name)
 
     def stacks(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, [T, ...]) of the finished tasks'."""
+        """(name, values [T, ...]) of the finished tasks."""
         for name in self.kept:
             yield name, getattr(self, f"{name}_tasks")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name, own in list(self.stacks()):
-            stack = state_dict.get(f"{prefix}{name}_tasks")
-            if stack is not None and stack.shape != own.shape and stack.shape[1:] == own.shape[1:]:
-                setattr(self, f"{name}_tasks", own.new_zeros(stack.shape))  # tasks are appended without limit
+        for name, stack in list(self.stacks()):
+            loaded = state_dict.get(f"{prefix}{name}_tasks")
+            if loaded is not None and loaded.shape != stack.shape and loaded.shape[1:] == stack.shape[1:]:
+                setattr(self, f"{name}_tasks", stack.new_zeros(loaded.shape))  # the file may hold more or fewer tasks
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class PerTaskParameter(PerTask):
-    """One free parameter of which every task has its own, as a table of relative positions.
+    """One parameter that every task has for itself, for example a table of relative positions.
 
     Args:
-        values: what every task starts from; shares its memory.
-        rank: how many dimensions that has which it is broadcast with, the batch first: with a task a sample its own
-            are their last ones. None: not known.
+        values: the values that every task starts from; `value_initial` shares their memory.
+        rank: the number of dimensions of the tensor that the parameter is broadcast with, of which the first is the
+            batch. If every sample has a task, the parameter's own dimensions become the last of these. None: the number
+            is not known.
     """
 
     value: Tensor
@@ -132,16 +135,16 @@ class PerTaskParameter(PerTask):
         self._keep("value", values, learned=True)
 
     def forward(self) -> Tensor:
-        """The tensor of the present task, [...]; with a task a sample [B, ...], of `rank` dimensions if it can be."""
-        found: Tensor = self.of_task("value")
+        """The values [...] of the present task. If every sample has a task: [B, ...], of `rank` dimensions if known."""
+        values: Tensor = self.of_task("value")
         if self.rank is None or not isinstance(self.state.answer, PerSample):
-            return found
-        own = found.shape[1:]
-        if len(own) == self.rank and own[0] == 1:
-            return found.squeeze(1)
-        return found.view(len(found), *[1] * (self.rank - 1 - len(own)), *own)
+            return values
+        shape = values.shape[1:]
+        if len(shape) == self.rank and shape[0] == 1:
+            return values.squeeze(1)
+        return values.view(len(values), *[1] * (self.rank - 1 - len(shape)), *shape)
 
 
 def per_task(body: nn.Module) -> dict[str, PerTask]:
-    """The modules of a network with tensors of each task's own, by name, each once."""
+    """The modules of a network with per-task tensors, by name, every module once."""
     return {name: module for name, module in body.named_modules() if isinstance(module, PerTask)}

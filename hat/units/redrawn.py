@@ -1,4 +1,4 @@
-"""Parameters as their modules would draw them anew."""
+"""New values for parameters, as their modules would draw them."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ import torch
 from torch import Tensor, nn
 
 _RESETS = ("reset_parameters", "_reset_parameters", "reset_running_stats")
-"""Methods by which modules start anew."""
-STD = 0.02  # small beside what other layers make, as transformers start
+"""Methods by which modules draw new values."""
+STD = 0.02  # small beside the activations of other layers; transformers start so
 
 
 @torch.no_grad()
 def drawn(modules: Iterable[nn.Module]) -> dict[Tensor, Tensor]:
-    """New values for the parameters and buffers of these modules, which keep theirs.
+    """New values for the parameters and buffers of these modules. The modules keep their old values.
 
-    A module draws them by its own `reset_parameters`. A parameter that no module that has it draws, as that of a
-    parametrization, is drawn from N(0, 0.02^2); a buffer that none resets is left out.
+    A module draws the values by its own `reset_parameters`. A parameter that none of its modules draws, as the
+    parameter of a parametrization, is drawn from N(0, 0.02^2). A buffer that no module resets is left out.
 
     Args:
-        modules: each by itself; what is inside of it is not among them.
+        modules: the modules, without their children, unless a child is listed itself.
     """
-    found: dict[Tensor, Tensor] = {}
+    drawn_values: dict[Tensor, Tensor] = {}
     for module in modules:
         for tensor, values in _reset(module).items():
-            if tensor not in found or found[tensor].isnan().any():
-                found[tensor] = values
-    for tensor, values in found.items():
+            if tensor not in drawn_values or drawn_values[tensor].isnan().any():
+                drawn_values[tensor] = values
+    for tensor, values in drawn_values.items():
         unknown = values.isnan()
         if isinstance(tensor, nn.Parameter) and unknown.any():
-            found[tensor] = torch.where(unknown, torch.empty_like(values).normal_(std=STD), values)
-    return found
+            drawn_values[tensor] = torch.where(unknown, torch.empty_like(values).normal_(std=STD), values)
+    return drawn_values
 
 
 def _reset(module: nn.Module) -> dict[Tensor, Tensor]:
-    """What the module's own methods make of its own tensors; NaN where they leave a parameter as it is."""
+    """The values that the methods of a module give to its tensors; NaN if they leave a parameter as it is."""
     parameters = {name: p for name, p in module._parameters.items() if p is not None and _is_learned(p)}
-    methods = [found for name in _RESETS if callable(found := getattr(module, name, None))]
+    methods = [method for name in _RESETS if callable(method := getattr(module, name, None))]
     buffers = {name: b for name, b in module._buffers.items() if b is not None} if methods else {}
-    # A method may reach further than its module, and put other tensors where there were some.
-    kept = [(t, t.clone(), t._version) for t in [*module.parameters(), *module.buffers()]] if methods else []
+    # A method may also write to the tensors of children, or replace tensors by others.
+    saved = [(t, t.clone(), t._version) for t in [*module.parameters(), *module.buffers()]] if methods else []
     if not methods:
         return {p: torch.full_like(p, torch.nan) for p in parameters.values()}
     try:
@@ -48,13 +48,14 @@ def _reset(module: nn.Module) -> dict[Tensor, Tensor]:
             parameter.fill_(torch.nan)
         for method in methods:
             method()
-        now = {**module._parameters, **module._buffers}
-        return {t: now[name].detach().clone() for name, t in {**parameters, **buffers}.items()}  # type: ignore[union-attr]
+        after = {**module._parameters, **module._buffers}
+        tensors = {**parameters, **buffers}
+        return {tensor: after[name].detach().clone() for name, tensor in tensors.items()}  # type: ignore[union-attr]
     finally:
         module._parameters.update(parameters)
         module._buffers.update(buffers)
-        for tensor, before, version in kept:
-            if tensor._version != version or not torch.equal(tensor, before):  # `.data` counts no versions
+        for tensor, before, version in saved:
+            if tensor._version != version or not torch.equal(tensor, before):  # a write to `.data` counts no version
                 tensor.copy_(before)
 
 

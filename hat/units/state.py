@@ -1,4 +1,4 @@
-"""What all gates of a model share: the scale, what a forward pass answers for, and how gates become masks."""
+"""What all gates of a model share: the scale, the configuration, and the task that a forward pass answers for."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ FOLDS = ("auto", "always", "never")
 class Unfinished(Enum):
     """What a forward pass answers for, if not for finished tasks.
 
+    The three cases differ in the gates, and in the tensors that every task has for itself (`hat.PerTask`).
+
     Attributes:
-        LEARNING: the task that is being learned: its gates, and its own tensors as they are trained now.
-        OPEN: no task at all: gates are open, and tensors of a task's own have the values that every task starts from.
-        PLAIN: a network without HAT: gates are open, and tensors of a task's own are those that are trained now.
+        LEARNING: the task that is being learned: its gates, and the per-task tensors that are trained now.
+        OPEN: no task: all gates are open, and per-task tensors have the values that every task starts from.
+        PLAIN: a network without HAT: all gates are open, and per-task tensors are the ones that are trained now.
     """
 
     LEARNING = "learning"
@@ -37,17 +39,17 @@ PLAIN: Final = Unfinished.PLAIN
 
 
 class Finished(NamedTuple):
-    """A forward pass answers for one finished task: its masks, and its own tensors.
+    """A forward pass answers for one finished task, with the task's masks and per-task tensors.
 
     Attributes:
-        task: the id.
+        task: the id of the task.
     """
 
     task: int
 
 
 class PerSample(NamedTuple):
-    """A forward pass answers for a finished task a sample.
+    """A forward pass answers for finished tasks, one per sample.
 
     Attributes:
         tasks: [B] int64, the id of every sample's task.
@@ -65,20 +67,20 @@ class GateConfig:
     """How gates are learned and committed.
 
     Attributes:
-        mask_mode: `"binary"`, a finished task's mask is `e > 0`, exactly 0 or 1, and nothing it uses ever moves; or
-            `"published"`, it is the soft `sigmoid(s_max e)`, and forgetting is small but not zero.
+        mask_mode: `"binary"`, the mask of a finished task is `e > 0`, exactly 0 or 1, and no weight that the task uses
+            ever moves; or `"published"`, the mask is the soft `sigmoid(s_max e)`, and forgetting is small but not zero.
         compensation: `"published"`, the embedding gradient with the clamp and float32 saturation of the published code;
-            or `"exact"`, without them (uses less capacity at the same penalty).
+            or `"exact"`, without them (tasks use less capacity at the same penalty).
         s_max: the scale at the end of every epoch, > 1.
         limit: embeddings are clamped to ± this after each step, > 0.
         init: how an embedding starts every task: `"normal"`, N(0, 1), or `"uniform"`, U(0, 2) for compression runs.
-        locked_first: move the units that a finished task uses to the front of their axis, so that what is locked is one
-            block on which no work is done; see `hat.network.moving`. The network computes the same either way.
-        fold: whether layers multiply their weights by the gate, instead of their activations, while a task is learned:
-            the same function and gradients to rounding (a unit that is off leaks 2^-32 of itself, not 0). `"auto"`,
-            where that takes fewer passes over memory, see `hat.layers.folding`; `"always"`, wherever it is valid:
-            behind ReLU, leaky ReLU or no activation, before a known pool or none, not in float16, and until something
-            of the weight is locked in one block; or `"never"`.
+        locked_first: move the units that a finished task uses to the front of their axis, so that the locked weights
+            are one block on which no work is done; see `hat.network.moving`. The network computes the same either way.
+        fold: while a task is learned, layers may multiply their weights by the gate instead of their activations.
+            Function and gradients are the same to rounding, but a unit that is off leaks 2^-32 of its value. `"auto"`,
+            where fewer passes over memory are needed, see `hat.layers.folding`; `"always"`, wherever it is valid:
+            behind ReLU, leaky ReLU or no activation, before a known pool or none, not in float16, and until a block
+            of the weight is locked; or `"never"`.
     """
 
     mask_mode: str = "binary"
@@ -90,14 +92,14 @@ class GateConfig:
     fold: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, known in (
+        for name, choices in (
             ("mask_mode", MASK_MODES),
             ("compensation", COMPENSATIONS),
             ("init", INITS),
             ("fold", FOLDS),
         ):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: expected one of {known}, got {getattr(self, name)!r}")
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
         if not 1 < self.s_max < float("inf"):
             raise ValueError(f"s_max: expected a finite number > 1, got {self.s_max}")
         if not 0 < self.limit < float("inf"):
@@ -105,7 +107,7 @@ class GateConfig:
 
 
 class Float32Module(nn.Module):
-    """A module whose own tensors stay float32 under `.double()`, `.half()` and the like; they still change device."""
+    """A module whose tensors stay float32 under `.double()`, `.half()` and the like. They still change device."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         def keep_dtype(tensor: Tensor) -> Tensor:
@@ -116,12 +118,13 @@ class Float32Module(nn.Module):
 
 
 class State(Float32Module):
-    """Shared by all gates of one model.
+    """What all gates of one model share.
 
     Attributes:
         scale: 0-d float32 buffer, the annealed `s`.
-        config: see `GateConfig`.
-        answer: what the present forward pass answers for; `LEARNING` between two passes. Only `answering` writes it.
+        config: how gates are learned and committed.
+        answer: what the present forward pass answers for; `LEARNING` between two passes. Only `answering` writes to
+            this attribute.
     """
 
     scale: Tensor
@@ -134,7 +137,7 @@ class State(Float32Module):
 
     @contextmanager
     def answering(self, answer: Answer) -> Iterator[None]:
-        """Let forward passes inside of the `with` block answer for this."""
+        """Let forward passes inside the `with` block answer for `answer`."""
         before, self.answer = self.answer, answer
         try:
             yield

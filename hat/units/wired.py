@@ -1,4 +1,4 @@
-"""What a body that wires its own gates tells about them."""
+"""A body that knows which modules read and make the units of its gates."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from hat.units.gate import Gate
 
 
 class Wired:
-    """A body that knows what meets the units of its gates.
+    """A body that knows which modules read and make the units of its gates.
 
     Attributes:
-        tail: the gate whose units the features are, each unit one or several in a row; None if no gate is.
-        features: the length of its last dimension; None where it is that of the last gate.
+        tail: the gate whose units are the features, one or several features in a row per unit; None if there is none.
+        features: the number of features; None if it is the number of units of the last gate.
     """
 
     tail: Gate | None = None
     features: int | None = None
 
     def complete(self) -> dict[Gate, bool]:
-        """Whether every gate meets nothing outside of this body, but for what comes behind its end."""
+        """For every gate, whether only this body and the heads behind it read the units."""
         raise NotImplementedError
 
     def seen_by_heads(self) -> set[Gate]:
-        """Gates that are complete but for heads, which see their units at known places among others."""
+        """Gates that are complete except for the heads, which read their units at known places among other features."""
         return set()

@@ -1,4 +1,4 @@
-"""Functions of channels: switches, learned slopes, norms of every channel by itself."""
+"""Rules of functions that treat channels: gated linear units, PReLU, instance norms."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule, Rule
 from hat.conversion.rules.elementwise import multiply
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 
 
-def _glu(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return glu(a, args[0], kwargs.get("dim", args[1] if len(args) > 1 else -1))
+def _glu(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    return glu(analysis, args[0], args[1] if len(args) > 1 else kwargs.get("dim", -1))
 
 
-def _glu_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return glu(a, args[0], module.dim)
+def _glu_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
+    return glu(analysis, args[0], module.dim)
 
 
-def glu(a: Analysis, value: Value, dim: int) -> Value:
-    """The first half times a switch that the second half is."""
+def glu(analysis: Analysis, value: Value, dim: int) -> Value:
+    """The first half of the channels times the sigmoid of the second half."""
     shape = torch.Size(size // 2 if d == dim % len(value.shape) else size for d, size in enumerate(value.shape))
     if value.labels is None:
         return Value(shape)
-    one, other = value.labels.chunk(2, dim)
-    a.units.part(one.clamp(min=0), torch.tensor(0))
-    a.units.part(other.clamp(min=0), torch.tensor(1))
-    return multiply(a, Value(shape, one, value.gated), Value(shape, other.clamp(min=0)), shape)
+    first, second = value.labels.chunk(2, dim)
+    analysis.units.part(first.clamp(min=0), torch.tensor(0))
+    analysis.units.part(second.clamp(min=0), torch.tensor(1))
+    return multiply(analysis, Value(shape, first, value.gated), Value(shape, second.clamp(min=0)), shape)
 
 
-def _prelu(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _prelu(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     x, slope = args
     if not isinstance(x, Value) or not isinstance(slope, Value) or not slope.is_parameter:
         return None
-    return multiply(a, x, _of_channels(a, slope, x), x.shape)
+    return multiply(analysis, x, _of_channels(analysis, slope, x), x.shape)
 
 
-def _instance_norm(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Every channel of a sample by itself."""
+def _instance_norm(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """A norm of every channel of a sample by itself."""
     x = args[0]
     if not isinstance(x, Value) or x.labels is None or kwargs.get("running_mean") is not None:
         return None
@@ -48,14 +48,14 @@ def _instance_norm(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: di
         return None
     for name in ("weight", "bias"):
         if isinstance(kwargs.get(name), Value):
-            multiply(a, x, _of_channels(a, kwargs[name], x), x.shape)
+            multiply(analysis, x, _of_channels(analysis, kwargs[name], x), x.shape)
     return Value(x.shape, x.labels.clamp(min=0))
 
 
-def _of_channels(a: Analysis, parameter: Value, x: Value) -> Value:
-    """A parameter [C] or [1] as it meets (B, C, ...)."""
+def _of_channels(analysis: Analysis, parameter: Value, x: Value) -> Value:
+    """A parameter [C] or [1] in the shape [C, 1, ...] or [1, 1, ...] in which it broadcasts with x [B, C, ...]."""
     shape = (-1, *[1] * max(len(x.shape) - 2, 0))
-    ids = a.labels(parameter).reshape(shape)
+    ids = analysis.labels(parameter).reshape(shape)
     return Value(ids.shape, ids, parameters=parameter.parameters)
 
 

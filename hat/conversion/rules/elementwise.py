@@ -1,4 +1,11 @@
-"""Operations on every element by itself, and on two that meet."""
+"""Rules of elementwise operations: functions of one tensor, and sums and products of two.
+
+Two questions decide every rule:
+
+- Does the operation keep zeros? A ReLU maps 0 to 0, so a value that was gated is still gated. A sigmoid maps 0 to 0.5,
+  so it is not.
+- Which units meet in an element? If a unit of one tensor always meets the same unit of the other, the two are united.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule, Rule
 from hat.conversion.units import constant, narrowed
 from hat.conversion.values import Value
 
@@ -24,221 +31,233 @@ _MOVE_ZERO = (
 )
 
 
-def unary(a: Analysis, value: Value, *, keeps_zero: bool) -> Value:
-    """A function of every element."""
-    labels = a.labels(value) if value.is_parameter else value.labels
+def unary(analysis: Analysis, value: Value, *, keeps_zero: bool) -> Value:
+    """A function of every element of one tensor."""
+    labels = analysis.labels(value) if value.is_parameter else value.labels
     if labels is None:
         return Value(value.shape)
     if not keeps_zero:
-        labels = labels.clamp(min=0)  # an exact 0 is now another constant
+        labels = labels.clamp(min=0)  # elements that were exactly 0 are another constant now
     return Value(value.shape, labels, value.gated and keeps_zero, value.parameters)
 
 
 def _unary_rule(*, keeps_zero: bool) -> Rule:
-    def rule(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def rule(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         x = args[0] if args else kwargs.get("input")
-        return unary(a, x, keeps_zero=keeps_zero) if isinstance(x, Value) else None
+        return unary(analysis, x, keeps_zero=keeps_zero) if isinstance(x, Value) else None
 
     return rule
 
 
-def _cast(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """None where a truth or a whole number comes out: no gate can stand behind it."""
-    found = a.concrete[node]
-    if not isinstance(args[0], Value) or not found.is_floating_point():
+def _cast(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """A cast to another dtype; None if the result is boolean or integer, because no gate can stand behind it."""
+    if not isinstance(args[0], Value) or not analysis.concrete[node].is_floating_point():
         return None
-    return unary(a, args[0], keeps_zero=True)
+    return unary(analysis, args[0], keeps_zero=True)
 
 
 def _module_rule(*, keeps_zero: bool) -> ModuleRule:
-    def rule(a: Analysis, node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return unary(a, args[0], keeps_zero=keeps_zero) if isinstance(args[0], Value) else None
+    def rule(analysis: Analysis, node: fx.Node, module: nn.Module, args: Args, kwargs: Kwargs) -> Any:
+        return unary(analysis, args[0], keeps_zero=keeps_zero) if isinstance(args[0], Value) else None
 
     return rule
 
 
-def _hardtanh_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return unary(a, args[0], keeps_zero=module.min_val <= 0 <= module.max_val)
+def _hardtanh_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
+    return unary(analysis, args[0], keeps_zero=module.min_val <= 0 <= module.max_val)
 
 
-def _hardtanh(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _clamp(a, node, args, {"min": kwargs.get("min_val", -1.0), "max": kwargs.get("max_val", 1.0)})
+def _hardtanh(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    return _clamp(analysis, node, args, {"min": kwargs.get("min_val", -1.0), "max": kwargs.get("max_val", 1.0)})
 
 
-def _clamp(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _clamp(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     low = args[1] if len(args) > 1 else kwargs.get("min")
     high = args[2] if len(args) > 2 else kwargs.get("max")
     if isinstance(low, Value) or isinstance(high, Value):
         return None
     keeps_zero = (low is None or low <= 0) and (high is None or high >= 0)
-    return unary(a, args[0], keeps_zero=keeps_zero)
+    return unary(analysis, args[0], keeps_zero=keeps_zero)
 
 
-def _pow(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pow(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     exponent = args[1] if len(args) > 1 else kwargs.get("exponent")
     if not isinstance(args[0], Value) or not isinstance(exponent, int | float):
         return None
-    return unary(a, args[0], keeps_zero=exponent > 0)
+    return unary(analysis, args[0], keeps_zero=exponent > 0)
 
 
-def _masked_fill(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _masked_fill(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     if len(args) < 3 or isinstance(args[2], Value) or not isinstance(args[0], Value):
         return None
-    return _against_unlabelled(a, args[0], args[1], keeps_zero=args[2] == 0)
+    return _against_unlabelled(analysis, args[0], args[1], keeps_zero=args[2] == 0)
 
 
-def _add(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _add(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     x, y = args[:2]
     if isinstance(x, Value) and isinstance(y, Value):
-        return add(a, x, y, a.concrete[node].shape)
+        return add(analysis, x, y, analysis.concrete[node].shape)
     value, number = (x, y) if isinstance(x, Value) else (y, x)
-    return unary(a, value, keeps_zero=isinstance(number, int | float) and number == 0)
+    return unary(analysis, value, keeps_zero=isinstance(number, int | float) and number == 0)
 
 
-def _mul(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _mul(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     x, y = args[:2]
     if isinstance(x, Value) and isinstance(y, Value):
-        return multiply(a, x, y, a.concrete[node].shape)
-    return unary(a, x if isinstance(x, Value) else y, keeps_zero=True)
+        return multiply(analysis, x, y, analysis.concrete[node].shape)
+    return unary(analysis, x if isinstance(x, Value) else y, keeps_zero=True)
 
 
-def add(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
-    """A sum, and what is like one: an element is 0 if both are."""
+def add(analysis: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
+    """A sum, a difference, a maximum or a minimum: an element of the result is 0 if both elements are 0."""
     if x.is_parameter and y.is_parameter:
-        return _of_parameters(a, x, y, shape)
+        return _of_parameters(analysis, x, y, shape)
     if x.is_parameter or y.is_parameter:
-        parameter, other = (x, y) if x.is_parameter else (y, x)
-        return _with_parameter(a, parameter, other, shape, keeps_zero=False)
+        parameter, activation = (x, y) if x.is_parameter else (y, x)
+        return _with_parameter(analysis, parameter, activation, shape, keeps_zero=False)
     if x.labels is None or y.labels is None:
-        return _join_stream(a, *((x, y) if y.labels is None else (y, x)), shape)
-    ones, others, pairs = _counts(a, x.labels, y.labels)
-    if pairs > max(ones, others):  # every unit of one would meet many of the other, and all become a single one
-        kept, lost = (x, y) if (x.gated, ones) >= (y.gated, others) else (y, x)
-        a.lose(lost)
-        return _join_stream(a, kept, lost, shape)
-    if x.gated != y.gated:  # the stream is gated already: its branch should be, too, once
-        a.demand(x)
-        a.demand(y)
-    a.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
-    _keep_beside_strangers(a, x.labels, y.labels)
+        return _join_stream(analysis, *((x, y) if y.labels is None else (y, x)), shape)
+    x_count, y_count, pairs = _counts(analysis, x.labels, y.labels)
+    if pairs > max(x_count, y_count):  # a unit of one tensor meets many units of the other: all would become one unit
+        kept, lost = (x, y) if (x.gated, x_count) >= (y.gated, y_count) else (y, x)
+        analysis.lose(lost)
+        return _join_stream(analysis, kept, lost, shape)
+    if x.gated != y.gated:  # one is a gated residual stream: gate its branch too, so that the sum needs no gate
+        analysis.demand(x)
+        analysis.demand(y)
+    analysis.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
+    _keep_beside_strangers(analysis, x.labels, y.labels)
     labels = _joined(x.labels, y.labels, shape)
     meets_stranger = _meet(x.labels, y.labels) or _meet(y.labels, x.labels)
     return Value(shape, labels, x.gated and y.gated and not meets_stranger)
 
 
-def _join_stream(a: Analysis, stream: Value, branch: Value, shape: torch.Size) -> Value:
-    """What belongs to no unit is added to units: once they are gated, it is gated as they are before it joins them.
+def _join_stream(analysis: Analysis, stream: Value, branch: Value, shape: torch.Size) -> Value:
+    """The sum of a residual stream, which has units, and a branch, which has none.
 
-    Else the sum would be, and a stream would be gated over and over.
+    If the stream is gated already, the branch is gated by the units of the stream before the sum. Otherwise the sum
+    would need a gate, and a stream with many branches would be gated again and again.
     """
-    if stream.gated and branch.shape == shape and a.gate_as(branch, stream.ids.expand(shape)):
-        kept = _against_unlabelled(a, stream, Value(branch.shape), keeps_zero=True)
+    if stream.gated and branch.shape == shape and analysis.gate_as(branch, stream.ids.expand(shape)):
+        kept = _against_unlabelled(analysis, stream, Value(branch.shape), keeps_zero=True)
         return Value(shape, kept.ids.clamp(min=0), gated=True)
-    return _against_unlabelled(a, stream, Value(branch.shape), keeps_zero=False)
+    return _against_unlabelled(analysis, stream, Value(branch.shape), keeps_zero=False)
 
 
-def multiply(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
-    """A product: an element is 0 if one of both is."""
+def multiply(analysis: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
+    """A product: an element of the result is 0 if one of the two elements is 0."""
     if x.is_parameter and y.is_parameter:
-        return _of_parameters(a, x, y, shape)
+        return _of_parameters(analysis, x, y, shape)
     if x.is_parameter or y.is_parameter:
-        parameter, other = (x, y) if x.is_parameter else (y, x)
-        return _with_parameter(a, parameter, other, shape, keeps_zero=True)
+        parameter, activation = (x, y) if x.is_parameter else (y, x)
+        return _with_parameter(analysis, parameter, activation, shape, keeps_zero=True)
     if x.labels is None or y.labels is None:
-        labelled, other = (x, y) if y.labels is None else (y, x)
-        return _against_unlabelled(a, labelled, other, keeps_zero=True)
-    ones, others, pairs = _counts(a, x.labels, y.labels)
-    if pairs == ones == others:  # unit by unit
-        a.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
-        _keep_beside_strangers(a, x.labels, y.labels)
+        labelled, unlabelled = (x, y) if y.labels is None else (y, x)
+        return _against_unlabelled(analysis, labelled, unlabelled, keeps_zero=True)
+    x_count, y_count, pairs = _counts(analysis, x.labels, y.labels)
+    if pairs == x_count == y_count:  # every unit meets one unit
+        analysis.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
+        _keep_beside_strangers(analysis, x.labels, y.labels)
         is_zero = _zeros(x) | _zeros(y)
         joined = _joined(x.labels, y.labels, shape)
         return Value(shape, joined, bool((is_zero.expand(shape) | (joined <= 0)).all()))
-    a.demand(x)
-    a.demand(y)
-    fine, coarse = (x, y) if ones >= others else (y, x)
+    analysis.demand(x)
+    analysis.demand(y)
+    fine, coarse = (x, y) if x_count >= y_count else (y, x)
     assert fine.labels is not None
     assert coarse.labels is not None
-    a.units.fix(coarse.labels.clamp(min=0))
-    a.units.fix(fine.labels.clamp(min=0))
+    analysis.units.fix(coarse.labels.clamp(min=0))
+    analysis.units.fix(fine.labels.clamp(min=0))
     return Value(shape, fine.labels.expand(shape), gated=True)
 
 
-def _counts(a: Analysis, x: Tensor, y: Tensor) -> tuple[int, int, int]:
-    """How many units of each meet, and in how many pairs."""
-    pairs = a.units.pairs(x.clamp(min=0), y.clamp(min=0))
-    ones, others = (len(torch.unique(pairs[:, side])) for side in (0, 1))
-    return ones, others, len(pairs)
+def _counts(analysis: Analysis, x: Tensor, y: Tensor) -> tuple[int, int, int]:
+    """(units of x that meet a unit of y, units of y that meet a unit of x, pairs of units that meet)."""
+    pairs = analysis.units.pairs(x.clamp(min=0), y.clamp(min=0))
+    x_count, y_count = (len(torch.unique(pairs[:, side])) for side in (0, 1))
+    return x_count, y_count, len(pairs)
 
 
-def _of_parameters(a: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
-    """Nothing but parameters: every task has its own of the smaller ones, which lie along nothing of their own."""
+def _of_parameters(analysis: Analysis, x: Value, y: Value, shape: torch.Size) -> Value:
+    """A sum or product of two parameters: the smaller one becomes a per-task parameter.
+
+    If the larger one has fewer elements than the result, it becomes a per-task parameter too.
+    """
     fine, coarse = (x, y) if x.shape.numel() >= y.shape.numel() else (y, x)
-    a.make_own(coarse)
-    labels = a.labels(fine).expand(shape) if fine.shape.numel() == shape.numel() else None
+    analysis.make_per_task(coarse)
+    labels = analysis.labels(fine).expand(shape) if fine.shape.numel() == shape.numel() else None
     if labels is None:
-        a.make_own(fine)
+        analysis.make_per_task(fine)
         return Value(shape)
     return Value(shape, labels, parameters=fine.parameters)
 
 
-def _with_parameter(a: Analysis, parameter: Value, other: Value, shape: torch.Size, *, keeps_zero: bool) -> Value:
-    """A parameter lies along the units that it meets, one of them at each element; else every task has its own."""
-    if other.labels is None:
-        a.make_own(parameter)
+def _with_parameter(
+    analysis: Analysis, parameter: Value, activation: Value, shape: torch.Size, *, keeps_zero: bool
+) -> Value:
+    """A sum or product of a parameter and an activation.
+
+    If every element of the parameter meets exactly one unit, the parameter lies along these units. Otherwise it becomes
+    a per-task parameter.
+    """
+    if activation.labels is None:
+        analysis.make_per_task(parameter)
         return Value(shape)
-    ids, labels = a.labels(parameter), other.labels.clamp(min=0)
-    pairs = a.units.pairs(ids, labels)
-    if len(torch.unique(pairs[:, 0])) < len(pairs) or not len(pairs) or _meet(ids, other.labels):
-        a.make_own(parameter)
-        return _against_unlabelled(a, other, Value(parameter.shape), keeps_zero=keeps_zero)
-    a.units.unite(ids, labels)
-    joined = other.labels.expand(shape) if keeps_zero else _joined(ids, other.labels, shape)
-    return Value(shape, joined, other.gated and keeps_zero)
+    ids, labels = analysis.labels(parameter), activation.labels.clamp(min=0)
+    pairs = analysis.units.pairs(ids, labels)
+    if len(torch.unique(pairs[:, 0])) < len(pairs) or not len(pairs) or _meet(ids, activation.labels):
+        analysis.make_per_task(parameter)
+        return _against_unlabelled(analysis, activation, Value(parameter.shape), keeps_zero=keeps_zero)
+    analysis.units.unite(ids, labels)
+    joined = activation.labels.expand(shape) if keeps_zero else _joined(ids, activation.labels, shape)
+    return Value(shape, joined, activation.gated and keeps_zero)
 
 
-def _against_unlabelled(a: Analysis, value: Value, other: Any, *, keeps_zero: bool) -> Value:
-    """Units meet what belongs to none: they keep their places along dimensions in which that varies."""
+def _against_unlabelled(analysis: Analysis, value: Value, unlabelled: Any, *, keeps_zero: bool) -> Value:
+    """A sum or product of a value with units and a value without.
+
+    The units keep their places along the dimensions that the value without units has.
+    """
     labels = value.ids
-    if isinstance(other, Value):
-        shape = torch.broadcast_shapes(value.shape, other.shape)
+    if isinstance(unlabelled, Value):
+        shape = torch.broadcast_shapes(value.shape, unlabelled.shape)
         labels = labels.expand(shape)
-        _part_along(a, labels, other)
+        _part_along(analysis, labels, unlabelled)
     labels = labels if keeps_zero else labels.clamp(min=0)
     return Value(labels.shape, labels, value.gated and keeps_zero)
 
 
-def _part_along(a: Analysis, labels: Tensor, other: Value) -> None:
-    """Units at different places of another value may not change places."""
-    extent = (1,) * (labels.dim() - len(other.shape)) + tuple(other.shape)
+def _part_along(analysis: Analysis, labels: Tensor, unlabelled: Value) -> None:
+    """Units that meet different elements of `unlabelled` may not change places."""
+    extent = (1,) * (labels.dim() - len(unlabelled.shape)) + tuple(unlabelled.shape)
     dims = [dim for dim in range(labels.dim()) if extent[dim] > 1 and not constant(labels, dim)]
     if dims:
         place = torch.arange(torch.Size(extent[dim] for dim in dims).numel())
         shape = [extent[dim] if dim in dims else 1 for dim in range(labels.dim())]
-        a.units.part(labels.clamp(min=0), place.view(shape))
+        analysis.units.part(labels.clamp(min=0), place.view(shape))
 
 
 def _joined(x: Tensor, y: Tensor, shape: torch.Size) -> Tensor:
-    """The label of each element of a sum: that of its units; exactly 0 only where both are."""
+    """The label of every element of a sum: the larger label, so that it is `ZERO` only if both labels are."""
     small = torch.maximum(*torch.broadcast_tensors(*narrowed(x, y)))
     return small.expand(shape)
 
 
 def _meet(x: Tensor, y: Tensor) -> bool:
-    """Somewhere a unit of `x` meets what belongs to none in `y`, and is not 0."""
+    """Whether a unit of `x` meets an element of `y` that belongs to no unit and is not always 0."""
     x, y = torch.broadcast_tensors(*narrowed(x, y))
     return bool(((x > 0) & (y == 0)).any())
 
 
-def _keep_beside_strangers(a: Analysis, x: Tensor, y: Tensor) -> None:
-    """Units that meet what belongs to none stay where that stays."""
+def _keep_beside_strangers(analysis: Analysis, x: Tensor, y: Tensor) -> None:
+    """Fix the units that meet an element of no unit, because that element keeps its place."""
     x, y = torch.broadcast_tensors(*narrowed(x, y))
-    a.units.fix(torch.where(y == 0, x, 0))
-    a.units.fix(torch.where(x == 0, y, 0))
+    analysis.units.fix(torch.where(y == 0, x, 0))
+    analysis.units.fix(torch.where(x == 0, y, 0))
 
 
 def _zeros(value: Value) -> Tensor:
-    """Where it is exactly 0 if the unit there is off, or always."""
+    """Bool: the element is exactly 0, either always, or whenever its unit is off."""
     (labels,) = narrowed(value.ids)
     return ((labels > 0) if value.gated else torch.zeros_like(labels, dtype=torch.bool)) | (labels < 0)
 

@@ -1,4 +1,4 @@
-"""Layers with parameters: which of their dimensions lie along which units."""
+"""Rules of layers with parameters: which dimension of a parameter lies along which units."""
 
 from __future__ import annotations
 
@@ -8,171 +8,196 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import Analysis, ModuleRule
+from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule
 from hat.conversion.units import constant, of_one, varying
 from hat.conversion.values import Value
 
 
-def _rows(a: Analysis, node: fx.Node, module: Any, length: int, *, dim: int = 0, groups: int = 1) -> Tensor:
-    """The ids of what a layer makes, along `dim` of its weight and along its bias."""
+def _rows(analysis: Analysis, node: fx.Node, module: Any, length: int, *, dim: int = 0, groups: int = 1) -> Tensor:
+    """The ids of the outputs of a layer, which lie along `dim` of its weight and along its bias."""
     name = str(node.target)
-    rows = a.ids(module.weight, dim, shape=(length,))
-    a.claim(name, "weight", dim, rows, groups=groups)
+    rows = analysis.ids(module.weight, dim, shape=(length,))
+    analysis.claim(name, "weight", dim, rows, groups=groups)
     if module.bias is not None:
-        a.units.unite(rows, a.ids(module.bias, 0, shape=(length,)))
-        a.claim(name, "bias", 0, rows)
+        analysis.units.unite(rows, analysis.ids(module.bias, 0, shape=(length,)))
+        analysis.claim(name, "bias", 0, rows)
     return rows
 
 
 def _columns(
-    a: Analysis, node: fx.Node, module: Any, value: Value, length: int, unit_dim: int, *, dim: int = 1, groups: int = 1
+    analysis: Analysis,
+    node: fx.Node,
+    module: Any,
+    value: Value,
+    length: int,
+    unit_dim: int,
+    *,
+    dim: int = 1,
+    groups: int = 1,
 ) -> Tensor | None:
-    """The ids of what a layer takes in; None where those of its inputs do not lie along what it sums over."""
-    name, labels = str(node.target), a.labels(value) if value.is_parameter else value.labels
+    """The ids of the inputs of a layer, which lie along `dim` of its weight; None if the inputs have no such units.
+
+    The units of the inputs must lie along `unit_dim`, the dimension that the layer sums over.
+    """
+    name, labels = str(node.target), analysis.labels(value) if value.is_parameter else value.labels
     if labels is None or (constant(labels.clamp(min=0), unit_dim) and not _is_the_only_unit(labels, unit_dim)):
         if labels is not None:
-            a.lose(value)
-        a.claim(name, "weight", dim, None)
+            analysis.lose(value)
+        analysis.claim(name, "weight", dim, None)
         return None
-    columns = a.ids(module.weight, dim, shape=(length,))
+    columns = analysis.ids(module.weight, dim, shape=(length,))
     inputs = labels.movedim(unit_dim, -1)
-    a.units.unite(columns, inputs.clamp(min=0))
-    a.demand(value)
-    a.claim(name, "weight", dim, _known(a, inputs, columns), groups=groups)
+    analysis.units.unite(columns, inputs.clamp(min=0))
+    analysis.demand(value)
+    analysis.claim(name, "weight", dim, _of_units_only(analysis, inputs, columns), groups=groups)
     return columns
 
 
 def _is_the_only_unit(labels: Tensor, unit_dim: int) -> bool:
-    """All elements belong to one unit, which lies along this dimension."""
+    """Whether all elements belong to one unit, which lies along this dimension."""
     return not varying(labels) and of_one(labels.shape) == unit_dim % labels.dim()
 
 
-def _known(a: Analysis, labels: Tensor, ids: Tensor) -> Tensor:
-    """The ids of the places of the last dimension, 0 for those that what belongs to no unit meets, too.
+def _of_units_only(analysis: Analysis, labels: Tensor, ids: Tensor) -> Tensor:
+    """The ids [length] of the last dimension, with 0 for every place that some element of no unit has too.
 
-    Nobody can switch that off. Units that meet it there keep their places, as it keeps its own.
+    An element of no unit cannot be switched off, so no rate may depend on a unit there. The element keeps its place, so
+    the units at the same place keep theirs.
+
+    Args:
+        analysis: the analysis.
+        labels: [..., length] the labels of the elements.
+        ids: [length] the ids of the places.
     """
     flat = labels.flatten(0, -2)
     strangers = (flat == 0).any(0)
-    a.units.fix(torch.where(strangers & (flat > 0).any(0), ids, 0))
+    analysis.units.fix(torch.where(strangers & (flat > 0).any(0), ids, 0))
     return torch.where(strangers | (flat <= 0).all(0), 0, ids)
 
 
-def _linear(a: Analysis, node: fx.Node, module: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _linear(analysis: Analysis, node: fx.Node, module: nn.Linear, args: Args, kwargs: Kwargs) -> Any:
     value = args[0] if args else kwargs["input"]
-    _columns(a, node, module, value, module.in_features, -1)
-    rows = _rows(a, node, module, module.out_features)
-    return Value(a.concrete[node].shape, rows.expand(a.concrete[node].shape))
+    _columns(analysis, node, module, value, module.in_features, -1)
+    rows = _rows(analysis, node, module, module.out_features)
+    return Value(analysis.concrete[node].shape, rows.expand(analysis.concrete[node].shape))
 
 
-def _conv(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    value, found = args[0], a.concrete[node]
-    if found.dim() != len(module.kernel_size) + 2:
+def _conv(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
+    value, shape = args[0], analysis.concrete[node].shape
+    if len(shape) != len(module.kernel_size) + 2:
         return None
     groups = module.groups
     if groups > 1 and groups == module.in_channels:
-        return _depthwise(a, node, module, value)
-    columns = _columns(a, node, module, value, module.in_channels, 1, groups=groups)
-    rows = _rows(a, node, module, module.out_channels)
+        return _depthwise(analysis, node, module, value)
+    columns = _columns(analysis, node, module, value, module.in_channels, 1, groups=groups)
+    rows = _rows(analysis, node, module, module.out_channels)
     if groups > 1:
-        _within_groups(a, rows, groups)
+        _within_groups(analysis, rows, groups)
         if columns is not None:
-            _within_groups(a, columns, groups)
-    return Value(found.shape, _channels(rows, found.shape))
+            _within_groups(analysis, columns, groups)
+    return Value(shape, _channels(rows, shape))
 
 
-def _depthwise(a: Analysis, node: fx.Node, module: Any, value: Value) -> Value:
-    """Every channel by itself: what comes out are the units that come in."""
-    found = a.concrete[node]
-    rows = _rows(a, node, module, module.out_channels)
+def _depthwise(analysis: Analysis, node: fx.Node, module: Any, value: Value) -> Value:
+    """A convolution of every channel by itself: the output channels are the units of the input channels."""
+    shape = analysis.concrete[node].shape
+    rows = _rows(analysis, node, module, module.out_channels)
     gated = False
     if value.labels is None:
-        _within_groups(a, rows, module.groups)
+        _within_groups(analysis, rows, module.groups)
     else:
         inputs = value.labels.repeat_interleave(module.out_channels // module.in_channels, 1)
-        _known(a, inputs.movedim(1, -1), rows)
-        a.units.unite(_channels(rows, inputs.shape), inputs.clamp(min=0))
-        a.claim(str(node.target), "weight", 1, rows[:: module.out_channels // module.in_channels], groups=module.groups)
+        _of_units_only(analysis, inputs.movedim(1, -1), rows)
+        analysis.units.unite(_channels(rows, inputs.shape), inputs.clamp(min=0))
+        analysis.claim(
+            str(node.target), "weight", 1, rows[:: module.out_channels // module.in_channels], groups=module.groups
+        )
         gated = value.gated and module.bias is None and bool((inputs != 0).all())
-    return Value(found.shape, _channels(rows, found.shape), gated)
+    return Value(shape, _channels(rows, shape), gated)
 
 
-def _transposed_conv(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    value, found, groups = args[0], a.concrete[node], module.groups
-    if found.dim() != len(module.kernel_size) + 2:
+def _transposed_conv(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
+    value, shape, groups = args[0], analysis.concrete[node].shape, module.groups
+    if len(shape) != len(module.kernel_size) + 2:
         return None
-    columns = _columns(a, node, module, value, module.in_channels, 1, dim=0)
-    rows = _rows(a, node, module, module.out_channels, dim=1, groups=groups)
+    columns = _columns(analysis, node, module, value, module.in_channels, 1, dim=0)
+    rows = _rows(analysis, node, module, module.out_channels, dim=1, groups=groups)
     if groups > 1:
-        _within_groups(a, rows, groups)
+        _within_groups(analysis, rows, groups)
         if columns is not None:
-            _within_groups(a, columns, groups)
-    return Value(found.shape, _channels(rows, found.shape))
+            _within_groups(analysis, columns, groups)
+    return Value(shape, _channels(rows, shape))
 
 
-def _within_groups(a: Analysis, ids: Tensor, groups: int) -> None:
-    a.units.part(ids, torch.arange(groups).repeat_interleave(len(ids) // groups))
+def _within_groups(analysis: Analysis, ids: Tensor, groups: int) -> None:
+    """Let units change places only within their group."""
+    analysis.units.part(ids, torch.arange(groups).repeat_interleave(len(ids) // groups))
 
 
 def _channels(ids: Tensor, shape: torch.Size) -> Tensor:
+    """The ids of channels as labels of the shape [B, C, ...]."""
     return ids.view(1, -1, *[1] * (len(shape) - 2)).expand(shape)
 
 
-def _embedding(a: Analysis, node: fx.Node, module: nn.Embedding, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    shape = a.concrete[node].shape
-    columns = a.ids(module.weight, 1, shape=(module.embedding_dim,))
-    a.claim(str(node.target), "weight", 1, columns)
+def _embedding(analysis: Analysis, node: fx.Node, module: nn.Embedding, args: Args, kwargs: Kwargs) -> Any:
+    shape = analysis.concrete[node].shape
+    columns = analysis.ids(module.weight, 1, shape=(module.embedding_dim,))
+    analysis.claim(str(node.target), "weight", 1, columns)
     return Value(shape, columns.expand(shape))
 
 
-def _batch_norm(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _batch_norm(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     if value.labels is None:
         return Value(value.shape)
-    _along_norm(a, node, module, value, 1)
+    _along_norm(analysis, node, module, value, 1)
     return Value(value.shape, value.labels.clamp(min=0))
 
 
-def _group_norm(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _group_norm(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     if value.labels is None:
         return Value(value.shape)
     if module.num_groups < module.num_channels:
-        a.demand(value)
-    ids = _along_norm(a, node, module, value, 1)
+        analysis.demand(value)
+    ids = _along_norm(analysis, node, module, value, 1)
     if module.num_groups > 1:
-        _within_groups(a, ids, module.num_groups)
+        _within_groups(analysis, ids, module.num_groups)
     return Value(value.shape, value.labels.clamp(min=0))
 
 
-def _layer_norm(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _layer_norm(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
-    labels = a.labels(value) if value.is_parameter else value.labels
+    labels = analysis.labels(value) if value.is_parameter else value.labels
     if labels is None:
         return Value(value.shape)
     dims = len(module.normalized_shape)
     keeps_zero = isinstance(module, nn.RMSNorm)
-    if all(constant(labels, -1 - dim) for dim in range(dims)):  # of every unit by itself
+    if all(constant(labels, -1 - dim) for dim in range(dims)):  # a norm of every unit by itself
         return Value(value.shape, labels.clamp(min=0), value.gated and keeps_zero, value.parameters)
-    a.demand(value)
+    analysis.demand(value)
     if dims > 1:
-        a.units.fix(labels.clamp(min=0))
+        analysis.units.fix(labels.clamp(min=0))
     else:
-        _along_norm(a, node, module, value, -1)
+        _along_norm(analysis, node, module, value, -1)
     whole = bool((labels != 0).all())
     return Value(value.shape, labels.clamp(min=0), value.gated and keeps_zero and whole)
 
 
-def _along_norm(a: Analysis, node: fx.Node, module: Any, value: Value, unit_dim: int) -> Tensor:
-    """Every unit has its own of what a norm learns and averages: it moves along, and no lock is needed."""
-    name, labels = str(node.target), a.labels(value).movedim(unit_dim, -1)
-    ids = a.ids(module, shape=(labels.shape[-1],))
-    a.units.unite(ids, labels.clamp(min=0))
-    known = _known(a, labels, ids)
+def _along_norm(analysis: Analysis, node: fx.Node, module: Any, value: Value, unit_dim: int) -> Tensor:
+    """Claim the parameters and statistics of a norm. They move with their units; per-task tensors need no lock.
+
+    Returns:
+        [length] the ids along `unit_dim`, 0 for places that some element of no unit has.
+    """
+    name, labels = str(node.target), analysis.labels(value).movedim(unit_dim, -1)
+    ids = analysis.ids(module, shape=(labels.shape[-1],))
+    analysis.units.unite(ids, labels.clamp(min=0))
+    ids_of_units = _of_units_only(analysis, labels, ids)
     for parameter in ("weight", "bias", "running_mean", "running_var"):
         if getattr(module, parameter, None) is not None:
-            a.claim(name, parameter, 0, known, locks=False)
-    return known
+            analysis.claim(name, parameter, 0, ids_of_units, locks=False)
+    return ids_of_units
 
 
 MODULES: dict[type[nn.Module], ModuleRule] = {
@@ -187,34 +212,35 @@ MODULES: dict[type[nn.Module], ModuleRule] = {
 
 
 def derived_rule(module: nn.Module) -> ModuleRule | None:
-    """The rule of a linear layer or convolution of a derived class, which computes its weight from its parameters."""
+    """The rule of a class derived from a linear layer or convolution, which may compute its weight; None for others."""
     return _derived if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else None
 
 
-def _derived(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A standardised weight, say: every row by itself, but all columns of one, so whole rows are locked."""
-    value, found, name = args[0], a.concrete[node], str(node.target)
+def _derived(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
+    """A layer that computes its weight row by row, as a standardised convolution does. Whole rows are locked."""
+    value, result, name = args[0], analysis.concrete[node], str(node.target)
     transposed = getattr(module, "transposed", False)
-    if transposed or len(args) > 1 or kwargs or not isinstance(found, Tensor) or not _makes_rows(module, value.shape):
+    if transposed or len(args) > 1 or kwargs or not isinstance(result, Tensor) or not _makes_rows(module, value.shape):
         return None
     unit_dim = -1 if isinstance(module, nn.Linear) else 1
-    rows = a.ids(module.weight, 0, shape=(len(module.weight),))
+    rows = analysis.ids(module.weight, 0, shape=(len(module.weight),))
     if value.labels is not None:
-        a.demand(value)
-        a.units.fix(value.labels.clamp(min=0))  # their columns do not move along
-    for parameter, own in module.named_parameters(recurse=False):
-        ids = a.ids(own, 0, shape=(len(rows),))
-        a.units.unite(rows, ids)
-        a.claim(name, parameter, 0, ids)
+        analysis.demand(value)
+        analysis.units.fix(value.labels.clamp(min=0))  # because the columns of the weight do not move with them
+    for parameter_name, parameter in module.named_parameters(recurse=False):
+        ids = analysis.ids(parameter, 0, shape=(len(rows),))
+        analysis.units.unite(rows, ids)
+        analysis.claim(name, parameter_name, 0, ids)
     if getattr(module, "groups", 1) > 1:
-        _within_groups(a, rows, module.groups)
-    return Value(found.shape, rows.expand(found.shape) if unit_dim == -1 else _channels(rows, found.shape))
+        _within_groups(analysis, rows, module.groups)
+    return Value(result.shape, rows.expand(result.shape) if unit_dim == -1 else _channels(rows, result.shape))
 
 
 def _makes_rows(module: nn.Module, shape: torch.Size) -> bool:
-    """Every unit that comes out depends on its own rows of all parameters alone: half of them changed, half answers so.
+    """Whether every output unit depends only on its own rows of all parameters.
 
-    Tried on random inputs with a copy of the module.
+    This is tried with a copy of the module on random inputs: half of the rows are changed, and the outputs of all other
+    rows must stay the same.
     """
     tried = copy.deepcopy(module).eval()
     rows = len(tried.weight)  # type: ignore[arg-type]

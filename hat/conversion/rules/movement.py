@@ -1,4 +1,7 @@
-"""Data movement: what it does to values it does to their labels."""
+"""Rules of data movement: an operation that moves values is run on the labels, which then move in the same way.
+
+Example: the labels [[1, 1, 2, 2]] after `reshape(2, 2)` are [[1, 1], [2, 2]].
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import ZERO, Analysis, ModuleRule, Rule, tensors
+from hat.conversion.analysis import ZERO, Analysis, Args, Kwargs, ModuleRule, Rule, tensors
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 from hat.tracing.names import operation
@@ -27,116 +30,119 @@ _JOINS = ("cat", "stack", "hstack", "vstack", "dstack")
 
 
 def moves(node: fx.Node, network: nn.Module) -> bool:
-    """It does to integers, whatever they say, what it does to values."""
+    """Whether a node moves integers in the same way as values, whatever their values are."""
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), _SHUFFLES)
     return operation(node) in (*_MOVES, *_SELECTS, *_LIKE, *_JOINS, "getitem")
 
 
-def _move(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _move(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
-    moved = _run(node, a.labels(value), args[1:], kwargs)
+    moved = _run(node, analysis.labels(value), args[1:], kwargs)
     return _like(value, moved)
 
 
-def _select(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _select(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
-    labels = a.labels(value)
+    labels = analysis.labels(value)
     moved = _run(node, labels, args[1:], kwargs)
-    _tell_apart(a, labels, [moved] if isinstance(moved, Tensor) else moved)
+    _tell_apart(analysis, labels, [moved] if isinstance(moved, Tensor) else moved)
     return _like(value, moved)
 
 
-def _getitem(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _getitem(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value, index = args
     if not isinstance(value, Value):
-        found = value[index]
-        return replace(found) if isinstance(found, Value) else found  # a node of its own
-    labels = a.labels(value)
+        item = value[index]
+        return replace(item) if isinstance(item, Value) else item  # a copy, because every node has a value of its own
+    labels = analysis.labels(value)
     if any(True for _ in tensors(index)):
-        changes = any(a.depends(each) for each in tensors(index))
-        index = fx.map_arg(node.args[1], lambda n: a.concrete[n])
-        if any(each.is_meta for each in tensors(index) if isinstance(each, Tensor)):
+        index_changes = any(analysis.depends(tensor) for tensor in tensors(index))
+        index = fx.map_arg(node.args[1], lambda n: analysis.concrete[n])
+        if any(tensor.is_meta for tensor in tensors(index) if isinstance(tensor, Tensor)):
             return None
-        if changes and not _same_wherever(labels, index):
+        if index_changes and not _same_everywhere(labels, index):
             return None
     moved = labels[index]
-    _tell_apart(a, labels, [moved])
+    _tell_apart(analysis, labels, [moved])
     return _like(value, moved)
 
 
-def _same_wherever(labels: Tensor, index: Any) -> bool:
-    """Along the dimensions in which an index picks, all labels are the same."""
-    every = index if isinstance(index, tuple) else (index,)
-    if any(each is Ellipsis or each is None for each in every):
+def _same_everywhere(labels: Tensor, index: Any) -> bool:
+    """Whether the labels are the same along all dimensions in which a tensor picks elements.
+
+    Then the picked labels do not depend on the values of the tensor.
+    """
+    items = index if isinstance(index, tuple) else (index,)
+    if any(item is Ellipsis or item is None for item in items):
         return all(constant(labels, dim) for dim in range(labels.dim()))
-    dim = 0
-    for each in every:
-        dims = each.dim() if isinstance(each, Tensor) and each.dtype == torch.bool else 1
-        if isinstance(each, Tensor) and not all(constant(labels, here) for here in range(dim, dim + dims)):
+    first_dim = 0
+    for item in items:
+        dims = item.dim() if isinstance(item, Tensor) and item.dtype == torch.bool else 1
+        if isinstance(item, Tensor) and not all(constant(labels, dim) for dim in range(first_dim, first_dim + dims)):
             return False
-        dim += dims
+        first_dim += dims
     return True
 
 
-def _move_like(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    value, other = args
-    if not isinstance(value, Value) or not isinstance(other, Value):
+def _move_like(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    value, like = args
+    if not isinstance(value, Value) or not isinstance(like, Value):
         return None
-    labels = a.labels(value)
-    return _like(value, labels.expand(other.shape) if "expand" in str(node.target) else labels.reshape(other.shape))
+    labels = analysis.labels(value)
+    return _like(value, labels.expand(like.shape) if "expand" in str(node.target) else labels.reshape(like.shape))
 
 
-def _join(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _join(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     values: Sequence[Any] = args[0] if args else kwargs["tensors"]
     if not all(isinstance(value, Value) for value in values):
         return None
-    labels = [a.labels(value) for value in values]
+    labels = [analysis.labels(value) for value in values]
     labelled = [value for value in values if not value.is_parameter and value.labels is not None]
     given = {key: value for key, value in kwargs.items() if key != "tensors"}
     if not labelled and all(
-        value.is_parameter or _is_constant(each) for value, each in zip(values, _nodes(node), strict=True)
+        value.is_parameter or _is_constant(source) for value, source in zip(values, _nodes(node), strict=True)
     ):
         names = frozenset[str]().union(*(value.parameters for value in values))
         moved = _run(node, labels, args[1:], given)
         return Value(moved.shape, moved, parameters=names)
     if not labelled:
         for value in values:
-            a.make_own(value)
-        return Value(a.concrete[node].shape)
+            analysis.make_per_task(value)
+        return Value(analysis.concrete[node].shape)
     if any(value.gated for value in labelled):
         for value in labelled:
-            a.demand(value)
+            analysis.demand(value)
     moved = _run(node, labels, args[1:], given)
     gated = all(value.gated for value in labelled) and not any(value.is_parameter for value in values)
     return Value(moved.shape, moved, gated)
 
 
 def _nodes(node: fx.Node) -> Sequence[Any]:
-    """The tensors that a node joins."""
+    """The nodes whose tensors a node joins."""
     return node.args[0] if node.args else node.kwargs["tensors"]  # type: ignore[return-value]
 
 
 def _is_constant(node: Any) -> bool:
-    """A buffer."""
+    """Whether a node reads an attribute of the network: a buffer, if it is not a parameter."""
     return isinstance(node, fx.Node) and node.op == "get_attr"
 
 
-def _pad(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pad(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     names = dict(zip(("input", "pad", "mode", "value"), args, strict=False)) | kwargs
     value, mode, filling = names["input"], names.get("mode", "constant"), names.get("value")
     if not isinstance(value, Value):
         return None
-    return pad(a, value, names["pad"], mode, filling or 0.0)
+    return pad(analysis, value, names["pad"], mode, filling or 0.0)
 
 
-def pad(a: Analysis, value: Value, widths: Sequence[int], mode: str, filling: float) -> Value:
-    """What pads with zeros, or repeats what is there; padding with another number belongs to no unit."""
-    labels = a.labels(value)
+def pad(analysis: Analysis, value: Value, widths: Sequence[int], mode: str, filling: float) -> Value:
+    """A padding. Zeros get the label `ZERO`, and repeated elements their label; another number belongs to no unit."""
+    labels = analysis.labels(value)
     if mode == "constant":
         moved = F.pad(labels, list(widths), value=ZERO if filling == 0 else 0)
     else:
@@ -144,33 +150,33 @@ def pad(a: Analysis, value: Value, widths: Sequence[int], mode: str, filling: fl
     return _like(value, moved)
 
 
-def _unfold(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The method takes views; the function takes patches of images, padded with zeros."""
+def _unfold(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """`Tensor.unfold`, which makes views, and `F.unfold`, which takes patches of images that are padded with zeros."""
     if node.op == "call_method":
-        return _move(a, node, args, kwargs)
+        return _move(analysis, node, args, kwargs)
     if any(True for _ in tensors((args[1:], kwargs))):
         return None
-    shifted = (a.labels(args[0]) - ZERO).double()  # the padding then is what is 0
+    shifted = (analysis.labels(args[0]) - ZERO).double()  # shifted, so that a padding with 0 gets the label `ZERO`
     return _like(args[0], F.unfold(shifted, *args[1:], **kwargs).long() + ZERO)
 
 
-def _unfold_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _like(args[0], module((a.labels(args[0]) - ZERO).double()).long() + ZERO)
+def _unfold_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
+    return _like(args[0], module((analysis.labels(args[0]) - ZERO).double()).long() + ZERO)
 
 
-def _pad_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _pad_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
     kind = type(module).__name__
     mode = next((mode for start, mode in _PAD_MODES.items() if kind.startswith(start)), "constant")
-    return pad(a, args[0], module.padding, mode, getattr(module, "value", 0.0))
+    return pad(analysis, args[0], module.padding, mode, getattr(module, "value", 0.0))
 
 
-def _move_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return _like(args[0], module(a.labels(args[0])))
+def _move_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
+    return _like(args[0], module(analysis.labels(args[0])))
 
 
-def _run(node: fx.Node, labels: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """The operation of the node, on labels."""
-    if operation(node) == "view":  # labels that are the same along a dimension take no memory there
+def _run(node: fx.Node, labels: Any, args: Sequence[Any], kwargs: Kwargs) -> Any:
+    """The result of the node's operation on labels."""
+    if operation(node) == "view":  # labels are often expanded, and an expanded tensor cannot always be viewed
         return labels.reshape(*args, **kwargs)
     if node.op == "call_method":
         return getattr(labels, str(node.target))(*args, **kwargs)
@@ -183,17 +189,20 @@ def _run(node: fx.Node, labels: Any, args: Sequence[Any], kwargs: dict[str, Any]
 def _like(value: Value, moved: Any) -> Any:
     if isinstance(moved, Tensor):
         return Value(moved.shape, moved, value.gated, value.parameters)
-    return tuple(_like(value, each) for each in moved)
+    return tuple(_like(value, part) for part in moved)
 
 
-def _tell_apart(a: Analysis, labels: Tensor, parts: Sequence[Tensor]) -> None:
-    """Units of different parts, or of none, may not change places: what follows may treat the parts differently."""
+def _tell_apart(analysis: Analysis, labels: Tensor, parts: Sequence[Tensor]) -> None:
+    """Units of different parts may not change places with each other, nor with units of no part.
+
+    The nodes that follow may treat the parts differently.
+    """
     if all(constant(labels, dim) for dim in range(labels.dim())):
         return
     if len(parts) == 1 and parts[0].numel() == labels.numel():
         return
     for number, part in enumerate(parts):
-        a.units.part(part.clamp(min=0), torch.tensor(number))
+        analysis.units.part(part.clamp(min=0), torch.tensor(number))
 
 
 RULES: dict[str, Rule] = {

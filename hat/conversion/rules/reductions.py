@@ -1,4 +1,4 @@
-"""Operations along dimensions: sums, means, softmax, and those over positions, as pooling."""
+"""Rules of operations along dimensions: sums, means, softmax, and operations over positions, as pooling."""
 
 from __future__ import annotations
 
@@ -6,42 +6,47 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from hat.conversion.analysis import Analysis, ModuleRule, Rule
+from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule, Rule
 from hat.conversion.units import constant, varying
 from hat.conversion.values import Value
 from hat.tracing.names import operation
 
 _KEEP_ZERO = ("mean", "sum", "amax", "amin", "norm", "std", "var", "prod", "nansum")
 
-_ADDS = ("sum", "nansum")  # what is 0 may be left out
+_ADDS = ("sum", "nansum")  # elements that are 0 may be left out of a sum, but not of a mean
 
 
-def _reduce(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Over what is not a unit, it is one for each; over units, it belongs to none."""
-    value, found = args[0], a.concrete[node]
-    if not isinstance(value, Value) or not isinstance(found, Tensor):
+def _reduce(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """A reduction over dimensions.
+
+    If the labels do not vary along these dimensions, the result keeps the units. Otherwise it is a reduction over
+    units, and the result belongs to no unit.
+    """
+    value, result = args[0], analysis.concrete[node]
+    if not isinstance(value, Value) or not isinstance(result, Tensor):
         return None
-    labels = a.labels(value)
+    labels = analysis.labels(value)
     dims = _dims(args[1:] if "norm" in str(node.target) else args, kwargs, labels.dim())
     if dims is None:
         return None
-    rest = [dim for dim in range(labels.dim()) if dim not in dims]
+    kept_dims = [dim for dim in range(labels.dim()) if dim not in dims]
     if any(not constant(labels, dim) for dim in dims):
-        if not value.is_parameter:  # nothing is gated that every task has its own of
-            a.demand(value)
-        if value.is_parameter or any(not constant(labels, dim) for dim in rest):
-            a.lose(value)
+        if not value.is_parameter:  # a parameter becomes a per-task parameter, which needs no gate
+            analysis.demand(value)
+        if value.is_parameter or any(not constant(labels, dim) for dim in kept_dims):
+            analysis.lose(value)
         if operation(node) not in _ADDS:
-            a.need(labels)
-        return Value(found.shape)
+            analysis.need(labels)
+        return Value(result.shape)
     for dim in dims:
         labels = labels.narrow(dim, 0, 1)
-    return Value(found.shape, labels.reshape(found.shape), value.gated, value.parameters)
+    return Value(result.shape, labels.reshape(result.shape), value.gated, value.parameters)
 
 
-def _dims(args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> list[int] | None:
+def _dims(args: Args, kwargs: Kwargs, count: int) -> list[int] | None:
+    """The dimensions that a call reduces over, of `count`; None if they are not constants."""
     given = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
-    if given is None or isinstance(given, bool):  # the `unbiased` of a variance
+    if given is None or isinstance(given, bool):  # a bool is the argument `unbiased` of a variance
         return list(range(count))
     given = [given] if isinstance(given, int) else given
     if not isinstance(given, tuple | list) or not all(isinstance(dim, int) for dim in given):
@@ -49,47 +54,47 @@ def _dims(args: tuple[Any, ...], kwargs: dict[str, Any], count: int) -> list[int
     return [dim % count for dim in given]
 
 
-def _softmax(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _softmax(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     dims = _dims(args, kwargs, len(value.shape)) if isinstance(value, Value) else None
-    return None if dims is None else softmax(a, value, dims[0])
+    return None if dims is None else softmax(analysis, value, dims[0])
 
 
-def softmax(a: Analysis, value: Value, dim: int) -> Value | None:
-    """Along what is not a unit, every unit has its own; None along units."""
-    labels = a.labels(value)
+def softmax(analysis: Analysis, value: Value, dim: int) -> Value | None:
+    """A softmax of every unit by itself; None if the labels vary along `dim`."""
+    labels = analysis.labels(value)
     if not constant(labels, dim):
         return None
     return Value(value.shape, labels.clamp(min=0), gated=False, parameters=value.parameters)
 
 
-def _softmax_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return None if module.dim is None else softmax(a, args[0], module.dim % len(args[0].shape))
+def _softmax_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
+    return None if module.dim is None else softmax(analysis, args[0], module.dim % len(args[0].shape))
 
 
-def over_positions(a: Analysis, node: fx.Node, value: Any, name: str) -> Any:
-    """Pooling and resizing of (B, N, *positions): each channel by itself."""
-    found = a.concrete[node]
+def over_positions(analysis: Analysis, node: fx.Node, value: Any, name: str) -> Any:
+    """Pooling and resizing of (B, N, *positions), every channel by itself."""
+    result = analysis.concrete[node]
     dims = next((dims for dims in (1, 2, 3) if f"{dims}d" in name), None)
     if dims is not None and isinstance(value, Value) and len(value.shape) != dims + 2:
-        return None  # one sample, without a dimension for a batch
-    if not isinstance(value, Value) or not isinstance(found, Tensor) or found.dim() != len(value.shape):
+        return None  # a single sample without a batch dimension
+    if not isinstance(value, Value) or not isinstance(result, Tensor) or result.dim() != len(value.shape):
         return None
-    labels = a.labels(value)
-    kept = [dim for dim in range(labels.dim()) if labels.shape[dim] == found.shape[dim]]
-    if labels.dim() < 3 or any(dim > 1 for dim in varying(labels.clamp(min=0))) or not {0, 1} <= set(kept):
+    labels = analysis.labels(value)
+    same_length = [dim for dim in range(labels.dim()) if labels.shape[dim] == result.shape[dim]]
+    if labels.dim() < 3 or any(dim > 1 for dim in varying(labels.clamp(min=0))) or not {0, 1} <= set(same_length):
         return None
-    whole = bool((labels != 0).all())
-    labels = labels.amax(tuple(range(2, labels.dim())), keepdim=True)  # what pads it with zeros is still 0
-    return Value(found.shape, labels.expand(found.shape), value.gated and whole, value.parameters)
+    all_belong = bool((labels != 0).all())
+    labels = labels.amax(tuple(range(2, labels.dim())), keepdim=True)  # a padding with zeros keeps the unit's label
+    return Value(result.shape, labels.expand(result.shape), value.gated and all_belong, value.parameters)
 
 
-def _pool(a: Analysis, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return over_positions(a, node, args[0] if args else kwargs["input"], operation(node) or "")
+def _pool(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    return over_positions(analysis, node, args[0] if args else kwargs["input"], operation(node) or "")
 
 
-def _pool_module(a: Analysis, node: fx.Node, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return over_positions(a, node, args[0], type(module).__name__)
+def _pool_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
+    return over_positions(analysis, node, args[0], type(module).__name__)
 
 
 def _pools(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What must hold for every converted network."""
+"""Checks that every converted network must pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIMIZERS = {
 
 
 def convert(module, example, **options):
-    """In float64, without a word of what is frozen or full."""
+    """`hat.convert` without warnings about frozen parameters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", hat.UnlockedWarning)
         return hat.convert(module, example, **options)
@@ -40,19 +40,19 @@ def batch(example):
 
 
 def features(model, example, answer):
-    """What the heads see where the body answers for this, of any number of inputs."""
+    """The features that the body makes of an example while it answers for `answer`."""
     with torch.no_grad(), model.state.answering(answer):
         return model.body(*batch(example))
 
 
 def opened(module, example):
-    """What a network answers: its converted copy must answer the same with open gates."""
+    """The answer of a network. The converted network must answer the same with open gates."""
     with torch.no_grad():
         return module.eval()(*batch(example))
 
 
 def same_function(module, example, **options):
-    """(model): conversion without a head changes no function, and not the network itself."""
+    """Check that a conversion without a head changes neither the function nor the network; return the model."""
     before = copy.deepcopy(module.state_dict())
     expected = opened(copy.deepcopy(module), example)
     model = convert(module, example, head=None, **options)
@@ -63,7 +63,7 @@ def same_function(module, example, **options):
 
 
 def draw_units(model, seed, share=0.6):
-    """Which units the task uses: as training might have found them; at least one of every gate."""
+    """Set the embeddings so that the task uses random units, at least one of every gate."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for gate in model.gates.values():
@@ -72,8 +72,8 @@ def draw_units(model, seed, share=0.6):
             gate.embedding.copy_(torch.where(on[gate.origin], 1.0, -1.0))
 
 
-def draw_own(model, seed):
-    """What the task has for itself, as training might have left it: other than what the next one starts from."""
+def draw_per_task(model, seed):
+    """Change the per-task tensors of the current task, as training would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in per_task(model.body).values():
@@ -84,7 +84,7 @@ def draw_own(model, seed):
 
 
 def others(example):
-    """Other inputs of the same shapes: what was seen in the conversion proves little."""
+    """Other inputs of the same shapes, which the conversion has not seen."""
     generator = torch.Generator().manual_seed(99)
     return tuple(
         torch.randn(x.shape, generator=generator, dtype=x.dtype) if x.is_floating_point() else x.roll(1, 1)
@@ -93,26 +93,26 @@ def others(example):
 
 
 def answers(model, example):
-    """The features that the heads of every finished task see."""
+    """The features of every finished task."""
     return [features(model.eval(), example, Finished(task)) for task in range(model.tasks)]
 
 
 def poison(model, seed, size=30.0):
-    """Everything that a lock leaves free gets a large random value, and what the next task has for itself, too.
+    """Set all free weights and all per-task tensors of the current task to large random values.
 
     Returns:
         The share of the shared weights that was free.
     """
     generator = torch.Generator().manual_seed(seed)
     count = whole = 0
-    own = {id(p) for module in per_task(model.body).values() for p in module.parameters(recurse=False)}
+    per_task_ids = {id(p) for module in per_task(model.body).values() for p in module.parameters(recurse=False)}
     locks = model.locks()
     with torch.no_grad():
         for name, parameter in model.body.named_parameters():
             if not parameter.requires_grad and parameter not in locks:
                 continue  # frozen
             lock = locks.get(parameter)
-            assert lock is not None or id(parameter) in own or name.endswith("embedding"), name
+            assert lock is not None or id(parameter) in per_task_ids or name.endswith("embedding"), name
             noise = size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter)
             free = torch.ones_like(parameter) if lock is None else rate(lock, parameter).expand_as(parameter)
             parameter.copy_(torch.where(free > 0, noise, parameter))
@@ -126,7 +126,7 @@ def poison(model, seed, size=30.0):
 
 
 def nothing_forgotten(model, example, *, tasks=3, seed=0, share=0.5):
-    """Each finished task answers bit by bit the same, whatever becomes of all that is free.
+    """Check that every finished task answers the same bits after all free weights have changed.
 
     Returns:
         The share of the weights that was free after the first task.
@@ -135,7 +135,7 @@ def nothing_forgotten(model, example, *, tasks=3, seed=0, share=0.5):
     for task in range(tasks):
         model.begin_task(2)
         draw_units(model, seed + task, share)
-        draw_own(model, seed + task)
+        draw_per_task(model, seed + task)
         before = answer(model, example)
         model.end_task()
         remembered.append(features(model, example, Finished(task)))
@@ -145,7 +145,7 @@ def nothing_forgotten(model, example, *, tasks=3, seed=0, share=0.5):
         freedom = poison(model, seed + task)
         first = freedom if first is None else first
         same(answers(model, example), remembered)
-        with torch.no_grad():  # a task of moderate weights follows: overflow proves nothing
+        with torch.no_grad():  # smaller weights for the next task, so that nothing overflows
             for parameter, lock in model.locks().items():
                 parameter.copy_(torch.where(rate(lock, parameter) > 0, parameter / 30, parameter))
         same(answers(model, example), remembered)
@@ -153,27 +153,27 @@ def nothing_forgotten(model, example, *, tasks=3, seed=0, share=0.5):
 
 
 def answer(model, example, task=None):
-    """The logits of a task, by default of the one that is being learned."""
+    """The logits of a task, by default of the task that is being learned."""
     with torch.no_grad():
         head = model.heads[-1 if task is None else task]
         return head(features(model.eval(), example, LEARNING if task is None else Finished(task)))
 
 
 def close(now, then):
-    """Units that change places change no function."""
+    """Check that two answers agree to rounding, as after units have changed places."""
     assert (now - then).abs().max() <= 1e-9 * (1 + then.abs().max()), (now - then).abs().max()
 
 
 def same(now, then):
-    for task, (one, other) in enumerate(zip(now, then, strict=True)):
-        assert torch.equal(one, other), f"task {task} has moved by {(one - other).abs().max()}"
+    """Check that the answers of all tasks are equal bit for bit."""
+    for task, (new, old) in enumerate(zip(now, then, strict=True)):
+        assert torch.equal(new, old), f"task {task} has moved by {(new - old).abs().max()}"
 
 
 def loss_of(model, example):
-    """Of the task that is being learned; the same dropout every time."""
+    """The loss of the task that is being learned, with the same dropout every time."""
     torch.manual_seed(5)
-    found = model.body(*batch(example))
-    logits = model.head(found).flatten(0, -2)
+    logits = model.head(model.body(*batch(example))).flatten(0, -2)
     return F.cross_entropy(logits, torch.arange(len(logits)) % 2)
 
 
@@ -187,7 +187,7 @@ def learn(model, example, optimizer, steps=3):
 
 
 def no_drift(model, example, name, *, tasks=3, seed=0):
-    """Training moves no bit of what finished tasks answer."""
+    """Check that training changes no bit of the answers of finished tasks."""
     remembered, example = [], others(example)
     for task in range(tasks):
         model.begin_task(2)
@@ -199,9 +199,9 @@ def no_drift(model, example, name, *, tasks=3, seed=0):
 
 
 def right_gradients(model, example, seed=0):
-    """Along random directions, in weights and in every gate, those of finite differences.
+    """Compare gradients with finite differences along random directions of the weights and of the embeddings.
 
-    A gate is of float32, which the step and the tolerance allow for.
+    Gates are computed in float32, so their step and tolerance are larger.
     """
     model.begin_task(2)
     model.train().anneal(0.0)
@@ -212,18 +212,18 @@ def right_gradients(model, example, seed=0):
             gate.embedding.copy_(torch.randn(gate.units, generator=generator))
     embeddings = {id(e) for e in model.embeddings}
     weights = [p for p in model.body.parameters() if id(p) not in embeddings and p.requires_grad]
-    wanted = [*weights, *model.embeddings]
+    parameters = [*weights, *model.embeddings]
     loss = loss_of(model, example)
-    gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
-    gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(wanted, gradients, strict=True)]
-    directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in wanted]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    directions = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in parameters]
     locks = model.locks()
     for index, parameter in enumerate(weights):
         if locks.get(parameter) is not None:
             directions[index] *= rate(locks[parameter], parameter).expand_as(parameter) > 0
     kinds = [(slice(0, len(weights)), 1e-6, 1e-4), (slice(len(weights), None), 3e-3, 2e-2)]
-    for here, step, tolerance in kinds:
-        chosen = list(zip(wanted[here], directions[here], gradients[here], strict=True))
+    for kind, step, tolerance in kinds:
+        chosen = list(zip(parameters[kind], directions[kind], gradients[kind], strict=True))
         expected = sum(float((_true(model, p, g).double() * d).sum()) for p, d, g in chosen)
         size = math.sqrt(sum(float(_true(model, p, g).double().square().sum()) for p, _, g in chosen))
         values = []
@@ -236,11 +236,14 @@ def right_gradients(model, example, seed=0):
                 for (p, _, _), old in zip(chosen, before, strict=True):
                     p.copy_(old)
         got = (values[0] - values[1]) / (2 * step)
-        assert abs(got - expected) <= tolerance * (size + 2e-2), (here, got, expected, size)
+        assert abs(got - expected) <= tolerance * (size + 2e-2), (kind, got, expected, size)
 
 
 def _true(model, parameter, gradient):
-    """Of an embedding, without its compensation: times what the gate's own derivative is of the compensated one."""
+    """The gradient without the compensation of embeddings.
+
+    The gradient of an embedding is multiplied by (derivative of the gate) / (compensated derivative).
+    """
     if all(parameter is not e for e in model.embeddings):
         return gradient
     config, scale = model.config, model.state.scale

@@ -1,4 +1,4 @@
-"""Random networks: values of images, sequences and vectors, of which each step takes some and adds one."""
+"""Random networks. Every step takes some values (images, sequences or vectors) and adds one value."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 BATCH = 3
 MOST = 40
-"""Features of a vector, or channels of an image: small networks show the same."""
+"""The numbers of features and channels. They are small, because small networks show the same errors."""
 
 
 class Graph(nn.Module):
-    """Steps one after the other.
+    """A network that runs its steps in order.
 
     Args:
         steps: (name of a function of this file, its layer or None, the values that it takes, further arguments).
@@ -111,7 +111,7 @@ def _activation(draw):
 
 
 class Drawing:
-    """A network as it is drawn: shapes of all values so far, of one sample, and the steps."""
+    """A network that is being drawn: the steps, and the shapes of all values for one sample."""
 
     def __init__(self, draw, shape: tuple[int, ...]) -> None:
         self.draw, self.shapes, self.steps = draw, [shape], []
@@ -130,7 +130,7 @@ class Drawing:
         return self.draw(st.sampled_from(items))
 
     def step(self) -> None:
-        """One more, of any value; the last one is likelier than others, so that networks are deep."""
+        """Choose a value. The last value is likelier than others, so that networks are deep."""
         last = len(self.shapes) - 1
         index = self.choose([last, last, last, *range(len(self.shapes))])
         shape = self.shapes[index]
@@ -177,7 +177,7 @@ class Drawing:
             self.add(kind, None, [x], shape, dim=dim + 1)
 
     def again(self, make, fits):
-        """A new layer, or one that is there already."""
+        """Use a new layer, or a layer that is there already."""
         layers = [part for name, part, _, _ in self.steps if name == "layer" and fits(part)]
         return self.choose(layers) if layers and self.choose([False, False, True]) else make()
 
@@ -277,7 +277,7 @@ class Drawing:
             self.add("layer", nn.PixelShuffle(2), [x], (channels // 4, 2 * height, 2 * width))
 
     def finish(self) -> Graph:
-        """The last values, as one vector, meet a layer; so do two that nobody has used yet, if there are."""
+        """A last layer reads the last values as one vector, and up to two values that no step has used."""
         loose = [index for index in range(len(self.shapes)) if index not in self.taken][-3:]
         flat = []
         for index in loose:

@@ -1,4 +1,4 @@
-"""`hat.convert` and the model that it makes: saved, copied, compiled, trained by whatever trains a model."""
+"""`hat.convert`: the model can be saved, copied, compiled and trained as any other model."""
 
 import copy
 import io
@@ -37,26 +37,26 @@ def made(name, **options):
 
 
 def finish(model, example, seed=0):
-    """One task, which uses about half of the units."""
+    """Learn one task, which uses about half of the units."""
     model.begin_task(2)
     learn(model, example, OPTIMIZERS["SGD"](model))
     draw_units(model, seed, 0.5)
     model.end_task()
 
 
-def same_models(one, other, example):
-    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+def same_models(first, second, example):
+    for (name, a), b in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    same(answers(other, example), answers(one, example))
+    same(answers(second, example), answers(first, example))
 
 
-def go_on(one, other, example):
-    """Both learn one more task, and are the same afterwards: units move alike, too."""
-    for model in (one, other):
+def go_on(first, second, example):
+    """Let both models learn one more task. They must be equal afterwards, with units at the same places."""
+    for model in (first, second):
         torch.manual_seed(3)
         finish(model, example, 9)
-    same_models(one, other, example)
-    moved = [not torch.equal(g.origin, torch.arange(g.units)) for g in one.gates.values()]
+    same_models(first, second, example)
+    moved = [not torch.equal(g.origin, torch.arange(g.units)) for g in first.gates.values()]
     assert any(moved)
 
 
@@ -67,14 +67,14 @@ def go_on(one, other, example):
 def test_a_copy_goes_on_alike(name):
     model, example = made(name)
     finish(model, example)
-    other = copy.deepcopy(model)
-    same_models(model, other, example)
-    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in other.parameters()}
-    go_on(model, other, example)
+    copied = copy.deepcopy(model)
+    same_models(model, copied, example)
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in copied.parameters()}
+    go_on(model, copied, example)
 
 
 class Small(nn.Module):
-    """At the top level, where pickle finds it."""
+    """Pickle needs this class at the top level."""
 
     def __init__(self):
         super().__init__()
@@ -94,14 +94,14 @@ def test_a_pickled_model_goes_on_alike(way):
     model = hat.convert(Small(), example)
     finish(model, example)
     if way == "pickle":
-        other = pickle.loads(pickle.dumps(model))
+        loaded = pickle.loads(pickle.dumps(model))
     else:
         file = io.BytesIO()
         torch.save(model, file)
         file.seek(0)
-        other = torch.load(file, weights_only=False)
-    same_models(model, other, example)
-    go_on(model, other, example)
+        loaded = torch.load(file, weights_only=False)
+    same_models(model, loaded, example)
+    go_on(model, loaded, example)
 
 
 @pytest.mark.parametrize("stage", ["learning", "finished"])
@@ -112,23 +112,23 @@ def test_a_state_dict_fits_a_fresh_conversion(name, stage):
     finish(model, example, 1)
     if stage == "learning":
         model.begin_task(3)
-    other, _ = made(name)
-    assert other.state_dict().keys() <= model.state_dict().keys()
-    other.load_state_dict(copy.deepcopy(model.state_dict()))
-    same_models(model, other, example)
-    for gate, loaded in zip(model.gates.values(), other.gates.values(), strict=True):
-        assert (gate.locked, gate.in_order) == (loaded.locked, loaded.in_order)
+    fresh, _ = made(name)
+    assert fresh.state_dict().keys() <= model.state_dict().keys()
+    fresh.load_state_dict(copy.deepcopy(model.state_dict()))
+    same_models(model, fresh, example)
+    for gate, loaded_gate in zip(model.gates.values(), fresh.gates.values(), strict=True):
+        assert (gate.locked, gate.in_order) == (loaded_gate.locked, loaded_gate.in_order)
     if stage == "finished":
-        go_on(model, other, example)
+        go_on(model, fresh, example)
 
 
 def test_a_checkpoint(tmp_path):
     model, example = made("resnet")
     finish(model, example)
     hat.checkpoint.save(tmp_path / "model", model.state_dict())
-    other, _ = made("resnet")
-    other.load_state_dict(hat.checkpoint.load(tmp_path / "model"))
-    same_models(model, other, example)
+    fresh, _ = made("resnet")
+    fresh.load_state_dict(hat.checkpoint.load(tmp_path / "model"))
+    same_models(model, fresh, example)
 
 
 # ---------------------------------------------------------------- dtypes, compilers, loops
@@ -148,7 +148,7 @@ def test_another_dtype(name, dtype):
     before = answers(model, others(example))
     assert all(values.dtype == dtype and values.isfinite().all() for values in before)
     model.begin_task(2)
-    if dtype != torch.float16:  # whose sums overflow
+    if dtype != torch.float16:  # sums overflow in float16
         learn(model, example, OPTIMIZERS["torch SGD"](model))
     draw_units(model, 5, 0.5)
     model.end_task()
@@ -191,12 +191,13 @@ def test_one_graph_under_compile(name):
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     for call in (model, compiled):
         logits = call(*example)
-        wanted = [p for p in model.task_parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(logits.square().sum(), wanted, allow_unused=True)
-        free = [rate(lock, p) if (lock := model.locks().get(p)) else 1 for p in wanted]  # of the rest there may be none
-        results.append([logits, *(g * r for g, r in zip(gradients, free, strict=True) if g is not None)])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+        parameters = [p for p in model.task_parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(logits.square().sum(), parameters, allow_unused=True)
+        # Only rates above 0 count, because a locked block may have no gradient.
+        rates = [rate(lock, p) if (lock := model.locks().get(p)) else 1 for p in parameters]
+        results.append([logits, *(g * r for g, r in zip(gradients, rates, strict=True) if g is not None)])
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(expected, got)
     with torch.no_grad():
         torch.testing.assert_close(compiled(*example, task=0), model(*example, task=0))
 
@@ -242,7 +243,7 @@ def test_the_trainer_of_a_converted_network():
 
 @pytest.mark.parametrize("name", ["resnet", "normalised", "transformer_by_hand"])
 def test_an_old_task_answers_alike_in_training_mode(name):
-    """Its own statistics, and no step of the current task in them."""
+    """A finished task uses its own statistics, and training of the current task does not change them."""
     model, example = made(name)
     finish(model, example)
     before = features(model.eval(), example, Finished(0))
@@ -255,7 +256,7 @@ def test_an_old_task_answers_alike_in_training_mode(name):
         assert torch.equal(values, now[buffer]), buffer
 
 
-def test_inputs_that_are_several():
+def test_a_network_with_several_inputs():
     module, example = NETWORKS["cross_attention"]()
     model = hat.convert(module, example, head=None)
     model.begin_task(2)
@@ -269,14 +270,14 @@ def test_inputs_that_are_several():
 def test_parameters_are_the_networks_own():
     module, example = NETWORKS["resnet"]()
     model = hat.convert(module, example)
-    found = {id(p) for p in model.body.parameters()}
+    converted_ids = {id(p) for p in model.body.parameters()}
     for name, parameter in module.named_parameters():
         norm = "norm" in name or name.startswith("project.1")
-        assert (id(parameter) in found) == (not norm and not name.startswith("last")), name
+        assert (id(parameter) in converted_ids) == (not norm and not name.startswith("last")), name
 
 
-def test_the_network_computes_what_it_did():
-    """Tables that join a stream share its memory; what every task has of its own starts from its values."""
+def test_the_network_of_the_user_computes_the_same_as_before():
+    """Tables along a stream share the memory of the network. Per-task tensors start from its values."""
     module, example = NETWORKS["transformer_fused"]()
     with torch.no_grad():
         before = module(*example)
@@ -303,12 +304,14 @@ def test_names_are_those_of_the_network():
     "name", ["resnet", "transformer_fused", "language_model", "grouped", "weights_of_another_form"]
 )
 def test_locked_weights_never_move(name, optimizer):
-    """Not in the first task either, by decay or momentum; every task still learns."""
+    """Neither weight decay nor momentum moves a locked weight, and every task still learns."""
     module, example = NETWORKS[name]()
     model = hat.convert(module, example, head=None, pretrained="locked")
-    own = {id(p) for part in hat.units.per_task.per_task(model.body).values() for p in part.parameters(recurse=False)}
-    own |= {id(e) for e in model.embeddings}
-    shared = {n: (p, p.detach().clone()) for n, p in model.body.named_parameters() if id(p) not in own}
+    not_shared = {
+        id(p) for part in hat.units.per_task.per_task(model.body).values() for p in part.parameters(recurse=False)
+    }
+    not_shared |= {id(e) for e in model.embeddings}
+    shared = {n: (p, p.detach().clone()) for n, p in model.body.named_parameters() if id(p) not in not_shared}
     assert shared
     remembered = []
     for task in range(2):
@@ -369,7 +372,7 @@ def test_nothing_is_forgotten_around_an_excluded_part():
 
 def test_an_excluded_norm_with_running_statistics_is_refused():
     module, example = NETWORKS["resnet"]()
-    with pytest.raises(ConversionError, match=r"norm1.*running statistics.*exclude the parts around it"):
+    with pytest.raises(ConversionError, match=r"norm1.*running statistics.*do not exclude this module"):
         hat.convert(module, example, filter=lambda m, name: name != "norm1")
     with pytest.raises(ConversionError, match=r"project.*running statistics"):
         hat.convert(module, example, filter=lambda m, name: name != "project")
@@ -394,14 +397,14 @@ class Rare(nn.Linear):
         (lambda: nn.Sequential(nn.Linear(5, 5), nn.Softmax(1)), {}, "softmax|1: expected the network to end"),
     ],
 )
-def test_what_cannot_be_converted_is_named_with_a_remedy(make, options, message):
+def test_an_error_names_the_module_and_a_remedy(make, options, message):
     module = make()
 
     def forward(self, x):
         inputs = (x, x) if isinstance(module, nn.Bilinear) else (x[:, None],) if isinstance(module, nn.LSTM) else (x,)
-        found = self.part(*inputs)
-        found = found[0][:, 0] if isinstance(found, tuple) else found
-        return self.last(found) if hasattr(self, "last") else found
+        result = self.part(*inputs)
+        result = result[0][:, 0] if isinstance(result, tuple) else result
+        return self.last(result) if hasattr(self, "last") else result
 
     last = {"last": nn.Linear(5, 2)} if isinstance(module, nn.LSTM | nn.Bilinear) else {}
     with pytest.raises(ConversionError, match=message):
@@ -419,14 +422,14 @@ def test_arguments_out_of_range():
         hat.convert(nn.Linear(5, 5), torch.randn(2, 5), config=3)
 
 
-def test_without_values_nothing_can_be_tried_out():
+def test_tensors_without_values_are_refused():
     with pytest.raises(ValueError, match=r"module: expected values, got weight on the meta device"):
         hat.convert(nn.Linear(5, 5, device="meta"), torch.randn(2, 5))
     with pytest.raises(ValueError, match=r"example_input: expected values, got \(0, 5\)"):
         hat.convert(nn.Linear(5, 5), torch.randn(0, 5))
 
 
-def test_an_answer_that_is_no_features():
+def test_an_answer_must_be_features():
     pair = Net(lambda self, x: (self.one(x), x), one=nn.Linear(5, 3))
     with pytest.raises(ConversionError, match=r"answer with one tensor.*wrap it"):
         hat.convert(pair, torch.randn(4, 5), head=None)

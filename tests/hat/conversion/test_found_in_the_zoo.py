@@ -1,4 +1,4 @@
-"""Networks that forgot, as small as they get."""
+"""Small versions of networks that once forgot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import hat
 
 
 class Blurred(nn.Module):
-    """A norm over channels that nobody knows beside channels of a layer."""
+    """A norm over input channels, which belong to no unit, and channels of a layer."""
 
     def __init__(self):
         super().__init__()

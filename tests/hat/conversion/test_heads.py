@@ -1,4 +1,4 @@
-"""The layer that tells classes apart is taken off."""
+"""The head of a network is removed."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_the_last_layer_is_the_head():
 
 
 @pytest.mark.parametrize("behind", [nn.Dropout(0.1), nn.Identity(), nn.Flatten()])
-def test_what_passes_on_may_stand_behind_it(behind):
+def test_dropout_and_reshapes_may_stand_behind_the_head(behind):
     assert hat.convert(net(behind=(behind,)), X).body.head == "2"
 
 
@@ -33,7 +33,7 @@ def test_no_head():
 
 
 def test_a_head_by_name():
-    """What is behind it stays."""
+    """The layers behind the head stay."""
     module = Net(lambda self, x: self.one(self.head(F.relu(self.one(x)))), one=nn.Linear(5, 5), head=nn.Linear(5, 5))
     model = hat.convert(module, X, head="head")
     assert (model.body.head, model.features) == ("head", 5)
@@ -62,7 +62,7 @@ def test_a_head_that_is_called_twice():
 
 
 def test_a_convolution_whose_maps_are_the_answer():
-    """Heads stand on the last dimension, which is that of an image here."""
+    """A head reads the last dimension, which here would be a dimension of the image."""
     module = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1))
     with pytest.raises(ConversionError, match="head: expected 2, a convolution, before a flatten"):
         hat.convert(module, torch.randn(4, 2, 5, 5))

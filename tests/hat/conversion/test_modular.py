@@ -1,4 +1,4 @@
-"""Functions with parameters of their own become the layers that they are."""
+"""Functions with parameters become layers."""
 
 import pytest
 import torch
@@ -68,7 +68,7 @@ def test_a_weight_that_is_computed_stays_a_function():
 
 
 class NormAct(nn.BatchNorm2d):
-    """A norm that has its activation, as libraries write them."""
+    """A norm that contains its activation, as some libraries have it."""
 
     def __init__(self, channels):
         super().__init__(channels)

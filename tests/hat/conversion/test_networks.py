@@ -1,4 +1,4 @@
-"""Networks of one idea each: the same function, the right gradients, and nothing forgotten, whatever moves."""
+"""Every network of the zoo: the same function, right gradients, and nothing forgotten."""
 
 import copy
 
@@ -25,13 +25,13 @@ pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network(name):
-    """Most of its weights are free after a task that uses half of the units: no lock is coarser than it must be."""
+    """All checks of one network. Most weights must be free after a task that uses half of the units."""
     module, example = NETWORKS[name]()
     number = sorted(NETWORKS).index(name)
     model = same_function(module, example, config=hat.GateConfig(locked_first=number % 4 != 0))
     larger = tuple(torch.cat([x, x.flip(0)]) for x in example)
     torch.testing.assert_close(features(model.eval(), larger, OPEN), opened(module, larger), rtol=1e-9, atol=1e-9)
-    for path, gate in model.gates.items():  # one of what is always 0, or nobody's, would be counted as capacity
+    for path, gate in model.gates.items():  # a gate without members would be counted as capacity
         assert any(m.dim == 0 or not isinstance(m.module, nn.Linear) for m in gate.members), path
     right_gradients(copy.deepcopy(model), example)
     no_drift(copy.deepcopy(model), example, sorted(OPTIMIZERS)[number % len(OPTIMIZERS)], tasks=2)
@@ -44,6 +44,6 @@ def test_a_head_as_one_unit(name):
     module, example = NETWORKS[name]()
     model = convert(module, example, head=None, per_head=True)
     heads = [gate for path, gate in model.gates.items() if "qkv" in path or "in_proj" in path]
-    assert [gate.units for gate in heads] == ([2, 2] if name == "transformer_by_hand" else [2])  # keys, values
+    assert [gate.units for gate in heads] == ([2, 2] if name == "transformer_by_hand" else [2])  # keys and values
     right_gradients(copy.deepcopy(model), example)
     nothing_forgotten(model, example)

@@ -1,4 +1,4 @@
-"""Attention, hidden units with and without a switch, channels that weigh each other: against a computation by hand."""
+"""Attention, hidden layers, gated linear units, squeeze and excite: compared with a computation by hand."""
 
 import math
 
@@ -14,18 +14,18 @@ from tests.hat.nets import Attention, Squeezed, Switched, anneal, answer_for, sa
 
 
 def attention(network, x, gates):
-    """A gate of the dimensions of queries and keys, one of values and one of what comes out; or one of heads."""
+    """Attention with one gate for queries and keys, one for values and one for outputs; or one gate for whole heads."""
     stem, part = network
     h = stem(x) * gates["0"]
     products = gates["1_query"].repeat_interleave(6 // len(gates["1_query"]))
     values = gates.get("1_value", products)
     q, k, v = part.query(h) * products, part.key(h) * products, part.value(h) * values
-    width, found = 6 // part.heads, []
+    width, outputs = 6 // part.heads, []
     for head in range(part.heads):
-        own = slice(head * width, (head + 1) * width)
-        scores = q[..., own] @ k[..., own].transpose(1, 2) / math.sqrt(width)
-        found.append(scores.softmax(-1) @ v[..., own])
-    return part.out(torch.cat(found, -1)) * gates["1_out"]
+        dims = slice(head * width, (head + 1) * width)
+        scores = q[..., dims] @ k[..., dims].transpose(1, 2) / math.sqrt(width)
+        outputs.append(scores.softmax(-1) @ v[..., dims])
+    return part.out(torch.cat(outputs, -1)) * gates["1_out"]
 
 
 def hidden(network, x, gates):
@@ -34,14 +34,14 @@ def hidden(network, x, gates):
 
 
 def switched(network, x, gates):
-    """Both halves of a hidden unit are gated once."""
+    """The product of both halves of a hidden unit is gated, once."""
     stem, part = network
     h = stem(x) * gates["0"]
     return part.down(part.up(h) * F.silu(part.switch(h)) * gates["1_up"]) * gates["1_down"]
 
 
 def squeezed(network, x, gates):
-    """The gate of the channels is in what is squeezed, and not applied again."""
+    """The channels are gated before the squeeze, and not again."""
     h = torch.relu(network.one(x)) * gates["one"][:, None, None]
     scale = network.excite(torch.relu(network.squeeze(h.mean((2, 3)))) * gates["squeeze"])
     return torch.relu(network.two(h * torch.sigmoid(scale)[:, :, None, None])).mean((2, 3)) * gates["two"]
@@ -78,7 +78,7 @@ def make(name):
 
 
 def masks(body):
-    """Some units of every gate are off."""
+    """Finished tasks in which some units of every gate are off."""
     for gate in body.gates.values():
         use(gate, [int(unit % 3 != 1) for unit in range(gate.units)])
     return {name: gate.masks[0].double() for name, gate in body.gates.items()}
@@ -90,22 +90,22 @@ def test_gradients_of_a_computation_by_hand(name):
     anneal(body, 0.005)
     x.requires_grad_()
     expected = by_hand(network, x, {name: soft(gate) for name, gate in body.gates.items()})
-    # But for the bias of the keys: where no gate is in between, it adds the same to all products of a query.
+    # Without the bias of the keys: if no gate is between, it adds the same number to all products of a query.
     leaves = [x, *(parameter for own, parameter in network.named_parameters() if not own.endswith("key.bias"))]
     same_gradients(leaves, body(x), expected)
 
 
 @EVERY
-def test_off_units_have_no_part(name):
-    """Whatever the parameters are that make them; but a channel that is 0 meets a finite scale."""
+def test_weights_of_units_that_are_off_do_not_matter(name):
+    """Weights of units that are off may be NaN. In the squeezed network they are finite, because a scale must be."""
     network, body, x, by_hand = make(name)
     expected = by_hand(network, x, masks(body))
     answer_for(body, Finished(0))
     y = body(x)
     torch.testing.assert_close(y, expected)
     with torch.no_grad():
-        for parameter, found in sides(body).items():
-            off = found.rows.free.repeat_interleave(found.rows.repeat).bool()
+        for parameter, sides_of_parameter in sides(body).items():
+            off = sides_of_parameter.rows.free.repeat_interleave(sides_of_parameter.rows.repeat).bool()
             parameter[off] = parameter[off] + 1 if name == "squeezed" else float("nan")
     assert torch.equal(body(x), y)
 
@@ -115,17 +115,17 @@ def test_a_task_per_sample(name):
     _, body, x, _ = make(name)
     for gate in body.gates.values():
         gate.load_state_dict({**gate.state_dict(), "masks": torch.eye(2).repeat(1, gate.units)[:, : gate.units]})
-    one, other = (answer_for(body, Finished(task))(x) for task in (0, 1))
-    assert not torch.equal(one, other)
+    first, second = (answer_for(body, Finished(task))(x) for task in (0, 1))
+    assert not torch.equal(first, second)
     y = answer_for(body, PerSample(torch.tensor([1, 0])))(x)
-    torch.testing.assert_close(y, torch.stack([other[0], one[1]]))
+    torch.testing.assert_close(y, torch.stack([second[0], first[1]]))
 
 
 @EVERY
 def test_every_parameter_lies_along_its_gates(name):
     _, body, _, _ = make(name)
     assert unlocked(body) == {}
-    found = sides(body)
+    sides_by_parameter = sides(body)
     columns = {
         "attention": {"query": "0", "key": "0", "value": "0", "out": "1_value"},
         "heads": {"query": "0", "key": "0", "value": "0", "out": "1_query"},
@@ -138,8 +138,8 @@ def test_every_parameter_lies_along_its_gates(name):
     for layer, inputs in columns.items():
         path = layer if name == "squeezed" else f"1.{layer}"
         weight = body.network.get_submodule(path).weight
-        assert found[weight].columns.free is body.gates[inputs].free
-        assert found[weight].rows.free is body.gates[rows.get(layer, path.replace(".", "_"))].free
+        assert sides_by_parameter[weight].columns.free is body.gates[inputs].free
+        assert sides_by_parameter[weight].rows.free is body.gates[rows.get(layer, path.replace(".", "_"))].free
 
 
 @EVERY
@@ -150,19 +150,19 @@ def test_locked_blocks_have_no_gradient_and_the_rest_has_the_same(name):
     whole = torch.autograd.grad(body(x).square().sum(), weights)
     for gate in body.gates.values():
         use(gate, [int(unit < gate.units // 2) for unit in range(gate.units)])
-    got, found = torch.autograd.grad(body(x).square().sum(), weights), sides(body)
+    got, sides_by_weight = torch.autograd.grad(body(x).square().sum(), weights), sides(body)
     left_out = 0
-    for weight, one, other in zip(weights, got, whole, strict=True):
+    for weight, gradient, whole_gradient in zip(weights, got, whole, strict=True):
         moves = torch.zeros(weight.shape, dtype=torch.bool)
-        for block in found[weight].blocks(weight):
+        for block in sides_by_weight[weight].blocks(weight):
             moves[block.where] |= True
-        torch.testing.assert_close(one, torch.where(moves, other, 0.0))
+        torch.testing.assert_close(gradient, torch.where(moves, whole_gradient, 0.0))
         assert not moves.all()
-        left_out += int(other[~moves].count_nonzero())
+        left_out += int(whole_gradient[~moves].count_nonzero())
     assert left_out
 
 
-def test_units_of_a_head_stay_in_it():
+def test_units_of_a_head_stay_in_the_head():
     _, body, _, _ = make("attention")
     for name in ("1_query", "1_value"):
         numbers = body.gates[name].segments

@@ -1,4 +1,4 @@
-"""Whatever the network: the same function, the right gradients, and nothing forgotten."""
+"""Random networks: the same function, right gradients, and nothing forgotten."""
 
 import copy
 import os
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 EXAMPLES = int(os.environ.get("HAT_GRAPHS", "10"))
-"""How many networks are drawn; by an environment variable, more of them, and larger ones."""
+"""The number of random networks. With an environment variable there are more networks, and larger ones."""
 FEW = settings(
     deadline=None,
     max_examples=EXAMPLES,

@@ -1,4 +1,4 @@
-"""What a graph is after its gates were put in."""
+"""The graph of a converted network: its gates and gated layers."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def of(forward, **parts):
     return hat.convert(Net(forward, **parts), X, head=None).body.network
 
 
-def test_a_layer_does_all_of_layer_activation_and_dropout():
+def test_a_layer_takes_in_its_activation_and_dropout():
     network = of(
         lambda s, x: s.two(F.dropout(F.gelu(s.one(x)), 0.2, s.training)), one=nn.Linear(5, 6), two=nn.Linear(6, 4)
     )
@@ -40,7 +40,7 @@ POOLS = {
 
 
 @pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS.keys())
-def test_a_convolution_does_all_of_activation_dropout_and_pool(pool):
+def test_a_convolution_takes_in_its_activation_dropout_and_pool(pool):
     x = torch.randn(2, 3, 9, 8)
     inputs = pool(torch.zeros(2, 4, 7, 6)).flatten(1).shape[1]
     parts = {"one": nn.Conv2d(3, 4, 3), "two": nn.Linear(inputs, 5), "drop": nn.Dropout(0.2)}
@@ -55,7 +55,7 @@ def test_a_convolution_does_all_of_activation_dropout_and_pool(pool):
     assert torch.equal(network.one.eval()(x), pool(h))
 
 
-def test_a_pool_that_others_use_as_well_is_theirs_too():
+def test_a_pool_that_is_called_twice_stays_for_the_other_call():
     pool = nn.MaxPool2d(2)
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), pool, nn.Conv2d(4, 4, 1), nn.ReLU(), pool, nn.Flatten())
     network = hat.convert(plain, torch.randn(2, 3, 10, 10), head=None).body.network
@@ -64,8 +64,8 @@ def test_a_pool_that_others_use_as_well_is_theirs_too():
     assert [type(m) for m in network.children()] == [hat.HATConv2d, hat.HATConv2d, nn.Flatten]
 
 
-def test_what_a_convolution_does_in_another_order_stays():
-    """Behind a pool and an activation of its own, or where something else reads what the pool does."""
+def test_nodes_in_another_order_stay():
+    """A layer does not take in an activation behind a pool, nor a pool whose input has another reader."""
     x = torch.randn(2, 3, 9, 8)
     parts = {"one": nn.Conv2d(3, 4, 3), "two": nn.Conv2d(4, 5, 1)}
     network = hat.convert(
@@ -81,14 +81,14 @@ def test_what_a_convolution_does_in_another_order_stays():
     assert network.one.pool is None
 
 
-def test_a_dropout_that_stands_alone_is_the_fast_one():
+def test_a_dropout_alone_becomes_the_fast_dropout():
     plain = nn.Sequential(nn.Dropout(0.2), nn.Dropout(1.0), nn.Linear(5, 4))
     network = hat.convert(plain, X, head=None).body.network
     assert [type(m) for m in network.children()] == [Dropout, nn.Dropout, hat.HATLinear]
     assert network.get_submodule("0").p == 0.2
 
 
-def test_an_activation_that_it_does_not_know_stays():
+def test_an_unknown_activation_stays():
     network = of(lambda s, x: s.two(F.leaky_relu(s.one(x), 0.3)), one=nn.Linear(5, 6), two=nn.Linear(6, 4))
     assert network.one.gate is None
     assert [type(m) for m in network.modules() if isinstance(m, Gated)] == [Gated]
@@ -107,20 +107,20 @@ def test_a_sum_is_gated_once():
     assert gated.activation == "relu"
 
 
-def test_what_is_split_is_gated_whole():
+def test_a_value_that_is_split_is_gated_before_the_split():
     network = of(lambda s, x: s.two(torch.cat(s.one(x).relu().chunk(2, 1)[::-1], 1)), one=nn.Linear(5, 6),
                  two=nn.Linear(6, 4))  # fmt: skip
     assert sum(isinstance(m, Gated) for m in network.modules()) <= 1
 
 
-def test_norms_are_every_tasks_own_and_gated_in_their_affine_part():
+def test_norms_are_per_task_and_gated_in_their_affine_part():
     model = convert(*NETWORKS["normalised"](), head=None)
     norms = [m for m in model.body.modules() if isinstance(m, hat.HATBatchNorm1d)]
     assert [norm.activation for norm in norms] == ["relu"]
     assert norms[0].gate is not None
 
 
-def test_nothing_of_the_plain_network_is_left_over():
+def test_unused_parameters_and_buffers_are_deleted():
     for name in ("transformer_fused", "resnet", "scales"):
         network = convert(*NETWORKS[name](), head=None).body.network
         assert not [n for n in network.graph.nodes if n.op == "get_attr" and not str(n.target).startswith("constant")]

@@ -1,4 +1,4 @@
-"""Which units each operation makes of those that come in, which it wants gated, and which may change places."""
+"""The rules of operations: the units of converted networks, the gated values, and the units that may change places."""
 
 import pytest
 import torch
@@ -17,14 +17,14 @@ UNITS = {
     "mlp": {"0": 7, "3": 6, "5": 4},
     "residual": {"stem": 6, "up": 7, "last": 4},
     "concatenation": {"one": 4, "two": 3, "middle": 5, "last": 4},
-    "switches": {"one": 4, "two": 3, "last": 4},  # two halves that are one
+    "switches": {"one": 4, "two": 3, "last": 4},  # the two halves are united
     "swiglu": {"one": 6, "last": 4},
-    "split_and_swapped": {"one": 2, "one__2": 5, "last": 4},  # what another layer reads, and the rest
+    "split_and_swapped": {"one": 2, "one__2": 5, "last": 4},  # the units that another layer reads, and the other units
     "called_twice": {"one": 6, "last": 4},
     "one_weight_in_two_layers": {"0": 6, "6": 4},
     "scales": {"one": 6, "last": 4},
     "convnet": {"0": 4, "4": 3, "7": 4},
-    "depthwise": {"0": 4, "7": 5},  # a channel stays one, and so does what becomes of it
+    "depthwise": {"0": 4, "7": 5},  # the channels made of one channel are one unit
     "depthwise_of_inputs": {"0": 4, "2": 3},
     "grouped": {"0": 4, "2": 6, "6": 4, "8": 5},
     "transposed": {"0": 4, "2": 6, "4": 4, "6": 5},
@@ -35,17 +35,23 @@ UNITS = {
     "padded_units": {"0": 6, "3": 4},
     "norm_of_inputs_beside_units": {"one": 6, "last": 4},
     "convnext": {"stem": 4, "up": 7, "last": 4},
-    "transformer_fused": {"stem": 8, "qkv": 8, "qkv__2": 8, "up": 7, "last": 4},  # keys with queries, and values
+    "transformer_fused": {
+        "stem": 8,
+        "qkv": 8,
+        "qkv__2": 8,
+        "up": 7,
+        "last": 4,
+    },  # one gate for keys and queries, one for values
     "transformer_by_hand": {"stem": 8, "qkv": 8, "qkv__2": 8, "up": 7, "last": 4},
     "torch_encoder": {"0": 8, "1_self_attn_in_proj": 8, "1_self_attn_in_proj__2": 8, "1_linear1": 9, "3": 4},
-    "rotated": {"qkv": 2, "qkv__2": 4, "last": 4},  # what is rotated together is one
+    "rotated": {"qkv": 2, "qkv__2": 4, "last": 4},  # dimensions that are rotated together are one unit
     "grouped_queries": {"q": 4, "v": 4, "last": 4},
     "language_model": {"table": 6, "up": 7, "decoder": 11},
 }
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_units_are_found_as_finely_as_they_can_be(name):
+def test_units_are_as_fine_as_they_can_be(name):
     model = convert(*NETWORKS[name](), head=None)
     assert {path.removeprefix("gates."): gate.units for path, gate in model.gates.items()} == UNITS[name]
 
@@ -61,24 +67,24 @@ MOVES = {
     "rolled_across_units": {"one": [], "last": [4]},
     "constants": {"one": [], "last": [4]},
     "flattened_positions_first": {"one": [3], "last": [4]},
-    "language_model": {"table": [6], "up": [7], "decoder": []},  # its rows are words
+    "language_model": {"table": [6], "up": [7], "decoder": []},  # the rows are words, which keep their places
 }
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_units_change_places_with_their_like(name):
-    """Within a head or a group, and not where something that stays tells them apart."""
+def test_units_change_places_within_their_segment(name):
+    """Units move within a head or a group. They do not move if they meet elements that keep their places."""
     model = convert(*NETWORKS[name](), head=None)
     can = movable(model)
-    found = {
+    lengths = {
         path.removeprefix("gates."): sorted(map(len, segments(gate))) if gate in can else []
         for path, gate in model.gates.items()
     }
-    assert found == MOVES[name]
+    assert lengths == MOVES[name]
 
 
 @pytest.mark.parametrize("name", ["mlp", "normalised"])
-def test_gates_go_into_layers_where_one_can_apply_them(name):
+def test_layers_apply_gates_where_they_can(name):
     body = convert(*NETWORKS[name](), head=None).body
     assert not [m for m in body.modules() if isinstance(m, Gated | GatedAnywhere)]
     gated = [m for m in body.modules() if isinstance(m, hat.HATLinear | GatedNorm) or type(m).__name__ == "HATConv2d"]
@@ -87,13 +93,13 @@ def test_gates_go_into_layers_where_one_can_apply_them(name):
 
 @pytest.mark.parametrize("name", ["residual", "resnet", "mixer", "language_model", "dense", "convnext"])
 def test_units_of_one_dimension_need_no_gate_of_single_elements(name):
-    """What has met in a sum is of the same units, wherever it lies."""
+    """Values that meet in a sum have the same units, so their gate lies along one dimension."""
     body = convert(*NETWORKS[name](), head=None).body
     assert not [m for m in body.modules() if isinstance(m, GatedAnywhere)]
 
 
-def test_padding_with_a_number_belongs_to_nobody():
-    """Zeros around an image change nothing; of other padding, no column of the next layer is ever free alone."""
+def test_padding_with_a_number_belongs_to_no_unit():
+    """Padding with zeros changes nothing. Behind another padding, the columns of the next layer lie along no gate."""
     model = convert(*NETWORKS["padded"](), head=None)
     names = {module: name for name, module in model.body.network.named_modules()}
     reads = {names[m.module] for gate in model.gates.values() for m in gate.members if m.dim == 1}
@@ -102,7 +108,7 @@ def test_padding_with_a_number_belongs_to_nobody():
 
 
 def test_off_units_are_exact_zeros_wherever_weights_meet_them():
-    """At the input of every layer, whatever its units were before the gate: columns of off-units meet nothing else."""
+    """In the inputs of every layer, the elements of units that are off are exactly 0."""
     for name in ("resnet", "dense", "transformer_fused", "squeeze_and_excite", "split_and_swapped", "language_model"):
         module, example = NETWORKS[name]()
         model = convert(module, example, head=None)
@@ -131,8 +137,8 @@ def test_off_units_are_exact_zeros_wherever_weights_meet_them():
 
 
 @pytest.mark.parametrize("values", [torch.zeros_like, torch.ones_like])
-def test_an_example_that_is_all_alike_hides_no_places(values):
-    """At every position of a flatten the same comes out: what is moved wrongly would not show."""
+def test_an_example_of_equal_values_hides_no_places(values):
+    """With equal values, all positions of a flatten are equal, and a wrong move would not show."""
     module, example = NETWORKS["rolled_across_units"]()
     model = convert(module, tuple(map(values, example)), head=None)
     nothing_forgotten(model, example, tasks=2, seed=7)

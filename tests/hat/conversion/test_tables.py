@@ -1,4 +1,4 @@
-"""Parameters that a graph reads by itself: along units, or every task's own."""
+"""Parameters that a graph reads without a layer: along units, or per task."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from tests.hat.conversion.zoo import NETWORKS
 
 
 def tables(name):
-    """(model, its tables by the name of the parameter)."""
+    """(model, the modules of its tables by name, the plain network)."""
     module, example = NETWORKS[name]()
     model = convert(module, example, head=None)
     kinds = SharedParameter | PerTaskParameter
@@ -21,22 +21,22 @@ def tables(name):
 
 
 def test_positions_tokens_and_scales_lie_along_the_stream():
-    model, found, module = tables("transformer_fused")
-    assert set(found) == {"positions_table", "token_table", "scale_table"}
-    assert all(isinstance(table, SharedParameter) for table in found.values())
-    assert found["positions_table"].weight.shape == (4, 8)
-    assert found["positions_table"].weight.data_ptr() == module.positions.data_ptr()
+    model, tables_by_name, module = tables("transformer_fused")
+    assert set(tables_by_name) == {"positions_table", "token_table", "scale_table"}
+    assert all(isinstance(table, SharedParameter) for table in tables_by_name.values())
+    assert tables_by_name["positions_table"].weight.shape == (4, 8)
+    assert tables_by_name["positions_table"].weight.data_ptr() == module.positions.data_ptr()
     model.begin_task(2)
     draw_units(model, 0, 0.5)
     model.end_task()
     stream = model.gates["gates.stem"]
-    for table in found.values():
+    for table in tables_by_name.values():
         moves = rate(model.locks()[table.weight], table.weight).expand_as(table.weight)
         assert torch.equal(moves, stream.free.to(moves).expand_as(moves))
 
 
 @pytest.mark.parametrize(
-    ("network", "own"),
+    ("network", "names"),
     [
         ("relative_positions", {"table_table", "scale_table"}),
         ("scales", {"single_table"}),
@@ -45,9 +45,9 @@ def test_positions_tokens_and_scales_lie_along_the_stream():
         ("matrix_by_hand", {"matrix_table", "other_table"}),
     ],
 )
-def test_what_meets_no_units_is_every_tasks_own(network, own):
-    _, found, _ = tables(network)
-    assert {path for path, table in found.items() if isinstance(table, PerTaskParameter)} == own
+def test_a_parameter_that_meets_no_units_is_per_task(network, names):
+    _, tables_by_name, _ = tables(network)
+    assert {path for path, table in tables_by_name.items() if isinstance(table, PerTaskParameter)} == names
 
 
 def test_a_parameter_in_its_own_shape():

@@ -1,4 +1,4 @@
-"""Ids of units: classes that are united, told apart and grouped, against sets of Python."""
+"""Ids of units: classes that are united, parted and grouped, compared with sets of Python."""
 
 import torch
 from hypothesis import given, settings
@@ -20,32 +20,32 @@ def drawn():
 @given(st.lists(st.tuples(ids, ids), max_size=6))
 def test_classes_are_those_of_sets(meetings):
     units, sets = drawn(), {number: {number} for number in range(1, COUNT + 1)}
-    for one, other in meetings:
-        length = min(len(one), len(other))
-        one, other = one[:length], other[:length]
-        units.unite(torch.tensor(one), torch.tensor(other))
-        for a, b in zip(one, other, strict=True):
+    for left, right in meetings:
+        length = min(len(left), len(right))
+        left, right = left[:length], right[:length]
+        units.unite(torch.tensor(left), torch.tensor(right))
+        for a, b in zip(left, right, strict=True):
             if a and b and sets[a] is not sets[b]:
                 joined = sets[a] | sets[b]
                 for number in joined:
                     sets[number] = joined
-    found = units.find(torch.arange(COUNT + 1))
-    assert found.tolist() == [0, *(min(sets[number]) for number in range(1, COUNT + 1))]
+    classes = units.find(torch.arange(COUNT + 1))
+    assert classes.tolist() == [0, *(min(sets[number]) for number in range(1, COUNT + 1))]
 
 
-def test_zero_meets_nobody():
+def test_zero_is_never_united():
     units = drawn()
     units.unite(torch.tensor([0, 1, 2]), torch.tensor([3, 0, 4]))
     assert units.find(torch.tensor([0, 1, 2, 3, 4])).tolist() == [0, 1, 2, 3, 2]
 
 
 def test_ids_that_broadcast_are_united_as_if_they_were_spread():
-    one, other = drawn(), drawn()
+    narrow, spread = drawn(), drawn()
     rows, columns = torch.tensor([[1], [2]]), torch.tensor([[4, 5, 6]])
-    one.unite(rows, columns)
-    other.unite(rows.expand(2, 3).contiguous(), columns.expand(2, 3).contiguous())
-    every = torch.arange(COUNT + 1)
-    assert torch.equal(one.find(every), other.find(every))
+    narrow.unite(rows, columns)
+    spread.unite(rows.expand(2, 3).contiguous(), columns.expand(2, 3).contiguous())
+    all_ids = torch.arange(COUNT + 1)
+    assert torch.equal(narrow.find(all_ids), spread.find(all_ids))
 
 
 def test_pairs_are_those_of_classes_that_meet():
@@ -62,13 +62,13 @@ def test_segments_are_those_of_equal_marks():
     assert one == two != three == four
     assert five not in (one, three)
     units.fix(torch.tensor([3, -1, 0]))
-    now = units.segments(classes).tolist()
-    assert len(set(now)) == 4
-    assert now[0] == now[1]
+    segments = units.segments(classes).tolist()
+    assert len(set(segments)) == 4
+    assert segments[0] == segments[1]
 
 
 def test_marks_count():
-    """A unit that lies there twice is not like one that lies there once, whatever the order of the marks."""
+    """A unit that has a mark twice differs from a unit that has it once. The order of the marks does not matter."""
     units = drawn()
     marks = [(torch.tensor([1, 2, 2, 3]), torch.zeros(4, dtype=torch.int64))]
     one, two, three = units.group(torch.tensor([1, 2, 3]), marks).tolist()

@@ -1,4 +1,4 @@
-"""Small networks with one idea each, that `hat.convert` must understand: name -> (module, example)."""
+"""Small networks with one idea each, which `hat.convert` must convert: name -> (module, example)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, tuple[Tensor, ...]]]] = {}
 
 
 class Net(nn.Module):
-    """Named parts, and what is done with them."""
+    """A module made of named parts and a forward function."""
 
     def __init__(self, forward: Callable[..., Tensor], **parts: nn.Module | nn.Parameter | Tensor) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Net(nn.Module):
 
 
 def network(make):
-    """Register it under its name, with values that are none of those that layers start from."""
+    """Register a network under its name, with parameters that differ from the first values of layers."""
 
     def made():
         torch.manual_seed(len(make.__name__))
@@ -108,7 +108,7 @@ def concatenation():
 
 @network
 def concatenation_with_inputs():
-    """Some of what the last layer sees can nobody switch off."""
+    """Some inputs of the last layer are inputs of the network, which no task can switch off."""
 
     def forward(self, x):
         return self.last(torch.cat([x, F.relu(self.one(x)), x * 2], -1))
@@ -118,7 +118,7 @@ def concatenation_with_inputs():
 
 @network
 def units_beside_inputs_times_a_switch():
-    """Where the inputs lie, the product is 0 only once it is gated itself."""
+    """The product with the inputs is 0 only if the product itself is gated."""
 
     def forward(self, x):
         hidden = F.relu(self.one(x))
@@ -186,7 +186,7 @@ def called_twice():
 
 @network
 def called_twice_on_others():
-    """On the inputs first: nobody can switch those off."""
+    """The first call of the layer reads the inputs, which no task can switch off."""
 
     def forward(self, x):
         return self.last(F.relu(self.again(torch.tanh(self.again(x)))))
@@ -234,7 +234,7 @@ def moments():
 
 @network
 def norms_of_a_square():
-    """A norm over units, where the number before the dimension is none."""
+    """Norms over units. The first argument of `norm` is not a dimension."""
 
     def forward(self, x):
         x = self.one(x)  # [B, 5, 5, 5]
@@ -245,7 +245,7 @@ def norms_of_a_square():
 
 @network
 def sorted_units():
-    """Which unit lies where depends on the input."""
+    """The places of the units depend on the input."""
 
     def forward(self, x):
         hidden = F.relu(self.one(x))
@@ -257,7 +257,7 @@ def sorted_units():
 
 @network
 def one_hot_rows():
-    """Positions that depend on the input, of tokens."""
+    """The positions of tokens depend on the input."""
 
     def forward(self, x):
         x = torch.relu(self.one(x))
@@ -281,7 +281,7 @@ def switched_off_by_hand():
 
 @network
 def switched_off_by_units():
-    """A mask that units make, as a truth: no gate stands behind that."""
+    """A boolean mask made of units. No gate can stand behind a boolean."""
 
     def forward(self, x):
         hidden = self.one(x).masked_fill(torch.logical_not(F.relu(self.two(x))), 0.0)
@@ -293,7 +293,7 @@ def switched_off_by_units():
 
 @network
 def chosen_by_a_parameter():
-    """Another task chooses other units."""
+    """Every task chooses other units."""
 
     def forward(self, x):
         return self.last(F.relu(self.one(x))[:, self.scores.topk(4).indices] * self.scores.topk(4).values)
@@ -303,7 +303,7 @@ def chosen_by_a_parameter():
 
 @network
 def chosen_by_a_table():
-    """So it does where a layer says of constants which."""
+    """Every task chooses other units, because a layer chooses them from constants."""
 
     def forward(self, x):
         order = self.table(self.constant_words).sum(1).argsort()
@@ -315,7 +315,7 @@ def chosen_by_a_table():
 
 @network
 def quotients_of_units():
-    """By what is 0 where a unit is off: of the unit itself, and of another one."""
+    """Divisors that are 0 if a unit is off: the unit itself, or another unit."""
 
     def forward(self, x):
         hidden = self.one(x)
@@ -328,7 +328,7 @@ def quotients_of_units():
 
 @network
 def one_unit_by_itself():
-    """A value of a sample, and scores of tokens: a dimension of units has neither."""
+    """A value with a single unit: one number per sample, and one score per token."""
 
     def forward(self, x):
         hidden = F.relu(self.one(x))
@@ -357,7 +357,7 @@ def constants():
 
 @network
 def matrix_by_hand():
-    """A parameter that meets units in a product which is no layer."""
+    """A parameter that is multiplied with units, outside of a layer."""
 
     def forward(self, x):
         x = F.relu(self.one(x)) @ self.matrix
@@ -379,7 +379,7 @@ def prelu():
 
 @network
 def sum_with_inputs_beside_units():
-    """Units that meet inputs keep their places, others need not."""
+    """Units that meet inputs keep their places. Other units may move."""
 
     def forward(self, x):
         wide = torch.cat([x, F.relu(self.one(x))], 1)
@@ -429,7 +429,7 @@ def one_scale_for_units_and_inputs():
 
 @network
 def rolled_across_units():
-    """Of one unit the last position comes first."""
+    """After the roll, the last position of the last unit comes first."""
 
     def forward(self, x):
         return self.last(F.relu(self.one(x)).flatten(1).roll(1, 1))
@@ -444,7 +444,7 @@ def padded_units():
 
 @network
 def bounded_stream():
-    """What was 0 is 0.5 behind."""
+    """An element that was 0 is 0.5 behind the bound."""
 
     def forward(self, x):
         x = F.relu(self.one(x))
@@ -541,7 +541,7 @@ def padded():
 
 @network
 def channels_padded():
-    """What two paths of another width do: zeros instead of a projection."""
+    """A shortcut to another width, with zeros instead of a projection."""
 
     def forward(self, x):
         x = F.relu(self.one(x))
@@ -565,7 +565,7 @@ def pools():
 
 @network
 def pooled_over_tokens_and_units():
-    """As an image without channels: neighbours among the units meet."""
+    """The pool takes units for positions of an image, so neighbouring units meet."""
 
     def forward(self, x):
         x = F.max_pool2d(torch.relu(self.one(x)), 3, 1, 1)
@@ -643,7 +643,7 @@ def switched_channels():
 
 @network
 def patches():
-    """A convolution by hand, and another one."""
+    """A convolution written by hand, and a layer."""
 
     def forward(self, x):
         x = F.relu(self.one(x))
@@ -671,7 +671,7 @@ def volumes():
 
 @network
 def inputs_among_tokens():
-    """At some positions units, at others what nobody can switch off."""
+    """Some tokens have units, and others are inputs, which no task can switch off."""
 
     def forward(self, x):
         x = torch.cat([x, F.relu(self.one(x)) * self.scale], 1)
@@ -833,7 +833,7 @@ def relative_positions():
 
 @network
 def sum_of_a_table():
-    """A parameter that is added to units and summed over its own elements: no gate is of those."""
+    """A parameter that is added to units after a sum over its own elements, which lie along no gate."""
 
     def forward(self, x):
         return self.last(F.relu(self.one(x)) + self.table.mean(0)[:6] + self.table.sum())
@@ -843,7 +843,7 @@ def sum_of_a_table():
 
 @network
 def talking_heads():
-    """Heads that a layer mixes, before and behind the softmax."""
+    """A layer mixes the heads before and behind the softmax."""
 
     def forward(self, x):
         q, k, v = self.qkv(x).view(x.shape[0], 4, 3, 2, 3).permute(2, 0, 3, 1, 4).unbind(0)
@@ -888,7 +888,7 @@ def windows():
 
 @network
 def language_model():
-    """The table of words is the decoder, too."""
+    """The table of words is also the decoder."""
     decoder = nn.Linear(6, 11, bias=False)
     table = nn.Embedding(11, 6, padding_idx=0)
     decoder.weight = table.weight
@@ -903,7 +903,7 @@ def language_model():
 
 @network
 def words_read_and_written():
-    """The table of a layer, read by itself: nothing is put into that layer."""
+    """The graph reads the table of a layer without calling the layer. The layer stays unchanged."""
 
     def forward(self, x):
         x = self.table(x)

@@ -1,4 +1,4 @@
-"""Small models with finished tasks, made by hand, by the functions of `hat.models` and by conversion."""
+"""Small models with finished tasks: wired by hand, made by `hat.models`, and converted."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 from torch import nn
 
 import hat
-from tests.hat.conversion.checks import draw_own, draw_units
+from tests.hat.conversion.checks import draw_per_task, draw_units
 from tests.hat.nets import Branches, Residual, Squeezed, text_transformer, wired
 
 WORDS, LENGTH, WIDTH = 11, 5, 12
 
 
 def learned(body, *, tasks=2, share=0.5, dtype=torch.float32, config=None, **options):
-    """A model of a body that has learned some tasks of two classes."""
+    """A model that has learned some tasks of two classes."""
     model = hat.HATModel(body, config=config, **options).to(dtype)
     for task in range(tasks):
         model.begin_task(2)
         draw_units(model, task, share)
-        draw_own(model, task)
+        draw_per_task(model, task)
         model.end_task()
     return model.eval()
 
@@ -34,7 +34,7 @@ def alexnet(**options):
 
 
 def normed(**options):
-    """Convolution, norm, pool, flatten, and what nobody knows in between."""
+    """Convolution, norm, pool and flatten, wired by hand, with a softmax between two layers."""
     layers = [hat.HATConv2d(2, 6, 3, activation="identity"), hat.HATBatchNorm2d(6, activation="relu"), nn.MaxPool2d(2)]
     layers += [nn.Dropout(0.1), nn.Flatten(), hat.HATLinear(54, 7), nn.Softmax(-1), hat.HATLinear(7, 5)]
     body = wired(*layers)
@@ -51,7 +51,7 @@ def converted(**options):
 
 
 def transformer(**options):
-    """Dimensions of attention, a switch, tables; norms of three kinds would be no more."""
+    """A transformer with attention and tables."""
     body = text_transformer(WORDS, WIDTH, 3, LENGTH, dropout=0.1)
     return learned(body, **options), torch.randint(WORDS, (3, LENGTH))
 
@@ -72,7 +72,7 @@ def squeezed(**options):
 
 
 def by_hand(body, outputs, **options):
-    """Every gate meets what it was told, and nothing else."""
+    """A model of a body that is wired by hand, in which every gate is complete."""
     for gate in body.modules():
         if isinstance(gate, hat.Gate):
             gate.complete = True
@@ -84,5 +84,5 @@ BY_HAND = (normed, residual, branches)
 
 
 def example(make, x):
-    """What `hat.export` must be told besides."""
+    """The additional arguments that `hat.export` needs."""
     return {"example_input": x} if make in BY_HAND else {}

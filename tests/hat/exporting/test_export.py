@@ -1,4 +1,4 @@
-"""`hat.export`: one task, or some, as a plain network that computes the same and has only what it needs."""
+"""`hat.export`: a plain network that computes the same as the model for one or several tasks, with only their units."""
 
 import copy
 
@@ -33,7 +33,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, to
 
 @torch.no_grad()
 def same(model, network, x, of, dtype=torch.float32, **options):
-    """The same logits, of nothing gated."""
+    """Check that an exported network gives the same logits, and that no module of it is gated."""
     expected = model(x, task=of)
     assert expected.dtype == dtype
     bound = TOLERANCE[dtype] * max(1.0, expected.abs().max().item())
@@ -92,7 +92,7 @@ def test_soft_masks(make):
         same(model, both, x, task, task=task)
 
 
-def test_a_task_that_uses_nothing_is_its_bias():
+def test_a_task_that_uses_no_unit_answers_with_its_bias():
     model = learned(wired(hat.HATLinear(5, 8), hat.HATLinear(8, 6)), tasks=1)
     model.begin_task(2)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_no_random_number_is_drawn(make):
 
 
 def on(model, *units):
-    """Learn a task that uses these units, by where they lay at first."""
+    """Learn a task that uses these units, numbered by their first places."""
     model.begin_task(2)
     with torch.no_grad():
         for gate, used in zip(model.gates.values(), units, strict=True):
@@ -149,7 +149,7 @@ def on(model, *units):
     return model.eval()
 
 
-def test_units_are_gone_from_all_that_meets_them():
+def test_units_are_gone_from_all_layers_that_meet_them():
     model = on(hat.HATModel(hat.models.alexnet((3, 16, 16), channels=(6, 8, 8), hidden=(12, 10))),
                {1, 5}, {0, 2, 7}, {4}, {3, 8, 9, 11}, {0, 9})  # fmt: skip
     network = hat.export(model, task=0)
@@ -176,7 +176,7 @@ def test_heads_and_dimensions_of_heads_go(per_head):
     x = torch.randint(11, (3, 5))
     network = Transformer(nn.Embedding(11, 12), 12, 3, 5)
     model = hat.convert(network, x, head=None, per_head=per_head)
-    dimensions = {0, 1, 4, 8}  # of three heads of four: two, one, and one
+    dimensions = {0, 1, 4, 8}  # two, one and one dimension of the three heads
     used = {12: {0, 3, 4, 10}, 13: {5, 7}} if per_head else {13: {5, 7}}
     gates = model.gates
     units = [used.get(gate.units, {2}) for gate in gates.values()]
@@ -191,7 +191,7 @@ def test_heads_and_dimensions_of_heads_go(per_head):
     if per_head:
         assert sizes == [(4, 4), (4, 4), (4, 4)]
     else:
-        assert sizes == [(6, 4), (6, 4), (4, 6)]  # every head as many as the fullest
+        assert sizes == [(6, 4), (6, 4), (4, 6)]  # every head has as many dimensions as the fullest head
     assert exported.body.tokens.weight.shape == (11, 4)
     assert exported.head.in_features == 4
 
@@ -209,7 +209,7 @@ def test_tasks_have_the_units_of_all_of_them():
         same(model, network, torch.randn(3, 5), task, task=task)
 
 
-def test_what_is_the_same_for_all_tasks_is_there_once():
+def test_tensors_that_are_the_same_for_all_tasks_are_there_once():
     model = hat.HATModel(hat.models.mlp(5, (8, 6)))
     on(on(model, {0, 1}, {2}), {0, 1}, {3})
     network = hat.export(model, tasks=[0, 1])
@@ -251,19 +251,19 @@ def test_attention_of_heads_of_two_widths(queries, values):
 @pytest.mark.parametrize("count", [3, 6, 9])
 @pytest.mark.parametrize("shape", [(6,), (6, 2)])
 def test_a_norm_over_another_number_of_units(shape, count):
-    """More than there are, of which the others are 0; or fewer, as the others were not there in another task."""
+    """The count may be larger than the number of units (missing units are 0), or smaller (superfluous units are 0)."""
     x = torch.randn(4, *shape, dtype=torch.float64)
     x[:, count:] = 0
     weight, bias = torch.rand(shape).double(), torch.rand(shape).double()
     whole = F.pad(x, (0, 0) * (len(shape) - 1) + (0, max(count - 6, 0)))[:, :count]
     expected = F.layer_norm(whole, whole.shape[1:])[:, :6]
 
-    def found(*own):
-        return plain.CountedLayerNorm(len(shape), count, 1e-5, *own)(x)[:, :count]
+    def counted(*affine):
+        return plain.CountedLayerNorm(len(shape), count, 1e-5, *affine)(x)[:, :count]
 
-    torch.testing.assert_close(found(None, None), expected)
-    torch.testing.assert_close(found(weight, None), expected * weight[:count])
-    torch.testing.assert_close(found(weight, bias), expected * weight[:count] + bias[:count])
+    torch.testing.assert_close(counted(None, None), expected)
+    torch.testing.assert_close(counted(weight, None), expected * weight[:count])
+    torch.testing.assert_close(counted(weight, bias), expected * weight[:count] + bias[:count])
 
 
 # ---------------------------------------------------------------- what is refused
@@ -311,7 +311,7 @@ def test_wrong_tasks(options, error, message):
     assert str(caught.value) == message
 
 
-def test_what_is_no_model():
+def test_another_object_is_no_model():
     with pytest.raises(TypeError, match=r"model: expected a hat\.HATModel, got Linear"):
         hat.export(nn.Linear(2, 2), task=0)
 
@@ -323,8 +323,8 @@ def test_a_task_that_the_network_was_not_exported_for():
 
 
 @pytest.mark.parametrize("make", BY_HAND)
-def test_what_was_wired_by_hand_needs_an_example(make):
-    with pytest.raises(ValueError, match="example_input: expected a tensor or a tuple of them, as the body is not"):
+def test_a_body_wired_by_hand_needs_an_example(make):
+    with pytest.raises(ValueError, match="example_input: expected a tensor or a tuple, because the body is not"):
         hat.export(make()[0], task=0)
 
 
@@ -351,11 +351,11 @@ def test_models_and_layers_with_a_forward_of_their_own():
         hat.export(model, task=0, example_input=torch.randn(3, 5))
 
 
-def test_a_number_of_units_that_somebody_computes_with():
-    """A mean over a stream that was said to be complete, though a module counts its units."""
+def test_a_network_that_computes_with_the_number_of_units():
+    """A gate is set complete by hand, but a module computes a mean over its units."""
 
     class Body(nn.Module):
-        """Normalises the stream by a number that depends on how many units it has."""
+        """Divides the stream by a number that depends on its number of units."""
 
         def __init__(self):
             super().__init__()
@@ -400,7 +400,7 @@ def test_an_exported_network_shares_nothing(make):
 
 
 @pytest.mark.parametrize("make", [alexnet, converted])
-def test_of_a_model_that_has_grown(make):
+def test_export_of_a_model_that_has_grown(make):
     model, x = make()
     before = [shapes(hat.export(model, task)) for task in range(2)]
     assert hat.grow(model, 4)
@@ -409,11 +409,11 @@ def test_of_a_model_that_has_grown(make):
     model.end_task()
     for task in range(3):
         same(model, hat.export(model, task), x, task)
-    assert [shapes(hat.export(model, task)) for task in range(2)] == before  # nothing of what has joined
+    assert [shapes(hat.export(model, task)) for task in range(2)] == before  # no unit that has joined
 
 
 @pytest.mark.parametrize("make", [alexnet, converted])
-def test_of_a_model_that_has_forgotten(make):
+def test_export_of_a_model_that_has_forgotten(make):
     model, x = make()
     hat.forget(model, task=0)
     same(model, hat.export(model, task=1), x, 1)

@@ -1,4 +1,4 @@
-"""What takes an exported network: torch.export, torch.compile, ONNX, safetensors, pickle, and a training loop."""
+"""An exported network works with torch.export, torch.compile, ONNX, safetensors, pickle and a training loop."""
 
 import copy
 import io
@@ -25,7 +25,7 @@ def exported(make, task=1):
 
 
 def tied():
-    """Two layers have one weight: (network, inputs)."""
+    """(network in which two layers share one weight, inputs)."""
     module, (x,) = NETWORKS["one_weight_in_two_layers"]()
     model = convert(module, (x,), head=None)
     model.begin_task(2)
@@ -40,7 +40,7 @@ def test_torch_export(make, strict, tmp_path):
     program = torch.export.export(network, (x,), strict=strict, dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, tmp_path / "network.pt2")
     again = torch.export.load(tmp_path / "network.pt2").module()
-    for inputs in (x, torch.cat([x, x])):  # of any batch
+    for inputs in (x, torch.cat([x, x])):  # the batch may have any size
         torch.testing.assert_close(again(inputs), network(inputs))
 
 
@@ -74,8 +74,8 @@ def test_onnx(tmp_path):
         warnings.simplefilter("ignore")
         torch.onnx.export(network, (x,), file, dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), network(x).detach(), rtol=1e-4, atol=1e-5)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), network(x).detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [*MAKES, "tied"])
@@ -83,13 +83,13 @@ def test_safetensors(make, tmp_path):
     from safetensors.torch import load_model, save_model
 
     network, x = tied() if make == "tied" else exported(make)
-    expected, other = network(x), copy.deepcopy(network)
+    expected, loaded = network(x), copy.deepcopy(network)
     save_model(network, tmp_path / "weights.safetensors")
     with torch.no_grad():
-        for values in (*other.parameters(), *other.buffers()):
+        for values in (*loaded.parameters(), *loaded.buffers()):
             values.zero_()
-    load_model(other, tmp_path / "weights.safetensors")
-    assert torch.equal(other(x), expected)
+    load_model(loaded, tmp_path / "weights.safetensors")
+    assert torch.equal(loaded(x), expected)
 
 
 def test_tied_weights_stay_tied():
@@ -116,22 +116,22 @@ def test_copies(make, way):
         if way == "pickle":
             data = pickle.dumps(network)
             assert b"hat.units.gate" not in data
-            other = pickle.loads(data)
+            copied = pickle.loads(data)
         elif way == "torch.save":
             file = io.BytesIO()
             torch.save(network, file)
-            other = torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+            copied = torch.load(io.BytesIO(file.getvalue()), weights_only=False)
         else:
-            other = copy.deepcopy(network)
-        assert torch.equal(other(x, **options), network(x, **options))
-        if options:  # copies choose for themselves
+            copied = copy.deepcopy(network)
+        assert torch.equal(copied(x, **options), network(x, **options))
+        if options:  # a copy has a choice of its own
             expected = network(x, task=0)
-            other(x, task=1)
+            copied(x, task=1)
             assert torch.equal(network(x, task=0), expected)
 
 
 class Small(nn.Module):
-    """At the top level, where pickle finds it."""
+    """Pickle needs this class at the top level."""
 
     def __init__(self):
         super().__init__()
@@ -141,7 +141,7 @@ class Small(nn.Module):
         return self.last(F.gelu(self.norm(self.one(x))))
 
 
-def test_a_converted_one_is_pickled():
+def test_an_export_of_a_converted_network_is_pickled():
     x = torch.randn(3, 5)
     model = learned(hat.convert(Small(), x, head=None).body)
     network = hat.export(model, task=1)
@@ -151,7 +151,7 @@ def test_a_converted_one_is_pickled():
 
 
 @pytest.mark.parametrize("make", [mlp, *MAKES])
-def test_it_trains_on(make):
+def test_an_exported_network_can_be_trained(make):
     network, x = exported(make)
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)

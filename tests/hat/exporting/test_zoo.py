@@ -9,7 +9,7 @@ import torch
 import hat
 from hat.layers.gated import GatedLayer
 from hat.units.composed import GatedAnywhere
-from tests.hat.conversion.checks import convert, draw_own, draw_units, others
+from tests.hat.conversion.checks import convert, draw_per_task, draw_units, others
 from tests.hat.conversion.zoo import NETWORKS
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
@@ -23,7 +23,7 @@ WELL_KNOWN = (
     "qkv_by_reshape",
 )
 ALONE = sorted({*sorted(NETWORKS)[::2], *WELL_KNOWN})
-"""Those of which one task is exported; of the others two at once."""
+"""The networks of which one task is exported. Of all others, two tasks are exported together."""
 GATED = (hat.Gate, hat.PerTask, GatedLayer, GatedAnywhere)
 ONE = {
     "called_twice_on_others": [5, 1],  # of 2, 1: inputs are units too
@@ -51,7 +51,10 @@ ONE = {
     "units_beside_inputs_times_a_switch": [4, 5, 1],  # of 1, 2, 1: a switch a unit and an input
     "windows": [1, 2, 2, 1, 2],  # of 1, 2, 1, 1, 2: heads
 }
-"""Of every gate the units that are there for task 1, where more are than it uses; behind each, how many it uses."""
+"""Networks that keep more units than task 1 uses: the units of every gate.
+
+The comment says how many units the task uses, and why the other units stay.
+"""
 
 BOTH = {
     "bounded": [4, 2, 6, 4],  # of 4, 2, 3, 4: a softmax over units
@@ -80,7 +83,7 @@ BOTH = {
     "unknown_function": [6, 3, 2],  # of 4, 3, 2: a sum up to each unit
     "words_read_and_written": [4, 3, 11],  # of 4, 3, 8: every word is looked up
 }
-"""The same of tasks 0 and 1."""
+"""The same for tasks 0 and 1 together."""
 
 
 def learned(name):
@@ -90,7 +93,7 @@ def learned(name):
     for task in range(2):
         model.begin_task(3)
         draw_units(model, task, 0.4)
-        draw_own(model, task)
+        draw_per_task(model, task)
         model.end_task()
     return model, others(example)
 

@@ -1,4 +1,4 @@
-"""A gated embedding table: torch's own look-up times the gate, locked by its columns."""
+"""A gated embedding table: the look-up of torch times the gate, with locked columns."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def embedding(**options):
     return hat.HATEmbedding(5, 6, dtype=torch.float64, **options)
 
 
-def test_with_open_gates_it_is_that_of_torch():
+def test_with_open_gates_the_table_answers_as_torch_does():
     layer = answer_for(embedding(), OPEN)
     assert torch.equal(layer(TOKENS), F.embedding(TOKENS, layer.weight))
     assert layer(TOKENS[0, 0]).shape == (6,)
@@ -67,21 +67,21 @@ def test_a_gate_of_another_length():
 
 
 @pytest.mark.parametrize("used", [[1, 1, 0, 0, 0, 0], [0, 1, 0, 0, 1, 0], [1] * 6, [0] * 6])
-def test_it_is_locked_by_its_columns(used):
+def test_columns_of_used_units_are_locked(used):
     layer = embedding()
     use(layer.gate, used)
-    found = sides(layer)[layer.weight]
-    assert found.rows is None
+    sides_of_table = sides(layer)[layer.weight]
+    assert sides_of_table.rows is None
     free = 1 - torch.tensor(used, dtype=torch.float64)
     moves = torch.zeros_like(layer.weight)
-    for block in found.blocks(layer.weight):
+    for block in sides_of_table.blocks(layer.weight):
         moves[block.where] += 1 if block.lock is None else rate(block.lock, moves[block.where])
     assert torch.equal(moves, free.expand(5, 6))
     leading = used.index(0) if 0 in used else 6
-    assert sum(moves[block.where].numel() for block in found.blocks(layer.weight)) == 5 * (6 - leading)
+    assert sum(moves[block.where].numel() for block in sides_of_table.blocks(layer.weight)) == 5 * (6 - leading)
 
 
-def test_it_reads_nothing_and_is_no_first_layer():
+def test_a_table_reads_no_units_and_is_no_first_layer():
     layer = embedding()
     linear = hat.HATLinear(6, 3, inputs=layer.gate)
     body = nn.ModuleList([layer, linear])
@@ -93,8 +93,8 @@ def test_it_reads_nothing_and_is_no_first_layer():
     assert torch.equal(locks(body)[linear.weight].columns, layer.gate.free)
 
 
-def test_a_table_that_a_layer_shares_is_locked_by_its_columns_still():
-    """Weight (v, c) of a used unit c is looked up whatever the layer's unit v is."""
+def test_a_table_that_a_layer_shares_still_has_locked_columns():
+    """Weight (v, c) of a used unit c is locked, even if unit v of the layer is free."""
     layer = embedding()
     linear = hat.HATLinear(6, 5, inputs=layer.gate, dtype=torch.float64)
     linear.weight = layer.weight
@@ -107,7 +107,7 @@ def test_a_table_that_a_layer_shares_is_locked_by_its_columns_still():
 
 
 def test_a_table_that_a_first_layer_shares_is_along_no_gate():
-    """Its rows lock for one, its columns for the other: a lock lets move what either lets move."""
+    """One module knows the rows and the other the columns, and no rate would be safe for both."""
     layer, linear = embedding(), hat.HATLinear(6, 5, dtype=torch.float64)
     linear.weight = layer.weight
     assert set(unlocked(nn.ModuleList([layer, linear]))) == {"0.weight"}
@@ -183,8 +183,8 @@ def test_used_columns_keep_every_bit_and_the_others_move(name, order):
         if order == "first" and "fused" not in name:
             assert all(state.shape == (5, 6 - 2 * task) for state in states)
         with torch.no_grad():
-            for each in model.gates.values():
-                each.embedding.copy_(torch.where(each.origin % 3 == 2 - task, 1.0, -1.0))
+            for other_gate in model.gates.values():
+                other_gate.embedding.copy_(torch.where(other_gate.origin % 3 == 2 - task, 1.0, -1.0))
         model.end_task()
         probes.add(model, task, TOKENS)
         assert hat.verify(model, probes).exact

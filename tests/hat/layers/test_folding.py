@@ -26,7 +26,7 @@ pytestmark = [
 
 @contextlib.contextmanager
 def counted():
-    """How often a weight is folded."""
+    """Counts how often a weight is folded."""
     with mock.patch.object(hat_kernels, "folded_weight", wraps=hat_kernels.folded_weight) as calls:
         yield calls
 
@@ -45,7 +45,7 @@ def twins(layer):
 
 
 def gradients(layer, x):
-    """[y, and the gradients of x and all parameters]."""
+    """[y, gradient of x, gradients of all parameters]."""
     torch.manual_seed(0)
     x = x.clone().requires_grad_()
     y = layer(x)
@@ -53,9 +53,9 @@ def gradients(layer, x):
     return [y, *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
 
 
-def assert_close(got, wanted):
+def assert_close(got, expected):
     eps = torch.finfo(torch.float32).eps
-    for mine, theirs in zip(got, wanted, strict=True):
+    for mine, theirs in zip(got, expected, strict=True):
         assert mine.dtype == theirs.dtype
         assert (mine - theirs).abs().max() <= 64 * eps * theirs.abs().max()
 
@@ -84,11 +84,11 @@ def test_a_folded_layer_is_the_layer(name):
     unfolded, folded = twins(make())
     x = torch.randn(5, *shape)
     with counted() as calls:
-        wanted = gradients(unfolded, x)
+        expected = gradients(unfolded, x)
         assert not calls.called
         got = gradients(folded, x)
     assert calls.call_count == 1
-    assert_close(got, wanted)
+    assert_close(got, expected)
 
 
 @pytest.mark.kernel
@@ -100,16 +100,16 @@ def test_a_folded_layer_on_the_kernels(name):
     unfolded, folded = (twin.to(DEVICE) for twin in twins(layer))
     x = torch.randn(5, *shape)
     with hat_kernels.backend("reference"):
-        wanted = gradients(unfolded, x)
+        expected = gradients(unfolded, x)
     with hat_kernels.backend("triton"), count_launches() as launches:
         got = gradients(folded, x.to(DEVICE))
     assert launches["folded_weight_forward"] == launches["folded_weight_backward"] == 1
-    assert not any(name.endswith("sums") for name in launches)  # of a gate over activations
-    assert_close([t.cpu() for t in got], wanted)
+    assert not any(name.endswith("sums") for name in launches)  # no sums of a gate over activations
+    assert_close([t.cpu() for t in got], expected)
 
 
 def test_a_unit_that_is_off_keeps_the_gradient_of_its_embedding():
-    """Far below the floor, where its activations are 0 unless folded."""
+    """The gate is far below the floor, so the activations are 0 if the gate is not folded."""
     layer = hat.HATConv2d(4, 6, 3, pool=nn.MaxPool2d(2))
     with torch.no_grad():
         layer.gate.embedding.copy_(torch.linspace(-0.12, 0.01, 6))
@@ -122,23 +122,25 @@ def test_a_unit_that_is_off_keeps_the_gradient_of_its_embedding():
             layer_.gate.state.set_progress(1.0)
             results.append(gradients(layer_, x))
         names = list(dict(layer.named_parameters()))
-        wanted, got = (result[1 + names.index("gate.embedding") + 1] for result in results)
+        expected, got = (result[1 + names.index("gate.embedding") + 1] for result in results)
         assert (400 * layer.gate.embedding[:3] < -22.2).all()
-        assert wanted[:3].abs().min() > 0
-        assert ((got - wanted).abs() <= 1e-5 * wanted.abs()).all()
+        assert expected[:3].abs().min() > 0
+        assert ((got - expected).abs() <= 1e-5 * expected.abs()).all()
 
 
 def test_autocast_casts_where_it_folds():
     unfolded, folded = twins(hat.HATConv2d(4, 6, 3, pool=nn.MaxPool2d(2)))
     x = torch.randn(5, 4, 8, 8)
-    wanted = gradients(unfolded, x)
+    expected = gradients(unfolded, x)
     with torch.autocast("cpu", torch.bfloat16), counted() as calls:
-        theirs, got = gradients(unfolded, x), gradients(folded, x)
+        unfolded_values, got = gradients(unfolded, x), gradients(folded, x)
     assert calls.call_args.kwargs["dtype"] == torch.bfloat16
-    assert got[0].dtype == theirs[0].dtype == torch.bfloat16
-    for mine, other, true in zip(got, theirs, wanted, strict=True):
-        spread = (other - true).abs().max() + torch.finfo(torch.bfloat16).eps * true.abs().max()
-        assert (mine - true).abs().max() <= FACTOR * spread
+    assert got[0].dtype == unfolded_values[0].dtype == torch.bfloat16
+    for value, unfolded_value, expected_value in zip(got, unfolded_values, expected, strict=True):
+        spread = (unfolded_value - expected_value).abs().max() + torch.finfo(
+            torch.bfloat16
+        ).eps * expected_value.abs().max()
+        assert (value - expected_value).abs().max() <= FACTOR * spread
 
 
 # ---------------------------------------------------------------- where it is not valid
@@ -168,13 +170,13 @@ INVALID = {
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_elsewhere_always_folds_nothing(name):
+def test_fold_always_does_not_fold_where_folding_is_not_valid(name):
     unfolded, folded = twins(INVALID[name]())
     x = torch.randn(5, 4, 8, 8, dtype=unfolded.weight.dtype)
     with counted() as calls:
-        wanted, got = ([t.detach() for t in (layer(x), *layer.parameters())] for layer in (unfolded, folded))
+        expected, got = ([t.detach() for t in (layer(x), *layer.parameters())] for layer in (unfolded, folded))
     assert not calls.called
-    assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 def test_float16_is_not_folded():
@@ -194,8 +196,8 @@ def test_a_finished_task_is_not_folded():
     assert not calls.called
 
 
-def test_a_lock_of_one_side_alone_is_folded():
-    """Nothing is left out of the gradient there."""
+def test_a_weight_with_locks_along_one_side_only_is_folded():
+    """The gradient is then that of the whole weight."""
     layer = locked_layer()
     use(layer.inputs[0], [0, 1, 1, 0])
     unfolded, folded = twins(layer)
@@ -243,7 +245,7 @@ def test_auto_folds_many_rows_on_a_short_weight():
     assert calls.call_count == 1
 
 
-def test_a_gate_that_rides_on_an_activation_costs_nothing_but_on_a_cpu():
+def test_auto_folds_a_gate_behind_an_activation_only_on_a_cpu():
     rows, pool = 1000, nn.MaxPool2d(2)
     assert pays(torch.empty(6, 4, 3, 3, device="meta"), rows, pool, "relu")
     assert pays(torch.empty(6, 4, 3, 3, device="meta"), rows, None, "identity")
@@ -269,7 +271,7 @@ def draws(shape, seed):
 
 
 def trained(fold, *, autocast=False, tasks=3, steps=3, **config):
-    """(model, how many tasks folded something): every earlier task was compared, bit by bit, after each."""
+    """(model, number of tasks that folded a weight); after every task, all earlier tasks are compared bit for bit."""
     torch.manual_seed(0)
     model = hat.HATModel(body(), config=hat.GateConfig(fold=fold, s_max=50.0, **config)).to(DEVICE)
     probes, folding = hat.Probes(), 0
@@ -298,8 +300,8 @@ def trained(fold, *, autocast=False, tasks=3, steps=3, **config):
     return model, folding
 
 
-def same(got, wanted, tolerance):
-    for name, value in wanted.state_dict().items():
+def same(got, expected, tolerance):
+    for name, value in expected.state_dict().items():
         if isinstance(value, torch.Tensor):
             mine = got.state_dict()[name]
             largest = value.abs().max() if value.numel() else 0
@@ -310,7 +312,7 @@ def same(got, wanted, tolerance):
     ("config", "folding"), [({}, 3), ({"locked_first": False}, 3), ({"mask_mode": "published"}, 3)]
 )
 def test_the_same_training(config, folding):
-    """The grouped convolution, whose units of a task are not whole groups, folds in all tasks."""
+    """The grouped convolution folds in all tasks, because the units of a task are not whole groups."""
     forgets = config.get("mask_mode") == "published"
     with mock.patch.object(hat, "verify", return_value=mock.Mock(exact=True)) if forgets else contextlib.nullcontext():
         (unfolded, none), (folded, some) = (trained(fold, **config) for fold in ("never", "always"))
@@ -319,14 +321,14 @@ def test_the_same_training(config, folding):
 
 
 def test_the_same_training_under_autocast():
-    """As far from float32 as without folding."""
-    wanted, (theirs, _), (got, folding) = (
+    """The error against float32 is as small as without folding."""
+    expected, (theirs, _), (got, folding) = (
         trained("never")[0],
         trained("never", autocast=True),
         trained("always", autocast=True),
     )
     assert folding == 3
-    mine, others, true = (model.state_dict() for model in (got, theirs, wanted))
+    mine, others, true = (model.state_dict() for model in (got, theirs, expected))
     for name, value in true.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
             spread = (others[name] - value).abs().max() + torch.finfo(torch.bfloat16).eps * value.abs().max()
@@ -336,11 +338,11 @@ def test_the_same_training_under_autocast():
 @pytest.mark.kernel
 def test_the_same_training_on_the_kernels():
     with hat_kernels.backend("reference"):
-        wanted, _ = trained("never", tasks=2, steps=2)
+        expected, _ = trained("never", tasks=2, steps=2)
     with hat_kernels.backend("triton"):
         got, folding = trained("always", tasks=2, steps=2)
     assert folding == 2
-    same(got, wanted, 1e-3)
+    same(got, expected, 1e-3)
 
 
 def test_unknown_fold():

@@ -1,4 +1,4 @@
-"""Gated layers against plain ones."""
+"""Gated layers compared with plain layers."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_dropout_in_training_only():
 
 
 def test_an_off_unit_cannot_hide_the_element_that_a_pool_chooses():
-    """The gate comes after the pool: its gradient is that of the pooled activation."""
+    """The gate comes after the pool, so its gradient is that of the pooled activation."""
     layer = hat.HATConv2d(1, 1, 1, pool=nn.MaxPool2d(2))
     layer.gate.state.set_progress(0.0)
     x = torch.arange(16.0).view(1, 1, 4, 4)
@@ -98,7 +98,7 @@ def test_a_pooling_convolution_on_a_gate_made_by_hand():
 
 
 def test_unbatched_convolution_input():
-    """torch takes (C, *spatial) as well; the gate would then lie along the wrong dimension."""
+    """torch accepts (C, *spatial) too, but the gate would then lie along the wrong dimension."""
     conv = hat.HATConv2d(1, 4, 1)
     x = torch.randn(1, 4, 4)
     with pytest.raises(ValueError, match="x: expected"):

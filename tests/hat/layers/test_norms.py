@@ -1,4 +1,4 @@
-"""Norms of each task's own: torch's where the gate is open, a gate behind it where it is not, and nothing forgotten."""
+"""Per-task norms: with an open gate they are the norms of torch, else a gate comes behind; nothing is forgotten."""
 
 import copy
 
@@ -44,7 +44,7 @@ AFFINE = [name for name in CASES if not name.endswith("without affine")]
 
 
 def pair(name):
-    """(torch's norm with random values, its arguments, inputs)."""
+    """(the norm of torch with random values, its arguments, inputs)."""
     plain, shape, options, size = (CASES | SEVERAL)[name]
     norm = plain(*shape, **options)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def converted(norm, **options):
 
 
 def gated(norm, units=None, *, fold="auto", progress=0.01, **options):
-    """Of a norm, behind a gate of the dimension that its units lie along."""
+    """A gated norm, made of a plain norm, with a new gate."""
     gate = hat.Gate(UNITS)
     gate.state.config = hat.GateConfig(fold=fold)
     gate.state.set_progress(progress)
@@ -81,7 +81,7 @@ OPENED = [*((name, False) for name in CASES | SEVERAL), *((name, True) for name 
 
 
 @pytest.mark.parametrize(("name", "has_gate"), OPENED)
-def test_an_open_gate_leaves_torchs_norm(name, has_gate):
+def test_with_an_open_gate_the_norm_is_that_of_torch(name, has_gate):
     norm, x = pair(name)
     mine = gated(copy.deepcopy(norm)) if has_gate else converted(copy.deepcopy(norm))
     answer = PLAIN if has_gate else LEARNING
@@ -91,14 +91,14 @@ def test_an_open_gate_leaves_torchs_norm(name, has_gate):
         for module in (norm, mine):
             with mine.state.answering(answer):
                 y = module.train(training)(x)
-            own = [p for key, p in module.named_parameters() if key in ("weight", "bias")]
-            results.append([y, *torch.autograd.grad(y.square().sum(), [x, *own])])
+            affine = [p for key, p in module.named_parameters() if key in ("weight", "bias")]
+            results.append([y, *torch.autograd.grad(y.square().sum(), [x, *affine])])
         for theirs, ours in zip(*results, strict=True):
             assert torch.equal(theirs, ours)
         assert len(statistics(norm)) == len(statistics(mine))
         for key, value in statistics(norm).items():
             got = statistics(mine)[key]
-            if norm.momentum is None:  # whose mean is another rounding, as nobody waits for the number of batches
+            if norm.momentum is None:  # the mean is rounded differently, because the number of batches is not read
                 assert torch.allclose(got, value, rtol=1e-5, atol=1e-6)
                 value.copy_(got)
             else:
@@ -106,7 +106,7 @@ def test_an_open_gate_leaves_torchs_norm(name, has_gate):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_open_is_what_every_task_starts_from(name):
+def test_open_answers_with_the_values_that_every_task_starts_from(name):
     norm, x = pair(name)
     mine = gated(norm)
     mine(x)
@@ -136,31 +136,31 @@ def test_autocast_as_torchs_norm(name, autocast):
 @pytest.mark.parametrize("activation", ["identity", "relu", "leaky_relu", "gelu", "sigmoid"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_finished_task_is_the_norm_times_its_mask(name, activation):
-    """Bit for bit: a weight times 1 is itself."""
+    """The results are equal bit for bit, because a weight times 1 is the weight."""
     norm, x = pair(name)
     mask = [1, 0, 0, 1, 1, 0]
     mine = gated(norm, mask, activation=activation)
     mine.commit()
     on = torch.tensor(mask, dtype=torch.bool)
-    wanted = ACTIVATIONS[activation](norm.eval()(x))
+    expected = ACTIVATIONS[activation](norm.eval()(x))
     for training in (False, True):
         with mine.state.answering(Finished(0)):
             y = mine.train(training)(x)
         off = y.movedim(mine.unit_dim, -1)[..., ~on]
         assert torch.equal(off, torch.zeros_like(off))
-        assert torch.equal(y.movedim(mine.unit_dim, -1)[..., on], wanted.movedim(mine.unit_dim, -1)[..., on])
+        assert torch.equal(y.movedim(mine.unit_dim, -1)[..., on], expected.movedim(mine.unit_dim, -1)[..., on])
 
 
 def explicit(mine):
-    """y and the gradients of `a * activation(norm(x) w + b)`, as a function of the tensors."""
-    own, config, activation = copy.deepcopy(mine), mine.gate.state.config, ACTIVATIONS[mine.activation]
-    own.gate, own.activation = None, "identity"
+    """y and the gradients of `a * activation(norm(x) w + b)`, computed by hand."""
+    plain, config, activation = copy.deepcopy(mine), mine.gate.state.config, ACTIVATIONS[mine.activation]
+    plain.gate, plain.activation = None, "identity"
 
     def function(x, embedding, scale, dy, *affine):
-        own.to(x.dtype)
+        plain.to(x.dtype)
         leaves = [t.detach().requires_grad_() for t in (x, embedding, *affine)]
         names = [name for name, _ in mine.named_parameters(recurse=False)]
-        z = torch.func.functional_call(own, dict(zip(names, leaves[2:], strict=True)), (leaves[0],))
+        z = torch.func.functional_call(plain, dict(zip(names, leaves[2:], strict=True)), (leaves[0],))
         a = hat_kernels.gate(leaves[1], scale, s_max=config.s_max, compensation=config.compensation)
         shape = [1] * x.dim()
         shape[mine.unit_dim] = -1
@@ -176,17 +176,17 @@ def explicit(mine):
 def test_gradients_are_those_of_a_gate_behind_the_norm(name, fold, activation):
     norm, x = pair(name)
     mine = gated(norm, fold=fold, activation=activation)
-    own = list(mine.parameters(recurse=False))
+    parameters = list(mine.parameters(recurse=False))
     dy = torch.randn_like(x)
     x.requires_grad_()
-    inputs = (x, mine.gate.embedding, mine.gate.state.scale, dy, *own)
+    inputs = (x, mine.gate.embedding, mine.gate.state.scale, dy, *parameters)
     function = explicit(mine)
     precise, rounded = exact(function, *inputs), function(*[t.detach() for t in inputs])
     y = mine(x)
-    got = [y, *torch.autograd.grad(y, [x, mine.gate.embedding, *own], dy)]
+    got = [y, *torch.autograd.grad(y, [x, mine.gate.embedding, *parameters], dy)]
     eps = torch.finfo(torch.float32).eps
     for mine_, wide, narrow in zip(got, precise, rounded, strict=True):
-        # A sum over a column in another order: its terms are as large as the largest of all.
+        # The sum over a column is in another order, so the error is as large as the largest term allows.
         allowed = FACTOR * (narrow - wide).abs().max() + 16 * eps * wide.abs().max()
         assert (mine_ - wide).abs().max() <= allowed
 
@@ -194,7 +194,7 @@ def test_gradients_are_those_of_a_gate_behind_the_norm(name, fold, activation):
 @pytest.mark.parametrize("compensation", ["published", "exact"])
 @pytest.mark.parametrize("name", AFFINE)
 def test_a_unit_that_is_off_keeps_the_gradient_of_its_embedding(name, compensation):
-    """Far below the floor, where behind a ReLU a folded gate of 0 would have none."""
+    """The gate is far below the floor. Behind a ReLU, a folded gate of exactly 0 would have no gradient."""
     norm, x = pair(name)
     results = []
     for fold in ("never", "auto"):
@@ -206,13 +206,13 @@ def test_a_unit_that_is_off_keeps_the_gradient_of_its_embedding(name, compensati
         dy = torch.linspace(1, 2, y.numel()).view(y.shape)
         results.append(torch.autograd.grad(y, list(mine.parameters()), dy))
     plain, folded = results
-    assert plain[-1].all()  # that of the embedding
-    for one, other in zip(plain, folded, strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6 * one.abs().max().item())
+    assert plain[-1].all()  # the gradient of the embedding
+    for expected, got in zip(plain, folded, strict=True):
+        assert torch.allclose(expected, got, rtol=1e-4, atol=1e-6 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("name", AFFINE)
-def test_what_is_folded(name, monkeypatch):
+def test_the_gate_is_folded_where_it_can_be(name, monkeypatch):
     norm, x = pair(name)
     calls = []
     monkeypatch.setattr(hat_kernels, "folded_weight", lambda *a, **k: calls.append(a) or FOLDED(*a, **k))
@@ -244,8 +244,8 @@ def test_a_gate_in_the_affine_part_on_the_kernels(name):
             y = mine(x.to(DEVICE))
             results.append([y, *torch.autograd.grad(y.square().sum(), list(mine.parameters()))])
     assert launches["folded_weight_forward"] == launches["folded_weight_backward"] == 1
-    for one, other in zip(*results, strict=True):
-        assert torch.allclose(one, other, rtol=1e-5, atol=1e-5 * one.abs().max().item())
+    for expected, got in zip(*results, strict=True):
+        assert torch.allclose(expected, got, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("how", ["module", "autocast"])
@@ -266,7 +266,7 @@ def test_an_off_unit_that_overflows_stays_0(activation, how):
 
 
 def with_tasks(name, tasks=3):
-    """A norm with random values of this many finished tasks."""
+    """A norm with so many finished tasks, which have random values."""
     norm, x = pair(name)
     mine = gated(norm, activation="leaky_relu")
     masks = torch.tensor([[float((unit + task) % 3 > 0) for unit in range(UNITS)] for task in range(tasks)])
@@ -295,7 +295,7 @@ def test_a_task_a_sample(name, training):
         assert torch.equal(mixed[tasks == task] == 0, alone[tasks == task] == 0)
 
 
-def test_a_task_a_sample_over_images():
+def test_one_task_per_sample_over_images():
     norm, x = pair("layer over images")
     mine = converted(norm)
     for _ in range(2):
@@ -333,7 +333,7 @@ def test_only_the_current_task_averages(name):
 
 
 class Folded(nn.Module):
-    """A convolution without a gate of its own, whose units are gated behind the norm, in a residual stream."""
+    """A residual stream with a convolution that has no gate, because its units are gated behind the norm."""
 
     def __init__(self):
         super().__init__()
@@ -393,7 +393,7 @@ def make(name):
 
 
 def answers(model, remembered):
-    """In the model's mode: what finished tasks answer does not depend on it."""
+    """The answers of all finished tasks, in the present mode of the model."""
     with torch.no_grad():
         return {task: model(x, task=task) for task, x in remembered.items()}
 
@@ -408,13 +408,13 @@ def step(model, optimizer, shape, progress, autocast=None):
 
 
 def learn(model, shape, optimizer, tasks=3, autocast=None):
-    """Every finished task answers the same bits after each step of later ones, in training mode too."""
+    """Every finished task answers the same bits after each step of later tasks, in training mode too."""
     probes, inputs, first = hat.Probes(), {}, {}
     for task in range(tasks):
         model.begin_task(3)
-        own = OPTIMIZERS[optimizer](model.task_parameters(), model)
+        optimizer_of_task = OPTIMIZERS[optimizer](model.task_parameters(), model)
         for number in range(3):
-            step(model, own, shape, number / 2, autocast)
+            step(model, optimizer_of_task, shape, number / 2, autocast)
             for mode in (True, False):
                 for old, y in answers(model.train(mode), inputs).items():
                     assert torch.equal(y, first[old]), f"task {old} drifted"
@@ -435,9 +435,9 @@ def test_nothing_is_forgotten(name, optimizer):
     norms = [module for module in model.body.modules() if isinstance(module, hat.PerTask)]
     assert len(norms) == 2
     for norm in norms:
-        for own, stack in norm.stacks():
+        for tensor_name, stack in norm.stacks():
             assert len(stack) == 3
-            assert own == "num_batches_tracked" or not torch.equal(stack[0], stack[1])  # every task has its own
+            assert tensor_name == "num_batches_tracked" or not torch.equal(stack[0], stack[1])  # every task has its own
 
 
 @pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
@@ -478,21 +478,23 @@ def test_the_step_in_one_call(name, optimizer):
     for whole in (True, False):
         model, shape = make(name)
         model.begin_task(3)
-        own = OPTIMIZERS[optimizer](model.task_parameters(), model)
-        call = hat.TrainStep(model, own) if whole else None
+        optimizer_of_task = OPTIMIZERS[optimizer](model.task_parameters(), model)
+        call = hat.TrainStep(model, optimizer_of_task) if whole else None
         torch.manual_seed(1)
         for number in range(3):
             if call is None:
-                step(model, own, shape, number / 2)
+                step(model, optimizer_of_task, shape, number / 2)
             else:
                 call(torch.randn(6, *shape), torch.arange(6) % 3, progress=number / 2)
         results.append(model.state_dict())
-    for (key, one), other in zip(results[0].items(), results[1].values(), strict=True):
-        assert torch.equal(one, other), key
+    for (key, expected), got in zip(results[0].items(), results[1].values(), strict=True):
+        assert torch.equal(expected, got), key
 
 
-@pytest.mark.parametrize("name", ["conv, batch", "linear, layer"])  # others compile alike, and slowly
-def test_in_one_graph_of_operations(name):
+@pytest.mark.parametrize(
+    "name", ["conv, batch", "linear, layer"]
+)  # the other norms compile in the same way, but slowly
+def test_the_norm_compiles_to_one_graph(name):
     results = []
     for compiled in (False, True):
         torch._dynamo.reset()
@@ -504,15 +506,15 @@ def test_in_one_graph_of_operations(name):
         y = call(x)
         y.square().sum().backward()
         results.append([y, *(p.grad for p in model.body.parameters()), *statistics(model.body).values()])
-    for one, other in zip(*results, strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+    for expected, got in zip(*results, strict=True):
+        assert torch.allclose(expected, got, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- making them
 
 
 @pytest.mark.parametrize("name", CASES | SEVERAL)
-def test_from_torchs(name):
+def test_from_plain(name):
     norm, _ = pair(name)
     norm.eval()
     for key, parameter in norm.named_parameters():
@@ -525,10 +527,10 @@ def test_from_torchs(name):
     for option in mine.options:
         assert getattr(mine, option) == getattr(made, option) == getattr(norm, option)
     for key, value in norm.state_dict().items():
-        own = getattr(mine, key)
-        assert torch.equal(own, value)
-        assert getattr(mine, f"{key}_initial").data_ptr() == value.data_ptr() != own.data_ptr()
-        assert own.requires_grad == (key == "weight")
+        copied = getattr(mine, key)
+        assert torch.equal(copied, value)
+        assert getattr(mine, f"{key}_initial").data_ptr() == value.data_ptr() != copied.data_ptr()
+        assert copied.requires_grad == (key == "weight")
 
 
 class Other(nn.BatchNorm2d):
@@ -539,13 +541,13 @@ class Other(nn.BatchNorm2d):
 @pytest.mark.parametrize(
     ("norm", "message"),
     [
-        (nn.SyncBatchNorm(4), "expected BatchNorm2d, got SyncBatchNorm, whose statistics are of all processes"),
+        (nn.SyncBatchNorm(4), "expected BatchNorm2d, got SyncBatchNorm, which shares its statistics"),
         (Other(4), "expected BatchNorm2d, got Other"),
         (nn.BatchNorm1d(4), "expected BatchNorm2d, got BatchNorm1d"),
         (nn.InstanceNorm2d(4, track_running_stats=True), "expected BatchNorm2d, got InstanceNorm2d"),
     ],
 )
-def test_what_is_no_batch_norm(norm, message):
+def test_another_class_is_no_batch_norm(norm, message):
     with pytest.raises(TypeError, match=f"norm: {message}"):
         hat.HATBatchNorm2d.from_plain(norm)
 
@@ -561,13 +563,13 @@ def test_gates_that_do_not_fit():
         hat.HATBatchNorm2d(4)(torch.zeros(3, 4))
 
 
-def test_a_plain_batch_norm_is_told_what_to_use():
+def test_the_error_about_a_plain_batch_norm_names_the_gated_norm():
     with pytest.raises(ValueError, match=r"body\.1: expected no BatchNorm2d: .*; use hat\.HATBatchNorm2d and the like"):
         hat.HATModel(wired(hat.HATConv2d(1, 4, 3), nn.BatchNorm2d(4)))
 
 
 def test_a_gate_of_another_kind():
-    """Whatever has units, a state and a form; here one gate for both halves of the units."""
+    """An object with `units`, `state` and `form` serves as a gate. Here it is one gate for both halves of the units."""
 
     class Twice:
         def __init__(self, gate):

@@ -1,4 +1,4 @@
-"""A branch that is left out for some samples of a batch."""
+"""Stochastic depth: a branch is dropped for some samples of a batch."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from hat.conversion.api import convert_body
 from hat.layers.stochastic_depth import StochasticDepth
 
 
-def test_whole_samples_are_dropped_and_the_rest_makes_up_for_them():
+def test_whole_samples_are_dropped_and_the_others_are_scaled_up():
     torch.manual_seed(0)
     y = StochasticDepth(0.25)(torch.ones(4000, 3, 2))
     dropped = (y == 0).flatten(1).all(1)
@@ -18,7 +18,7 @@ def test_whole_samples_are_dropped_and_the_rest_makes_up_for_them():
 
 
 def test_a_dropped_branch_leaves_no_trace():
-    """Not where it overflows, nor in the gradient."""
+    """This holds for a branch that overflows, and for the gradient."""
     torch.manual_seed(0)
     x = torch.ones(64, 3).requires_grad_()
     y = StochasticDepth(0.5)(x * torch.tensor([1.0, float("inf"), 1.0]))

@@ -1,4 +1,4 @@
-"""The networks that come along: shapes, kernels, sizes, and that those which are converted forget nothing."""
+"""The networks of `hat.models`: shapes, kernels and sizes; they forget nothing."""
 
 import itertools
 
@@ -24,11 +24,11 @@ def test_mlp(hidden):
     assert count(body) == sum(a * b + b for a, b in itertools.pairwise(widths))
     assert body(torch.randn(3, 2, 6)).shape == (3, hidden[-1])
     layers = [m for m in body.modules() if isinstance(m, hat.HATLinear)]
-    found = locks(body)
-    assert found[layers[0].weight].columns is None
+    locks_by_parameter = locks(body)
+    assert locks_by_parameter[layers[0].weight].columns is None
     for before, layer in itertools.pairwise(layers):
-        assert torch.equal(found[layer.weight].columns, before.gate.free)
-        assert found[layer.weight].column_repeat == 1
+        assert torch.equal(locks_by_parameter[layer.weight].columns, before.gate.free)
+        assert locks_by_parameter[layer.weight].column_repeat == 1
 
 
 def test_the_papers_mlp():
@@ -67,14 +67,14 @@ def test_alexnet(size, kernels, last):
     linear = [m for m in body.modules() if isinstance(m, hat.HATLinear)]
     assert linear[0].in_features == 6 * last * last
     assert body(torch.randn(2, 3, size, size)).shape == (2, 7)
-    found = locks(body)
-    assert found[convs[0].weight].columns is None
-    assert torch.equal(found[convs[1].weight].columns, convs[0].gate.free)
-    assert found[linear[0].weight].column_repeat == last * last
+    locks_by_parameter = locks(body)
+    assert locks_by_parameter[convs[0].weight].columns is None
+    assert torch.equal(locks_by_parameter[convs[1].weight].columns, convs[0].gate.free)
+    assert locks_by_parameter[linear[0].weight].column_repeat == last * last
     assert [m.dropout for m in [*convs, *linear]] == [0.2, 0.2, 0.5, 0.5, 0.5]
     assert [(m.activation, type(m.pool)) for m in convs] == [("relu", nn.MaxPool2d)] * 3
     kinds = {type(m) for m in body.network.children()}
-    assert kinds == {hat.HATConv2d, nn.Flatten, hat.HATLinear}  # nothing is left to do beside them
+    assert kinds == {hat.HATConv2d, nn.Flatten, hat.HATLinear}  # the convolutions take in activation, dropout and pool
 
 
 def test_the_papers_alexnet():
@@ -116,7 +116,7 @@ def test_alexnet_too_small(size):
     ],
 )
 def test_alexnet_lengths(options):
-    with pytest.raises(ValueError, match="dropout: expected one a layer"):
+    with pytest.raises(ValueError, match="dropout: expected one per layer"):
         hat.models.alexnet((3, 32, 32), **options)
 
 
@@ -128,9 +128,9 @@ TINY = {
 
 
 def plain_count(body):
-    """Elements of what the plain network has."""
-    own = sum(p.numel() for module in per_task(body).values() for p in module.parameters(recurse=False))
-    return own + sum(p.numel() for p in locks(body))
+    """The number of weights of the plain network."""
+    per_task_count = sum(p.numel() for module in per_task(body).values() for p in module.parameters(recurse=False))
+    return per_task_count + sum(p.numel() for p in locks(body))
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,10 @@ def plain_count(body):
     ],
 )
 def test_resnet_counts(make, depths, convolutions, features):
-    """A gate for the inside of every convolution of a block but its last, and one for the stream of every stage."""
+    """Every convolution of a block except the last one has a gate, and so has the stream of every stage."""
     body = make((3, 8, 8), width=2)
     model = hat.HATModel(body)
-    streams = 4 + (make is hat.models.resnet50)  # that of the stem is widened at once by a bottleneck
+    streams = 4 + (make is hat.models.resnet50)  # a bottleneck widens the stream of the stem at once
     assert len(model.gates) == sum(depths) * (convolutions - 1) + streams
     layers = [module for module in body.modules() if isinstance(module, hat.HATConv2d)]
     assert len(layers) == 1 + sum(depths) * convolutions + streams - 1
@@ -199,10 +199,10 @@ def test_vit(pool):
     token = pool == "token"
     block = 4 * (12 * 12 + 12) + 2 * 12 * 20 + 20 + 12 + 4 * 12
     assert plain_count(body) == 12 * 3 * 16 + 12 + (16 + token) * 12 + token * 12 + 2 * block + 24
-    found = locks(body)
+    locks_by_parameter = locks(body)
     for name in ("query", "key", "value"):
         weight = body.get_submodule(f"network.blocks.1.attention.{name}").weight
-        assert torch.equal(found[weight].columns, next(iter(model.gates.values())).free)
+        assert torch.equal(locks_by_parameter[weight].columns, next(iter(model.gates.values())).free)
 
 
 def test_vit_drops_in_training_alone():
@@ -241,7 +241,7 @@ def test_converted_networks_forget_nothing(name):
             optimizer.step()
         assert any(not torch.equal(p, q) for p, q in zip(before, model.task_parameters(), strict=True))
         with torch.no_grad():
-            for embedding in model.embeddings:  # every third unit, so that some are left
+            for embedding in model.embeddings:  # every task uses a third of the units
                 embedding.copy_(torch.where((torch.arange(embedding.numel()) + task) % 3 == 0, 1.0, -1.0))
         model.end_task()
         probes.add(model, task, x)

@@ -1,4 +1,4 @@
-"""A transformer, from words to a mean over tokens, converted: it learns, and forgets nothing."""
+"""A converted transformer, from words to a mean over tokens: it learns, and forgets nothing."""
 
 import copy
 
@@ -51,7 +51,7 @@ def train(model, optimizer, steps=4, autocast=None):
 
 
 def draw_units(model):
-    """Some of what is used, some of what is free; after two tasks, something of every gate is."""
+    """Let a task use some used and some free units, so that every gate has used units after two tasks."""
     with torch.no_grad():
         for gate in model.gates.values():
             on = (gate.origin % 4 == model.task) | (gate.origin % 5 == 0)
@@ -89,8 +89,8 @@ def test_nothing_lies_along_no_gate(norm):
     assert unlocked(make(norm=norm).body) == {}
 
 
-def test_what_is_not_locked_does_move():
-    """The other side of the contract: a lock that holds everything would pass the tests above."""
+def test_free_weights_do_move():
+    """A lock that holds everything would pass the tests above, so free weights must move."""
     model = make(norm=nn.Identity)
     learn(model, "SGD", tasks=2)
     locks, before = model.locks(), {p: p.detach().clone() for p in model.body.parameters()}
@@ -109,12 +109,12 @@ def test_what_is_not_locked_does_move():
 
 
 def locked_share(model):
-    """The share of the shared weights that is left out of every step, as it is in a locked block."""
-    whole = left = 0
-    for parameter, found in sides(model.body).items():
+    """The share of the shared weights that lies in a locked block."""
+    whole = movable = 0
+    for parameter, its_sides in sides(model.body).items():
         whole += parameter.numel()
-        left += sum(parameter[block.where].numel() for block in found.blocks(parameter))
-    return 1 - left / whole
+        movable += sum(parameter[block.where].numel() for block in its_sides.blocks(parameter))
+    return 1 - movable / whole
 
 
 def test_the_locked_share_grows():
@@ -128,7 +128,7 @@ def test_the_locked_share_grows():
 
 
 def test_it_learns():
-    """Two tasks: which of the words is in a text."""
+    """Two tasks: say which of two words is in a text."""
     model = make(dropout=0.0)
     for task in range(2):
         model.begin_task(2)
@@ -153,20 +153,20 @@ def test_a_state_dict_round_trip(stage):
     learn(model, "SGD", tasks=2)
     if stage == "learning":
         model.begin_task(2)
-    other = make(seed=1)
-    other.load_state_dict(copy.deepcopy(model.state_dict()))
+    loaded = make(seed=1)
+    loaded.load_state_dict(copy.deepcopy(model.state_dict()))
     for task in range(2):
-        assert torch.equal(other.eval()(texts(), task=task), model.eval()(texts(), task=task))
+        assert torch.equal(loaded.eval()(texts(), task=task), model.eval()(texts(), task=task))
     for name, gate in model.gates.items():
-        assert (gate.locked, gate.in_order) == (other.gates[name].locked, other.gates[name].in_order)
-    for one in (model, other):
+        assert (gate.locked, gate.in_order) == (loaded.gates[name].locked, loaded.gates[name].in_order)
+    for either in (model, loaded):
         torch.manual_seed(3)
         if stage == "finished":
-            one.begin_task(2)
-        train(one, OPTIMIZERS["SGD"](one))
-        draw_units(one)
-        one.end_task()
-    assert all(torch.equal(other(texts(), task=task), model(texts(), task=task)) for task in range(3))
+            either.begin_task(2)
+        train(either, OPTIMIZERS["SGD"](either))
+        draw_units(either)
+        either.end_task()
+    assert all(torch.equal(loaded(texts(), task=task), model(texts(), task=task)) for task in range(3))
 
 
 def test_one_graph_under_compile():
@@ -178,5 +178,5 @@ def test_one_graph_under_compile():
     for call in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
         logits = call(texts())
         results.append([logits, *torch.autograd.grad(logits.square().sum(), list(model.task_parameters()))])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(expected, got)

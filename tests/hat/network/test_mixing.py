@@ -13,7 +13,7 @@ import hat
 import hat_kernels
 from hat.network.mixing import batched, in_parts, logits, rows_of
 from hat.units.state import Finished, PerSample
-from tests.hat.conversion.checks import convert, draw_own, draw_units, others
+from tests.hat.conversion.checks import convert, draw_per_task, draw_units, others
 from tests.hat.conversion.zoo import NETWORKS
 from tests.hat.nets import text_transformer, wired
 from tests.hat_kernels.launches import count_launches
@@ -29,7 +29,7 @@ def finish(model, tasks=TASKS):
     for task in range(tasks):
         model.begin_task(2 + task)
         draw_units(model, task)
-        draw_own(model, task)
+        draw_per_task(model, task)
         model.end_task()
     return model
 

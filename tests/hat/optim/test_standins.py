@@ -270,7 +270,7 @@ def test_a_state_of_other_blocks_is_refused_and_leaves_the_optimizer_usable():
     optimizer = hat.guard(PARTS["SGD"](list(model.task_parameters())), model)
     optimizer.load_state_dict(wrong)
     before = [p.detach().clone() for p in model.parameters()]
-    with pytest.raises(ValueError, match=r"state: expected tensors of .* what may move of the parameter, got"):
+    with pytest.raises(ValueError, match=r"state: expected tensors of .* the parts that may move, got"):
         train(model, optimizer, 1)
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
     holds(optimizer, model)

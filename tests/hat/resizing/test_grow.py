@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
-from tests.hat.conversion.checks import EPS, convert, draw_own, draw_units
+from tests.hat.conversion.checks import EPS, convert, draw_per_task, draw_units
 from tests.hat.conversion.zoo import NETWORKS
 from tests.hat.nets import Attention
 
@@ -222,7 +222,7 @@ def test_converted_networks_grow_everywhere(name):
     for task in range(2):
         model.begin_task(CLASSES)
         draw_units(model, task, 0.5)
-        draw_own(model, task)
+        draw_per_task(model, task)
         model.end_task()
     expected = answers(model, inputs)
     joined = hat.grow(model, 3)

@@ -1,4 +1,4 @@
-"""What is left of a parameter behind its locked block: all that may move, nothing that may not."""
+"""The parts of a parameter that may move: the blocks hold every free element once, and the frozen block none."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ HOUSE = settings(deadline=None, max_examples=150)
 
 
 def side(free, repeat=1):
-    """As a gate makes it."""
+    """The `Side` that a gate with these free units makes."""
     used = [1 - f for f in free]
     locked = used.index(0) if 0 in used else len(used)
     return Side(torch.tensor(free, dtype=torch.float32), repeat, locked, not any(used[locked:]))
 
 
 def units(count):
-    """Free units: in any order, or with the locked ones first."""
+    """A strategy for the free units: in any order, or with the locked units first."""
     anything = st.lists(st.sampled_from([0, 1]), min_size=count, max_size=count)
     return st.one_of(anything, anything.map(sorted))
 
@@ -32,13 +32,17 @@ def parameters(draw):
     groups = draw(st.sampled_from([1, 1, 1, 2, 3]))
     rows, columns = (draw(st.integers(1, 5)) * groups for _ in range(2))
     row_repeat, column_repeat = (draw(st.integers(1, 3)) if groups == 1 else 1 for _ in range(2))
-    one, other = side(draw(units(rows)), row_repeat), side(draw(units(columns)), column_repeat)
+    row_side, column_side = side(draw(units(rows)), row_repeat), side(draw(units(columns)), column_repeat)
     shape = [rows * row_repeat, columns * column_repeat // groups, *draw(st.sampled_from([(), (2,), (1, 3)]))]
     kind = draw(st.sampled_from(["both", "rows", "columns", "bias"])) if groups == 1 else "both"
     if kind == "bias":
-        return Sides(one), torch.randn(shape[:1])
-    sides = {"both": Sides(one, other, groups), "rows": Sides(one), "columns": Sides(None, other)}[kind]
-    return sides, torch.randn(shape)
+        return Sides(row_side), torch.randn(shape[:1])
+    sides_by_kind = {
+        "both": Sides(row_side, column_side, groups),
+        "rows": Sides(row_side),
+        "columns": Sides(None, column_side),
+    }
+    return sides_by_kind[kind], torch.randn(shape)
 
 
 def rates(lock, parameter):
@@ -54,16 +58,16 @@ def test_blocks_hold_all_that_may_move_once(case):
         assert view.numel()
         view += 1
         check_lock(block.lock, view)
-        own = whole[block[0]]
-        assert torch.equal(rates(block.lock, view), own)
-        assert not block.free or (own == 1).all()
+        expected = whole[block.where]
+        assert torch.equal(rates(block.lock, view), expected)
+        assert not block.free or (expected == 1).all()
     assert seen.max() <= 1
     assert not whole[seen == 0].any()
 
 
 @HOUSE
 @given(parameters())
-def test_the_frozen_block_is_what_they_leave_out(case):
+def test_the_blocks_hold_everything_but_the_frozen_block(case):
     sides, parameter = case
     rows, columns = sides.frozen(parameter.shape)
     seen = torch.zeros_like(parameter)
@@ -80,7 +84,7 @@ def test_the_frozen_block_is_what_they_leave_out(case):
 
 @pytest.mark.parametrize("used", [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
 def test_locked_units_first_leave_nothing_locked_behind(used):
-    """The work of a step is then what may move, and no more."""
+    """A step then works on exactly the elements that may move."""
     rows, columns = side([1 - u for u in used]), side([1 - u for u in used], 3)
     parameter = torch.randn(4, 12)
     blocks = Sides(rows, columns).blocks(parameter)
@@ -89,7 +93,7 @@ def test_locked_units_first_leave_nothing_locked_behind(used):
 
 
 @pytest.mark.parametrize("groups", [2, 3, 6])
-def test_whole_groups_are_left_out(groups):
+def test_only_whole_groups_are_frozen(groups):
     rows, columns = side([0, 0, 0, 0, 1, 1]), side([0, 0, 0, 0, 0, 1])
     parameter = torch.randn(6, 6 // groups, 3)
     locked = {2: 1, 3: 2, 6: 4}[groups]
@@ -97,7 +101,7 @@ def test_whole_groups_are_left_out(groups):
 
 
 def test_a_group_that_would_cut_a_unit_freezes_nothing():
-    """Two groups of three rows, of which each unit has two."""
+    """There are two groups of three rows, and each unit has two rows."""
     sides = Sides(side([0, 0, 1], 2), side([0, 0, 0, 1]), 2)
     assert sides.frozen((6, 2)) == (0, 0)
     (block,) = sides.blocks(torch.randn(6, 2))
@@ -114,16 +118,16 @@ def test_a_scalar():
 @HOUSE
 @given(st.data())
 def test_two_gates_along_one_dimension(data):
-    """What meets both is free where both are, whatever their repeats."""
+    """An index is free if both of its units are free, for any two repeats."""
     length = 12
     repeats = data.draw(st.sampled_from([(1, 1), (2, 2), (1, 3), (4, 2)]))
-    one, other = (side(data.draw(units(length // repeat)), repeat) for repeat in repeats)
-    met = one.meet(other)
-    free = torch.minimum(*(s.free.repeat_interleave(s.repeat) for s in (one, other)))
+    first, second = (side(data.draw(units(length // repeat)), repeat) for repeat in repeats)
+    met = first.meet(second)
+    free = torch.minimum(*(s.free.repeat_interleave(s.repeat) for s in (first, second)))
     assert torch.equal(met.free.repeat_interleave(met.repeat), free)
     assert not free[: met.behind].any()
     assert not met.in_order or free[met.behind :].all()
-    assert met.behind == max(one.behind, other.behind)
+    assert met.behind == max(first.behind, second.behind)
     assert torch.equal(met.rest, met.free[met.locked :])
 
 
@@ -132,7 +136,7 @@ def test_two_gates_along_one_dimension(data):
 
 @HOUSE
 @given(parameters())
-def test_join_undoes_cut_but_for_what_is_locked(case):
+def test_join_undoes_cut_except_for_locked_elements(case):
     sides, parameter = case
     blocks = sides.blocks(parameter)
     whole = join([part.clone() for part in cut(parameter, blocks)], blocks, parameter)
@@ -149,28 +153,30 @@ def test_join_has_the_dtype_of_its_parts():
 
 @HOUSE
 @given(parameters())
-def test_unpack_takes_what_pack_gives_and_a_state_of_all(case):
+def test_unpack_takes_packed_parts_or_a_state_of_the_whole_parameter(case):
     sides, parameter = case
     blocks = sides.blocks(parameter)
     parts = [torch.randn(view.shape) for view in cut(parameter, blocks)]
     packed = pack(parts)
     assert isinstance(packed, torch.Tensor) == (len(blocks) == 1)
-    for part, own in zip(unpack(packed, blocks, parameter), parts, strict=True):
-        assert part.data_ptr() == own.data_ptr()
-        assert torch.equal(part, own)
+    for part, expected in zip(unpack(packed, blocks, parameter), parts, strict=True):
+        assert part.data_ptr() == expected.data_ptr()
+        assert torch.equal(part, expected)
     for part, view in zip(unpack(parameter, blocks, parameter), cut(parameter, blocks), strict=True):
         assert torch.equal(part, view)
-        assert part.shape == parameter.shape or part.data_ptr() != view.data_ptr()  # memory of what is left alone
+        assert (
+            part.shape == parameter.shape or part.data_ptr() != view.data_ptr()
+        )  # a part does not keep the memory of the whole state
 
 
 @pytest.mark.parametrize("state", [torch.zeros(3, 3), [torch.zeros(2, 4)], [], [torch.zeros(2, 4), torch.zeros(2, 3)]])
 def test_a_state_of_other_blocks_is_refused(state):
     like, blocks = torch.zeros(4, 4), Sides(side([0, 0, 1, 1]), side([0, 0, 1, 1])).blocks(torch.zeros(4, 4))
-    with pytest.raises(ValueError, match=r"state: expected tensors of \[\(2, 4\), \(2, 2\)\], what may move of the"):
+    with pytest.raises(ValueError, match=r"state: expected tensors of \[\(2, 4\), \(2, 2\)\], the parts that may move"):
         unpack(state, blocks, like)
 
 
-# ---------------------------------------------------------------- of a model
+# ---------------------------------------------------------------- blocks of a model
 
 
 @pytest.fixture
@@ -188,7 +194,7 @@ def test_nothing_is_locked_in_the_first_task(model):
     assert not all(blocks == [Block()] for blocks in model.blocks().values())
 
 
-def test_blocks_are_made_once_a_task_and_anew_after_a_load(model):
+def test_blocks_are_made_once_per_task_and_again_after_a_load(model):
     with torch.no_grad():
         for embedding in model.embeddings:
             embedding.fill_(-1.0)[0] = 1.0

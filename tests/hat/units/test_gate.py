@@ -79,7 +79,7 @@ def test_form_follows_the_task():
 
 
 @pytest.mark.parametrize("init", ["normal", "uniform"])
-def test_a_fresh_embedding_every_task_in_place(init):
+def test_every_task_starts_from_a_new_embedding_in_the_same_memory(init):
     gate = Gate(10_000)
     gate.share(State(GateConfig(init=init)))
     parameter = gate.embedding
@@ -105,10 +105,10 @@ def test_attach_checks_lengths():
     with pytest.raises(ValueError, match=r"weight: expected 4 units x 1 along dimension 0, got \(8, 12\)"):
         gate.attach(linear, "weight", 0)
     assert len(gate.members) == 2
-    gate.attach(nn.Linear(3, 4, bias=False), "bias", 0)  # nothing there, nothing to lock
+    gate.attach(nn.Linear(3, 4, bias=False), "bias", 0)  # the layer has no bias, so there is nothing to lock
 
 
-def test_a_table_is_not_read():
+def test_a_table_does_not_read_the_units():
     gate, table, linear = Gate(4), nn.Embedding(3, 4), nn.Linear(4, 4)
     gate.attach(table, "weight", 1, table=True)
     gate.attach(linear, "weight", 1)
@@ -153,7 +153,7 @@ def test_config(options, message):
 
 
 def test_locks_of_a_shared_gate():
-    """A residual stream: both producers and the consumer are locked by one gate."""
+    """In a residual stream, one gate locks the two layers that make the units and the layer that reads them."""
     stem = hat.HATLinear(3, 4)
     up = hat.HATLinear(4, 5, inputs=stem.gate)
     down = hat.HATLinear(5, 4, gate=stem.gate, inputs=up.gate)
@@ -162,11 +162,11 @@ def test_locks_of_a_shared_gate():
     with torch.no_grad():
         use(stem.gate, [1, 0, 1, 0])
         use(up.gate, [1, 1, 0, 0, 0])
-    found = locks(body)
-    assert torch.equal(found[down.weight].rows, stem.gate.free)
-    assert torch.equal(found[down.weight].columns, up.gate.free)
-    assert torch.equal(found[up.weight].columns, stem.gate.free)
-    assert found[stem.weight].columns is None
+    locks_by_parameter = locks(body)
+    assert torch.equal(locks_by_parameter[down.weight].rows, stem.gate.free)
+    assert torch.equal(locks_by_parameter[down.weight].columns, up.gate.free)
+    assert torch.equal(locks_by_parameter[up.weight].columns, stem.gate.free)
+    assert locks_by_parameter[stem.weight].columns is None
     assert unlocked(body) == {}
 
 

@@ -1,4 +1,4 @@
-"""Where units lie, and where they lie once some are gone and others have joined."""
+"""Where the units lie in a tensor, before and after some units have gone and others have joined."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def laid(units):
 
 
 def named(layout):
-    """A tensor that says of every element which it was."""
+    """A tensor with a different number in every element."""
     return torch.arange(layout.shape.numel()).view(layout.shape)
 
 
@@ -23,8 +23,10 @@ def test_one_dimension():
     assert layout.varying == (1,)
     assert layout.along(counts) == 1
     assert layout.counted(counts).tolist() == [[2, 0, 1, 1]]
-    assert layout.taken(named(layout), counts).tolist() == [[0, 0, 2, 3]]  # what joins has what stands in front of it
-    assert layout.resized(counts).units.tolist() == [[1, 2, -1, 0]]  # under new numbers
+    assert layout.taken(named(layout), counts).tolist() == [
+        [0, 0, 2, 3]
+    ]  # a unit that joins has the values of the unit in front
+    assert layout.resized(counts).units.tolist() == [[1, 2, -1, 0]]  # the new numbers
     assert layout.first(layout.taken(named(layout), counts), counts).tolist() == [[0, 2, 3]]
 
 
@@ -70,7 +72,7 @@ def test_heads_of_several_lengths_do_not_fit():
         layout.index(1, counts)
 
 
-def test_a_dimension_that_is_not_there_is_spread():
+def test_a_dimension_of_length_1_stands_for_all_indices():
     layout, counts = Layout(torch.Size((5, 3)), torch.tensor([[0, 1, 2]])), torch.tensor([1, 0, 1])
     assert layout.taken(named(layout), counts).tolist() == [[0, 2], [3, 5], [6, 8], [9, 11], [12, 14]]
     assert layout.resized(counts).shape == (5, 2)
@@ -79,8 +81,8 @@ def test_a_dimension_that_is_not_there_is_spread():
 @settings(max_examples=60)
 @given(st.lists(st.integers(-1, 4), min_size=2, max_size=12), st.lists(st.integers(0, 3), min_size=5, max_size=5))
 def test_any_row(units, counts):
-    """Against the sentence: every run of a unit is there as often as its count, one after the other."""
-    layout, counts = laid(units), torch.tensor([*counts, 1])  # of all units never all go
+    """Compared with the definition: every run of a unit is repeated as often as the count of the unit says."""
+    layout, counts = laid(units), torch.tensor([*counts, 1])  # at least one unit stays
     runs, expected = [], []
     for place, unit in enumerate(units):
         if runs and units[runs[-1][0]] == unit:
@@ -93,7 +95,7 @@ def test_any_row(units, counts):
     places, copies = layout.index(0, counts)
     assert list(zip(places.tolist(), copies.tolist(), strict=True)) == expected
     kept = [place for place, copy in expected if copy == 0]
-    found = layout.taken(named(layout), counts)
+    taken = layout.taken(named(layout), counts)
     if layout.along(counts) is not None:
-        assert found.tolist() == [place for place, _ in expected]
-    assert layout.first(found, counts).tolist() == kept
+        assert taken.tolist() == [place for place, _ in expected]
+    assert layout.first(taken, counts).tolist() == kept

@@ -1,4 +1,4 @@
-"""Tensors of which every task has its own."""
+"""Per-task tensors: every task has its own values."""
 
 import copy
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.
 
 
 class Counting(hat.PerTask):
-    """A learned row and a running sum."""
+    """A module with a learned per-task row and a per-task running sum."""
 
     def __init__(self, gate=None):
         super().__init__()
@@ -48,8 +48,8 @@ class Body(nn.Module):
         self.parts = parts
 
     def forward(self, x):
-        first, own, second, table = self.parts
-        return second(own(first(x))) + table()
+        first, counting, second, table = self.parts
+        return second(counting(first(x))) + table()
 
 
 def make(**options):
@@ -92,14 +92,14 @@ def learn(model, tasks, name="sgd"):
         end(model)
 
 
-def own(model):
+def modules_of(model):
     return model.body.parts[1], model.body.parts[3]
 
 
 # ---------------------------------------------------------------- the module
 
 
-def test_which_one_answers():
+def test_each_answer_uses_its_own_values():
     module, state = Counting(), State()
     module.share(state)
     for value in (3.0, 4.0):
@@ -126,7 +126,7 @@ def test_which_one_answers():
             assert module.of_task("nothing") is None
 
 
-def test_begins_in_place_from_the_memory_that_was_given():
+def test_every_task_begins_in_place_from_the_given_values():
     values = torch.randn(3)
     module = hat.PerTaskParameter(values)
     parameter = module.value
@@ -138,18 +138,18 @@ def test_begins_in_place_from_the_memory_that_was_given():
     assert torch.equal(module(), values)
 
 
-def test_a_parameter_that_was_not_trained_is_not():
+def test_a_frozen_parameter_stays_frozen():
     frozen = hat.PerTaskParameter(nn.Parameter(torch.ones(2), requires_grad=False))
     assert not frozen.value.requires_grad
     assert hat.PerTaskParameter(nn.Parameter(torch.ones(2))).value.requires_grad
 
 
-def test_all_that_holds_values_of_a_name():
+def test_moved_lists_all_tensors_of_a_name():
     module = Counting()
     module.commit()
-    found = module.moved("weight")
-    assert [(tuple(tensor.shape), shift) for tensor, shift in found] == [((8,), 0), ((8,), 0), ((1, 8), 1)]
-    assert found[0][0] is module.weight
+    moved = module.moved("weight")
+    assert [(tuple(tensor.shape), shift) for tensor, shift in moved] == [((8,), 0), ((8,), 0), ((1, 8), 1)]
+    assert moved[0][0] is module.weight
     assert module.moved("nothing") == []
 
 
@@ -169,10 +169,10 @@ def test_follows_dtypes_and_copies():
 # ---------------------------------------------------------------- in a model
 
 
-def test_nothing_locks_it_or_takes_it_for_shared():
+def test_a_per_task_parameter_is_neither_locked_nor_shared():
     model = make(attached=True)
     learn(model, 2)
-    counting, table = own(model)
+    counting, table = modules_of(model)
     frozen = model.frozen_parameters()
     for parameter in (counting.weight, table.value):
         assert parameter not in locks(model.body)
@@ -188,7 +188,7 @@ def test_nothing_locks_it_or_takes_it_for_shared():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_nothing_is_forgotten(name, attached):
     model, probes = make(attached=attached), hat.Probes()
-    counting, table = own(model)
+    counting, table = modules_of(model)
     for task in range(3):
         model.begin_task(3)
         assert torch.equal(table.value, table.value_initial)
@@ -206,7 +206,7 @@ def test_nothing_is_forgotten(name, attached):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "guarded"])
-def test_an_optimizer_that_is_kept(name):
+def test_an_optimizer_that_is_kept_across_tasks(name):
     model, probes, optimizer = make(), hat.Probes(), None
     for task in range(3):
         model.begin_task(3)
@@ -226,7 +226,7 @@ def test_verify_names_what_moved():
     probes.add(model, 0, torch.randn(6, 5))
     learn(model, 1)
     probes.add(model, 1, torch.randn(6, 5))
-    counting, table = own(model)
+    counting, table = modules_of(model)
     before = table.value_tasks.clone()
     table.value_tasks[1, 2] += 1
     result = hat.verify(model, probes)
@@ -234,7 +234,7 @@ def test_verify_names_what_moved():
     assert result.drift[1] > 0 == result.drift[0]
     table.value_tasks.copy_(before)
     masks = model.body.parts[0].gate.masks
-    counting.total_tasks[0, masks[0].argmin()] += 1  # of a unit that is off: nobody reads it
+    counting.total_tasks[0, masks[0].argmin()] += 1  # the unit is off, so its value does not matter
     assert masks[0].min() == 0
     assert hat.verify(model, probes).exact
     counting.total_tasks[0, masks[0].argmax()] += 1
@@ -244,7 +244,7 @@ def test_verify_names_what_moved():
 def test_a_statistic_that_is_not_finite_is_not_committed():
     model = make()
     model.begin_task(3)
-    counting, _ = own(model)
+    counting, _ = modules_of(model)
     counting.total[3] = float("nan")
     with pytest.raises(ValueError, match=r"body\.parts\.1\.total: expected finite values"):
         model.end_task()
@@ -266,8 +266,8 @@ def test_loads_any_number_of_tasks():
         for task in range(2):
             assert torch.equal(other.eval()(x, task=task), model(x, task=task))
     learn(twin, 1)
-    assert own(model)[0].weight_tasks.shape[0] == 2
-    assert own(twin)[0].weight_tasks.shape[0] == 3
+    assert modules_of(model)[0].weight_tasks.shape[0] == 2
+    assert modules_of(twin)[0].weight_tasks.shape[0] == 3
 
 
 def test_a_load_that_fails_changes_nothing():
@@ -284,7 +284,7 @@ def test_a_load_that_fails_changes_nothing():
 
 
 def test_a_step_costs_no_more_with_every_task():
-    """Nothing that a step walks through grows with the tasks."""
+    """The tensors of a step are as many after many tasks as after one."""
     model = make()
     learn(model, 1)
     model.begin_task(3)
@@ -298,7 +298,7 @@ def test_a_step_costs_no_more_with_every_task():
 def test_the_plain_network_shares_what_is_trained():
     torch.manual_seed(0)
     model = hat.training.plain.PlainModel(body(), features=4)
-    counting, table = own(model)
+    counting, table = modules_of(model)
     for _ in range(2):
         model.begin_task(3)
         before = [table.value.detach().clone(), counting.total.clone()]
@@ -306,5 +306,7 @@ def test_the_plain_network_shares_what_is_trained():
         assert not torch.equal(table.value, before[0])
         assert not torch.equal(counting.total, before[1])
         model.end_task()
-    assert not torch.equal(before[0], table.value_initial)  # of the second task: it went on from the first
+    assert not torch.equal(
+        before[0], table.value_initial
+    )  # the second task started from the first, in the plain network
     assert before[1].any()

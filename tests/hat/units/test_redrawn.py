@@ -1,4 +1,4 @@
-"""New values for parameters, by the modules that have them."""
+"""New values for parameters, drawn by the modules that own them."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from hat.units.redrawn import drawn
 
 
 class Rebinding(nn.Module):
-    """Puts another parameter in the place of its own, and counts."""
+    """A reset replaces the parameter, sets the buffer to 0, and writes to a child."""
 
     def __init__(self):
         super().__init__()
@@ -25,23 +25,23 @@ class Rebinding(nn.Module):
         self.inner.weight.data.fill_(3)
 
 
-def test_nothing_is_written_to():
+def test_the_modules_keep_their_values():
     module = Rebinding()
     tensors = {name: (t, t.clone()) for name, t in [*module.named_parameters(), *module.named_buffers()]}
-    found = drawn([module])
-    now = dict([*module.named_parameters(), *module.named_buffers()])
+    new_values = drawn([module])
+    after = dict([*module.named_parameters(), *module.named_buffers()])
     for name, (tensor, values) in tensors.items():
-        assert now[name] is tensor
+        assert after[name] is tensor
         assert torch.equal(tensor.nan_to_num(9), values.nan_to_num(9)), name
-    assert found[module.weight].tolist() == [7.0] * 3
-    assert found[module.count] == 0
-    assert found[module.table].isnan().tolist() == [False, True]
-    assert module.inner.weight not in found
-    assert 0.018 < found[module.rest].std() < 0.022  # what nobody draws
-    assert found[module.rest].mean().abs() < 0.002
+    assert new_values[module.weight].tolist() == [7.0] * 3
+    assert new_values[module.count] == 0
+    assert new_values[module.table].isnan().tolist() == [False, True]
+    assert module.inner.weight not in new_values
+    assert 0.018 < new_values[module.rest].std() < 0.022  # no module draws this parameter
+    assert new_values[module.rest].mean().abs() < 0.002
 
 
-def test_as_the_module_draws_them():
+def test_values_are_those_that_the_module_draws():
     layers = [
         hat.HATLinear(4, 6),
         hat.HATConv2d(2, 6, 3),
@@ -51,11 +51,11 @@ def test_as_the_module_draws_them():
     ]
     for layer in layers:
         torch.manual_seed(3)
-        found = drawn([layer])
+        new_values = drawn([layer])
         torch.manual_seed(3)
         layer.reset_parameters()
         for name, parameter in layer.named_parameters(recurse=False):
-            assert torch.equal(found[parameter], parameter), (layer, name)
+            assert torch.equal(new_values[parameter], parameter), (layer, name)
     assert torch.equal(layers[-1].weight, torch.full((4,), 0.5))
 
 
@@ -63,9 +63,9 @@ def test_a_parameter_of_two_modules_and_one_that_is_computed():
     table, reader = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
     reader.weight = table.weight
     normed = weight_norm(nn.Linear(3, 3))
-    found = drawn([table, reader, *normed.modules()])
-    assert found[table.weight].std() > 0.5  # as the first of the two draws it
+    new_values = drawn([table, reader, *normed.modules()])
+    assert new_values[table.weight].std() > 0.5  # drawn by the first of the two modules
     parts = [normed.parametrizations.weight.original0, normed.parametrizations.weight.original1, normed.bias]
-    assert all(found[p].isfinite().all() for p in parts)
-    assert not any(torch.equal(found[p], p) for p in parts)
+    assert all(new_values[p].isfinite().all() for p in parts)
+    assert not any(torch.equal(new_values[p], p) for p in parts)
     assert all(p.isfinite().all() for p in normed.parameters())

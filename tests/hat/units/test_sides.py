@@ -1,4 +1,4 @@
-"""What lies along gates, told by the gates alone: a module of the user's holds nothing of them."""
+"""Only the gates know the parameters that lie along them: a module of the user holds no reference to a gate."""
 
 import copy
 import gc
@@ -30,7 +30,7 @@ TOKENS = torch.tensor([[0, 1, 2], [3, 4, 5]])
 
 
 def converted(words):
-    """(model): after a task that uses the first two units of every gate."""
+    """A model after a task that uses the first two units of every gate."""
     torch.manual_seed(0)
     model = hat.convert(words, TOKENS, config=hat.GateConfig(locked_first=False))
     model.begin_task(3)
@@ -41,7 +41,7 @@ def converted(words):
     return model
 
 
-def test_the_users_modules_hold_nothing_of_ours():
+def test_modules_of_the_user_are_not_changed():
     words = Words()
     before = {name: (set(vars(module)), len(pickle.dumps(module))) for name, module in words.named_modules()}
     model = converted(words)
@@ -60,7 +60,7 @@ def test_a_user_who_keeps_modules_keeps_no_gates():
     gates.append(weakref.ref(gate))
     del model, gate
     gc.collect()
-    assert [found() for found in gates] == [None] * len(gates)
+    assert [reference() for reference in gates] == [None] * len(gates)
     assert words(TOKENS).shape == (2, 3)
 
 
@@ -78,15 +78,15 @@ def test_copies_know_what_lies_along_their_own_gates(copied):
                 assert set(layer.inputs) <= gates
                 assert len(layer.inputs) == len(original.inputs)
         names = {id(parameter): name for name, parameter in twin.named_parameters()}
-        other = {id(parameter): name for name, parameter in model.named_parameters()}
-        assert [names[id(p)] for p in sides(twin.body)] == [other[id(p)] for p in sides(model.body)]
+        names_by_id = {id(parameter): name for name, parameter in model.named_parameters()}
+        assert [names[id(p)] for p in sides(twin.body)] == [names_by_id[id(p)] for p in sides(model.body)]
 
 
 def test_each_of_two_conversions_locks_by_its_own_gates():
     words = Words()
-    one, other = converted(words), hat.convert(words, TOKENS)
-    assert all((words.table, "weight") in uses_of(model.gates.values()) for model in (one, other))
-    columns = [locks(model.body)[words.table.weight].columns.tolist() for model in (one, other)]
+    first, second = converted(words), hat.convert(words, TOKENS)
+    assert all((words.table, "weight") in uses_of(model.gates.values()) for model in (first, second))
+    columns = [locks(model.body)[words.table.weight].columns.tolist() for model in (first, second)]
     assert columns == [[0, 0, 1, 1, 1, 1], [1] * 6]
 
 

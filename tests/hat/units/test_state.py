@@ -1,4 +1,4 @@
-"""What a forward pass answers for."""
+"""The task that a forward pass answers for."""
 
 import copy
 import pickle
@@ -11,7 +11,7 @@ import hat
 from hat.units.state import LEARNING, OPEN, PLAIN, Finished, PerSample, State
 
 
-def test_an_answer_holds_inside_of_its_block():
+def test_an_answer_holds_inside_its_block():
     state = State()
     assert state.answer is LEARNING
     with state.answering(Finished(2)):
