@@ -1,6 +1,6 @@
 """A gated network with a head for every task: what layers, gates and other rooms need to know of a model.
 
-`hat.Network` adds the life of tasks: begin, anneal, penalty, end, load.
+`hat.HATModel` adds the life of tasks: begin, anneal, penalty, end, load.
 """
 
 from __future__ import annotations
