@@ -154,12 +154,9 @@ def _task_ids(model: Any, task: Any, tasks: Any) -> list[int]:
     if task is None and not isinstance(tasks, Sequence):
         raise TypeError(f"tasks: expected a sequence of ints, got {type(tasks).__name__}")
     task_ids = [task] if task is not None else list(tasks)
-    for task_id in task_ids:
-        if isinstance(task_id, bool) or not isinstance(task_id, int):
-            raise TypeError(f"task: expected an int, got {type(task_id).__name__}")
+    model.check_finished(task_ids)
     if not task_ids or len(set(task_ids)) < len(task_ids):
         raise ValueError(f"tasks: expected at least one, each once, got {task_ids}")
-    model.check_finished(task_ids)
     return task_ids
 
 
@@ -196,9 +193,7 @@ def _graph(network: fx.GraphModule, exporter: Exporter) -> fx.GraphModule:
         values[node] = graph.node_copy(node, lambda source: values[source])
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
             values[node].target = attention
-            values[node].meta["is_wrapped"] = (
-                True  # unpickling traces a graph again, and must not trace into `attention`
-            )
+            values[node].meta["is_wrapped"] = True  # unpickling traces the graph again, but not into `attention`
     plain_graph = fx.GraphModule(root, graph, class_name="TaskBody")
     plain_graph.graph.eliminate_dead_code()
     plain_graph.recompile()

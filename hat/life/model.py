@@ -268,9 +268,7 @@ class HATModel(Network):
             if not self.learning:
                 raise RuntimeError("task: expected the id of a task, as no task is being learned, got None")
             return self.task
-        if isinstance(task, bool) or not isinstance(task, int):
-            raise TypeError(f"task: expected an int or a tensor of ids, got {type(task).__name__}")
-        return self.check_task(task)
+        return self.check_task(task, expected="an int or a tensor of ids")
 
     def _warn_if_full(self) -> None:
         """Warn about gates without a free unit, which cannot learn anything new."""

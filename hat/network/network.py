@@ -38,7 +38,7 @@ class Network(nn.Module):
     Attributes:
         state: what all gates share.
         body: the gated layers.
-        heads: one linear layer a task; a module without tensors for a forgotten task.
+        heads: one linear layer per task; a module without tensors for a forgotten task.
         classes: the names of every task's classes; no names for a forgotten task.
         features: the width of the features.
         outputs: the gate whose units the features are, or None.
@@ -142,7 +142,7 @@ class Network(nn.Module):
 
     @property
     def reads_features_alone(self) -> bool:
-        """Nothing but a head reads what the body answers."""
+        """Whether only heads read the output of the body."""
         return True
 
     def require_learning(self, what: str) -> None:
@@ -154,20 +154,23 @@ class Network(nn.Module):
         if not self.learning:
             raise RuntimeError(f"{what}: no task is being learned; call begin_task() first")
 
-    def check_task(self, task: object, *, finished: bool = False, argument: str = "task") -> int:
-        """The id of a task that the network remembers.
+    def check_task(
+        self, task: object, *, finished: bool = False, argument: str = "task", expected: str = "an int"
+    ) -> int:
+        """Check that `task` is the id of a task that is not forgotten, and return it.
 
         Args:
             task: an int.
             finished: the task that is being learned does not count.
-            argument: the name of the argument in messages.
+            argument: the name of the argument, for the message.
+            expected: which values the argument may have, for the message.
 
         Raises:
             TypeError: `task` is not an int.
             ValueError: there is no such task, it is not finished, or it is forgotten.
         """
         if isinstance(task, bool) or not isinstance(task, int):
-            raise TypeError(f"{argument}: expected an int, got {type(task).__name__}")
+            raise TypeError(f"{argument}: expected {expected}, got {type(task).__name__}")
         count = self.tasks if finished else len(self.heads)
         if not 0 <= task < count:
             kind = "finished tasks, " if finished else ""
@@ -178,10 +181,11 @@ class Network(nn.Module):
         return task
 
     def check_finished(self, tasks: Iterable[int]) -> None:
-        """Refuse tasks that are not finished, or forgotten.
+        """Refuse tasks that are not finished or that are forgotten.
 
         Raises:
-            ValueError: names the first such task.
+            TypeError: a task is not an int.
+            ValueError: a task is not finished or is forgotten; the message names the first such task.
         """
         for task in tasks:
             self.check_task(task, finished=True)
@@ -190,7 +194,7 @@ class Network(nn.Module):
 
     @property
     def holds(self) -> bool:
-        """Something is locked: by a finished task, or by what the network was trained for before it came here."""
+        """Whether anything is locked: by a finished task, or because the network came pretrained and is locked."""
         return self._remembers or any(gate.reserves for gate in self.gates.values())
 
     def locks(self) -> dict[Tensor, Lock | None]:
@@ -201,8 +205,8 @@ class Network(nn.Module):
         return {p: lock if self.holds else None for p, lock in locks(self.body).items()}
 
     def blocks(self) -> dict[Tensor, list[Block]]:
-        """The parts of every shared parameter in which something may move."""
-        # A step asks for the blocks, and they change when a task ends. The key is all that they are made of.
+        """The parts of every shared parameter in which an element may move."""
+        # Every step asks for the blocks, but they change only when a task ends. The key is all that they depend on.
         key = (self.tasks, *(number for gate in self.gates.values() for number in gate.identity()))
         if self._blocks[0] != key:
             holds, sides_by_parameter = self.holds, sides(self.body).items()
@@ -210,12 +214,15 @@ class Network(nn.Module):
         return self._blocks[1]
 
     def active_locks(self) -> dict[Tensor, Lock]:
-        """The locks that hold something back, and a lock that holds everything for each frozen parameter."""
+        """The lock of every parameter of which something is locked. The lock of a frozen parameter locks all of it."""
         active = {p: lock for p, lock in self.locks().items() if lock is not None}
         return active | {p: frozen_lock(p) for p in self.frozen_parameters()}
 
     def frozen_parameters(self) -> list[nn.Parameter]:
-        """What no task may train any more: finished heads and, after the first task, what lies along no gate."""
+        """The parameters that no task may train any more.
+
+        These are the heads of finished tasks and, after the first task, all parameters along no gate.
+        """
         heads = self.heads[: len(self.heads) - self.learning]
         along_no_gate = unlocked(self.body).values() if self.holds else ()
         return [*heads.parameters(), *along_no_gate]
@@ -223,8 +230,8 @@ class Network(nn.Module):
     def freeze(self) -> None:
         """Switch off the gradients of frozen parameters.
 
-        A gradient that is left over goes too, because weight decay and momentum would follow it. So does the memory
-        that waits for the next gradients.
+        Gradients that they still have are dropped, because weight decay and momentum would follow them. The memory that
+        is kept for the next gradients of the body is released.
         """
         for parameter in self.frozen_parameters():
             parameter.requires_grad_(False)
@@ -239,15 +246,15 @@ class Network(nn.Module):
     # -- what the network answers ----------------------------------------------------------------------------------
 
     def answer(self, x: Any, task: int) -> Tensor:
-        """The logits [B, ..., classes] of a task that is known to exist."""
+        """The logits [B, ..., classes] of a task. The caller has checked that the task exists."""
         logits: Tensor = self.heads[task](self.features_of(x, self._answer_of(task)))
         return logits
 
     def features_of(self, x: Any, answer: Answer) -> Tensor:
-        """The features [B, ..., features] that the body makes of `x` while it answers for `answer`.
+        """The features [B, ..., features] that the body computes from `x` while it answers for `answer`.
 
         Raises:
-            ValueError: the features are not as many as `features` says.
+            ValueError: the body gives another number of features than `features`.
         """
         with self.state.answering(answer), buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
             features: Tensor = self.body(x)
@@ -256,19 +263,19 @@ class Network(nn.Module):
         return features
 
     def _answer_of(self, task: int) -> Answer:
-        """What the body answers for while the model answers for a task."""
+        """The answer of the body for a task: `LEARNING` for the task that is being learned, else `Finished`."""
         return LEARNING if self.learning and task == self.task else Finished(task)
 
     def _keeps_buffers(self) -> bool:
-        """Whether the body's buffers must stay: what a module counts while it trains would change finished tasks."""
+        """Whether a forward pass must not change the buffers of the body, because finished tasks read them."""
         return self.training and self._remembers
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     @property
     def _remembers(self) -> bool:
-        """A finished task is not forgotten."""
-        return self.tasks > len(self._forgotten)  # a step asks: no loop over the tasks
+        """Whether there is a finished task that is not forgotten."""
+        return self.tasks > len(self._forgotten)  # no loop over the tasks, because every step asks
 
     def _check_body(self) -> None:
         if not self.gates:
@@ -303,4 +310,4 @@ class Network(nn.Module):
         return copied(self, memo)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_blocks": ((), {})}  # known by addresses, which differ in a copy
+        return {**self.__dict__, "_blocks": ((), {})}  # the key holds addresses, which differ in a copy
