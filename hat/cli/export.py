@@ -20,6 +20,7 @@ from hat.data import Part
 from hat.exporting.api import TasksNetwork, export
 from hat.exporting.errors import ExportError
 from hat.network.tolerance import LAYERS, difference, largest_change
+from hat.text import aligned
 from hat.training import TrainConfig, evaluate
 
 _NEEDS = {"pt2": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript")}
@@ -172,11 +173,10 @@ def _dynamic(options: dict[str, int]) -> dict[str, Any]:
 
 
 def _render(facts: dict[str, Any]) -> str:
-    width = max(len(name) for name in ("task", *facts["units"], *(task["name"] for task in facts["tasks"])))
-    lines = [f"{'axis':<{width}}      units kept"]
+    axes = [["axis", "kept", "of", "share"]]
     for name, units in (*facts["units"].items(), ("parameters", facts["parameters"])):
-        lines.append(f"{name:<{width}}  {units['kept']:>10,} of {units['of']:>10,}  {units['kept'] / units['of']:6.1%}")
-    lines += ["", f"{'task':<{width}}  accuracy  exported"]
+        axes.append([name, f"{units['kept']:,}", f"{units['of']:,}", f"{units['kept'] / units['of']:.1%}"])
+    tasks = [["task", "accuracy", "exported"]]
     for task in facts["tasks"]:
-        lines.append(f"{task['name']:<{width}}  {task['accuracy']:8.2%}  {task['accuracy_exported']:8.2%}")
-    return "\n".join(lines)
+        tasks.append([task["name"], f"{task['accuracy']:.2%}", f"{task['accuracy_exported']:.2%}"])
+    return "\n".join([*aligned(axes, numbers=(1, 2, 3)), "", *aligned(tasks, numbers=(1, 2))])
