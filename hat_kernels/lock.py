@@ -97,10 +97,7 @@ def rate(lock: Lock, parameter: Tensor) -> Tensor:
     if lock.rows is None:
         return columns.view(1, -1, *tail)
     rows = _repeat(lock.rows, lock.row_repeat).to(dtype)
-    r, c = (
-        len(rows) // lock.groups,
-        len(columns) // lock.groups,
-    )  # both are given: -1 is ambiguous for an empty parameter
+    r, c = len(rows) // lock.groups, len(columns) // lock.groups  # not -1, which is ambiguous for no elements
     grouped = torch.maximum(rows.view(lock.groups, r, 1), columns.view(lock.groups, 1, c))
     return grouped.reshape(len(rows), c, *tail)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,6 @@ from benchmarks.gpu.linear import gated_linear
 from benchmarks.workload import S_MAX
 from hat_kernels import GateForm, Lock
 
-Inputs = Callable[[], Iterator[tuple[Any, ...]]]
 REFERENCE = partial(hat_kernels.backend, "reference")
 
 

@@ -31,11 +31,8 @@ from hat.units.gate import Gate
 from hat.units.per_task import PerTask, PerTaskParameter
 from hat.units.state import Finished, State
 
-_HOMOGENEOUS = (
-    "identity",
-    "relu",
-    "leaky_relu",
-)  # commute with every factor >= 0; others that keep 0: only with 0 and 1
+_HOMOGENEOUS = ("identity", "relu", "leaky_relu")
+"""Activations that commute with every factor >= 0. Other activations that keep 0 commute only with 0 and 1."""
 _MOVES_ZERO = ("sigmoid",)
 
 

@@ -1,8 +1,10 @@
-"""When two answers are the same: whoever runs a network in two ways compares here.
+"""Whether two results of a network are the same.
 
-Bits are compared by `largest_change`. Where sums are taken in another order no bit is promised, and `difference` says
-whether more than rounding lies between the two: one table of tolerances for conversion, moves, mixed batches, resizing
-and export.
+`largest_change` compares bits. `difference` compares up to rounding: if sums are computed in another order, the last
+bits differ. Conversion, moves of units, mixed batches, resizing and export share the two tolerances of this file.
+
+Example in float32, with a largest expected value of 4: `SUMS` allows a difference of 2^8 * 2^-23 * 4 = 1.2e-4, `LAYERS`
+one of 2^12 * 2^-23 * 4 = 2e-3.
 """
 
 from __future__ import annotations
@@ -13,25 +15,25 @@ import torch
 from torch import Tensor
 
 SUMS = 2**8
-"""Roundings between two runs of one network with its own weights, whose sums are taken in another order."""
+"""The roundings allowed between two runs of a network with its own weights, with sums in another order."""
 LAYERS = 2**12
-"""Roundings between two networks, through many layers, and with drawn weights, which are larger than trained ones."""
-_LOOSEST = 0.125  # in float16 and bfloat16 so many roundings would allow anything
-_SMALLEST = 1e-6  # values that are all below this count as 0
+"""The roundings allowed between two networks of many layers with drawn weights, which are larger than trained ones."""
+_LOOSEST = 0.125  # the largest tolerance: in float16 and bfloat16, `roundings` alone would allow any difference
+_SMALLEST = 1e-6  # if all values are smaller than this, the tolerance is as for this value
 
 
 def difference(got: Tensor, expected: Tensor, roundings: int, *, equal_nan: bool = False) -> float:
-    """How far `got` is from `expected`, if that is more than rounding.
+    """The largest absolute difference of two tensors, or 0.0 if they are equal up to rounding.
 
     Args:
-        got: what is tested.
-        expected: what it should be.
+        got: the values to test.
+        expected: the right values.
         roundings: how many roundings of the largest finite value of `expected` are allowed, `SUMS` or `LAYERS`.
         equal_nan: NaN at the same places is no difference.
 
     Returns:
-        0.0 if there is no more than rounding between the two; else the largest absolute difference. It is inf if the
-        shapes differ, if values differ that are no floating numbers, or if a NaN or inf is in the way.
+        0.0 if the difference is not larger than the tolerance, else the largest absolute difference. inf if the shapes
+        differ, if integers or bools differ, or if the difference has NaN or inf.
     """
     if got.shape != expected.shape or got.is_floating_point() != expected.is_floating_point():
         return math.inf
@@ -47,7 +49,7 @@ def difference(got: Tensor, expected: Tensor, roundings: int, *, equal_nan: bool
 
 
 def largest_change(now: Tensor, then: Tensor) -> float:
-    """The largest absolute difference: exactly 0.0 only if every element is equal, inf for a NaN or inf."""
+    """The largest absolute difference: exactly 0.0 only if all elements are equal; inf if it is NaN or inf."""
     if torch.equal(now, then):
         return 0.0
     change = (now - then).abs().max().item()
