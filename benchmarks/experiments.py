@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import markdown
 from benchmarks.facts import commit, cpu_model
 from benchmarks.markdown import inserted
 from hat import checkpoint
@@ -68,18 +69,17 @@ def run(name: str) -> dict[str, Any]:
 
 def table(figures: dict[str, Any]) -> str:
     """The Markdown table of the stored figures."""
-    lines = [
-        "| stream | network | tasks | training images a class | average accuracy | same network without HAT | "
-        "largest drift of any old logit |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ("stream", "network", "tasks", "training images per class", "average accuracy")
+    head += ("same network without HAT", "largest drift of any old logit")
+    rows = []
     for name, row in figures.items():
         without = row["references"].get("sequential")
         plain = "not run" if without is None else f"{sum(without) / len(without):.2%}"
         spec = make_spec(make_parser().parse_args(row["command"].split()[1:]))
         images = "all" if spec.stream.limit is None else f"{spec.stream.limit:,}"
         measured = (f"{row['average_accuracy']:.2%}", plain, f"{row['largest_drift']:g}")
-        lines.append(f"| {' | '.join((name, _label(spec.network), str(len(row['now'])), images, *measured))} |")
+        rows.append((name, _label(spec.network), str(len(row["now"])), images, *measured))
+    lines = [markdown.table(head, rows)]
     if any("jpeg" in task for row in figures.values() for task in row["tasks"]):
         lines += ["", "CIFAR-10 is the JPEG re-encoded copy (quality 75), which is lossy."]
     lines += ["", "Commands:", "", *(f"- `{row['command']}`" for row in figures.values())]
