@@ -43,11 +43,7 @@ FIELDS = 23
 UNLOCKED, SEPARABLE, GATHERED = range(3)
 
 BLOCK_M, BLOCK_N = 4, 256
-STEPS = (
-    1,
-    4,
-    16,
-)  # tiles of a program; more in large lists, as a program costs a microsecond even if it skips
+STEPS = (1, 4, 16)  # tiles of a program; more in large lists, as a program costs a microsecond even if it skips
 PROGRAMS = 4096  # at least so many programs stay when a program gets several tiles: some waves of a large GPU
 WIDEST = 2**26  # columns of a SEPARABLE weight at most: offsets in a tile have 32 bits
 

@@ -60,9 +60,8 @@ def _arguments(network: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None:
     """
     names = _NAMES[operation(node) or ""]
     arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    if operation(node) == "embedding" and _is_parameter(
-        network, arguments.get("input")
-    ):  # the order of `aten.embedding`
+    # `aten.embedding` takes the weight first
+    if operation(node) == "embedding" and _is_parameter(network, arguments.get("input")):
         arguments["input"], arguments["weight"] = arguments["weight"], arguments["input"]
     for name in ("weight", "bias", "running_mean", "running_var"):
         value = arguments.get(name)

@@ -15,7 +15,8 @@ POOLS: set[type[nn.Module]] = {
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity),
-}  # exactly these types, because a derived class may compute anything
+}
+"""Exactly these types, because a derived class may compute anything."""
 
 
 def folded_dtype(

@@ -2,8 +2,8 @@
 
 Then the locked part of a weight is one block at its front. No gradient is computed for that block, no update is made,
 and no optimizer state is kept. The network computes the same function, because every dimension along the axis moves
-alike. Units that were locked before keep their place, so every earlier task keeps every bit: whatever moves meets the
-activations of that task with an exact 0.
+alike. Units that were locked before keep their places, so every earlier task keeps every bit: an earlier task switches
+off all units that move, so they add an exact 0 to its sums, wherever they lie.
 
 Example: a hidden layer of 5 units between `first = Linear(3, 5)` and `second = Linear(5, 2)`, one gate.
 
@@ -40,36 +40,36 @@ Blocks = Mapping[Tensor, Sequence[Block]]
 
 
 class Follower(Protocol):
-    """Keeps something for parts of the parameters, as an optimizer does."""
+    """An object that keeps tensors for parts of the parameters, as an optimizer keeps its states."""
 
     def follow(self, changes: Changes, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
-        """The parameters have changed, and other parts of them may move from now on.
+        """Change the kept tensors as the parameters have changed.
 
         Args:
-            changes: of every parameter whose units changed places, went or were joined by others.
-            before, after: the blocks that may move.
-            like: a tensor of the former shape, of every parameter whose shape has changed.
+            changes: the changes of every parameter along whose axes units changed places, went or joined.
+            before, after: the blocks that could move before the change, and those that may move now.
+            like: for every parameter whose shape has changed, a tensor of the former shape.
         """
 
     def forget(self, gone: Sequence[Tensor]) -> None:
-        """A task is forgotten: drop what is kept for any parameter. The parameters in `gone` are no more."""
+        """Drop the kept tensors of all parameters, because a task is forgotten. The model has lost those in `gone`."""
 
 
 _FOLLOWERS: WeakKeyDictionary[Network, WeakSet[Follower]] = WeakKeyDictionary()
 
 
 def follow(model: Network, follower: Follower) -> None:
-    """Tell `follower`, as long as it lives, whenever units of `model` change places, go or are joined by others."""
+    """From now on, tell `follower` when units of `model` change places, go or join. Only a weak reference is kept."""
     _FOLLOWERS.setdefault(model, WeakSet()).add(follower)
 
 
 def tell(model: Network, changes: Changes, before: Blocks, like: Mapping[Tensor, Tensor]) -> None:
-    """Let all followers of the model know; see `Follower.follow`."""
+    """Call `Follower.follow` of all followers of the model."""
     _tell(model, lambda follower: follower.follow(changes, before, model.blocks(), like))
 
 
 def renew(model: Network, gone: Sequence[Tensor]) -> None:
-    """Tell the followers of a model that what is free has new values, and that these parameters are gone."""
+    """Call `Follower.forget` of all followers of the model: free elements have new values."""
     _tell(model, lambda follower: follower.forget(gone))
 
 
@@ -78,7 +78,7 @@ def _tell(model: Network, what: Callable[[Follower], None]) -> None:
     for follower in list(_FOLLOWERS.get(model, ())):
         try:
             what(follower)
-        except Exception as error:  # the others follow all the same
+        except Exception as error:  # the other followers are still called
             errors.append(error)
     if errors:
         raise errors[0]
@@ -86,11 +86,11 @@ def _tell(model: Network, what: Callable[[Follower], None]) -> None:
 
 @torch.no_grad()
 def move(model: Network, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
-    """Move the units that the last task uses, and everything that belongs to them.
+    """Move the units that the last task uses, with their weights, gradients, masks and optimizer states.
 
     Args:
-        model: the task's masks are committed.
-        stay: [units] bool of every gate that may be moved, the units that earlier tasks use.
+        model: the model, after the masks of the task are committed.
+        stay: [units] bool for every gate that may be moved, the units that earlier tasks use.
         before: the blocks of the parameters before the task was committed.
     """
     orders = {gate: new for gate in movable(model) if gate in stay and (new := order(gate, stay[gate])) is not None}
@@ -103,7 +103,7 @@ def move(model: Network, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
 
 @torch.no_grad()
 def settle(model: Network) -> None:
-    """Put the free units back into their first order, so that nothing tells which of them a forgotten task used."""
+    """Put the free units back into their first order. Their order would tell which of them a forgotten task used."""
     orders = {}
     for gate in movable(model):
         places = torch.arange(gate.units)
@@ -120,9 +120,9 @@ def order(gate: Gate, stay: Tensor) -> Tensor | None:
     """[units] int64, the unit that comes to each place; None if no unit moves.
 
     Args:
-        gate: with the masks of the task that has just ended.
-        stay: [units] bool, the units that earlier tasks use. They keep their places; of the others, used units come
-            first.
+        gate: the gate, with the mask of the task that has just ended.
+        stay: [units] bool, the units that earlier tasks use. They keep their places. Among the other units, used ones
+            come first.
     """
     used, stay = (gate.used > 0.5).cpu(), stay.cpu()
     unmoved = torch.arange(gate.units)
@@ -135,8 +135,8 @@ def order(gate: Gate, stay: Tensor) -> Tensor | None:
 
 @torch.no_grad()
 def rearrange(orders: Mapping[Gate, Tensor], changes: Changes) -> None:
-    """Let units change places in parameters, gradients and the gates' buffers, all of them in place."""
-    # All new values before the first copy: what fails until then leaves a network that computes the same.
+    """Let units change places in parameters, gradients and the buffers of gates, in place."""
+    # All new values are computed before the first is copied: an error until then leaves the network as it was.
     values = [
         (tensor, applied(tensor, of_parameter))
         for parameter, of_parameter in changes.items()
@@ -178,7 +178,7 @@ def _change_of(member: Along, new: Tensor) -> Change:
 
 
 def _places(member: Along, values: Tensor, tasks: int, new: Tensor) -> Tensor:
-    """[1, length] what comes to each place of a dimension of `values`, which has `tasks` dimensions before those."""
+    """[1, length] the old index for each place of a dimension of `values`; `tasks` is 1 if dimension 0 is the task."""
     index = expanded(new, member.repeat)
     if member.places is None:
         return index[None]

@@ -65,10 +65,8 @@ class SideBySide:
         if not parts:
             return None
         if self._runs is None:
-            if self.index.device != parts[0].device:
-                self.index = self.index.to(
-                    parts[0].device
-                )  # only once, because a CUDA graph may not copy from the host
+            if self.index.device != parts[0].device:  # only once, because a CUDA graph may not copy from the host
+                self.index = self.index.to(parts[0].device)
             return torch.cat(parts, -1)[..., self.index]
         pieces = [_repeated(parts[gate][..., first:last], repeat) for gate, first, last, repeat in self._runs]
         return torch.cat(pieces, -1)

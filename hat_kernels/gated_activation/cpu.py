@@ -62,9 +62,7 @@ def _masked(x: Tensor, activation: str, dropout: float, a: Tensor, overwrite: bo
     # 0 * inf is NaN, but must be 0. `torch.where` took 13 times as long as the product above. A bitwise "and" with all
     # ones or all zeros takes only as long as the product.
     integer = _INTEGERS[x.dtype]
-    on = (
-        a.view(integer).neg().bitwise_right_shift_(torch.iinfo(integer).bits - 1)
-    )  # 0 for a mask of 0, else -1: all ones
+    on = a.view(integer).neg().bitwise_right_shift_(torch.iinfo(integer).bits - 1)  # 0 for a mask of 0, else all ones
     y.view(integer).bitwise_and_(on)
     return y
 

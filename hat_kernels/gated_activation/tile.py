@@ -60,9 +60,8 @@ def load_row_gates(
     """[BLOCK_M, BLOCK_N] the gates of the task of each row."""
     first_sample = first_row // rows_per_sample
     row_in_sample = (first_row - first_sample * rows_per_sample).to(tl.int32)
-    sample = (
-        first_sample + (row_in_sample + tl.arange(0, BLOCK_M)) // rows_per_sample
-    )  # only the first row of the tile needs a division in 64 bits
+    # Only the first row of the tile needs a division in 64 bits.
+    sample = first_sample + (row_in_sample + tl.arange(0, BLOCK_M)) // rows_per_sample
     task = tl.load(task_ptr + sample, mask=row < rows, other=0)
     gate_ptrs = gate_ptr + (task * units)[:, None] + unit[None, :]
     return tl.load(gate_ptrs, mask=inside & is_task(task, tasks)[:, None], other=float("nan"))
@@ -157,9 +156,8 @@ def gated_activation_sums(
     first = 0
     while first < chunks:
         chunk = first + tl.arange(0, BLOCK_K)
-        offsets = (
-            chunk[:, None] * units + unit[None, :]
-        )  # in 32 bits: offsets most 1024 chunks, and up to two million units
+        # 32 bits are enough for 1024 chunks, the most there are, and two million units.
+        offsets = chunk[:, None] * units + unit[None, :]
         inside = (chunk < chunks)[:, None] & inside_units[None, :]
         if dbias_ptr is not None:
             dbias += tl.load(dbias_partial_ptr + offsets, mask=inside, other=0.0)

@@ -31,7 +31,8 @@ POOLS = {
 KEEP_UNITS = (
     *(nn.Identity, nn.Flatten, nn.Dropout, nn.ReLU, nn.Tanh, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
     *(pool for pools in POOLS.values() for pool in pools.values()),
-)  # and keep zeros zero
+)
+"""These modules keep units apart, and keep zeros zero."""
 
 activations = st.sampled_from(ACTIVATIONS)
 dropouts = st.sampled_from([0.0, 0.3])

@@ -33,9 +33,8 @@ def lay_out(values: Tensor, layout: str) -> Tensor:
         order = list(range(values.dim()))[::-1]
         return values.permute(order).contiguous().permute(order)
     if layout == "strided":
-        wide = values.new_full(
-            (*values.shape[:-1], 2 * values.shape[-1] + 1), torch.nan
-        )  # a kernel that ignores the strides reads the NaN between the elements
+        # A kernel that ignores the strides reads the NaN between the elements.
+        wide = values.new_full((*values.shape[:-1], 2 * values.shape[-1] + 1), torch.nan)
         wide[..., 1::2] = values
         return wide[..., 1::2]
     return values[:1].expand(values.shape) if values.shape[0] else values

@@ -35,13 +35,8 @@ UNITS = {
     "padded_units": {"0": 6, "3": 4},
     "norm_of_inputs_beside_units": {"one": 6, "last": 4},
     "convnext": {"stem": 4, "up": 7, "last": 4},
-    "transformer_fused": {
-        "stem": 8,
-        "qkv": 8,
-        "qkv__2": 8,
-        "up": 7,
-        "last": 4,
-    },  # one gate for keys and queries, one for values
+    # Keys and queries have one gate, values another.
+    "transformer_fused": {"stem": 8, "qkv": 8, "qkv__2": 8, "up": 7, "last": 4},
     "transformer_by_hand": {"stem": 8, "qkv": 8, "qkv__2": 8, "up": 7, "last": 4},
     "torch_encoder": {"0": 8, "1_self_attn_in_proj": 8, "1_self_attn_in_proj__2": 8, "1_linear1": 9, "3": 4},
     "rotated": {"qkv": 2, "qkv__2": 4, "last": 4},  # dimensions that are rotated together are one unit

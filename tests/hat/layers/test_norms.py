@@ -491,10 +491,9 @@ def test_the_step_in_one_call(name, optimizer):
         assert torch.equal(expected, got), key
 
 
-@pytest.mark.parametrize(
-    "name", ["conv, batch", "linear, layer"]
-)  # the other norms compile in the same way, but slowly
+@pytest.mark.parametrize("name", ["conv, batch", "linear, layer"])
 def test_the_norm_compiles_to_one_graph(name):
+    """The other norms compile in the same way, but slowly."""
     results = []
     for compiled in (False, True):
         torch._dynamo.reset()

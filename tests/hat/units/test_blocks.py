@@ -164,9 +164,8 @@ def test_unpack_takes_packed_parts_or_a_state_of_the_whole_parameter(case):
         assert torch.equal(part, expected)
     for part, view in zip(unpack(parameter, blocks, parameter), cut(parameter, blocks), strict=True):
         assert torch.equal(part, view)
-        assert (
-            part.shape == parameter.shape or part.data_ptr() != view.data_ptr()
-        )  # a part does not keep the memory of the whole state
+        # A part does not keep the memory of the whole state.
+        assert part.shape == parameter.shape or part.data_ptr() != view.data_ptr()
 
 
 @pytest.mark.parametrize("state", [torch.zeros(3, 3), [torch.zeros(2, 4)], [], [torch.zeros(2, 4), torch.zeros(2, 3)]])

@@ -23,9 +23,8 @@ def test_one_dimension():
     assert layout.varying == (1,)
     assert layout.along(counts) == 1
     assert layout.counted(counts).tolist() == [[2, 0, 1, 1]]
-    assert layout.taken(named(layout), counts).tolist() == [
-        [0, 0, 2, 3]
-    ]  # a unit that joins has the values of the unit in front
+    # A unit that joins has the values of the unit in front of it.
+    assert layout.taken(named(layout), counts).tolist() == [[0, 0, 2, 3]]
     assert layout.resized(counts).units.tolist() == [[1, 2, -1, 0]]  # the new numbers
     assert layout.first(layout.taken(named(layout), counts), counts).tolist() == [[0, 2, 3]]
 

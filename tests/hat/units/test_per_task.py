@@ -306,7 +306,6 @@ def test_the_plain_network_shares_what_is_trained():
         assert not torch.equal(table.value, before[0])
         assert not torch.equal(counting.total, before[1])
         model.end_task()
-    assert not torch.equal(
-        before[0], table.value_initial
-    )  # the second task started from the first, in the plain network
+    # In the plain network, the second task started from the values of the first.
+    assert not torch.equal(before[0], table.value_initial)
     assert before[1].any()

@@ -81,10 +81,8 @@ def test_is_torch_sgd_where_nothing_is_locked(dtype, tensor_lr, options):
     ones = [torch.ones(shape, dtype=torch.float64) for shape in shapes]
     precise = transcribe(start, ones, dtype, torch.float64, lr=lr, **options)
     assert_close(parameters, precise, [p.detach() for p in theirs], dtype)
-    if not tensor_lr:
-        assert all(
-            torch.equal(a, b) for a, b in zip(parameters, theirs, strict=True)
-        )  # the same sums in the same order
+    if not tensor_lr:  # the same sums in the same order
+        assert all(torch.equal(a, b) for a, b in zip(parameters, theirs, strict=True))
 
 
 @pytest.mark.parametrize("options", OPTIONS)
