@@ -29,6 +29,6 @@ runpy.run_module("hat", run_name="__main__")
 
 
 def cut_short(arguments: Sequence[str], *, epochs: int, by: signal.Signals) -> subprocess.CompletedProcess[str]:
-    """What is left of a run that a signal meets in an epoch, after so many finished ones."""
+    """Run `hat` with these arguments. The process gets a signal in an epoch, after so many finished epochs."""
     command = [sys.executable, "-c", _DRIVER, str(epochs), str(int(by)), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)

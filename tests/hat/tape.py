@@ -48,8 +48,9 @@ class Tape(TorchDispatchMode):
         bytes: read and written, by the same names: every tensor that an operation takes or gives, once.
 
     Args:
-        keep: write down what ran. It keeps every result alive, and so makes autograd copy what else it would take.
-        run: run kernels; without, they are only counted, and what they would write holds anything.
+        keep: write down every operation. This keeps every result alive, so autograd copies gradients that it would
+            otherwise take over.
+        run: run kernels. If not, they are only counted, and their results hold any values.
     """
 
     def __init__(self, *, keep: bool, run: bool = True) -> None:
@@ -152,7 +153,7 @@ PASSES = {"sgd_kernel": 3, "adamw_kernel": 7, "_partial_kernel": 1}
 
 
 def _traffic(kernel, args, options) -> int:
-    """Bytes of a kernel that no operator stands for, all of float32."""
+    """The bytes of a kernel that is no operator of PyTorch. All tensors are float32."""
     passes = PASSES.get(kernel.__name__)
     if kernel.__name__ == "gated_linear_gradient":  # in an update; it does not touch the tiles that are locked
         shares = [(free != 0).float().mean() for free in (options["free_rows_ptr"], options["free_columns_ptr"])
@@ -193,7 +194,7 @@ class TapeRecorder:
         return result, f"it waits for {tape.waits[0]}" if tape.waits else ""
 
     def record(self, function, inputs):
-        """A GPU would not run what it records; here the first replay has happened already."""
+        """Unlike a GPU, this runs the function while it records. So the first replay has happened already."""
         tape = Tape(keep=True)
         always = mock.Mock(return_value=True)
         with (

@@ -28,12 +28,12 @@ def form(name: str, units: int, batch: int, *, dtype: torch.dtype = torch.float3
 
 
 def tensors_of(gate: GateForm | None) -> list[Tensor | None]:
-    """What a tolerance widens."""
+    """The tensors of a gate, in the order of `GateForm`."""
     return [] if gate is None else list(gate[:4])
 
 
 def with_tensors(gate: GateForm | None, tensors: Sequence[Tensor | None]) -> GateForm | None:
-    """The gate with other tensors in the place of those of `tensors_of`."""
+    """The gate with these tensors instead of those that `tensors_of` returns."""
     return None if gate is None else GateForm(*tensors, *gate[4:])
 
 

@@ -148,7 +148,7 @@ def logits(model, task, x, setup):
 
 
 def run(model, shape, plan, setup, order):
-    """Learn the tasks; after each, all finished ones answer in `order` (of shuffles) what they answered at first."""
+    """Learn the tasks. After each task, all finished tasks must give their first logits, asked in the order `order`."""
     optimizer, embeddings, remembered, probes = None, None, {}, hat.Probes()
     for number, task in enumerate(plan):
         model.begin_task(task.classes)
@@ -312,7 +312,7 @@ def test_unguarded_optimizers_drift_and_verify_says_what_moved(make):
 
 
 def test_a_gradient_multiplied_by_the_rate_is_not_enough():
-    """What other libraries do: zero the locked gradients and trust the optimizer, which has a momentum."""
+    """As other libraries do: set the locked gradients to zero, and leave the rest to an optimizer with momentum."""
     model, probes = deterministic_model(), hat.Probes()
     model.begin_task(3)
     optimizer = torch.optim.SGD(model.task_parameters(), lr=0.1, momentum=0.9)
@@ -460,7 +460,7 @@ WIRINGS = {
 @pytest.mark.parametrize("seed", [1, 2, 4])
 @pytest.mark.parametrize("name", WIRINGS)
 def test_nothing_forgets_however_units_lie_in_the_next_layer(name, seed):
-    """Where units are not what the next layer sees one by one, a lock must not count on them."""
+    """If the next layer does not read the units one by one, a lock must not depend on them."""
     make, shape = WIRINGS[name]
     torch.manual_seed(seed)
     body = convert_body(nn.Sequential(*make(), nn.ReLU(), nn.Flatten()), torch.randn(2, *shape), head=None)

@@ -189,7 +189,7 @@ def in_order_of(model, plain):
 @SLOW_IS_FINE
 @given(network=networks, plan=plans, seed=st.integers(0, 2**16))
 def test_origin_tells_where_every_unit_came_from(network, plan, seed):
-    """Nothing is trained in between, so that weights and masks are those of a twin which moves no unit, bit for bit."""
+    """Without training, weights and masks have the same bits as those of a copy that moves no unit."""
     model = model_of(network, seed)
     plain = copy.deepcopy(model)
     plain.state.config = hat.GateConfig(locked_first=False)
@@ -248,7 +248,7 @@ def test_complete_gates_need_a_model_that_knows_its_outputs(features):
 
 @pytest.mark.parametrize("init", ["normal", "uniform"])
 def test_a_task_begins_with_the_same_draws_wherever_a_unit_is(init):
-    """Embeddings and heads: a run is the same with and without moves, but for the order of its sums."""
+    """Embeddings and heads: with and without moves, a run differs only in the order of its sums."""
     models = []
     for locked_first in (True, False):
         torch.manual_seed(0)
@@ -507,7 +507,7 @@ class Two(nn.Module):
 
 
 class Behind(nn.Module):
-    """A body, and something that nobody knows of behind its end."""
+    """A body, and behind it a module that no gate knows of."""
 
     def __init__(self, body, plain):
         super().__init__()
@@ -579,7 +579,7 @@ SHARED = {
 
 @pytest.mark.parametrize("order", SHARED.values(), ids=SHARED.keys())
 def test_a_layer_that_is_used_in_several_places(order):
-    """Once on the input, say, whose elements nobody moves, and once on the units of another layer."""
+    """For example, once on the input, whose elements do not move, and once on the units of another layer."""
     torch.manual_seed(0)
     model = hat.HATModel(
         converted(*(part for layer in order(*plain(8, 8, 8, 8)) for part in (layer, nn.Tanh())))
@@ -593,7 +593,7 @@ def test_a_layer_in_a_body_and_outside():
 
 
 def test_a_layer_that_knows_the_gate_of_some_of_its_inputs_only():
-    """In another place comes what no gate knows, which no lock of its columns may count on."""
+    """In another place its inputs belong to no gate, so no lock may depend on its columns."""
     a, b = layers(8, 8, 8)
     b.fed_unknown = True
     assert locks(wired(a, b))[b.weight].columns is None
@@ -601,7 +601,7 @@ def test_a_layer_that_knows_the_gate_of_some_of_its_inputs_only():
 
 
 def test_a_layer_that_a_body_feeds_and_a_module_outside():
-    """As above, but the layer was not told."""
+    """As above, but `fed_unknown` of the layer is not set."""
     a, b = layers(8, 8, 8)
     assert_moves(Two(wired(a, b), b), [])
     body = converted(*(part for layer in plain(8, 8, 8) for part in (layer, nn.Tanh())))
@@ -748,7 +748,7 @@ def test_a_model_that_locks_in_place_moves_nothing(network, seed):
 
 
 def drifts(body_of, **options):
-    """How much ending a task changes what it answers."""
+    """How much the logits of a task change when the task ends."""
     torch.manual_seed(0)
     model = hat.HATModel(body_of(), **options).double()
     check(model, inputs((8,)))

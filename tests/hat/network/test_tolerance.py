@@ -1,4 +1,4 @@
-"""What counts as the same answer."""
+"""Which differences count as rounding."""
 
 from __future__ import annotations
 

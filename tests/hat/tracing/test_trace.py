@@ -1,4 +1,4 @@
-"""What a traced graph computes, what it follows, and what is refused."""
+"""A traced graph computes the same as the module; networks that a graph cannot express are refused."""
 
 from __future__ import annotations
 

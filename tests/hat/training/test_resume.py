@@ -108,7 +108,7 @@ CONVERTED = {
 @pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
 @pytest.mark.parametrize(("name", "after"), [("resnet18", 3), ("vit", 1)])
 def test_resumed_run_of_a_converted_network(stream: hat.data.Stream, tmp_path: Path, name: str, after: int) -> None:
-    """What every task has of its own, running statistics among it, goes on too."""
+    """The tensors that every task has for itself, such as running statistics, are resumed too."""
 
     def make() -> hat.HATModel:
         torch.manual_seed(1)
