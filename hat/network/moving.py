@@ -2,8 +2,8 @@
 
 Then the locked part of a weight is one block at its front. No gradient is computed for that block, no update is made,
 and no optimizer state is kept. The network computes the same function, because every dimension along the axis moves
-alike. Units that were locked before keep their place, so every earlier task keeps every bit: whatever moves meets the
-activations of that task with an exact 0.
+alike. Every earlier task keeps every bit: the units that it uses keep their place, and the gates of all other units are
+exactly 0 for it.
 
 Example: a hidden layer of 5 units between `first = Linear(3, 5)` and `second = Linear(5, 2)`, one gate.
 
@@ -48,7 +48,7 @@ class Follower(Protocol):
         Args:
             changes: of every parameter whose units changed places, went or were joined by others.
             before, after: the blocks that may move.
-            like: a tensor of the former shape, of every parameter whose shape has changed.
+            like: for every parameter whose shape has changed, a tensor of its former shape.
         """
 
     def forget(self, gone: Sequence[Tensor]) -> None:
@@ -178,7 +178,7 @@ def _change_of(member: Along, new: Tensor) -> Change:
 
 
 def _places(member: Along, values: Tensor, tasks: int, new: Tensor) -> Tensor:
-    """[1, length] what comes to each place of a dimension of `values`, which has `tasks` dimensions before those."""
+    """[1, length] what comes to each place of a dimension of `values`, whose first `tasks` dimensions count tasks."""
     index = expanded(new, member.repeat)
     if member.places is None:
         return index[None]
