@@ -1,9 +1,9 @@
 """The gates for the units that an analysis has found, and the parameters that lie along the gates.
 
 Two units belong to one gate if the same claims contain them, equally often. In the example of
-`hat.conversion.analysis`, units 1 and 2 are both in the claims of conv.weight 0, conv.bias 0, inner.weight 1, inner.weight 0 and inner.bias 0, and
-each is four times in the claim of linear.weight 1. So the two are one gate. Units 19, 20 and 21, in the claims of
-linear.weight 0 and linear.bias 0, are another gate.
+`hat.conversion.analysis`, units 1 and 2 are both in the claims of conv.weight 0, conv.bias 0, inner.weight 1,
+inner.weight 0 and inner.bias 0, and each is four times in the claim of linear.weight 1. So the two are one gate. Units
+19, 20 and 21, in the claims of linear.weight 0 and linear.bias 0, are another gate.
 """
 
 from __future__ import annotations
