@@ -34,7 +34,8 @@ def alexnet(
         A body for `hat.HATModel`: [B, C, H, W] to [B, hidden[-1]].
 
     Raises:
-        ValueError: an image that is not square or too small, or a wrong number of channels or dropouts.
+        ValueError: an image is not square or too small, there are too few or too many channels or dropouts, or an option
+            is out of range.
     """
     network = plain_alexnet(input_shape, channels=channels, hidden=hidden, dropout=dropout)
     return convert_body(network, two_inputs(*input_shape), head=None)
@@ -54,6 +55,11 @@ def plain_alexnet(
         raise ValueError(
             f"dropout: expected one a layer for 3 channels and 1 or more hidden, got {channels}, {hidden}, {dropout}"
         )
+    if min(input_shape) < 1:
+        raise ValueError(f"input_shape: expected positive numbers, got {tuple(input_shape)}")
+    for name, widths in (("channels", channels), ("hidden", hidden)):
+        if min(widths) < 1:
+            raise ValueError(f"{name}: expected positive numbers, got {tuple(widths)}")
     for probability in dropout:
         check_probability(probability, "dropout")
     inputs, size = input_shape[0], input_shape[1]

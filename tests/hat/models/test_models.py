@@ -120,6 +120,20 @@ def test_alexnet_lengths(options):
         hat.models.alexnet((3, 32, 32), **options)
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "name"),
+    [
+        ((3, 32, 32), {"channels": (4, 0, 5)}, "channels"),
+        ((3, 32, 32), {"channels": (4, 5, -1)}, "channels"),
+        ((3, 32, 32), {"hidden": (8, 0)}, "hidden"),
+        ((0, 32, 32), {}, "input_shape"),
+    ],
+)
+def test_alexnet_widths(shape, options, name):
+    with pytest.raises(ValueError, match=f"{name}: expected positive numbers, got"):
+        hat.models.alexnet(shape, **options)
+
+
 TINY = {
     "resnet18": lambda **options: hat.models.resnet18((3, 16, 16), **{"width": 4, **options}),
     "resnet50": lambda **options: hat.models.resnet50((3, 16, 16), **{"width": 3, **options}),
