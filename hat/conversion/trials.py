@@ -32,8 +32,19 @@ def keep_places(model: Network, example: tuple[Any, ...]) -> None:
     flatten that was rolled, may be so without its places being in the same order as another's. Tried on a copy with
     weights that are all different, and on inputs that are: an image of zeros is the same at every position.
     """
-    if not movable(model):
-        return
+    if movable(model):
+        with _no_cache():
+            _keep(model, example)
+
+
+def _no_cache() -> torch.autocast:
+    """Autocast as it is now, but without its cache: it would answer with the weights from before a move."""
+    return torch.autocast(
+        "cpu", torch.get_autocast_dtype("cpu"), enabled=torch.is_autocast_enabled("cpu"), cache_enabled=False
+    )
+
+
+def _keep(model: Network, example: tuple[Any, ...]) -> None:
     tried = copy.deepcopy(model).eval()
     vary(tried)
     names = {gate: name for name, gate in tried.gates.items()}

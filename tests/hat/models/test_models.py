@@ -134,6 +134,13 @@ def test_alexnet_widths(shape, options, name):
         hat.models.alexnet(shape, **options)
 
 
+def test_units_may_move_of_a_network_that_is_made_under_autocast():
+    """Autocast keeps weights that it has cast: in the trial of other places they were those from before the move."""
+    with torch.autocast("cpu", torch.bfloat16):
+        body = hat.models.mlp(20, (13, 7))
+    assert [gate.segments for gate in body.gates.values()] == [None, None]
+
+
 TINY = {
     "resnet18": lambda **options: hat.models.resnet18((3, 16, 16), **{"width": 4, **options}),
     "resnet50": lambda **options: hat.models.resnet50((3, 16, 16), **{"width": 3, **options}),
