@@ -34,8 +34,8 @@ def alexnet(
         A body for `hat.HATModel`: [B, C, H, W] to [B, hidden[-1]].
 
     Raises:
-        ValueError: an image is not square or too small, there are too few or too many channels or dropouts, or an option
-            is out of range.
+        ValueError: an image is not square or too small, there are too few or too many channels or dropouts, or a width
+            is below 1.
     """
     network = plain_alexnet(input_shape, channels=channels, hidden=hidden, dropout=dropout)
     return convert_body(network, two_inputs(*input_shape), head=None)
