@@ -34,8 +34,8 @@ def alexnet(
         A body for `hat.HATModel`: [B, C, H, W] to [B, hidden[-1]].
 
     Raises:
-        ValueError: images are not square or too small, or there is a wrong number of channels, hidden widths or
-            dropouts.
+        ValueError: images are not square or too small, there is a wrong number of channels, hidden widths or dropouts,
+            or a width is below 1.
     """
     network = plain_alexnet(input_shape, channels=channels, hidden=hidden, dropout=dropout)
     return convert_body(network, two_inputs(*input_shape), head=None)
@@ -55,6 +55,11 @@ def plain_alexnet(
         raise ValueError(
             f"dropout: expected one per layer, for 3 channels and 1 or more hidden, got {channels}, {hidden}, {dropout}"
         )
+    if min(input_shape) < 1:
+        raise ValueError(f"input_shape: expected positive numbers, got {tuple(input_shape)}")
+    for name, widths in (("channels", channels), ("hidden", hidden)):
+        if min(widths) < 1:
+            raise ValueError(f"{name}: expected positive numbers, got {tuple(widths)}")
     for probability in dropout:
         check_probability(probability, "dropout")
     inputs, size = input_shape[0], input_shape[1]

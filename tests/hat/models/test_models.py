@@ -120,6 +120,27 @@ def test_alexnet_lengths(options):
         hat.models.alexnet((3, 32, 32), **options)
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "name"),
+    [
+        ((3, 32, 32), {"channels": (4, 0, 5)}, "channels"),
+        ((3, 32, 32), {"channels": (4, 5, -1)}, "channels"),
+        ((3, 32, 32), {"hidden": (8, 0)}, "hidden"),
+        ((0, 32, 32), {}, "input_shape"),
+    ],
+)
+def test_alexnet_widths(shape, options, name):
+    with pytest.raises(ValueError, match=f"{name}: expected positive numbers, got"):
+        hat.models.alexnet(shape, **options)
+
+
+def test_units_may_move_of_a_network_that_is_made_under_autocast():
+    """Autocast keeps weights that it has cast: in the trial of other places they were those from before the move."""
+    with torch.autocast("cpu", torch.bfloat16):
+        body = hat.models.mlp(20, (13, 7))
+    assert [gate.segments for gate in body.gates.values()] == [None, None]
+
+
 TINY = {
     "resnet18": lambda **options: hat.models.resnet18((3, 16, 16), **{"width": 4, **options}),
     "resnet50": lambda **options: hat.models.resnet50((3, 16, 16), **{"width": 3, **options}),
