@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from torch import nn
 
-from hat.conversion.api import convert_body
 from hat.conversion.body import Converted
-from hat.models.shapes import two_inputs
+from hat.models.shapes import converted
 from hat_kernels.dropout.api import check_probability
 
 
@@ -37,8 +37,8 @@ def alexnet(
         ValueError: images are not square or too small, there is a wrong number of channels, hidden widths or dropouts,
             or a width is below 1.
     """
-    network = plain_alexnet(input_shape, channels=channels, hidden=hidden, dropout=dropout)
-    return convert_body(network, two_inputs(*input_shape), head=None)
+    make = partial(plain_alexnet, input_shape, channels=channels, hidden=hidden, dropout=dropout)
+    return converted(make, *input_shape)
 
 
 def plain_alexnet(

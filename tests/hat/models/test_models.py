@@ -307,3 +307,28 @@ def test_vit_options(options, message):
 def test_shape_of_converted_networks(make, shape):
     with pytest.raises(ValueError, match=r"input_shape: expected \(C, H, W\), all positive, got"):
         make(shape)
+
+
+@pytest.mark.parametrize("name", ["mlp", "alexnet", "resnet18", "vit"])
+def test_a_network_without_values_is_made_on_the_meta_device(name):
+    """Its tensors get values later, as of any module: by `to_empty` and a `state_dict`."""
+    shape = (1, 16, 16)
+    sizes = {
+        "mlp": {"hidden": (5,)},
+        "alexnet": {"channels": (2, 3, 4), "hidden": (5, 5)},
+        "resnet18": {"width": 2},
+        "vit": {"depth": 1},
+    }[name]
+    make = getattr(hat.models, name)
+    argument = 256 if name == "mlp" else shape
+    model = hat.HATModel(make(argument, **sizes)).eval()
+    with torch.device("meta"):
+        empty = hat.HATModel(make(argument, **sizes)).eval()
+    assert all(tensor.is_meta for tensor in empty.body.parameters())
+    empty.to_empty(device="cpu").load_state_dict(model.state_dict())
+    for each in (model, empty):
+        each.begin_task(3)
+        each.eval()
+    empty.load_state_dict(model.state_dict())
+    x = torch.randn(2, *((256,) if name == "mlp" else shape))
+    assert torch.equal(empty(x), model(x))
