@@ -326,9 +326,9 @@ def test_a_network_without_values_is_made_on_the_meta_device(name):
         empty = hat.HATModel(make(argument, **sizes)).eval()
     assert all(tensor.is_meta for tensor in empty.body.parameters())
     empty.to_empty(device="cpu").load_state_dict(model.state_dict())
-    for each in (model, empty):
-        each.begin_task(3)
-        each.eval()
+    for network in (model, empty):
+        network.begin_task(3)
+        network.eval()
     empty.load_state_dict(model.state_dict())
     x = torch.randn(2, *((256,) if name == "mlp" else shape))
     assert torch.equal(empty(x), model(x))
