@@ -2,8 +2,8 @@
 
 A part is a run of rows. For each part the update computes new values, and `LockedPart.write_` writes them if the rate
 is not 0. An example with one row of two weights: the old values are [0.5, -0.0], the new values [0.4, nan], and the
-rates [1, 0]. `movable` is [all ones, all zeros] as bits. The bits that differ between old and new are kept where
-`movable` is 1, and are added to the old bits without carry (exclusive or): the row becomes [0.4, -0.0].
+rates [1, 0]. `movable` is [all ones, all zeros] as bits. Where a bit of `movable` is 1, a bit in which old and new
+differ is flipped in the old value (exclusive or): the row becomes [0.4, -0.0].
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class LockedPart(NamedTuple):
         rows: the index of the rows, for the parameter, its gradient and its states; `...` for all of a parameter.
         movable: an integer of the size of an element: all bits 1 where the weight may move, else all 0. It broadcasts
             against the part. None without a lock.
-        rate: broadcasts against the part. None if the rate is 0 or 1 everywhere: `movable` says the same.
+        rate: broadcasts against the part. None if every rate is known to be 0 or 1 (only a CPU looks):
+            `movable` says the same.
     """
 
     rows: slice | EllipsisType
@@ -57,7 +58,7 @@ class LockedPart(NamedTuple):
         return wide.add(step, alpha=size)
 
     def scaled(self, step: Tensor) -> Tensor:
-        """`step` times the rate, unless every rate is 0 or 1: `write_` treats these."""
+        """`step` times the rate; `step` itself if `rate` is None, because then `write_` alone is enough."""
         return step if self.rate is None else step * self.rate
 
     def write_(self, target: Tensor, values: Tensor, *, mend: bool = False, spare: bool = False) -> None:

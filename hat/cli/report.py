@@ -18,6 +18,7 @@ from hat.life.model import HATModel
 from hat.plots.report import report
 from hat.text import axis_name
 from hat.training.history import History
+from hat.training.identity import layers_of
 from hat.training.rundir import RunDir
 from hat.training.saved import reading
 
@@ -61,8 +62,10 @@ def _model(folder: RunDir, saved: dict[str, Any]) -> HATModel:
     shapes = {tuple(task["input_shape"]) for task in saved["identity"]["tasks"]}
     if len(shapes) != 1:
         raise ValueError(f"{folder.checkpoint}: expected inputs of one shape, got {sorted(shapes)}")
+    model = spec.model(shapes.pop())
+    if layers_of(model) != saved["identity"]["network"]:
+        raise ValueError(f"{folder.checkpoint}: expected the network of config.json, got a network of other layers")
     with reading(folder.checkpoint):
-        model = spec.model(shapes.pop())
         model.load_state_dict(saved["model"])
     return model
 

@@ -1,8 +1,9 @@
 """The gates for the units that an analysis has found, and the parameters that lie along the gates.
 
-Units with the same claims, the same number of times, belong to one gate. In the example of `hat.conversion.analysis`,
-units 1 and 2 are both in the claims of conv.weight 0, conv.bias 0, inner.weight 1, inner.weight 0 and inner.bias 0, and
-each is four times in the claim of linear.weight 1. So the two are one gate. Units 19, 20 and 21 are another gate.
+Two units belong to one gate if the same claims contain them, equally often. In the example of
+`hat.conversion.analysis`, units 1 and 2 are both in the claims of conv.weight 0, conv.bias 0, inner.weight 1,
+inner.weight 0 and inner.bias 0, and each is four times in the claim of linear.weight 1. So the two are one gate. Units
+19, 20 and 21, in the claims of linear.weight 0 and linear.bias 0, are another gate.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Axes:
     Attributes:
         gates: the gates by name.
         _units: the ids.
-        _place: [ids] int64, the number of the unit of every class, counted through all gates in order; -1 for an id
-            that is not a unit of any gate.
+        _place: [ids] int64, for every id that names a class the number of its unit, counted through all gates in
+            order; -1 for other ids.
     """
 
     gates: dict[str, Gate]
@@ -40,7 +41,7 @@ class Axes:
     def within(self, ids: Tensor) -> tuple[list[Gate], Tensor]:
         """The gates to which the ids belong, and the number of every id's unit, counted through these gates only.
 
-        An id without a unit gets the number behind the last unit.
+        An id without a unit gets the number of units of these gates.
         """
         index, first = self.index(ids), 0
         gates, numbers = [], torch.full_like(index, -1)
@@ -100,7 +101,7 @@ def _segments(members: Tensor, classes: Tensor, segment: Tensor) -> Tensor | Non
 
 
 def _name(first: int, claims: Sequence[Claim], taken: Iterable[str]) -> str:
-    """The name of a gate: the name of the layer whose claim has the first place of the units."""
+    """The name of a gate: the name of the layer with the first claim that contains one of its units."""
     name = "units"
     for claim in claims:
         if first < len(claim.ids):

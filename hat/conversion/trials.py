@@ -37,8 +37,19 @@ def keep_places(model: Network, example: tuple[Any, ...]) -> None:
         model: changed in place: a gate whose units must stay gets a segment for every unit.
         example: the inputs of the body.
     """
-    if not movable(model):
-        return
+    if movable(model):
+        with _no_cache():
+            _keep(model, example)
+
+
+def _no_cache() -> torch.autocast:
+    """Autocast as it is now, but without its cache: it would answer with the weights from before a move."""
+    return torch.autocast(
+        "cpu", torch.get_autocast_dtype("cpu"), enabled=torch.is_autocast_enabled("cpu"), cache_enabled=False
+    )
+
+
+def _keep(model: Network, example: tuple[Any, ...]) -> None:
     tried = copy.deepcopy(model).eval()
     vary(tried)
     names = {gate: name for name, gate in tried.gates.items()}

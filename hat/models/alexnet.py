@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 from torch import nn
 
-from hat.conversion.api import convert_body
 from hat.conversion.body import Converted
-from hat.models.shapes import two_inputs
+from hat.models.shapes import converted
 from hat_kernels.dropout.api import check_probability
 
 
@@ -34,11 +34,11 @@ def alexnet(
         A body for `hat.HATModel`: [B, C, H, W] to [B, hidden[-1]].
 
     Raises:
-        ValueError: images are not square or too small, or there is a wrong number of channels, hidden widths or
-            dropouts.
+        ValueError: images are not square or too small, there is a wrong number of channels, hidden widths or dropouts,
+            or a width is below 1.
     """
-    network = plain_alexnet(input_shape, channels=channels, hidden=hidden, dropout=dropout)
-    return convert_body(network, two_inputs(*input_shape), head=None)
+    make = partial(plain_alexnet, input_shape, channels=channels, hidden=hidden, dropout=dropout)
+    return converted(make, *input_shape)
 
 
 def plain_alexnet(
@@ -55,6 +55,11 @@ def plain_alexnet(
         raise ValueError(
             f"dropout: expected one per layer, for 3 channels and 1 or more hidden, got {channels}, {hidden}, {dropout}"
         )
+    if min(input_shape) < 1:
+        raise ValueError(f"input_shape: expected positive numbers, got {tuple(input_shape)}")
+    for name, widths in (("channels", channels), ("hidden", hidden)):
+        if min(widths) < 1:
+            raise ValueError(f"{name}: expected positive numbers, got {tuple(widths)}")
     for probability in dropout:
         check_probability(probability, "dropout")
     inputs, size = input_shape[0], input_shape[1]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 from torch import nn
 
-from hat.conversion.api import convert_body
 from hat.conversion.body import Converted
 from hat.conversion.fusion import ACTIVATIONS
-from hat.models.shapes import two_inputs
+from hat.models.shapes import converted
 from hat_kernels.activation import check_activation
 from hat_kernels.dropout.api import check_probability
 
@@ -41,8 +41,8 @@ def mlp(
     Raises:
         ValueError: there is no hidden layer, a width is below 1, or an option is out of range.
     """
-    network = plain_mlp(in_features, hidden, input_dropout=input_dropout, dropout=dropout, activation=activation)
-    return convert_body(network, two_inputs(in_features), head=None)
+    make = partial(plain_mlp, in_features, hidden, input_dropout=input_dropout, dropout=dropout, activation=activation)
+    return converted(make, in_features)
 
 
 def plain_mlp(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
-from hat.conversion.api import convert_body
 from hat.conversion.body import Converted
-from hat.models.shapes import check_image, check_positive, two_inputs
+from hat.models.shapes import check_image, check_positive, converted
 from hat_kernels.dropout.api import check_probability
 
 STEMS = ("auto", "small", "image")
@@ -181,9 +181,9 @@ def plain_resnet(
 def _converted(
     layers: int, input_shape: Sequence[int], width: int, stem: str, zero_init: bool, dropout: float
 ) -> Converted:
-    network = plain_resnet(layers, input_shape, width=width, stem=stem, zero_init=zero_init, dropout=dropout)
-    channels, height, breadth = input_shape
-    return convert_body(network, two_inputs(channels, min(height, ENOUGH), min(breadth, ENOUGH)), head=None)
+    channels, height, breadth = check_image(input_shape)
+    make = partial(plain_resnet, layers, input_shape, width=width, stem=stem, zero_init=zero_init, dropout=dropout)
+    return converted(make, channels, min(height, ENOUGH), min(breadth, ENOUGH))
 
 
 def _stem(channels: int, width: int, small: bool) -> nn.Sequential:

@@ -1,12 +1,15 @@
-"""Checks of the arguments of networks, and the inputs that networks are converted on."""
+"""Checks of the arguments of networks, and the conversion of networks of plain PyTorch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from hat.conversion.api import convert_body
+from hat.conversion.body import Converted
 
 
 def check_image(input_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -32,7 +35,22 @@ def check_positive(**numbers: int) -> None:
             raise ValueError(f"{name}: expected at least 1, got {number}")
 
 
-def two_inputs(*shape: int) -> Tensor:
+def converted(make: Callable[[], nn.Module], *shape: int) -> Converted:
+    """The body that a network of plain PyTorch becomes.
+
+    Conversion needs values. With the meta device as the default device the network is made on the CPU, then moved.
+
+    Args:
+        make: makes the network, on the default device.
+        shape: of one input.
+    """
+    if torch.get_default_device().type != "meta":
+        return convert_body(make(), _two_inputs(*shape), head=None)
+    with torch.device("cpu"):
+        return converted(make, *shape).to("meta")
+
+
+def _two_inputs(*shape: int) -> Tensor:
     """[2, *shape] values that are all different.
 
     The values are not random, so that making them does not change the random numbers that a network is drawn from.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hat.conversion.api import convert_body
 from hat.conversion.body import Converted
 from hat.layers.stochastic_depth import StochasticDepth
-from hat.models.shapes import check_image, check_positive, two_inputs
+from hat.models.shapes import check_image, check_positive, converted
 from hat_kernels.dropout.api import check_probability
 
 POOLS = ("token", "mean")
@@ -55,7 +55,8 @@ def vit(
     Raises:
         ValueError: an option is out of range.
     """
-    network = plain_vit(
+    make = partial(
+        plain_vit,
         input_shape,
         patch=patch,
         features=features,
@@ -66,7 +67,7 @@ def vit(
         stochastic_depth=stochastic_depth,
         pool=pool,
     )
-    return convert_body(network, two_inputs(*input_shape), head=None)
+    return converted(make, *input_shape)
 
 
 def plain_vit(

@@ -2,8 +2,8 @@
 
 Then the locked part of a weight is one block at its front. No gradient is computed for that block, no update is made,
 and no optimizer state is kept. The network computes the same function, because every dimension along the axis moves
-alike. Units that were locked before keep their places, so every earlier task keeps every bit: an earlier task switches
-off all units that move, so they add an exact 0 to its sums, wherever they lie.
+alike. Every earlier task keeps every bit: the units that it uses keep their place, and the gates of all other units are
+exactly 0 for it.
 
 Example: a hidden layer of 5 units between `first = Linear(3, 5)` and `second = Linear(5, 2)`, one gate.
 
@@ -178,7 +178,7 @@ def _change_of(member: Along, new: Tensor) -> Change:
 
 
 def _places(member: Along, values: Tensor, tasks: int, new: Tensor) -> Tensor:
-    """[1, length] the old index for each place of a dimension of `values`; `tasks` is 1 if dimension 0 is the task."""
+    """[1, length] the old index for each place of a dimension of `values`, behind `tasks` dimensions for tasks."""
     index = expanded(new, member.repeat)
     if member.places is None:
         return index[None]

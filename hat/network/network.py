@@ -173,7 +173,7 @@ class Network(nn.Module):
             raise TypeError(f"{argument}: expected {expected}, got {type(task).__name__}")
         count = self.tasks if finished else len(self.heads)
         if not 0 <= task < count:
-            kind = "finished tasks, " if finished else ""
+            kind = "finished tasks, " if finished else "" if count else "a task, "
             tasks = f"0 to {count - 1}" if count else "of which there are none"
             raise ValueError(f"{argument}: expected {kind}{tasks}, got {task}")
         if task in self._forgotten:

@@ -32,9 +32,9 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
     momentum, nor moments of earlier tasks, nor weight decay can move a locked weight. The guard holds for all later
     tasks: guard an optimizer once.
 
-    Most optimizers treat every element by itself: all of `torch.optim` but LBFGS, Adafactor, Muon and fused ones. Such
-    an optimizer does not see locked blocks at all, so it does no work and keeps no state for them, see
-    `hat.optim.standins`. Other optimizers move all weights, and then the guard restores the locked weights bit by bit.
+    The optimizers in `hat.optim.standins.ELEMENTWISE` treat every element by itself, unless they are fused or
+    differentiable. They do not see locked blocks at all: they do no work and keep no state for them. Other optimizers
+    move all weights, and then the guard restores the locked weights bit by bit.
 
     Embeddings do not decay, because weight decay would pull every gate towards 1/2. If a group with weight decay holds
     embeddings, they move to a new group at the end. So make learning-rate schedulers after the guard.

@@ -8,7 +8,7 @@ and a new unit joins behind unit 3.
     linear1.bias      [4]      [4]      0, 2, 3, new
     linear2.weight    [2, 4]   [2, 4]   0, 2, 3, new
     gate.embedding    [4]      [4]      0, 2, 3, new
-    gate.masks        [T, 4]   [T, 4]   0, 2, 3, and 0 for the new unit
+    gate.masks        [T, 4]   [T, 4]   0, 2, 3, new; the mask of the new unit is 0
 """
 
 from __future__ import annotations

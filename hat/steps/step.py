@@ -37,8 +37,8 @@ class StepLoss(NamedTuple):
 class TrainStep:
     """One training step of the task that is being learned (Serrà et al. 2018, section 2).
 
-    In the order of the published code: anneal, forward, `loss + lamb * penalty`, backward, lock, compensate, clip,
-    update, clamp. A call gives the same bits as the five lines of a training loop. As a graph it is one launch.
+    In this order: anneal, forward, `loss + lamb * penalty`, backward with the compensation, clip, update within the
+    locks, clamp. A call gives the same bits as the five lines of a training loop. As a graph it is one launch.
 
         step = hat.TrainStep(model, optimizer, F.cross_entropy, graph=True)
         for progress, (x, y) in task.batches(epochs=10, batch_size=64, device="cuda"):

@@ -34,14 +34,18 @@ def identity(
         config: the recipe.
         grow: how the model grows.
     """
-    network = re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(model).__name__}: {model.body}")
     return {
         "config": asdict(config),
         "gates": asdict(model.config),
-        "network": network,
+        "network": layers_of(model),
         "tasks": [_task(task) for task in stream],
         "grow": grow,
     }
+
+
+def layers_of(model: HATModel) -> str:
+    """The type of a model and the layers of its body, as text without addresses."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(model).__name__}: {model.body}")
 
 
 def check_same(saved: dict[str, Any], present: dict[str, Any]) -> None:

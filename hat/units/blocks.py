@@ -48,7 +48,7 @@ class Side(NamedTuple):
         return self.free[self.locked :]
 
     def meet(self, other: Side) -> Side:
-        """The units of a dimension that lies along two gates, as of tied weights or of a layer that reads a sum.
+        """The units of a dimension that lies along two gates: of tied weights, or of a layer whose input is a sum.
 
         An index is as free as the less free of its two units.
         """
@@ -107,7 +107,7 @@ class Sides(NamedTuple):
         return self._replace(columns=side if self.columns is None else self.columns.meet(side), groups=groups)
 
     def meet(self, other: Sides) -> Sides:
-        """The sides of a parameter that two modules use: both sides hold for every dimension."""
+        """The sides of a parameter that two modules use: in each dimension, the units of both uses count."""
         both = self
         for dim, side in enumerate((other.rows, other.columns)):
             both = both if side is None else both.along(side, dim, other.groups)
@@ -116,7 +116,7 @@ class Sides(NamedTuple):
     def frozen(self, shape: Sequence[int]) -> tuple[int, int]:
         """(rows, columns): nothing may move where the first `rows` rows meet the first `columns` columns.
 
-        If only one dimension lies along a gate, the other number is the whole length of the other dimension.
+        A dimension that lies along no gate counts with its whole length.
         """
         rows = 0 if self.rows is None else self.rows.behind
         if self.columns is None:
@@ -131,7 +131,7 @@ class Sides(NamedTuple):
         return (0, 0) if cuts_a_unit else (locked * count, width)
 
     def blocks(self, parameter: Tensor) -> list[Block]:
-        """The parts of a parameter with these sides in which something may move; none if all of it is locked."""
+        """The parts of a parameter with these sides in which something may move; an empty list if all is locked."""
         shape = tuple(parameter.shape) or (1,)
         rows, columns = self.frozen(shape)
         blocks = []

@@ -45,7 +45,7 @@ def folded_weight(
         The folded weight and bias, of `dtype` (None without a bias). Their memory order is that of a dense `weight`.
 
     Raises:
-        TypeError: a dtype is not one of those described above.
+        TypeError: a dtype is not one of those described above, or `gate` is not a `GateForm`.
         ValueError: a shape or device does not fit `weight`, `gate` is a mask, or as `GateForm.check`.
     """
     if not weight.is_floating_point():
@@ -55,6 +55,8 @@ def folded_weight(
     dtype = weight.dtype if dtype is None else dtype
     if dtype not in DTYPES:
         raise TypeError(f"dtype: expected float32, bfloat16 or float64, got {dtype}")
+    if not isinstance(gate, GateForm):
+        raise TypeError(f"gate: expected a GateForm, got {type(gate).__name__}")
     if gate.mask is not None:
         raise ValueError("gate: expected embedding and scale, got a mask")
     gate.check(weight, len(weight), 0)

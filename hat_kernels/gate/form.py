@@ -83,6 +83,16 @@ class GateForm(NamedTuple):
             raise ValueError("gate: expected embedding and scale, or a mask, got neither; None is no gate")
 
 
+def check_is_form(gate: GateForm | None) -> None:
+    """Refuse a gate that is not a value of `GateForm`, such as an embedding alone.
+
+    Raises:
+        TypeError: `gate` is neither a `GateForm` nor None.
+    """
+    if gate is not None and not isinstance(gate, GateForm):
+        raise TypeError(f"gate: expected a GateForm or None, got {type(gate).__name__}")
+
+
 def _check_tasks(mask: Tensor | None, task: Tensor, x: Tensor, units: int, unit_dim: int) -> None:
     if mask is None or mask.dim() != 2 or mask.shape[1] != units:
         got = None if mask is None else tuple(mask.shape)

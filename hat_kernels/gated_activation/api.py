@@ -9,7 +9,7 @@ from hat_kernels.activation import check_activation
 from hat_kernels.check import check_units
 from hat_kernels.dispatch import use_specification, use_triton
 from hat_kernels.dropout.api import check_probability
-from hat_kernels.gate.form import GateForm
+from hat_kernels.gate.form import GateForm, check_is_form
 from hat_kernels.gated_activation import cpu, reference
 
 
@@ -43,7 +43,7 @@ def gated_activation(
 
     Raises:
         ValueError: a shape or device does not fit `x`, an argument is out of range, or as `GateForm.check`.
-        TypeError: `x` is not floating, or as `GateForm.check`.
+        TypeError: `x` is not floating, `gate` is neither a `GateForm` nor None, or as `GateForm.check`.
     """
     if not x.is_floating_point():
         raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
@@ -54,6 +54,7 @@ def gated_activation(
         check_units("bias", bias, units, x.device)
     check_activation(activation)
     check_probability(dropout, "dropout")
+    check_is_form(gate)
     if gate is not None:
         gate.check(x, units, unit_dim)
     if activation == "identity" and bias is None and not dropout and gate is None:

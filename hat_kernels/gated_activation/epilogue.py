@@ -16,7 +16,10 @@ TILE_BYTES = 8192  # bytes of a tensor that a program reads at once, 64 for each
 
 
 class Epilogue(NamedTuple):
-    """What the kernels do to each element: `dropout(activation(x + bias)) * a`. `GateForm()` stands for no gate."""
+    """What the kernels do to each element: `dropout(activation(x + bias)) * a`.
+
+    No gate is None for a caller of an operation, and `GateForm()` here.
+    """
 
     bias: Tensor | None
     seed: Tensor | None

@@ -8,7 +8,7 @@ from torch import Tensor
 from hat_kernels.activation import check_activation
 from hat_kernels.dispatch import forced, use_triton
 from hat_kernels.dropout.api import check_probability
-from hat_kernels.gate.form import GateForm
+from hat_kernels.gate.form import GateForm, check_is_form
 from hat_kernels.gated_activation.api import gated_activation
 from hat_kernels.gated_linear import choice, reference
 from hat_kernels.gated_linear.reference import linear
@@ -47,7 +47,7 @@ def gated_linear(
         [..., N].
 
     Raises:
-        TypeError: `x` and `weight` differ in dtype outside of autocast.
+        TypeError: `x` and `weight` differ in dtype outside of autocast, or `gate` is neither a `GateForm` nor None.
         ValueError: a shape or device does not fit, or as `hat_kernels.gated_activation`.
         RuntimeError: in the backward pass, if `update` has moved the weight while another use of it still needs it.
     """
@@ -61,6 +61,7 @@ def gated_linear(
         raise TypeError(f"x: expected {weight.dtype} as the weight, got {x.dtype}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+    check_is_form(gate)
     form = GateForm() if gate is None else gate
     if not use_triton("gated_linear", x, weight, bias, form.embedding, form.scale, form.mask):
         return reference.gated_linear(x, weight, bias, frozen, update, activation, dropout, gate)

@@ -72,6 +72,13 @@ def test_foreign_checkpoint(run: Path, capsys: pytest.CaptureFixture[str], edit:
         assert f"{run}/checkpoint.pt: " in refused(capsys, *command, str(run))
 
 
+def test_run_of_another_network(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a version that builds a network of the same options from other layers."""
+    edit_checkpoint(run, lambda p: p["identity"].update(network="HATModel: Sequential()"))
+    for command in (*COMMANDS, ["report"]):
+        assert "a network of other layers" in refused(capsys, *command, str(run))
+
+
 @pytest.mark.parametrize(
     "edit",
     [

@@ -9,7 +9,8 @@ that much to show it.
 
 *The whole trajectory*, in float32. It is ill-conditioned in any implementation: near saturation, 1 - a has one or two
 bits left in float32, and the compensation multiplies them by cosh. So the yardstick is measured: the same
-transcription, started one float32 ulp away. The library may be `FACTOR` times as far from the transcription as those runs are.
+transcription, started one float32 ulp away. The library may be `FACTOR` times as far from the transcription as those
+runs are.
 """
 
 import copy

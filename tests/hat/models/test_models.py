@@ -120,6 +120,27 @@ def test_alexnet_lengths(options):
         hat.models.alexnet((3, 32, 32), **options)
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "name"),
+    [
+        ((3, 32, 32), {"channels": (4, 0, 5)}, "channels"),
+        ((3, 32, 32), {"channels": (4, 5, -1)}, "channels"),
+        ((3, 32, 32), {"hidden": (8, 0)}, "hidden"),
+        ((0, 32, 32), {}, "input_shape"),
+    ],
+)
+def test_alexnet_widths(shape, options, name):
+    with pytest.raises(ValueError, match=f"{name}: expected positive numbers, got"):
+        hat.models.alexnet(shape, **options)
+
+
+def test_units_may_move_of_a_network_that_is_made_under_autocast():
+    """Autocast keeps weights that it has cast: in the trial of other places they were those from before the move."""
+    with torch.autocast("cpu", torch.bfloat16):
+        body = hat.models.mlp(20, (13, 7))
+    assert [gate.segments for gate in body.gates.values()] == [None, None]
+
+
 TINY = {
     "resnet18": lambda **options: hat.models.resnet18((3, 16, 16), **{"width": 4, **options}),
     "resnet50": lambda **options: hat.models.resnet50((3, 16, 16), **{"width": 3, **options}),
@@ -286,3 +307,28 @@ def test_vit_options(options, message):
 def test_shape_of_converted_networks(make, shape):
     with pytest.raises(ValueError, match=r"input_shape: expected \(C, H, W\), all positive, got"):
         make(shape)
+
+
+@pytest.mark.parametrize("name", ["mlp", "alexnet", "resnet18", "vit"])
+def test_a_network_without_values_is_made_on_the_meta_device(name):
+    """Its tensors get values later, as of any module: by `to_empty` and a `state_dict`."""
+    shape = (1, 16, 16)
+    sizes = {
+        "mlp": {"hidden": (5,)},
+        "alexnet": {"channels": (2, 3, 4), "hidden": (5, 5)},
+        "resnet18": {"width": 2},
+        "vit": {"depth": 1},
+    }[name]
+    make = getattr(hat.models, name)
+    argument = 256 if name == "mlp" else shape
+    model = hat.HATModel(make(argument, **sizes)).eval()
+    with torch.device("meta"):
+        empty = hat.HATModel(make(argument, **sizes)).eval()
+    assert all(tensor.is_meta for tensor in empty.body.parameters())
+    empty.to_empty(device="cpu").load_state_dict(model.state_dict())
+    for network in (model, empty):
+        network.begin_task(3)
+        network.eval()
+    empty.load_state_dict(model.state_dict())
+    x = torch.randn(2, *((256,) if name == "mlp" else shape))
+    assert torch.equal(empty(x), model(x))

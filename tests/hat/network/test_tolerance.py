@@ -25,6 +25,8 @@ def test_low_precision_has_an_upper_bound():
     expected = torch.ones(3, dtype=torch.bfloat16)
     assert difference(expected * 1.0625, expected, LAYERS) == 0.0
     assert difference(expected * 1.5, expected, LAYERS) == 0.5
+    assert difference(expected * 1.1875, expected, LAYERS) == 0.0  # large drawn weights, through many layers
+    assert difference(expected * 1.1875, expected, SUMS) == 0.1875
 
 
 @pytest.mark.parametrize(

@@ -134,3 +134,8 @@ def test_what_cannot_be_counted():
     hat.forget(model, 0)
     with pytest.raises(ValueError, match=r"^task: expected a task that is not forgotten, got 0$"):
         hat.weights_kept(model, 0)
+
+
+def test_a_task_of_a_model_that_has_none():
+    with pytest.raises(ValueError, match="task: expected a task, of which there are none, got 0"):
+        hat.weights_kept(hat.HATModel(hat.models.mlp(4, (3,))), 0)

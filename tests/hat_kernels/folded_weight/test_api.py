@@ -62,3 +62,9 @@ def test_a_float16_weight_may_become_bfloat16():
 
 def test_without_a_bias_there_is_none():
     assert call(bias=None)[1] is None
+
+
+@pytest.mark.parametrize("gate", [None, torch.zeros(3)])
+def test_what_is_no_form(gate):
+    with pytest.raises(TypeError, match=f"gate: expected a GateForm, got {type(gate).__name__}"):
+        hat_kernels.folded_weight(WEIGHT, BIAS, gate=gate)

@@ -74,6 +74,12 @@ def test_a_form_of_nothing():
         hat_kernels.gated_activation(torch.zeros(2, 3), gate=GateForm())
 
 
+@pytest.mark.parametrize("gate", [torch.ones(3), {"mask": torch.ones(3)}, (None,) * 6])
+def test_what_is_no_form(gate):
+    with pytest.raises(TypeError, match=f"gate: expected a GateForm or None, got {type(gate).__name__}"):
+        hat_kernels.gated_activation(torch.zeros(2, 3), gate=gate)
+
+
 @pytest.mark.parametrize("unit_dim", [0, -2])
 def test_units_may_not_be_the_batch_beside_a_task_per_sample(unit_dim):
     with pytest.raises(

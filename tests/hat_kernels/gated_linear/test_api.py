@@ -46,3 +46,8 @@ def test_dtype_of_x():
 def test_dtypes_that_differ():
     with pytest.raises((TypeError, ValueError), match=r"x: expected .*float32.*, got .*float64"):
         hat_kernels.gated_linear(torch.zeros(2, 3, dtype=torch.float64), torch.zeros(5, 3))
+
+
+def test_what_is_no_form():
+    with pytest.raises(TypeError, match="gate: expected a GateForm or None, got Tensor"):
+        hat_kernels.gated_linear(torch.zeros(2, 3), torch.zeros(5, 3), gate=torch.ones(5))
