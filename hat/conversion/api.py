@@ -24,6 +24,7 @@ from hat.tracing.errors import ConversionError
 from hat.tracing.leaves import is_leaf
 from hat.tracing.trace import trace
 from hat.tracing.trees import tensors
+from hat.tracing.untouched import evaluating
 from hat.units.gate import Gate
 from hat.units.state import OPEN
 from hat.warnings import UnlockedWarning
@@ -137,12 +138,8 @@ def _check_same(body: Converted, example: tuple[Any, ...], answer: Tensor) -> No
     Raises:
         ConversionError: the difference is larger than rounding.
     """
-    training = body.training
-    try:
-        with torch.no_grad(), body.answering(OPEN):
-            converted_answer = body.eval()(*example)
-    finally:
-        body.train(training)
+    with torch.no_grad(), evaluating(body), body.answering(OPEN):
+        converted_answer = body(*example)
     change = difference(converted_answer, answer, SUMS)
     if change:
         raise ConversionError(

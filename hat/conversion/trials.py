@@ -12,14 +12,11 @@ from torch import Tensor
 from hat.network.movable import movable, segments
 from hat.network.moving import changes_of, expanded, rearrange
 from hat.network.network import Network
-from hat.network.tolerance import LAYERS, difference
+from hat.network.tolerance import LAYERS, difference, varied
 from hat.tracing.checks import other_inputs
 from hat.units.gate import Gate
 from hat.units.per_task import per_task
 from hat.units.state import LEARNING, OPEN
-
-_CHANGE, _OFFSET = 0.3, 0.05
-"""How much weights are changed for a trial. Equal values, as in a new norm, would hide a wrong move."""
 
 Order = Callable[[Tensor], Tensor]
 
@@ -71,12 +68,12 @@ def vary(model: Network) -> None:
     generator = torch.Generator().manual_seed(0)
     for parameter in model.body.parameters():
         drawn = torch.randn(2, *parameter.shape, generator=generator).to(parameter)
-        parameter.mul_(1 + _CHANGE * drawn[0]).add_(_OFFSET * drawn[1])
+        parameter.copy_(varied(parameter, *drawn))
     for module in per_task(model.body).values():
         for _, values in module.stacks():
             if values.is_floating_point():  # the factors are positive, so that a variance stays positive
                 drawn = torch.rand(2, *values.shape, generator=generator).to(values)
-                values.mul_(1 + _CHANGE * drawn[0]).add_(_OFFSET * drawn[1])
+                values.copy_(varied(values, *drawn))
 
 
 def _varied(model: Network, example: tuple[Any, ...]) -> tuple[Any, ...]:

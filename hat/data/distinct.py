@@ -50,10 +50,10 @@ def split_validation(x: Tensor, fraction: float, seed: int) -> tuple[Tensor, Ten
     return train, validation
 
 
-def split_test(x: Tensor, y: Tensor, fraction: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor]:
+def split_test(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Draw a test part for a dataset that comes in one part.
 
-    The test part gets the last `fraction` of a seeded shuffle of the distinct images of every class, at least one
+    The test part gets the last fifth of a seeded shuffle of the distinct images of every class, at least one
     image. Copies of an image go where the image goes.
 
     Returns:
@@ -72,8 +72,8 @@ def split_test(x: Tensor, y: Tensor, fraction: float = 0.2, seed: int = 0) -> tu
                 f"label {label}: expected at least 2 distinct images to make a train and a test part, "
                 f"got {len(members)}"
             )
-        members = members[torch.randperm(len(members), generator=generator(seed, "test", label))]
-        in_test[members[-max(1, round(fraction * len(members))) :]] = True
+        members = members[torch.randperm(len(members), generator=generator(0, "test", label))]
+        in_test[members[-max(1, round(0.2 * len(members))) :]] = True
     test = in_test[ids]
     return (~test).nonzero().flatten(), test.nonzero().flatten()
 

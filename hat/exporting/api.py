@@ -18,6 +18,7 @@ from hat.life.model import HATModel
 from hat.network.tolerance import LAYERS, difference
 from hat.resizing.fitting import UnexplainedError
 from hat.resizing.shrink import shrunk
+from hat.tracing.untouched import evaluating
 
 
 class TaskNetwork(nn.Module):
@@ -219,13 +220,8 @@ def _put(root: nn.Module, path: str, value: nn.Module | Tensor) -> None:
 def _check_same(
     model: HATModel, network: nn.Module, example: tuple[Any, ...], task: int, options: dict[str, int]
 ) -> None:
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
+    with evaluating(model):
         expected = model(example if len(example) > 1 else example[0], task=task)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     try:
         got = network(*example, **options)
     except Exception as error:

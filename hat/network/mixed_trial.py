@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from hat.network.network import Network
-from hat.network.tolerance import SUMS, difference
+from hat.network.tolerance import SUMS, difference, varied
+from hat.tracing.untouched import evaluating
 from hat.units import buffers
 from hat.units.state import Finished, PerSample
 
 _TASKS = 2
-_CHANGE, _OFFSET = 0.3, 0.05
 
 
 @torch.no_grad()
@@ -79,19 +79,15 @@ def _made_up(model: Network) -> Iterator[None]:
         for name, stack in module.stacks():
             values = getattr(module, f"{name}_initial")
             if values.is_floating_point():  # different for every unit, unlike in a fresh norm; variances stay positive
-                values = values * (1 + _CHANGE * drawn(values)) + _OFFSET * drawn(values)
+                values = varied(values, drawn(values), drawn(values))
             else:
                 values = torch.stack([values] * _TASKS)
             stacks.append((module, f"{name}_tasks", stack, values.to(stack.dtype)))
-    modes = [(part, part.training) for part in model.body.modules()]
-    model.body.eval()
     try:
-        with buffers.frozen(model.body):
+        with evaluating(model.body), buffers.frozen(model.body):
             for owner, name, _, values in stacks:
                 setattr(owner, name, values)
             yield
     finally:
         for owner, name, before, _ in stacks:
             setattr(owner, name, before)
-        for part, training in modes:
-            part.training = training

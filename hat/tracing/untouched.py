@@ -41,6 +41,18 @@ def untouched(module: nn.Module) -> Iterator[None]:
                     buffer.copy_(values)
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the `with` block; after it every part of the module is in the mode that it had before."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
     """The dicts, lists and sets among the attributes, each with a copy, because a forward pass may fill a cache."""
     return [(value, value.copy()) for value in attributes.values() if isinstance(value, dict | list | set)]

@@ -14,6 +14,7 @@ from hat.life.model import HATModel
 from hat.network.tolerance import largest_change
 from hat.steps.graphs import Graphs, kind_of
 from hat.steps.structure import Structure
+from hat.tracing.untouched import evaluating
 from hat.training.config import TrainConfig
 from hat_kernels.dispatch import free_to_read
 
@@ -96,13 +97,9 @@ def evaluate(
     device = config.torch_device()
     graph = answers is not None or len(part) >= _FEWEST * config.eval_batch_size
     answer = answers or Answers(model, task, config)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         batches = placed(part, device).batches(batch_size=config.eval_batch_size)
         logits = torch.cat([answer(x.to(device), graph=graph) for x, _ in batches]).cpu()
-    finally:
-        model.train(was_training)
     labels = part.y.cpu()
     accuracy = (logits.argmax(1) == labels).float().mean().item()
     return Evaluation(F.cross_entropy(logits, labels).item(), accuracy, logits)

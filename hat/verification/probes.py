@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hat.life.model import HATModel
 from hat.network.reading import read_by_head, stacks
+from hat.tracing.untouched import evaluating
 from hat.units.buffers import foreign
 from hat.verification.recording import Call, having_used, record
 from hat_kernels.lock import rate
@@ -160,9 +161,6 @@ def _copied(inputs: Any) -> Any:
 
 def logits_of(model: HATModel, task: int, inputs: Any) -> Tensor:
     """The logits of a task in evaluation mode. Afterwards the model is in its old mode."""
-    was_training = model.training
-    try:
-        logits: Tensor = model.eval()(inputs, task=task)
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        logits: Tensor = model(inputs, task=task)
     return logits
