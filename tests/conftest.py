@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,10 @@ from hypothesis import HealthCheck, settings
 # These lines come before the imports of hat_kernels and Triton, which read the variables when they are imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell that starts a job in the background lets it ignore Ctrl-C, and Python takes that over.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if (DATA := Path(__file__).resolve().parents[2] / "shared" / "data").is_dir():  # real datasets next to the checkout
     os.environ.setdefault("HAT_DATA", str(DATA))
