@@ -38,11 +38,25 @@ class TaskParameters(list[nn.Parameter]):
 class HATModel(Network):
     """A gated network that learns one task after another and forgets none (Serrà et al., ICML 2018).
 
-    Every task goes through `begin_task`, training with `anneal` and `penalty`, and `end_task`. See `Network` for the
-    arguments, the attributes and the errors.
+    Every task goes through `begin_task`, training with `anneal` and `penalty`, and `end_task`. Parameters along no
+    gate, and buffers, belong to all tasks: they stay as the first task leaves them. A `PerTask` module has tensors of
+    its own for each task.
 
-    Parameters along no gate, and buffers, belong to all tasks: they stay as the first task leaves them. A `PerTask`
-    module has tensors of its own for each task.
+    Args:
+        body: maps an input to features [B, ..., features] through gated layers.
+        features: the width of the features; by default what a converted body says, or the units of the last gate.
+        outputs: the gate whose units the features are, channel-major if each unit is several features in a row; by
+            default the gate at the end of a converted body. If no gate is known, its units keep their places.
+        config: how gates are learned and committed; by default `GateConfig()`.
+
+    Attributes:
+        heads: one linear layer per task; a module without tensors for a forgotten task.
+        classes: the names of every task's classes; no names for a forgotten task.
+        learning: a task has begun and not ended. For the other attributes see `Network`.
+
+    Raises:
+        ValueError: the body has no gate; or it has running statistics that no task could keep for itself, see
+            `hat.HATBatchNorm2d`; or the units of `outputs` do not divide the features.
     """
 
     @property

@@ -28,12 +28,7 @@ from hat_kernels.gradient_memory import release
 class Network(nn.Module):
     """A body of gated layers and one ungated head per task.
 
-    Args:
-        body: maps an input to features [B, ..., features] through gated layers.
-        features: the width of the features; by default what a converted body says, or the units of the last gate.
-        outputs: the gate whose units the features are, channel-major if each unit is several features in a row; by
-            default the gate at the end of a converted body. If no gate is known, its units keep their places.
-        config: how gates are learned and committed; by default `GateConfig()`.
+    For the arguments and the errors see `hat.HATModel`, the class that users make.
 
     Attributes:
         state: what all gates share.
@@ -45,10 +40,6 @@ class Network(nn.Module):
         learning: a task has begun and not ended.
         mixes: whether the body takes a batch of several tasks in one pass. Otherwise each task passes through the body
             by itself. None: not known, because no such batch has come since the last task began or ended.
-
-    Raises:
-        ValueError: the body has no gate; or it has running statistics that no task could keep for itself, see
-            `hat.HATBatchNorm2d`; or the units of `outputs` do not divide the features.
     """
 
     outputs: Gate | None
