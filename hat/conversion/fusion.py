@@ -21,6 +21,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
 }
 """The module of `torch.nn` that computes each of `hat_kernels.ACTIVATIONS`."""
+_WITHOUT_OPTIONS = ("relu", "silu", "tanh", "sigmoid")
+_BY_MODULE = {ACTIVATIONS[name]: name for name in _WITHOUT_OPTIONS}
 
 
 class Fusion:
@@ -86,7 +88,7 @@ def activation_of(network: fx.GraphModule, node: fx.Node) -> str | None:
             return "gelu" if module.approximate == "none" else "gelu_tanh"
         if known_type(module) is nn.LeakyReLU:
             return "leaky_relu" if module.negative_slope == 0.01 else None
-        return _PLAIN.get(known_type(module))
+        return _BY_MODULE.get(known_type(module))
     name = operation(node)
     if name == "gelu":
         approximate = node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none")
@@ -94,7 +96,7 @@ def activation_of(network: fx.GraphModule, node: fx.Node) -> str | None:
     if name == "leaky_relu":
         slope = node.kwargs.get("negative_slope", node.args[1] if len(node.args) > 1 else 0.01)
         return "leaky_relu" if slope == 0.01 else None
-    return name if name in ("relu", "silu", "tanh", "sigmoid") else None
+    return name if name in _WITHOUT_OPTIONS else None
 
 
 def pool_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -111,13 +113,6 @@ def pool_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     settings = dict(zip(_SETTINGS[name[: name.index("_pool")]], node.args[1:], strict=False)) | dict(node.kwargs)
     return _POOLS[name](**settings)
 
-
-_PLAIN: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.SiLU: "silu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-}
 
 _POOLS: dict[str, Any] = {
     f"{kind.lower()}_pool{dims}d": getattr(nn, f"{kind.replace('_', '')}Pool{dims}d")
