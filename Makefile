@@ -5,14 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST := triton-3.6.0
 # One process per core, one thread per process: several threads on small tensors mostly wait for each other.
-# Two runs repeat tests of the first run: library tests on interpreted kernels, and kernel tests on the oldest Triton.
-# They repeat one test case in so many. `.ci/run` repeats more than `make test`, which ends within ten minutes.
-INTERPRETED := 10
-OLDER := 16
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format bench kernels zoo gpu clean
+.PHONY: help run test again lint format bench kernels zoo gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -36,10 +32,12 @@ $(VENV)/.zoo: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torchvision timm
 	touch $@
 
-test: $(READY) $(VENV)/$(OLDEST)/.ready $(VENV)/.zoo ## run the tests, and a sample of the kernel tests on an older Triton too
+test: $(READY) $(VENV)/.zoo ## run the tests
 	$(PYTEST)
-	$(PYTEST) --backend triton --sample $(INTERPRETED) tests/hat/units/test_gate.py tests/hat/optim/test_guard.py tests/hat/life/test_bounds_of_forgetting.py
-	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) --sample $(OLDER) tests/hat_kernels tests/hat/test_on_triton.py -m kernel
+
+again: $(READY) $(VENV)/$(OLDEST)/.ready ## repeat library tests on interpreted kernels, a third of the kernel tests on the oldest Triton
+	$(PYTEST) --backend triton tests/hat/units/test_gate.py tests/hat/optim/test_guard.py tests/hat/life/test_bounds_of_forgetting.py
+	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) --sample 3 tests/hat_kernels tests/hat/test_on_triton.py -m kernel
 
 lint: $(READY) ## check format, lint and types
 	$(BIN)/ruff format --check .
