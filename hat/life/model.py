@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import hat_kernels
-from hat.network import moving
+from hat.network import moving, seals
 from hat.network.heads import heads_for, read_extra_state
 from hat.network.interrupt import interrupt_waits
 from hat.network.mixing import mixed
 from hat.network.network import Network
+from hat.network.turns import turn
+from hat.network.verdict import ForgettingError, Verification
 from hat.resizing.grow import grow_to
 from hat.units.locks import gates, unlocked
 from hat.warnings import CapacityWarning
@@ -85,6 +87,8 @@ class HATModel(Network):
             raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
         names = _names(classes)
         self.look_again()
+        if self.sealed is None:  # reserved units, or an operation that an error has ended
+            seals.seal(self)
         self._warn_if_full()
         self.heads.append(self._draw_head(len(names)))
         self.classes.append(names)
@@ -92,6 +96,7 @@ class HATModel(Network):
         self.freeze()  # needed before the first task, too, if units are reserved
         for part in self.parts():
             part.begin_task()
+        turn(self)
         return self.train().task
 
     def anneal(self, progress: float) -> None:
@@ -151,12 +156,17 @@ class HATModel(Network):
         Raises:
             RuntimeError: no task is being learned.
             ValueError: an embedding, a weight or a statistic is not finite. No mask is committed then.
+
+        Warns:
+            DriftWarning: something that earlier tasks use has moved since the last task ended; see `moved`. The task
+                ends all the same.
         """
         task = self.task
         self._check_finite()
         used_before = {gate: gate.used > 0.5 for gate in self.gates.values()}
         blocks_before = self.blocks()
-        with interrupt_waits():  # a half-moved network would compute another function
+        # A half-moved network would compute another function.
+        with interrupt_waits(), seals.opened(self, 2):
             for part in self.parts():
                 part.commit()
             self.learning, self.mixes = False, None
@@ -166,7 +176,35 @@ class HATModel(Network):
         for name, gate in self.gates.items():
             if not (gate.masks[-1] > 0.5).any():
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
+        turn(self)
         return task
+
+    def moved(self) -> str | None:
+        """Compare everything that finished tasks use with its seals, see `hat.network.seals`.
+
+        A model remembers that something has moved, also in its `state_dict`, until it forgets all tasks or loads
+        another state.
+
+        Returns:
+            The name of the first tensor that has moved since it was locked; None if nothing has moved.
+        """
+        return seals.moved(self)
+
+    def state_dict(self, *args: Any, verify: bool = False, **kwargs: Any) -> Any:
+        """The state, see `torch.nn.Module.state_dict`.
+
+        Args:
+            *args: as of torch.
+            verify: first compare what finished tasks use with its seals, see `moved`.
+            **kwargs: as of torch.
+
+        Raises:
+            ForgettingError: with `verify`, something has moved.
+        """
+        if verify and (name := self.moved()) is not None:
+            found = Verification({}, *seals.described(self, name))
+            raise ForgettingError(f"state_dict: expected nothing to have moved, got {found}", found)
+        return super().state_dict(*args, **kwargs)
 
     def forward(self, x: Tensor, task: int | Tensor | None = None) -> Tensor:
         """The logits of one task, or of a batch that mixes tasks.
@@ -200,7 +238,13 @@ class HATModel(Network):
 
     def get_extra_state(self) -> Tensor:
         """All state that is not a tensor, as JSON in a uint8 tensor, so that a `state_dict` holds tensors only."""
-        facts_to_save = {"learning": self.learning, "classes": self.classes, "forgotten": self.forgotten}
+        facts_to_save = {
+            "learning": self.learning,
+            "classes": self.classes,
+            "forgotten": self.forgotten,
+            "sealed": seals.to_save(self),
+            "drifted": self.drifted,
+        }
         return torch.frombuffer(bytearray(json.dumps(facts_to_save).encode()), dtype=torch.uint8).clone()
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -209,6 +253,7 @@ class HATModel(Network):
         self.learning = bool(saved["learning"])
         self.classes = [tuple(names) for names in saved["classes"]]
         self._forgotten = set(saved["forgotten"])
+        self.sealed, self.drifted = seals.restored(saved.get("sealed")), saved.get("drifted")
         for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
             parameter.requires_grad_(True)  # a head that was frozen before the load may be the current one after it
         self.freeze()
@@ -220,6 +265,9 @@ class HATModel(Network):
 
         Raises:
             RuntimeError: names are missing or unexpected (if `strict`), or shapes differ.
+
+        Warns:
+            DriftWarning: a tensor that finished tasks use is not the one that was sealed, see `moved`.
         """
         grown_copy = copy.deepcopy(self) if (units_by_gate := self._longer_in(state_dict)) else None
         if grown_copy is not None and grow_to(grown_copy, units_by_gate):
@@ -231,6 +279,11 @@ class HATModel(Network):
         except Exception:
             super().load_state_dict(before)
             raise
+
+    def after_load(self) -> None:
+        """Compare the loaded values with the loaded seals."""
+        super().after_load()
+        seals.compare_loaded(self)
 
     def _longer_in(self, state_dict: Mapping[str, Any]) -> dict[str, int]:
         """The number of units in a state of every gate that has fewer units now, by the name of the gate."""

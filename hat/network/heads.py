@@ -22,7 +22,7 @@ class ForgottenHead(nn.Module):
 
 def read_extra_state(state: Tensor) -> dict[str, Any]:
     """The dictionary that `HATModel.get_extra_state` has written into a tensor."""
-    written: dict[str, Any] = json.loads(bytes(state.cpu().tolist()))
+    written: dict[str, Any] = json.loads(state.cpu().numpy().tobytes())
     return written
 
 

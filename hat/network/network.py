@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from hat.network.copying import copied
+from hat.network.turns import turn
 from hat.units import buffers
-from hat.units.blocks import Block
+from hat.units.blocks import Block, Sides
 from hat.units.gate import Gate
 from hat.units.locks import frozen_lock, gates, locks, sides, unlocked
 from hat.units.per_task import PerTask, per_task
@@ -38,6 +39,8 @@ class Network(nn.Module):
         features: the width of the features.
         outputs: the gate whose units the features are, or None.
         learning: a task has begun and not ended.
+        sealed: the seals of what finished tasks use, see `hat.network.seals`; None: not sealed yet.
+        drifted: the name of the first tensor that has differed from its seal, or None.
         mixes: whether the body takes a batch of several tasks in one pass. Otherwise each task passes through the body
             by itself. None: not known, because no such batch has come since the last task began or ended.
     """
@@ -60,14 +63,17 @@ class Network(nn.Module):
         self.learning = False
         self._forgotten: set[int] = set()
         self._gates, self._per_task = gates(body), per_task(body)
-        self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
+        self._sides: tuple[tuple[int, ...], dict[Tensor, Sides], dict[Tensor, list[Block]]] = ((), {}, {})
         self.mixes: bool | None = None
+        self.sealed: dict[str, Any] | None = None
+        self.drifted: str | None = None
         self._check_body()
         width_of_body = body.features if isinstance(body, Wired) else None
         self.features = next(n for n in (features, width_of_body, self._last_gate().units) if n is not None)
         self.__dict__["outputs"] = self._find_outputs(outputs)  # a module of the body, not of this one
         for part in self.parts():
             part.share(self.state)
+        self.register_load_state_dict_post_hook(_after_load)
 
     @property
     def config(self) -> GateConfig:
@@ -92,7 +98,7 @@ class Network(nn.Module):
 
     def look_again(self) -> None:
         """Find the gates and the modules with tensors of each task's own anew: the body may have changed."""
-        self._gates, self._per_task, self._blocks = gates(self.body), per_task(self.body), ((), {})
+        self._gates, self._per_task, self._sides = gates(self.body), per_task(self.body), ((), {}, {})
 
     @property
     def tasks(self) -> int:
@@ -195,14 +201,20 @@ class Network(nn.Module):
         """
         return {p: lock if self.holds else None for p, lock in locks(self.body).items()}
 
+    def sides(self) -> dict[Tensor, Sides]:
+        """The units along every shared parameter."""
+        self.blocks()
+        return self._sides[1]
+
     def blocks(self) -> dict[Tensor, list[Block]]:
         """The parts of every shared parameter in which an element may move."""
         # Every step asks for the blocks, but they change only when a task ends. The key is all that they depend on.
         key = (self.tasks, *(number for gate in self.gates.values() for number in gate.identity()))
-        if self._blocks[0] != key:
-            holds, sides_by_parameter = self.holds, sides(self.body).items()
-            self._blocks = key, {p: side.blocks(p) if holds else [Block()] for p, side in sides_by_parameter}
-        return self._blocks[1]
+        if self._sides[0] != key:
+            holds, sides_by_parameter = self.holds, sides(self.body)
+            blocks = {p: side.blocks(p) if holds else [Block()] for p, side in sides_by_parameter.items()}
+            self._sides = key, sides_by_parameter, blocks
+        return self._sides[2]
 
     def active_locks(self) -> dict[Tensor, Lock]:
         """The lock of every parameter of which something is locked. The lock of a frozen parameter locks all of it."""
@@ -261,6 +273,10 @@ class Network(nn.Module):
         """Whether a forward pass must not change the buffers of the body, because finished tasks read them."""
         return self.training and self._remembers
 
+    def after_load(self) -> None:
+        """Called at the end of every load of this part of a tree of modules."""
+        turn(self)
+
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     @property
@@ -300,5 +316,14 @@ class Network(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copied(self, memo)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        turn(self)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_blocks": ((), {})}  # the key holds addresses, which differ in a copy
+        return {**self.__dict__, "_sides": ((), {}, {})}  # the key holds addresses, which differ in a copy
+
+
+def _after_load(model: Network, _: Any) -> None:
+    """A hook of torch. At this time, all tensors of the model have their new values."""
+    model.after_load()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hat.conversion.body import Converted
 from hat.conversion.trials import vary
-from hat.network import moving
+from hat.network import moving, seals
 from hat.network.interrupt import interrupt_waits
 from hat.network.movable import segments
 from hat.network.network import Network
@@ -66,6 +66,9 @@ def grow(model: Network, by: By) -> dict[str, int]:
             gate cannot grow if it is not known what uses its units, or if the network would compute something else. The
             model is unchanged then. Without a mapping, gates that cannot grow stay as they are, with a
             `CapacityWarning`.
+
+    Warns:
+        DriftWarning: something that finished tasks use has moved since it was locked, see `HATModel.moved`.
     """
     if not isinstance(model, Network):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
@@ -114,7 +117,7 @@ def _grown(model: Network, counts: Tensor) -> dict[str, int]:
     joined = {name: added for name, added in _joined(model, counts).items() if added}
     if joined:
         before = model.blocks()
-        with interrupt_waits():  # a half-grown network cannot be computed
+        with interrupt_waits(), seals.opened(model, 3):  # a half-grown network cannot be computed
             resized = resize(model, counts)
             moving.tell(model, resized.changes, before, resized.before)
     return joined
