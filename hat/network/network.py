@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from hat.network.copying import copied
-from hat.units import buffers
 from hat.units.blocks import Block
+from hat.units.buffers import Pass, frozen
 from hat.units.gate import Gate
 from hat.units.locks import frozen_lock, gates, locks, sides, unlocked
 from hat.units.per_task import PerTask, per_task
@@ -247,8 +246,12 @@ class Network(nn.Module):
         Raises:
             ValueError: the body gives another number of features than `features`.
         """
-        with self.state.answering(answer), buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
-            features: Tensor = self.body(x)
+        with Pass(self.state, answer, self.body):
+            if self._keeps_buffers():
+                with frozen(self.body):
+                    features: Tensor = self.body(x)
+            else:
+                features = self.body(x)
         if features.shape[-1] != self.features:
             raise ValueError(f"features: expected {self.features} from the body, got {features.shape[-1]}")
         return features
