@@ -162,7 +162,7 @@ class State(Float32Module):
         return self._answer_outside() if answer is None else answer
 
     def answering(self, answer: Answer) -> Answering:
-        """A context manager: passes of this thread answer for `answer`, and so does what a gradient recomputes of them."""
+        """A context manager: passes of this thread answer for `answer`, as does what a gradient recomputes of them."""
         return Answering(self, answer)
 
     def set_progress(self, progress: float) -> None:
