@@ -261,12 +261,13 @@ class Network(nn.Module):
         Raises:
             ValueError: the body gives another number of features than `features`.
         """
-        with Pass(self.state, answer, self.body):
+        body = self.body
+        with Pass(self.state, answer, body):
             if self._keeps_buffers():
-                with frozen(self.body):
-                    features: Tensor = self.body(x)
+                with frozen(body):
+                    features: Tensor = body(x)
             else:
-                features = self.body(x)
+                features = body(x)
         if features.shape[-1] != self.features:
             raise ValueError(f"features: expected {self.features} from the body, got {features.shape[-1]}")
         return features

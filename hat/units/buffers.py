@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
-from hat.units.state import Answer, Answering, State
+from hat.units.state import Answering
 
 Place = tuple[nn.Module, str]
 """Where a buffer is: the module that owns it, and its name there."""
@@ -46,17 +46,10 @@ class Pass(Answering):
     """A forward pass through a body, as a context manager; see `State.answering`.
 
     If a gradient recomputes a part of the pass, the part finds the buffers as they were when it ran first.
-
-    Args:
-        state: what the gates of the body share.
-        answer: what the pass answers for.
-        body: the network.
     """
 
-    def __init__(self, state: State, answer: Answer, body: nn.Module) -> None:
-        super().__init__(state, answer)
-        self.body = body
-        self._written: list[Place] | None = None
+    body: nn.Module
+    _written: list[Place] | None = None
 
     def again(self) -> Answering:
         """See `hat.units.recomputing.Reopens`."""
@@ -75,12 +68,13 @@ class _Recomputation(Answering):
     """
 
     def __init__(self, of: Pass, values: dict[Place, Tensor]) -> None:
-        super().__init__(of.state, of.answer, of.state.edits)
-        self.body, self.values = of.body, values
+        super().__init__(of.state, of.answer, of.body, edits=of.state.edits)
+        self.values = values
         self._stack = ExitStack()
 
     def __enter__(self) -> None:
         super().__enter__()
+        assert self.body is not None
         self._stack.enter_context(_copied(self.body, self.values))
 
     def __exit__(self, *error: object) -> None:

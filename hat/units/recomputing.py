@@ -29,38 +29,27 @@ class Reopens(Protocol):
         """The same for what a checkpoint that is made now recomputes. It may be entered several times in turn."""
 
 
-class _Open(threading.local):
+class _Entered(threading.local):
     """The context managers that are open in one thread, the outermost first."""
 
     def __init__(self) -> None:  # runs once in every thread
         self.contexts: list[Reopens] = []
 
 
-_OPEN = _Open()
-
-
-def opened(context: Reopens) -> None:
-    """Note that a context manager is open in this thread."""
-    _OPEN.contexts.append(context)
-
-
-def closed(context: Reopens) -> None:
-    """Note that a context manager is closed, and all that were opened inside of it."""
-    contexts = _OPEN.contexts
-    while contexts and contexts.pop() is not context:
-        pass
+ENTERED = _Entered()
+"""What is open in the present thread. A context manager appends itself when it is entered, and goes when it is left."""
 
 
 def _taking_along(run: Callable[..., Any]) -> Callable[..., Any]:
     """`run`, which opens again what is open now, unless it is open still."""
-    contexts = tuple(_OPEN.contexts)
+    contexts = tuple(ENTERED.contexts)
     if not contexts:
         return run
     reopened = [context.again() for context in contexts]
 
     @wraps(run)
     def run_again(*args: Any, **kwargs: Any) -> Any:
-        if tuple(_OPEN.contexts[: len(contexts)]) == contexts:  # this is the forward pass
+        if tuple(ENTERED.contexts[: len(contexts)]) == contexts:  # this is the forward pass
             return run(*args, **kwargs)
         with ExitStack() as stack:
             for context in reopened:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hat.units.recomputing import closed, opened
+from hat.units.recomputing import ENTERED
 
 MASK_MODES = ("binary", "published")
 COMPENSATIONS = ("published", "exact")
@@ -196,12 +196,16 @@ class Answering:
     Args:
         state: says what modules answer for.
         answer: what they answer for.
+        body: the network that computes the answer, if it is known.
         edits: `State.edits` of the pass of which a part is recomputed; None: this is the pass itself.
     """
 
-    def __init__(self, state: State, answer: Answer, edits: int | None = None) -> None:
-        self.state, self.answer, self.edits = state, answer, edits
+    def __init__(
+        self, state: State, answer: Answer, body: nn.Module | None = None, *, edits: int | None = None
+    ) -> None:
+        self.state, self.answer, self.body, self.edits = state, answer, body, edits
         self.before: Answer | None = None
+        self._notes = not torch.compiler.is_compiling()  # compiled gradients do not run modules
 
     def __enter__(self) -> None:
         if self.edits is not None and self.edits != self.state.edits:
@@ -211,21 +215,21 @@ class Answering:
             )
         said = self.state._said
         self.before, said.answer = said.answer, self.answer
-        if not torch.compiler.is_compiling():  # compiled gradients do not run modules
-            opened(self)
+        if self._notes:
+            ENTERED.contexts.append(self)
             if self.answer is not LEARNING:
                 self._tell(self.answer)
 
     def __exit__(self, *_: object) -> None:
         self.state._said.answer = self.before
-        if not torch.compiler.is_compiling():
-            closed(self)
+        if self._notes:
+            ENTERED.contexts.pop()
             if self.answer is not LEARNING:
                 self._tell(self.before)
 
     def again(self) -> Answering:
         """See `hat.units.recomputing.Reopens`."""
-        return Answering(self.state, self.answer, self.state.edits)
+        return Answering(self.state, self.answer, edits=self.state.edits)
 
     def _tell(self, answer: Answer | None) -> None:
         """Let other threads know what this thread answers for."""
