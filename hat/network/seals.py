@@ -379,7 +379,7 @@ _tables: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def _factors(device: torch.device, length: int, number: int) -> Tensor:
-    """[length] int64, the odd factors of the places 0, 1, ...: number 0 for rows, 1 for columns; everywhere the same."""
+    """[length] int64, the odd factors of the places 0, 1, ...: 0 for rows, 1 for columns; the same on all devices."""
     table = _tables.get((device, number))
     if table is None or len(table) < length:
         state = (torch.arange(2 * length + 1024, device="cpu") * 2 + number + 1) * -0x61C8864680B583EB
