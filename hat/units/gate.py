@@ -228,6 +228,14 @@ class Gate(Float32Module):
         self._refresh_used()
 
     def _refresh_used(self) -> None:
+        device = self.reserved.device if self.reserved.is_meta else self.masks.device
+        if self.used.device != device:  # a load has assigned tensors of another device
+            self.used, self.free = (
+                self.used.new_zeros(self.units, device=device),
+                self.used.new_ones(self.units, device=device),
+            )
+        if self.used.is_meta:
+            return
         self._reserves = not self.reserved.is_meta and bool(self.reserved.any())
         self.used.copy_(self.reserved)
         if self.tasks:
