@@ -22,7 +22,7 @@ from typing import Any
 from torch import nn
 
 from hat.life.checking import FACTS, kept_head, names, plan
-from hat.life.memory import Memory, give
+from hat.life.snapshot import Snapshot, give
 from hat.network import moving
 from hat.network.heads import ForgottenHead, make_head
 from hat.network.network import Network
@@ -40,7 +40,7 @@ class Load:
     def __init__(self, model: Network, prefix: str) -> None:
         self.model, self.prefix = model, prefix
         self.absent: list[str] | None = None
-        self._memory: Memory | None = None
+        self._snapshot: Snapshot | None = None
         self._resized, self._frozen = Resized({}, {}), model.frozen_parameters()
         self._blocks = model.blocks()
 
@@ -62,7 +62,7 @@ class Load:
             for name in own:
                 del state[self.prefix + name]
             return [self.prefix + misfit for misfit in misfits]
-        self._memory = Memory(self.model, graphs=counts is not None, assign=assign)
+        self._snapshot = Snapshot(self.model, graphs=counts is not None, assign=assign)
         if counts is not None:
             self._resized = resize(self.model, counts)
         heads = [kept_head(self.model, facts, task) for task in range(len(facts.classes))]
@@ -78,8 +78,8 @@ class Load:
 
     def undo(self) -> None:
         """Make the model what it was before `begin`."""
-        if self._memory is not None:
-            self._memory.put_back()
+        if self._snapshot is not None:
+            self._snapshot.put_back()
 
     def complete(self) -> None:
         """Finish a load that torch has carried out."""

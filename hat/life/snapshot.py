@@ -12,7 +12,7 @@ from hat.network.network import Network
 from hat.units.composed import SideBySide
 
 
-class Memory:
+class Snapshot:
     """The attributes of all modules of a model, and the values of all its tensors.
 
     Modules and tensors stay the same objects when they are put back.
