@@ -59,7 +59,7 @@ def _keep(model: Network, example: tuple[Any, ...]) -> None:
         must_stay = can
     for gate_of_copy in must_stay:
         gate = model.gates[names[gate_of_copy]]
-        gate.segments = torch.arange(gate.units, device=gate.used.device)
+        gate.segments = torch.arange(gate.units, device="cpu")
 
 
 @torch.no_grad()

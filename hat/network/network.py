@@ -70,7 +70,6 @@ class Network(nn.Module):
         self.__dict__["outputs"] = self._find_outputs(outputs)  # a module of the body, not of this one
         for part in self.parts():
             part.share(self.state)
-        self.register_load_state_dict_post_hook(_after_load)
 
     @property
     def config(self) -> GateConfig:
@@ -292,10 +291,6 @@ class Network(nn.Module):
         """Whether a forward pass must not change the buffers of the body, because finished tasks read them."""
         return self.training and self._remembers
 
-    def after_load(self) -> None:
-        """Called at the end of every load of this part of a tree of modules."""
-        turn(self)
-
     # -- helpers ---------------------------------------------------------------------------------------------------
 
     @property
@@ -341,8 +336,3 @@ class Network(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_sides": ((), {}, {})}  # the key holds addresses, which differ in a copy
-
-
-def _after_load(model: Network, _: Any) -> None:
-    """A hook of torch. At this time, all tensors of the model have their new values."""
-    model.after_load()

@@ -171,8 +171,8 @@ def opened(model: Network, stacklevel: int = 1) -> Iterator[None]:
     seal(model)
 
 
-def to_save(model: Network) -> dict[str, Any] | None:
-    """The seals for a state, as JSON can write them. Buffers that are in no state are left out."""
+def to_save(model: Network) -> Seals | None:
+    """The seals for a state. Buffers that are in no state are left out."""
     if model.sealed is None:
         return None
     unsaved = {
@@ -183,11 +183,21 @@ def to_save(model: Network) -> dict[str, Any] | None:
     return {name: seal for name, seal in model.sealed.items() if name not in unsaved}
 
 
-def restored(saved: dict[str, Any] | None) -> Seals | None:
-    """The seals that `to_save` has given, after JSON has written and read them."""
+def restored(saved: Any) -> Seals | None:
+    """The seals that `to_save` has given, after JSON has written and read them.
+
+    Raises:
+        ValueError: these are no seals.
+    """
     if saved is None:
         return None
-    return {name: Seal(dtype, {int(task): n for task, n in sums.items()}) for name, (dtype, sums) in saved.items()}
+    try:
+        seals = {name: Seal(dtype, {int(task): n for task, n in sums.items()}) for name, (dtype, sums) in saved.items()}
+    except (AttributeError, TypeError, ValueError):
+        seals = None
+    if seals is None or not all(type(n) is int for seal in seals.values() for n in seal.sums.values()):
+        raise ValueError("sealed: expected a dtype and integers by task for every name")
+    return seals
 
 
 def compare_loaded(model: Network) -> None:

@@ -123,24 +123,20 @@ def _grown(model: Network, counts: Tensor) -> dict[str, int]:
     return joined
 
 
-def grow_to(model: Network, units: Mapping[str, int]) -> bool:
-    """Grow gates to given numbers of units, if every gate can get exactly its number.
+def counts_to(model: Network, units: Mapping[str, int]) -> Tensor | None:
+    """The counts with which gates grow to given numbers of units, see `hat.resizing.resize.resize`.
 
     Args:
-        model: unchanged if some gate cannot.
-        units: the number of units of each gate, by the name of the gate; not below the present number.
+        model: the model; it is not changed.
+        units: the number of units of each gate that grows, by the name of the gate; above the present number.
 
     Returns:
-        Whether every gate has its number now.
+        [units] int64 through all gates; None if some gate cannot get exactly its number.
     """
     missing = {name: number - model.gates[name].units for name, number in units.items()}
-    missing = {name: number for name, number in missing.items() if number > 0}
     counts = _counts(model, missing)
     joined = _joined(model, counts)
-    if any(joined[name] != missing.get(name, 0) for name in joined):
-        return False
-    resize(model, counts)
-    return True
+    return counts if all(joined[name] == missing.get(name, 0) for name in joined) else None
 
 
 def _units_to_add(model: Network, by: By) -> dict[str, int]:
