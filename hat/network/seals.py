@@ -96,7 +96,7 @@ class _Matrices(NamedTuple):
 
 @torch.no_grad()
 def seals(model: Network) -> Seals:
-    """The seals of what the model holds now: of parameters of the body, heads, and buffers, in this order.
+    """The seals of what the model holds now: of masks, parameters of the body, heads, and buffers, in this order.
 
     Left out are tensors without plain values: on the meta device, sparse, quantized, or of a class with its own
     dispatch, as a DTensor.
@@ -172,8 +172,8 @@ def opened(model: Network, stacklevel: int = 1) -> Iterator[None]:
 
 
 def to_save(model: Network) -> Seals | None:
-    """The seals for a state. Buffers that are in no state are left out."""
-    if model.sealed is None:
+    """The seals for a state; None if nothing is sealed. Buffers that are in no state are left out."""
+    if not model.sealed:
         return None
     unsaved = {
         f"body.{name}"
@@ -226,9 +226,20 @@ def _compare(model: Network, now: Seals, when: str, stacklevel: int, sealed: Sea
 
 def _sealed(model: Network) -> Iterator[_Matrices]:
     """All that is sealed, as matrices of integers."""
+    yield from _masks(model)  # first, because they say which elements of all others are sealed
     yield from _parameters(model)
     yield from _heads(model)
     yield from _buffers(model)
+
+
+def _masks(model: Network) -> Iterator[_Matrices]:
+    """The masks, and which units are reserved."""
+    for name, gate in model.gates.items():
+        full_name = f"body.{name}".removesuffix(".")
+        if _is_readable(gate.masks):
+            yield _stack(f"{full_name}.masks", gate.masks, range(gate.tasks))
+        if gate.reserves:
+            yield _whole(f"{full_name}.reserved", gate.reserved)
 
 
 def _parameters(model: Network) -> Iterator[_Matrices]:
@@ -292,17 +303,13 @@ def _heads_alike(model: Network, parameters: dict[int, Any]) -> Iterator[_Matric
 
 
 def _buffers(model: Network) -> Iterator[_Matrices]:
-    """The tasks' own tensors as far as they are read, the masks, and what training may not change in the body."""
+    """The tasks' own tensors as far as they are read, and the buffers of the body, which keep their values."""
+    if not model._remembers:
+        return
     for stack in stacks(model):
         if _is_readable(stack.values):
             yield _stack(stack.name, stack.values, range(len(stack.values)), stack.read)
-    for name, gate in model.gates.items():
-        full_name = f"body.{name}".removesuffix(".")
-        if _is_readable(gate.masks):
-            yield _stack(f"{full_name}.masks", gate.masks, range(gate.tasks))
-        if gate.reserves:
-            yield _whole(f"{full_name}.reserved", gate.reserved)
-    for name, (_, _, buffer) in foreign(model.body).items() if model._remembers else ():
+    for name, (_, _, buffer) in foreign(model.body).items():
         if _is_readable(buffer):
             yield _whole(f"body.{name}", buffer)
 

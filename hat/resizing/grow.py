@@ -82,7 +82,7 @@ def grow(model: Network, by: By) -> dict[str, int]:
             raise ValueError(
                 f"{name}: cannot grow; something would compute another function with more units, or is not known"
             )
-    return _grown(model, counts)
+    return _grown(model, counts, stacklevel=3)
 
 
 def grow_what_can(model: Network, units_to_add: Mapping[str, int]) -> dict[str, int]:
@@ -109,15 +109,15 @@ def grow_what_can(model: Network, units_to_add: Mapping[str, int]) -> dict[str, 
             CapacityWarning,
             stacklevel=3,
         )
-    return _grown(model, counts)
+    return _grown(model, counts, stacklevel=4)
 
 
-def _grown(model: Network, counts: Tensor) -> dict[str, int]:
+def _grown(model: Network, counts: Tensor, stacklevel: int) -> dict[str, int]:
     """Grow the model; returns how many units have joined each gate that has grown, by the name of the gate."""
     joined = {name: added for name, added in _joined(model, counts).items() if added}
     if joined:
         before = model.blocks()
-        with interrupt_waits(), seals.opened(model, 3):  # a half-grown network cannot be computed
+        with interrupt_waits(), seals.opened(model, stacklevel):  # a half-grown network cannot be computed
             resized = resize(model, counts)
             moving.tell(model, resized.changes, before, resized.before)
     return joined
