@@ -136,7 +136,7 @@ def replace_a_head(model):
 
 
 def write_a_mask(model):
-    name, gate = list(model.gates.items())[0]
+    name, gate = next(iter(model.gates.items()))
     gate.masks[0, 0] = 1 - gate.masks[0, 0]
     return f"body.{name}.masks"
 
@@ -216,7 +216,8 @@ def test_any_layout_and_any_chunks_give_the_same(monkeypatch):
 def test_the_formula():
     values = torch.tensor([[0.5, 1.0, 2.0], [3.0, -0.0, 4.0]])
     rows, columns = (seals._factors(values.device, n, number) for n, number in ((2, 0), (3, 1)))
-    assert bool((rows % 2 == 1).all()) and bool((columns % 2 == 1).all())
+    assert bool((rows % 2 == 1).all())
+    assert bool((columns % 2 == 1).all())
     bits = values.view(torch.int32).tolist()
     total = sum(bits[i][j] * int(rows[i]) * int(columns[j]) for i in range(2) for j in range(3)) % 2**64
     assert int(seals._sums(*seals._whole("", values)[3:])) % 2**64 == total
@@ -339,11 +340,10 @@ def test_a_load_of_weights_that_were_not_sealed(nested):
     state = made().state_dict()
     average = {n: (v + v.roll(1)) / 2 if n == "body.network.3.weight" else v for n, v in state.items()}
     other = made(0)
+    outer = nn.ModuleDict({"m": other}) if nested else other
+    given = {f"m.{name}" if nested else name: value for name, value in average.items()}
     with pytest.warns(hat.DriftWarning, match=r"body.network.3.weight has moved in the loaded state"):
-        if nested:
-            nn.ModuleDict({"m": other}).load_state_dict({f"m.{name}": value for name, value in average.items()})
-        else:
-            other.load_state_dict(average)
+        outer.load_state_dict(given)
     assert other.moved() == "body.network.3.weight"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
