@@ -8,11 +8,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
+from weakref import ref
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from hat.network import data_parallel
 from hat.network.copying import copied
+from hat.network.processes import Processes, ProcessGroup
+from hat.network.sharded import refuse_sharded
 from hat.units import buffers
 from hat.units.blocks import Block
 from hat.units.gate import Gate
@@ -38,6 +43,7 @@ class Network(nn.Module):
         features: the width of the features.
         outputs: the gate whose units the features are, or None.
         learning: a task has begun and not ended.
+        processes: the processes that hold the model together.
         mixes: whether the body takes a batch of several tasks in one pass. Otherwise each task passes through the body
             by itself. None: not known, because no such batch has come since the last task began or ended.
     """
@@ -51,8 +57,12 @@ class Network(nn.Module):
         features: int | None = None,
         outputs: Gate | None = None,
         config: GateConfig | None = None,
+        process_group: ProcessGroup | Literal["default"] | None = "default",
     ) -> None:
         super().__init__()
+        refuse_sharded(body.named_parameters, "body")
+        self.processes = Processes(process_group)
+        self._wrapper: ref[DistributedDataParallel] | None = None
         self.state = State(config)
         self.body = body
         self.heads = nn.ModuleList()
@@ -224,11 +234,16 @@ class Network(nn.Module):
         Gradients that they still have are dropped, because weight decay and momentum would follow them. The memory that
         is kept for the next gradients of the body is released.
         """
+        self.wrap_again()
         for parameter in self.frozen_parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
         for parameter in self.body.parameters():
             release(parameter)
+
+    def wrap_again(self) -> None:
+        """Other parameters are trained now, or of other shapes: see `hat.network.data_parallel`."""
+        self._wrapper = None
 
     def capacity(self) -> dict[str, float]:
         """The share of used units in [0, 1] of every gate by name."""
@@ -247,6 +262,10 @@ class Network(nn.Module):
         Raises:
             ValueError: the body gives another number of features than `features`.
         """
+        wrapper = DistributedDataParallel._active_ddp_module
+        if wrapper is not None and (self._wrapper is None or self._wrapper() is not wrapper):
+            data_parallel.renew(self, wrapper)
+            self._wrapper = ref(wrapper)
         with self.state.answering(answer), buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
             features: Tensor = self.body(x)
         if features.shape[-1] != self.features:
@@ -301,4 +320,4 @@ class Network(nn.Module):
         return copied(self, memo)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_blocks": ((), {})}  # the key holds addresses, which differ in a copy
+        return {**self.__dict__, "_blocks": ((), {}), "_wrapper": None}  # both hold addresses, which differ in a copy
