@@ -52,7 +52,8 @@ class HATModel(Network):
         process_group: the processes that hold the same model and call `begin_task`, `end_task`, `hat.forget` and
             `hat.grow` together. `"default"`: all processes, if `torch.distributed` is initialised at the time of the
             call; a process group of `torch.distributed`; or None: this process has the model for itself. A copy has the
-            same group. In a pickle, and so after `torch.load` of a whole model, a group is `"default"`.
+            same group. In a pickle, and so after `torch.load` of a whole model, a group is `"default"`. The attribute
+            `process_group` can be set later.
 
     Attributes:
         heads: one linear layer per task; a module without tensors for a forgotten task.

@@ -8,27 +8,53 @@ a wrapper makes the wrapper's reducer anew, for the parameters that can be train
 
 from __future__ import annotations
 
+from contextlib import suppress
+from weakref import WeakKeyDictionary
+
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 _ANEW = "it cannot follow: make it anew after begin_task(), DistributedDataParallel(model)"
 
+_changes = 0
+_changes_seen: WeakKeyDictionary[DistributedDataParallel, int] = WeakKeyDictionary()
+"""How many changes there were when the parameters of a wrapper were last compared."""
 
-def renew(model: nn.Module, wrapper: DistributedDataParallel) -> None:
-    """Let a wrapper average the gradients of all parameters that can be trained now, and of no other parameter.
 
-    A wrapper that does so already stays as it is.
+def note_change() -> None:
+    """From now on, the parameters of a model that can be trained are other ones, or have other shapes."""
+    global _changes
+    _changes += 1
 
-    Args:
-        model: a model with another set of parameters than before.
-        wrapper: runs its forward pass now.
+
+@torch.compiler.assume_constant_result
+def follow() -> None:
+    """Renew the wrapper whose forward pass runs now, unless it averages the gradients that it should.
+
+    Compiled code calls this when it is compiled, which is at the first forward pass of every task.
 
     Raises:
         RuntimeError: the wrapper cannot be renewed, and must be made anew.
     """
-    if not any(module is model for module in wrapper.module.modules()):
-        return
+    wrapper = DistributedDataParallel._active_ddp_module
+    if wrapper is not None and _changes_seen.get(wrapper) != _changes:
+        _renew(wrapper)
+        _changes_seen[wrapper] = _changes
+
+
+def follow_shapes(model: nn.Module) -> None:
+    """Renew the wrappers around a model whose parameters have other shapes, before autograd sees these shapes."""
+    note_change()
+    for wrapper in list(_changes_seen):
+        if any(module is model for module in wrapper.modules()):
+            with suppress(RuntimeError):  # the next forward pass raises it
+                _renew(wrapper)
+
+
+def _renew(wrapper: DistributedDataParallel) -> None:
+    """Let a wrapper average the gradients of the parameters that can be trained now, and of no other parameter."""
     wrapper._module_parameters = [
         parameter for name, parameter in wrapper.module.named_parameters() if name not in wrapper.parameters_to_ignore
     ]
@@ -39,7 +65,8 @@ def renew(model: nn.Module, wrapper: DistributedDataParallel) -> None:
     if averaged == {id(p) for p in parameters} and elements == sum(p.numel() for p in parameters):
         return
     _refuse_special(wrapper)
-    wrapper.reducer._remove_autograd_hooks()
+    # The old reducer ends first. It holds nodes of autograd that know the old shapes; a new one would take them over.
+    del buckets, wrapper.reducer, wrapper.logger
     wrapper._ddp_init_helper(
         parameters, sparse, wrapper._build_debug_param_to_name_mapping(parameters), wrapper.static_graph
     )

@@ -65,7 +65,6 @@ def follow(model: Network, follower: Follower) -> None:
 
 def tell(model: Network, changes: Changes, before: Blocks, like: Mapping[Tensor, Tensor]) -> None:
     """Call `Follower.follow` of all followers of the model."""
-    model.wrap_again()
     _tell(model, lambda follower: follower.follow(changes, before, model.blocks(), like))
 
 

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any, Literal
-from weakref import ref
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -62,7 +61,6 @@ class Network(nn.Module):
         super().__init__()
         refuse_sharded(body.named_parameters, "body")
         self.processes = Processes(process_group)
-        self._wrapper: ref[DistributedDataParallel] | None = None
         self.state = State(config)
         self.body = body
         self.heads = nn.ModuleList()
@@ -83,6 +81,15 @@ class Network(nn.Module):
     def config(self) -> GateConfig:
         """How gates are learned and committed."""
         return self.state.config
+
+    @property
+    def process_group(self) -> ProcessGroup | Literal["default"] | None:
+        """The processes that hold the same model, see `hat.HATModel`. May be set between two calls."""
+        return self.processes.group
+
+    @process_group.setter
+    def process_group(self, group: ProcessGroup | Literal["default"] | None) -> None:
+        self.processes = Processes(group)
 
     # -- gates, heads and tasks ------------------------------------------------------------------------------------
 
@@ -234,16 +241,12 @@ class Network(nn.Module):
         Gradients that they still have are dropped, because weight decay and momentum would follow them. The memory that
         is kept for the next gradients of the body is released.
         """
-        self.wrap_again()
+        data_parallel.note_change()
         for parameter in self.frozen_parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
         for parameter in self.body.parameters():
             release(parameter)
-
-    def wrap_again(self) -> None:
-        """Other parameters are trained now, or of other shapes: see `hat.network.data_parallel`."""
-        self._wrapper = None
 
     def capacity(self) -> dict[str, float]:
         """The share of used units in [0, 1] of every gate by name."""
@@ -262,10 +265,8 @@ class Network(nn.Module):
         Raises:
             ValueError: the body gives another number of features than `features`.
         """
-        wrapper = DistributedDataParallel._active_ddp_module
-        if wrapper is not None and (self._wrapper is None or self._wrapper() is not wrapper):
-            data_parallel.renew(self, wrapper)
-            self._wrapper = ref(wrapper)
+        if DistributedDataParallel._active_ddp_module is not None:
+            data_parallel.follow()
         with self.state.answering(answer), buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
             features: Tensor = self.body(x)
         if features.shape[-1] != self.features:
@@ -320,4 +321,4 @@ class Network(nn.Module):
         return copied(self, memo)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_blocks": ((), {}), "_wrapper": None}  # both hold addresses, which differ in a copy
+        return {**self.__dict__, "_blocks": ((), {})}  # the key holds addresses, which differ in a copy

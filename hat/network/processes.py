@@ -12,7 +12,7 @@ Example: process 1 has other bits in one weight when task 0 ends.
     hat/4/0, hat/4/1                {"call": "end_task", "result": {"task": 0}, "digest": "5f..."}, for 1 "a1..."
     hat/4/decision                  "all are here"
     hat/4/0/tensors                 [["body.0.weight", "float32 [30, 20]", 7712], ...], read as the digests differ
-    both processes                  RuntimeError: end_task: body.0.weight differs between rank 0 and rank 1; ...
+    both processes                  RuntimeError: end_task: body.0.weight has other values in rank 1 than in rank 0; ...
 """
 
 from __future__ import annotations
@@ -229,11 +229,13 @@ class _Meeting:
         mine, theirs = (json.loads(self.store.get(f"{self.number}/{rank}/tensors")) for rank in (0, other))
         rows = zip_longest(mine, theirs, fillvalue=["no tensor", "", None])
         (name, form, _), (other_name, other_form, _) = next((a, b) for a, b in rows if a != b)
-        same = (name, form) == (other_name, other_form)
-        differs = f"{name} differs" if same else f"{name} {form} is {other_name} {other_form}".rstrip()
+        first, second = f"rank {self.ranks[0]}", f"rank {self.ranks[other]}"
+        differs = f"{first} has {name} {form}, {second} has {other_name} {other_form}"
+        if (name, form) == (other_name, other_form):
+            differs = f"{name} has other values in {second} than in {first}"
         raise RuntimeError(
-            f"{self.call}: {differs} in rank {self.ranks[other]}, compared with rank {self.ranks[0]}; all processes "
-            "need the same values, as DistributedDataParallel gives them, and the same gradients in every step"
+            f"{self.call}: {differs}; all processes need the same values from the start, as DistributedDataParallel "
+            "gives them, and the same gradients in every step"
         )
 
     @contextmanager

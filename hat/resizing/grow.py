@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hat.conversion.body import Converted
 from hat.conversion.trials import vary
-from hat.network import moving
+from hat.network import data_parallel, moving
 from hat.network.interrupt import interrupt_waits
 from hat.network.movable import segments
 from hat.network.network import Network
@@ -123,6 +123,7 @@ def _grown(model: Network, counts: Tensor) -> dict[str, int]:
         with interrupt_waits():  # a half-grown network cannot be computed
             resized = resize(model, counts)
             moving.tell(model, resized.changes, before, resized.before)
+            data_parallel.follow_shapes(model)
         share_change(model, "hat.grow")
     return joined
 
@@ -144,6 +145,7 @@ def grow_to(model: Network, units: Mapping[str, int]) -> bool:
     if any(joined[name] != missing.get(name, 0) for name in joined):
         return False
     resize(model, counts)
+    data_parallel.follow_shapes(model)
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,7 +38,9 @@ class Processes:
         self.pipes = [near for near, _ in pipes]
         self.runs = 0
 
-    def run(self, function: Callable[..., Any], folder: Path, *arguments: Any, timeout: float = 30.0) -> list[Any]:
+    def run(
+        self, function: Callable[..., Any], folder: Path, *arguments: Any, timeout: float = 30.0, store: str = "file"
+    ) -> list[Any]:
         """What `function(rank, *arguments)` returns in every process.
 
         Args:
@@ -45,14 +48,15 @@ class Processes:
             folder: a folder for the store of the group.
             arguments: what can be pickled.
             timeout: of the group, in seconds.
+            store: what holds the store of the group: `"file"`, or `"tcp"`, process 0.
 
         Returns:
             The results; None for a process that has died.
         """
         self.runs += 1
-        store = folder / f"store-{self.runs}"
+        method = f"file://{folder / f'store-{self.runs}'}" if store == "file" else f"tcp://127.0.0.1:{_free_port()}"
         for pipe in self.pipes:
-            pipe.send((function, store, timeout, arguments))
+            pipe.send((function, method, timeout, arguments))
         return [_received(pipe) for pipe in self.pipes]
 
     def close(self) -> None:
@@ -61,6 +65,13 @@ class Processes:
                 pipe.send(None)
         for process in self.processes:
             process.join(WAIT)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def _received(pipe: Any) -> Any:
@@ -73,10 +84,10 @@ def _received(pipe: Any) -> Any:
 def _serve(rank: int, size: int, pipe: Any) -> None:
     torch.set_num_threads(1)
     while (job := pipe.recv()) is not None:
-        function, store, timeout, arguments = job
+        function, method, timeout, arguments = job
         os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"
         dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+            "gloo", init_method=method, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
         )
         try:
             result = function(rank, *arguments)
