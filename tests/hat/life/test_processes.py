@@ -6,6 +6,8 @@ import copy
 import os
 import pickle
 import signal
+import sys
+import warnings
 from contextlib import nullcontext
 from datetime import timedelta
 
@@ -17,6 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import hat
+from hat.network import processes, replicas
 from hat.network.processes import checksum
 from tests.hat.several import WAIT, Processes
 
@@ -547,6 +550,24 @@ def test_sharded_parameters_are_refused_by_name(two, tmp_path):
             assert "DistributedDataParallel" in error, where
 
 
+def trainers(rank):
+    """The same run in both processes, and then a run of each process for itself."""
+    stream = hat.data.split("digits", classes_per_task=2, tasks=2)
+    config = hat.TrainConfig(epochs=2, batch_size=64)
+    torch.manual_seed(rank)
+    model = hat.HATModel(hat.models.mlp(64, (20,)))
+    hat.Trainer(model, stream, config, progress=False, grow="auto").run()
+    own = hat.HATModel(hat.models.mlp(64, (20,)), process_group=None)
+    hat.Trainer(own, stream[: 1 + rank], config, progress=False).run()
+    return state(model), own.tasks
+
+
+def test_a_trainer_runs_alike_in_all_processes_or_in_each_for_itself(two, tmp_path):
+    (first, one), (second, both) = two.run(trainers, tmp_path)
+    assert not differences([first, second])
+    assert (one, both) == (1, 2)
+
+
 # -- cost ----------------------------------------------------------------------------------------------------------
 
 
@@ -569,3 +590,42 @@ def test_a_checksum_sees_every_change_and_every_move(dtype):
 def test_a_checksum_tells_zeros_and_nans_apart():
     assert checksum(torch.tensor([0.0])) != checksum(torch.tensor([-0.0]))
     assert checksum(torch.tensor([torch.nan])) == checksum(torch.tensor([torch.nan]))
+
+
+def test_what_is_compared_does_not_grow_with_the_number_of_tasks():
+    def compared():
+        tensors = [*replicas.trained(model).values(), *replicas.written(model).values()]
+        tensors += [*replicas.read(model).values(), *replicas.masks(model).values()]
+        return [tensor.shape for tensor in tensors]
+
+    with pytest.warns(hat.UnlockedWarning):
+        model = with_norm_and_loose()
+    shapes = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", hat.CapacityWarning)
+        for _ in range(12):
+            model.begin_task(2)
+            model.body(torch.randn(8, 20))
+            shapes.append(compared())
+            model.end_task()
+    assert all(each == shapes[0] for each in shapes)
+
+
+def test_nothing_is_compared_without_a_group():
+    def fail():
+        raise AssertionError("no tensor is to be read")
+
+    assert processes.Processes("default").agree("end_task", lambda: 3, fail) == 3
+    assert processes.Processes(None).agree("end_task", lambda: 3, fail) == 3
+
+
+def test_a_step_without_a_wrapper_does_nothing_for_processes():
+    model = begun(0)
+    names = []
+    sys.setprofile(lambda frame, event, _: names.append(frame.f_code.co_filename) if event == "call" else None)
+    try:
+        (model(torch.randn(4, 20)).sum() + model.penalty()).backward()
+    finally:
+        sys.setprofile(None)
+    assert any(name.endswith("network/network.py") for name in names)
+    assert not any(name.endswith(("processes.py", "replicas.py", "data_parallel.py", "sharded.py")) for name in names)
