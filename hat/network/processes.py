@@ -36,8 +36,8 @@ ProcessGroup = Any
 
 _ALL_HERE = "all are here"
 _LONGEST_PAUSE = 0.05  # seconds between two looks into the store
-_CHUNK = 2**22  # elements of which a checksum is made at a time; they need 8 bytes each
-_ODD = 0x9E3779B97F4A7C15 - 2**64  # 2^64 divided by the golden ratio: the weights of neighbours share no bits
+_CHUNK = 2**18  # integers of which a checksum is made at a time: few enough to stay in a cache
+_ODD = 0x9E3779B97F4A7C15 - 2**64  # 2^64 divided by the golden ratio
 
 Result = TypeVar("Result")
 
@@ -253,17 +253,20 @@ class _Meeting:
 def checksum(tensor: Tensor) -> int:
     """A number of 64 bits, made of the bits of a tensor and their places.
 
-    `sum_i bits_i (2 i + 1) K mod 2^64`: an odd weight, so a change of one element always changes the sum. Integers
-    wrap, so the order of summation does not matter.
+    The bits are read as integers x_i of 8 bytes, and summed modulo 2^64: `sum_i x_i w_i`, chunk by chunk. The weights
+    w_i are odd, so a change of one x_i always changes the sum. They are fixed pseudo-random numbers, so
+    changes of several x_i, or other places, leave the sum as it is by chance only. The order of summation does not
+    matter, because integers wrap.
     """
-    values = tensor.detach()
-    values = torch.view_as_real(values) if values.is_complex() else values
-    integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
-    bits, total = values.reshape(-1).view(integer), 0
-    for start in range(0, len(bits), _CHUNK):
-        chunk = bits[start : start + _CHUNK].to(torch.int64)
-        weights = torch.arange(start, start + len(chunk), device=chunk.device).mul_(2).add_(1).mul_(_ODD)
-        total += int((chunk * weights).sum())
+    values = tensor.detach().reshape(-1)
+    octets = (torch.view_as_real(values).reshape(-1) if values.is_complex() else values).view(torch.uint8)
+    if len(octets) % 8 or octets.storage_offset() % 8:
+        octets = torch.cat([octets, octets.new_zeros(-len(octets) % 8)])
+    words, total = octets.view(torch.int64), 0
+    weights = torch.arange(1, min(len(words), _CHUNK) + 1, device=words.device) * _ODD
+    weights = (weights ^ (weights >> 31)) * _ODD | 1
+    for chunk in words.split(_CHUNK):
+        total = total * 3 + int((chunk * weights[: len(chunk)]).sum())
     return total % 2**64
 
 

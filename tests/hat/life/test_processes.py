@@ -232,6 +232,14 @@ def stateful_hook(rank):
     learn(model, wrapper, rank)
 
 
+def built_in_hook(rank):
+    model = mlp()
+    wrapper = DistributedDataParallel(model)
+    wrapper._register_builtin_comm_hook(dist.BuiltinCommHookType.ALLREDUCE)
+    model.begin_task(2)
+    learn(model, wrapper, rank)
+
+
 def joined(rank):
     model = mlp()
     wrapper = DistributedDataParallel(model)
@@ -240,7 +248,9 @@ def joined(rank):
         learn(model, wrapper, rank)
 
 
-@pytest.mark.parametrize(("function", "option"), [(stateful_hook, "hook with a state"), (joined, "join")])
+@pytest.mark.parametrize(
+    ("function", "option"), [(stateful_hook, "hook with a state"), (built_in_hook, "built-in"), (joined, "join")]
+)
 def test_a_wrapper_that_cannot_follow_is_to_be_made_anew(two, tmp_path, function, option):
     for result in two.run(function, tmp_path):
         assert result.startswith("RuntimeError: DistributedDataParallel")
@@ -584,7 +594,16 @@ def test_a_checksum_sees_every_change_and_every_move(dtype):
         changed.view(-1)[place] = 0 if values.view(-1)[place] else 1
         assert checksum(changed) != of_values
     assert checksum(values.flip(0)) != of_values
+    assert checksum(values[1:]) == checksum(values[1:].clone())
     assert checksum(values[:, :0]) == 0
+
+
+def test_a_checksum_sees_masks_that_are_mirrored():
+    masks = torch.tensor([[1.0, 0, 0, 0, 0, 0, 1, 0], [0, 0, 1, 0, 1, 0, 0, 0], [1, 0, 1, 0, 0, 0, 0, 0]])
+    assert len({checksum(mask) for mask in masks}) == 3
+    long = torch.zeros(2**20)
+    long[2**19] = 1
+    assert len({checksum(long), checksum(long.flip(0)), checksum(long.roll(2**19)), checksum(long.roll(2**18))}) == 4
 
 
 def test_a_checksum_tells_zeros_and_nans_apart():
