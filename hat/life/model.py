@@ -93,7 +93,7 @@ class HATModel(Network):
             ValueError: there is no class, or two classes have the same name.
             RuntimeError: another process does not come within the timeout of the group, calls something else, or has
                 other values in what finished tasks have trained. The message names the process and the tensor. The
-                model is unchanged, except for embeddings.
+                task has not begun then, in no process.
         """
         names = agree_to_begin(self, lambda: self._check_begin(classes))
         self.look_again()

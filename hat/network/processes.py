@@ -35,6 +35,7 @@ ProcessGroup = Any
 """`torch.distributed.ProcessGroup`. A build of PyTorch without `torch.distributed` lacks this class."""
 
 _ALL_HERE = "all are here"
+_ALONE = "for a model that each process has for itself use HATModel(..., process_group=None)"
 _LONGEST_PAUSE = 0.05  # seconds between two looks into the store
 _CHUNK = 2**18  # integers of which a checksum is made at a time: few enough to stay in a cache
 _ODD = 0x9E3779B97F4A7C15 - 2**64  # 2^64 divided by the golden ratio
@@ -190,10 +191,7 @@ class _Meeting:
         within = f"within {self.timeout.total_seconds():g} s, the timeout of the process group"
         decision = self._decide(f"{', '.join(late)} did not come {within}" if late else _ALL_HERE)
         if decision != _ALL_HERE:
-            raise RuntimeError(
-                f"{self.call}: {decision}; all processes of the group must call it together, except for a model that "
-                "each process has for itself, made by HATModel(..., process_group=None)"
-            )
+            raise RuntimeError(f"{self.call}: {decision}; all processes of the group must call it together; {_ALONE}")
         for key in (f"{self.rank}", f"{self.rank}/tensors", "decision"):  # all have read those of the meeting before
             self.store.delete_key(f"{self.number - 1}/{key}")
         return [json.loads(self.store.get(key)) for key in keys]
@@ -220,7 +218,7 @@ class _Meeting:
                 f"rank {rank} {call} {reprlib.repr(result)}"
                 for rank, (call, result) in zip(self.ranks, calls, strict=True)
             )
-            raise RuntimeError(f"{self.call}: expected the same call in all processes, got {'; '.join(said)}")
+            raise RuntimeError(f"{self.call}: expected the same call in all processes, got {'; '.join(said)}; {_ALONE}")
 
     def _refuse_other_tensors(self, digests: list[str]) -> None:
         other = next((rank for rank, digest in enumerate(digests) if digest != digests[0]), None)
@@ -235,7 +233,7 @@ class _Meeting:
             differs = f"{name} has other values in {second} than in {first}"
         raise RuntimeError(
             f"{self.call}: {differs}; all processes need the same values from the start, as DistributedDataParallel "
-            "gives them, and the same gradients in every step"
+            f"gives them, and the same gradients in every step; {_ALONE}"
         )
 
     @contextmanager
@@ -254,9 +252,9 @@ def checksum(tensor: Tensor) -> int:
     """A number of 64 bits, made of the bits of a tensor and their places.
 
     The bits are read as integers x_i of 8 bytes, and summed modulo 2^64: `sum_i x_i w_i`, chunk by chunk. The weights
-    w_i are odd, so a change of one x_i always changes the sum. They are fixed pseudo-random numbers, so
-    changes of several x_i, or other places, leave the sum as it is by chance only. The order of summation does not
-    matter, because integers wrap.
+    w_i are odd, so a change of one x_i always changes the sum. They are fixed pseudo-random numbers, so changes of
+    several x_i, or other places, leave the sum as it is by chance only. The order of summation does not matter,
+    because integers wrap.
     """
     values = tensor.detach().reshape(-1)
     octets = (torch.view_as_real(values).reshape(-1) if values.is_complex() else values).view(torch.uint8)
