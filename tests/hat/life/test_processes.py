@@ -23,7 +23,7 @@ from hat.network import processes, replicas
 from hat.network.processes import checksum
 from tests.hat.several import WAIT, Processes
 
-SHORT = 2.0  # seconds, the timeout of a group in which a process does not come
+SHORT, LONG = 2.0, 60.0  # seconds, the timeout of a group while a process does not come, and otherwise
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +285,11 @@ def begun(rank, **options):
     return model
 
 
+def wait_for(seconds):
+    """Set the timeout of the default group."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), dist.group.WORLD)
+
+
 def outcome(call, *arguments, **options):
     """The error of a call as text, or None."""
     try:
@@ -313,12 +318,13 @@ def test_the_first_values_are_those_of_rank_0(two, tmp_path):
 def absent(rank, call):
     model = begun(rank)
     before = state(model)
+    wait_for(SHORT)
     error = outcome(getattr(model, call)) if rank == 0 else None
     return error, model.learning, not differences([before, state(model)])
 
 
 def test_a_process_that_does_not_come_is_named(two, tmp_path):
-    (error, learning, same), _ = two.run(absent, tmp_path, "end_task", timeout=SHORT)
+    (error, learning, same), _ = two.run(absent, tmp_path, "end_task")
     assert error.startswith("RuntimeError: end_task of task 0: rank 1 did not come within 2 s")
     assert "process_group=None" in error
     assert learning
@@ -330,14 +336,16 @@ def late(rank):
     store = dist.distributed_c10d._get_default_store()
     if rank == 1:
         store.wait(["gone"], timedelta(seconds=WAIT))
+    wait_for(SHORT)
     error = outcome(model.end_task)
     store.set("gone", "")
+    wait_for(LONG)
     model.end_task()
     return error, state(model)
 
 
 def test_a_late_process_hears_that_the_other_has_gone_and_both_may_try_again(two, tmp_path):
-    (first_error, first), (second_error, second) = two.run(late, tmp_path, timeout=SHORT)
+    (first_error, first), (second_error, second) = two.run(late, tmp_path)
     assert "rank 1 did not come" in first_error
     assert second_error == first_error
     assert not differences([first, second])
@@ -424,7 +432,7 @@ def test_processes_that_differ_say_so_and_nothing_has_changed(two, tmp_path, wha
     ],
 )
 def test_an_error_of_one_process_is_heard_by_the_other(two, tmp_path, what, own, heard):
-    (first, *unchanged), (second, *_) = two.run(different, tmp_path, what, timeout=SHORT)
+    (first, *unchanged), (second, *_) = two.run(different, tmp_path, what)
     assert second.startswith(own)
     assert heard in first
     assert unchanged in ([True, 1], [False, 0])
@@ -439,6 +447,7 @@ def dies(rank, dying):
     before = state(model)
     if rank == dying:
         model._check_finite = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    wait_for(SHORT)
     error = outcome(model.end_task)
     same = not differences([before, state(model)])
     model.process_group = None
@@ -454,7 +463,7 @@ def dies(rank, dying):
 )
 def test_a_process_that_is_killed_in_end_task_is_named(tmp_path, dying, store, expected):
     pair = Processes(2)
-    results = pair.run(dies, tmp_path, dying, timeout=SHORT, store=store)
+    results = pair.run(dies, tmp_path, dying, store=store)
     pair.close()
     assert results[dying] is None
     error, same, task = results[1 - dying]
@@ -486,7 +495,7 @@ def alone(rank):
 
 
 def test_a_model_for_every_process_meets_nobody(two, tmp_path):
-    first, second = two.run(alone, tmp_path, timeout=SHORT)
+    first, second = two.run(alone, tmp_path)
     assert first == (1, 31, ("0", "1"))
     assert second == (2, 32, ("0", "1", "2"))
 
@@ -494,7 +503,7 @@ def test_a_model_for_every_process_meets_nobody(two, tmp_path):
 def group_of_one(rank):
     """Two groups of one process each, and one of both."""
     ones = [dist.new_group([0]), dist.new_group([1])]
-    both = dist.new_group([0, 1], timeout=timedelta(seconds=SHORT))
+    both = dist.new_group([0, 1])
     model = mlp(process_group=ones[rank])
     for _ in range(1 + rank):
         model.begin_task(2)
