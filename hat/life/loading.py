@@ -23,7 +23,7 @@ from torch import nn
 
 from hat.life.checking import FACTS, kept_head, names, plan
 from hat.life.snapshot import Snapshot, give
-from hat.network import moving, seals
+from hat.network import data_parallel, moving, seals
 from hat.network.heads import ForgottenHead, make_head
 from hat.network.network import Network
 from hat.network.turns import turn
@@ -89,6 +89,8 @@ class Load:
             parameter.requires_grad_(True)
         model.freeze()
         turn(model)
+        if self._resized.changes:
+            data_parallel.follow_shapes(model)
         moving.tell(model, self._resized.changes, self._blocks, self._resized.before)
 
 
