@@ -1,6 +1,7 @@
 """Loads: whole, partial, contradictory, growing, assigned; directly and inside of other modules."""
 
 import copy
+import functools
 import json
 
 import pytest
@@ -93,7 +94,13 @@ def draw_units(model, seed):
             embedding[0] = 1.0
 
 
-def learned(make, tasks=2, *, learning=False, seed=1, grow=0, forget=None):
+def learned(make, *args, **options):
+    """A copy of the model that `once_learned` makes."""
+    return copy.deepcopy(once_learned(make, *args, **options))
+
+
+@functools.cache
+def once_learned(make, tasks=2, *, learning=False, seed=1, grow=0, forget=None):
     """A model that has learned tasks with 2, 3, 2, 3, ... classes."""
     torch.manual_seed(seed)
     model = make()
@@ -138,7 +145,6 @@ PLACES = {
     "ddp": (Wrapped, "module."),
     "deep": (lambda model: Wrapped(nn.ModuleDict({"x": Holder(model)})), "module.x.model."),
 }
-places = pytest.mark.parametrize("place", PLACES)
 models = pytest.mark.parametrize("kind", MODELS)
 
 
@@ -239,8 +245,10 @@ STAGES = {
 }
 
 
-@places
-@models
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [(place, kind) for place in PLACES for kind in MODELS if place in ("direct", "deep") or kind == "norms"],
+)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_whole_state_loads_at_any_depth(place, kind, stage):
     source = learned(MODELS[kind], **STAGES[stage])
@@ -520,7 +528,7 @@ def test_a_state_that_contradicts_itself_is_refused_by_name_and_nothing_is_touch
             step(target, optimizer)
 
 
-@places
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ["mlp", "norms"])
 @pytest.mark.parametrize("grow", [0, 3])
 def test_missing_and_unexpected_names_are_refused_if_strict(place, kind, grow):
@@ -715,8 +723,11 @@ def test_a_partial_state_of_another_model_changes_nothing_that_finished_tasks_us
         load("holder", target, part, strict=False)
         assert all(torch.equal(value, part[name]) for name, value in target.state_dict().items() if name in part)
         return
-    with pytest.raises(RuntimeError, match="the finished tasks of the model stay"):
-        load("holder", target, part, strict=False)
+    if all(torch.equal(value, target.state_dict()[name]) for name, value in part.items()):
+        load("holder", target, part, strict=False)  # the locked base, which both models share
+    else:
+        with pytest.raises(RuntimeError, match="the finished tasks of the model stay"):
+            load("holder", target, part, strict=False)
     unchanged(target, before)
 
 
