@@ -134,6 +134,7 @@ class _Check:
 
     def __init__(self, model: Network, state: Mapping[str, Tensor], facts: Facts) -> None:
         self.model, self.state, self.facts = model, state, facts
+        self.rows = facts.tasks if model.commits else 0
 
     def heads(self) -> Iterator[str]:
         """Whether every task has a head, and a forgotten task has none."""
@@ -156,11 +157,11 @@ class _Check:
             if name.startswith("heads."):
                 continue
             per_task = _has_rows(module, own_name)
-            shape = (self.facts.tasks, *tensor.shape[1:]) if per_task else tuple(tensor.shape)
+            shape = (self.rows, *tensor.shape[1:]) if per_task else tuple(tensor.shape)
             value = self.state.get(name)
             if value is None:
-                if per_task and len(tensor) != self.facts.tasks:
-                    yield f"{name}: missing, and the model has {len(tensor)} rows for {self.facts.tasks} finished tasks"
+                if per_task and len(tensor) != self.rows:
+                    yield f"{name}: missing, and the model has {len(tensor)} rows for {self.rows} finished tasks"
                 continue
             strict_dtype = assign and isinstance(module, Float32Module)
             yield from _misfit(name, value, shape, tensor, per_task, strict_dtype)
@@ -177,7 +178,7 @@ class _Check:
         """Whether norms that get numbers of units from the state get all of them."""
         for path, norm in self.model.named_modules():
             if isinstance(norm, GatedNorm) and "count" not in norm.kept and f"{path}.count" in self.state:
-                shapes = {"count": (), "count_initial": (), "count_tasks": (self.facts.tasks,)}
+                shapes = {"count": (), "count_initial": (), "count_tasks": (self.rows,)}
                 for name, shape in shapes.items():
                     value = self.state.get(f"{path}.{name}")
                     if value is None:
@@ -212,7 +213,7 @@ class _Check:
 
     def changes(self) -> Iterator[str]:
         """Whether finished tasks keep what they use, if the state does not bring all that belongs to tasks."""
-        model, remembered = self.model, self.model.remembered
+        model, remembered = self.model, self.model.remembered if self.model.commits else ()
         absent = self._absent_of_tasks() if remembered else None
         if absent is None:
             return

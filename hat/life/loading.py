@@ -84,7 +84,6 @@ class Load:
     def complete(self) -> None:
         """Finish a load that torch has carried out."""
         model = self.model
-        model.mixes = None
         for parameter in self._frozen:
             parameter.requires_grad_(True)
         model.freeze()

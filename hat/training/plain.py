@@ -20,6 +20,8 @@ class PlainModel(HATModel):
     once, it shows the accuracy that a task can reach.
     """
 
+    commits = False
+
     def locks(self) -> dict[Tensor, Lock | None]:
         return dict.fromkeys(super().locks())
 
