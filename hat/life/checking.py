@@ -208,7 +208,7 @@ class _Check:
                 yield f"{name}: expected 0 and 1 in mode binary, got {_first_other(masks)}"
         elif not ((masks >= 0) & (masks <= 1)).all():
             yield f"{name}: expected values in [0, 1], got {masks[~((masks >= 0) & (masks <= 1))][0].item()}"
-        if self.facts.forgotten and masks[list(self.facts.forgotten)].any():
+        if self.rows and masks[list(self.facts.forgotten)].any():
             yield f"{name}: expected no unit in the masks of forgotten tasks"
 
     def changes(self) -> Iterator[str]:

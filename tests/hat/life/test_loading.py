@@ -1018,6 +1018,18 @@ def test_assigned_tensors_bring_their_dtype_and_gates_stay_float32(dtype):
     unchanged(target, before)
 
 
+@pytest.mark.parametrize("place", ["direct", "deep"])
+def test_a_state_that_was_assigned_once_is_copied_the_next_time(place):
+    """Torch notes `assign` in the state itself."""
+    state = PLACES[place][0](learned(mlp, 1)).state_dict()
+    first, second = mlp(), mlp()
+    PLACES[place][0](first).load_state_dict(state, assign=True)
+    PLACES[place][0](second).load_state_dict(state)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.data_ptr() != other.data_ptr()
+
+
 def test_tied_weights_stay_tied_if_tensors_are_assigned():
     class Tied(nn.Module):
         def __init__(self):
