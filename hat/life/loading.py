@@ -29,6 +29,9 @@ from hat.network.network import Network
 from hat.network.turns import turn
 from hat.resizing.resize import Resized, resize
 
+_ASSIGN = "assign_to_params_buffers"
+"""Where torch notes in the metadata of a state that tensors are assigned."""
+
 
 class Load:
     """The load of one model.
@@ -83,7 +86,7 @@ class Load:
             self._snapshot.put_back()
 
     def complete(self) -> None:
-        """Finish a load that torch has carried out."""
+        """Finish a load that torch has carried out. All that depends on what was loaded is made anew here."""
         model = self.model
         for parameter in self._frozen:
             parameter.requires_grad_(True)
@@ -154,7 +157,7 @@ def begin(
         The load if other code than `torch.nn.Module.load_state_dict` visits the modules: the caller must complete it.
     """
     load, settlement = Load(model, prefix), _settlement(errors)
-    errors += load.begin(state, assign=bool(metadata.get("assign_to_params_buffers", False)))
+    errors += load.begin(state, assign=bool(metadata.get(_ASSIGN, False)))
     if settlement is None:
         return load
     settlement.loads.append(load)
@@ -171,8 +174,8 @@ def undo(root: nn.Module) -> None:
 def _settlement(errors: list[str]) -> Settlement | None:
     """The settlement of the present call of `load_state_dict`; None if no such call is found.
 
-    Torch tells a module neither which module's `load_state_dict` was called nor whether the call is strict. So both are
-    read from the frame of the call, which is the nearest one with this list of errors.
+    Torch does not tell a module which module's `load_state_dict` was called, nor with which options. So these are read
+    from the frame of the call, which is the nearest one with this list of errors.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None and not (
@@ -181,7 +184,10 @@ def _settlement(errors: list[str]) -> Settlement | None:
         frame = frame.f_back
     if frame is None:
         return None
-    root, strict = frame.f_locals["self"], frame.f_locals["strict"]
+    root, strict, metadata = (frame.f_locals[name] for name in ("self", "strict", "metadata"))
+    if not frame.f_locals["assign"]:
+        for entry in (metadata or {}).values():  # torch leaves this there if the same state has been assigned before
+            entry.pop(_ASSIGN, None)
     for hook in list(root._load_state_dict_post_hooks.values()):
         if isinstance(hook, Settlement):
             if hook.errors is errors:

@@ -97,8 +97,6 @@ class HATModel(Network):
         """
         names = agree_to_begin(self, lambda: self._check_begin(classes))
         self.look_again()
-        if self.sealed is None:  # reserved units, or an operation that an error has ended
-            seals.seal(self)
         self._warn_if_full()
         head = self._draw_head(len(names))
         for part in self.parts():
@@ -108,6 +106,8 @@ class HATModel(Network):
         self.classes.append(names)
         self.learning = True
         self.freeze()  # needed before the first task, too, if units are reserved
+        if self.sealed is None:  # reserved units, or an operation that an error has ended
+            seals.seal(self)
         turn(self)
         return self.train().task
 

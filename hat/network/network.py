@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -48,6 +48,8 @@ class Network(nn.Module):
     """
 
     outputs: Gate | None
+    commits: ClassVar[bool] = True
+    """Whether every finished task has a mask and per-task values, which nothing may change."""
 
     def __init__(
         self,

@@ -180,7 +180,7 @@ def test_device_that_is_not_there_can_be_replaced(run: Path) -> None:
 
 def test_a_finished_task_that_has_drifted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table comes first. Then the command ends with status 2, and names the tensor."""
-    name = "body.network.linear2.weight"
+    name = "body.network.linear1.weight"
     edit_checkpoint(run, lambda payload: payload["model"][name].mul_(1.5))
     with pytest.warns(hat.DriftWarning, match=name):
         error = refused(capsys, "evaluate", str(run))
