@@ -53,8 +53,10 @@ _ALL = -1
 """The key of a seal that belongs to no single task."""
 _OF_A_LOAD = 6
 """How many calls lie between a load of the user and the comparison."""
-_CHUNK = 2**20
-"""How many elements are read at once. Their products need 8 bytes each."""
+_CHUNKS = {"cpu": 2**16}
+"""How many elements are read at once, by the kind of device; their products must fit into the cache of a CPU."""
+_CHUNK = 2**24
+"""The same for other devices. The products need 8 bytes each."""
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -112,6 +114,12 @@ def seals(model: Network) -> Seals:
         by_task = dict(zip(tasks or (_ALL,), numbers, strict=False))
         made[name] = Seal(str(dtype), made[name].sums | by_task if name in made else by_task)
     return made
+
+
+@torch.no_grad()
+def elements(model: Network) -> int:
+    """How many elements `seals` reads."""
+    return sum(matrices.bits.numel() for matrices in _sealed(model)) if model.holds else 0
 
 
 def first_drift(sealed: Seals, now: Seals) -> tuple[str, str] | None:
@@ -367,7 +375,7 @@ def _stack(name: str, values: Tensor, tasks: Sequence[int], read: Tensor | None 
 
 def _sums(bits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """[matrices] int64, the seal of every matrix; see `_Matrices`."""
-    chunks = -(-bits.numel() // _CHUNK)
+    chunks = -(-bits.numel() // _CHUNKS.get(bits.device.type, _CHUNK))
     if chunks == 1:
         return ((bits * columns).sum(2) * rows).sum(1)
     dim = max(range(3), key=lambda dim: bits.shape[dim])

@@ -208,7 +208,7 @@ def test_any_layout_and_any_chunks_give_the_same(monkeypatch):
     stack = seals._stack("", values, range(6), values > 0)
     rows = seals._sums(*stack[3:])
     for chunk in (1, 7, 50):
-        monkeypatch.setattr(seals, "_CHUNK", chunk)
+        monkeypatch.setitem(seals._CHUNKS, "cpu", chunk)
         assert torch.equal(sums, seals._sums(*seals._whole("", values)[3:]))
         assert torch.equal(rows, seals._sums(*stack[3:]))
 
