@@ -23,7 +23,7 @@ from torch import nn
 
 from hat.life.checking import FACTS, kept_head, names, plan
 from hat.life.snapshot import Snapshot, give
-from hat.network import moving
+from hat.network import data_parallel, moving
 from hat.network.heads import ForgottenHead, make_head
 from hat.network.network import Network
 from hat.resizing.resize import Resized, resize
@@ -91,6 +91,8 @@ class Load:
             parameter.requires_grad_(True)
         model.freeze()
         moving.tell(model, self._resized.changes, self._blocks, self._resized.before)
+        if self._resized.changes:
+            data_parallel.follow_shapes(model)
 
 
 class Settlement:
