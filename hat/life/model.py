@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 import hat_kernels
 from hat.network import moving
+from hat.network.frozen import keep_frozen_in_place
 from hat.network.heads import heads_for, read_extra_state
 from hat.network.interrupt import interrupt_waits
 from hat.network.mixing import mixed
 from hat.network.network import Network
 from hat.resizing.grow import grow_to
-from hat.units.locks import gates, unlocked
+from hat.units.locks import gates
 from hat.warnings import CapacityWarning
 
 
@@ -89,7 +90,9 @@ class HATModel(Network):
         self.heads.append(self._draw_head(len(names)))
         self.classes.append(names)
         self.learning, self.mixes = True, None
-        self.freeze()  # needed before the first task, too, if units are reserved
+        if not self._remembers:
+            keep_frozen_in_place(self.gates.values())
+        self.freeze_more()  # needed before the first task, too, if units are reserved
         for part in self.parts():
             part.begin_task()
         return self.train().task
@@ -133,7 +136,7 @@ class HATModel(Network):
             RuntimeError: no task is being learned.
         """
         self.require_learning("task_parameters")
-        shared = [p for p in self.body.parameters() if p.requires_grad]
+        shared = [p for p in self.body.parameters() if p.requires_grad and id(p) not in self.frozen.parameters]
         return TaskParameters([*shared, *self.head.parameters()], self)
 
     def end_task(self) -> int:
@@ -152,7 +155,7 @@ class HATModel(Network):
             RuntimeError: no task is being learned.
             ValueError: an embedding, a weight or a statistic is not finite. No mask is committed then.
         """
-        task = self.task
+        task, head = self.task, self.head
         self._check_finite()
         used_before = {gate: gate.used > 0.5 for gate in self.gates.values()}
         blocks_before = self.blocks()
@@ -160,7 +163,7 @@ class HATModel(Network):
             for part in self.parts():
                 part.commit()
             self.learning, self.mixes = False, None
-            self.freeze()
+            self.freeze_more(head)
             self.eval()
             moving.move(self, used_before if self.config.locked_first else {}, blocks_before)
         for name, gate in self.gates.items():
@@ -209,9 +212,6 @@ class HATModel(Network):
         self.learning = bool(saved["learning"])
         self.classes = [tuple(names) for names in saved["classes"]]
         self._forgotten = set(saved["forgotten"])
-        for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
-            parameter.requires_grad_(True)  # a head that was frozen before the load may be the current one after it
-        self.freeze()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state, see `torch.nn.Module.load_state_dict`. A state that does not fit leaves the model unchanged.
@@ -253,7 +253,12 @@ class HATModel(Network):
         Raises:
             ValueError: names the first tensor that is not finite.
         """
-        learned = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        learned = [
+            (f"{path}.{name}" if path else name, p)
+            for path, module in self.named_modules_in_use()
+            for name, p in module.named_parameters(recurse=False)
+            if p.requires_grad and id(p) not in self.frozen.parameters
+        ]
         current_of_task = [
             (f"body.{path}.{name}" if path else f"body.{name}", values)
             for path, module in self._per_task.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -17,7 +17,8 @@ from hat.layers.updaters import claim
 from hat.life.model import HATModel
 from hat.network.moving import Blocks, follow
 from hat.optim.clip import keep_finite_, tame_
-from hat.optim.standins import StandIns, can_stand_in, drop_finished, moved
+from hat.optim.groups import add_group, drop
+from hat.optim.standins import StandIns, can_stand_in, moved
 from hat.units.blocks import Block
 from hat.units.change import Changes
 from hat.units.locks import frozen_lock
@@ -70,6 +71,7 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
     optimizer.register_step_post_hook(hooks.after_step)
     # torch does not copy hooks, so a plain copy would have no guard.
     optimizer.__deepcopy__ = partial(_copy, optimizer, model, max_norm)  # type: ignore[attr-defined]
+    optimizer.add_param_group = partial(add_group, optimizer, optimizer.add_param_group)  # type: ignore[method-assign]
     return optimizer
 
 
@@ -139,8 +141,7 @@ class _Guard:
         self._leave()
         optimizer = self.optimizer()
         if optimizer is not None:
-            if can_stand_in(optimizer):
-                drop_finished(optimizer, self.model.frozen_parameters())
+            _drop(optimizer, self.model.frozen.parameters)
             moved(optimizer, changes, before, after, like)
 
     def forget(self, gone: Sequence[Tensor]) -> None:
@@ -148,8 +149,7 @@ class _Guard:
         self._leave()
         optimizer = self.optimizer()
         if optimizer is not None:
-            if can_stand_in(optimizer):
-                drop_finished(optimizer, gone)
+            _drop(optimizer, {id(parameter) for parameter in gone})
             optimizer.state.clear()
 
     def abandon(self) -> None:
@@ -165,8 +165,9 @@ class _Guard:
             read; None if all of the tensor may move.
         """
         parameters = _parameters(optimizer)  # not those of the model: their number grows with the number of tasks
+        known = self.model.frozen.parameters
+        frozen = [p for p in parameters if not p.requires_grad or id(p) in known]
         if not can_stand_in(optimizer):
-            frozen = [p for p in parameters if not p.requires_grad]
             locks = self.model.locks()
             held: dict[Tensor, Lock | None] = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
             # Parameters without a gradient need a lock too: LBFGS moves them by its history.
@@ -176,9 +177,9 @@ class _Guard:
         packed = {p for p, state in optimizer.state.items() if any(isinstance(value, list) for value in state.values())}
         # If a loaded state comes from a model with more locks, `StandIns` refuses it.
         blocks |= {p: model_blocks.get(p, [Block()]) for p in packed}
-        # Heads that were frozen before the optimizer was made.
-        frozen = [p for p in parameters if not p.requires_grad and p not in model_blocks and p not in optimizer.state]
-        self.stand_ins = StandIns(optimizer, {**blocks, **dict.fromkeys(frozen, ())})
+        for parameter in frozen:
+            blocks.pop(parameter, None)
+        self.stand_ins = StandIns(optimizer, blocks, frozen)
         return {
             part: None if block.free else block.lock
             for p, movable in blocks.items()
@@ -222,6 +223,12 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def _drop(optimizer: torch.optim.Optimizer, frozen: Container[int]) -> None:
+    """Remove frozen parameters, see `drop`; not from LBFGS, whose history is one vector for all of its parameters."""
+    if not isinstance(optimizer, torch.optim.LBFGS):
+        drop(optimizer, frozen)
+
+
 def _part_embeddings(optimizer: torch.optim.Optimizer, model: HATModel) -> None:
     """Move the embeddings to a group without weight decay."""
     embedding_ids = {id(e) for e in model.embeddings}
@@ -239,6 +246,7 @@ def _copy(
     copied = type(optimizer).__new__(type(optimizer))
     memo[id(optimizer)] = copied
     copied.__setstate__(copy.deepcopy(optimizer.__getstate__(), memo))
+    copied._left_empty = list(getattr(optimizer, "_left_empty", ()))
     return guard(copied, copy.deepcopy(model, memo), max_norm=max_norm)
 
 
