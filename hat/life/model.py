@@ -164,6 +164,7 @@ class HATModel(Network):
                 part.commit()
             self.learning, self.mixes = False, None
             self.freeze_more(head)
+            self.frozen.switch_off()
             self.eval()
             moving.move(self, used_before if self.config.locked_first else {}, blocks_before)
         for name, gate in self.gates.items():

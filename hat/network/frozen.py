@@ -38,19 +38,22 @@ class Frozen:
         self._switched_off: dict[int, Tensor] = {}
 
     def add(self, parameters: Iterable[Tensor]) -> None:
-        """Freeze more parameters, and switch off the gradients of all frozen parameters again.
+        """Freeze more parameters, and switch off their gradients.
 
         Gradients that they still have are dropped, because weight decay and momentum would follow them.
         """
         for parameter in parameters:
             self.parameters[id(parameter)] = parameter
             parameter.grad = None
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+                self._switched_off[id(parameter)] = parameter
+
+    def switch_off(self) -> None:
+        """Switch off the gradients of all frozen parameters, in case the user has switched them on."""
         # No Python code runs for a parameter that is off, so that the time hardly grows with the number of tasks.
         frozen = self.parameters.values()
-        for parameter in compress(frozen, map(_NEEDS_GRADIENT, frozen)):
-            parameter.requires_grad_(False)
-            parameter.grad = None
-            self._switched_off[id(parameter)] = parameter
+        self.add(list(compress(frozen, map(_NEEDS_GRADIENT, frozen))))
 
     def become(self, parameters: Iterable[Tensor]) -> None:
         """Freeze exactly these parameters. Gradients that this record has switched off before are switched on again."""

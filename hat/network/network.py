@@ -234,7 +234,7 @@ class Network(nn.Module):
         self._release()
 
     def freeze_more(self, *heads: nn.Module) -> None:
-        """As `freeze`, after a task has begun or ended: no loop runs through the heads of all finished tasks.
+        """As `freeze`, when a task begins or ends: no loop runs through the heads of all finished tasks.
 
         Args:
             heads: of tasks that have just been finished.
