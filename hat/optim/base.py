@@ -14,7 +14,7 @@ from hat.life.model import HATModel
 from hat.network.moving import Blocks, follow
 from hat.optim.bounds import Bounds, Grown
 from hat.optim.clip import clip
-from hat.optim.groups import add_group, drop
+from hat.optim.groups import add_group, drop, left_empty
 from hat.units.blocks import Block, cut, join, pack, unpack
 from hat.units.change import Changes, applied
 from hat_kernels import Lock
@@ -99,7 +99,6 @@ class LockedOptimizer(torch.optim.Optimizer):
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm: expected > 0, got {max_norm}")
         self._model, self._max_norm, self._bounds = model, max_norm, Bounds()
-        self._left_empty: list[int] = []
         super().__init__(params, defaults)
         follow(model, self)
         claim((p for group in self.param_groups for p in group["params"]), None)
@@ -213,7 +212,7 @@ class LockedOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Includes the model: if a deepcopy copies both together, the copied optimizer locks the copied model."""
-        own = {name: getattr(self, name) for name in ("_model", "_max_norm", "_left_empty")}
+        own = {"_model": self._model, "_max_norm": self._max_norm, "_left_empty": left_empty(self)}
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

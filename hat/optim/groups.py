@@ -30,7 +30,7 @@ def drop(optimizer: torch.optim.Optimizer, frozen: Container[int]) -> None:
     for number, group in enumerate(optimizer.param_groups):
         kept = [parameter for parameter in group["params"] if id(parameter) not in frozen]
         if group["params"] and not kept:
-            _left_empty(optimizer).append(number)
+            left_empty(optimizer).append(number)
         group["params"][:] = kept
 
 
@@ -49,9 +49,9 @@ def add_group(
     """
     given = set(param_group)
     append(param_group)
-    if not _left_empty(optimizer):
+    if not left_empty(optimizer):
         return
-    added, place = optimizer.param_groups.pop(), optimizer.param_groups[_left_empty(optimizer).pop(0)]
+    added, place = optimizer.param_groups.pop(), optimizer.param_groups[left_empty(optimizer).pop(0)]
     if "initial_lr" not in place:
         place.clear()
         place.update(added)
@@ -61,7 +61,7 @@ def add_group(
         place["initial_lr"] = added["lr"]
 
 
-def _left_empty(optimizer: torch.optim.Optimizer) -> list[int]:
+def left_empty(optimizer: torch.optim.Optimizer) -> list[int]:
     """The numbers of the groups that `drop` has left empty."""
     numbers: list[int] = vars(optimizer).setdefault("_left_empty", [])
     return numbers

@@ -17,7 +17,7 @@ from hat.layers.updaters import claim
 from hat.life.model import HATModel
 from hat.network.moving import Blocks, follow
 from hat.optim.clip import keep_finite_, tame_
-from hat.optim.groups import add_group, drop
+from hat.optim.groups import add_group, drop, left_empty
 from hat.optim.standins import StandIns, can_stand_in, moved
 from hat.units.blocks import Block
 from hat.units.change import Changes
@@ -70,8 +70,8 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
     optimizer.register_step_pre_hook(hooks.before_step)
     optimizer.register_step_post_hook(hooks.after_step)
     # torch does not copy hooks, so a plain copy would have no guard.
-    optimizer.__deepcopy__ = partial(_copy, optimizer, model, max_norm)  # type: ignore[attr-defined]
-    optimizer.add_param_group = partial(add_group, optimizer, optimizer.add_param_group)  # type: ignore[method-assign]
+    optimizer.__deepcopy__ = hooks.copied  # type: ignore[attr-defined]
+    optimizer.add_param_group = hooks.add_param_group  # type: ignore[method-assign]
     return optimizer
 
 
@@ -151,6 +151,26 @@ class _Guard:
         if optimizer is not None:
             _drop(optimizer, {id(parameter) for parameter in gone})
             optimizer.state.clear()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As `torch.optim.Optimizer.add_param_group`, see `hat.optim.groups.add_group`."""
+        optimizer = self._own_optimizer()
+        add_group(optimizer, partial(type(optimizer).add_param_group, optimizer), param_group)
+
+    def copied(self, memo: dict[int, Any]) -> torch.optim.Optimizer:
+        """A copy of the optimizer that guards a copy of the model. `memo` holds it if both are copied together."""
+        optimizer = self._own_optimizer()
+        copied = type(optimizer).__new__(type(optimizer))
+        memo[id(optimizer)] = copied
+        copied.__setstate__(copy.deepcopy(optimizer.__getstate__(), memo))
+        vars(copied)["_left_empty"] = list(left_empty(optimizer))
+        return guard(copied, copy.deepcopy(self.model, memo), max_norm=self.max_norm)
+
+    def _own_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, for its own methods, which run only while it lives."""
+        optimizer = self.optimizer()
+        assert optimizer is not None
+        return optimizer
 
     def abandon(self) -> None:
         """Clean up after a step that a graph has recorded only in part. It has not run, so no weight is restored."""
@@ -237,17 +257,6 @@ def _part_embeddings(optimizer: torch.optim.Optimizer, model: HATModel) -> None:
         if embeddings and group.get("weight_decay"):
             group["params"] = [p for p in group["params"] if id(p) not in embedding_ids]
             optimizer.add_param_group({**group, "params": embeddings, "weight_decay": 0.0})
-
-
-def _copy(
-    optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float | None, memo: dict[int, Any]
-) -> torch.optim.Optimizer:
-    """A copy of the optimizer that guards a copy of the model. `memo` holds this copy if both are copied together."""
-    copied = type(optimizer).__new__(type(optimizer))
-    memo[id(optimizer)] = copied
-    copied.__setstate__(copy.deepcopy(optimizer.__getstate__(), memo))
-    copied._left_empty = list(getattr(optimizer, "_left_empty", ()))
-    return guard(copied, copy.deepcopy(model, memo), max_norm=max_norm)
 
 
 def _drop_locked_(grad: Tensor, lock: Lock) -> None:

@@ -148,6 +148,8 @@ def moved(
         changes, before, after, like: see `hat.network.moving.Follower`.
     """
     parts = can_stand_in(optimizer)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer._numel_cache = None  # the number of all elements, which may have grown
     for parameter, state in list(optimizer.state.items()):
         old, new = before.get(parameter, WHOLE), after.get(parameter, WHOLE)
         old_tensor = like.get(parameter, parameter)

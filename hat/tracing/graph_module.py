@@ -1,0 +1,69 @@
+"""A graph as a module that is pickled node by node.
+
+`torch.fx.GraphModule` pickles its code, and runs the code on stand-ins of the inputs to make the graph again. What the
+code computes without such a stand-in is computed at that moment. In `ids[:, : x.shape[1]]`, where `ids` is a buffer, a
+stand-in is the end of a slice of a real tensor, which is an error. `ids + 1` becomes a constant that does not follow
+its buffer. And the nodes get other names. So the nodes themselves are written, for example
+
+    ("getitem", "call_function", operator.getitem, (_Node("ids"), (slice(None), slice(None, _Node("size")))), {})
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import map_aggregate, map_arg
+
+
+@dataclass(frozen=True)  # not a tuple: the arguments of a node are searched through tuples
+class _Node:
+    """Stands in a pickle for the node of this name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """Stands in a pickle for an operator of `torch.ops`, which cannot be pickled, for example `aten.add.Tensor`."""
+
+    name: str
+
+
+class GraphModule(fx.GraphModule):
+    """As `torch.fx.GraphModule`, but pickled node by node."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        attributes = {name: value for name, value in self.__dict__.items() if name != "_graph"}
+        nodes = [
+            (node.name, node.op, _pickled(node.target), map_arg((node.args, node.kwargs), lambda arg: _Node(arg.name)))
+            for node in self.graph.nodes
+        ]
+        return _empty, (type(self).__name__,), (attributes, nodes)
+
+    def __setstate__(self, state: tuple[dict[str, Any], list[Any]]) -> None:
+        attributes, nodes = state
+        super().__setstate__(attributes)
+        graph, by_name = fx.Graph(), {}
+        for name, op, target, arguments in nodes:
+            args, kwargs = map_aggregate(arguments, lambda arg: by_name[arg.name] if isinstance(arg, _Node) else arg)
+            by_name[name] = graph.create_node(op, _unpickled(target), args, kwargs, name=name)
+        self.graph = graph
+
+
+def _empty(class_name: str) -> GraphModule:
+    module = GraphModule.__new__(GraphModule)
+    type(module).__name__ = class_name
+    return module
+
+
+def _pickled(target: Any) -> Any:
+    is_operator = isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
+    return _Operator(str(target)) if is_operator else target
+
+
+def _unpickled(target: Any) -> Any:
+    return reduce(getattr, target.name.split("."), torch.ops) if isinstance(target, _Operator) else target
