@@ -10,6 +10,7 @@ its buffer. And the nodes get other names. So the nodes themselves are written, 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -34,15 +35,15 @@ class _Operator:
 
 
 class GraphModule(fx.GraphModule):
-    """As `torch.fx.GraphModule`, but pickled node by node."""
+    """As `torch.fx.GraphModule`, but pickled node by node. A copy keeps everything, also which buffers are persistent."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        attributes = {name: value for name, value in self.__dict__.items() if name != "_graph"}
-        nodes = [
-            (node.name, node.op, _pickled(node.target), map_arg((node.args, node.kwargs), lambda arg: _Node(arg.name)))
-            for node in self.graph.nodes
-        ]
-        return _empty, (type(self).__name__,), (attributes, nodes)
+        return _empty, (type(self).__name__,), (self._attributes(), self._nodes())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphModule:
+        memo[id(self)] = copied = _empty(type(self).__name__)
+        copied.__setstate__((copy.deepcopy(self._attributes(), memo), self._nodes()))
+        return copied
 
     def __setstate__(self, state: tuple[dict[str, Any], list[Any]]) -> None:
         attributes, nodes = state
@@ -52,6 +53,16 @@ class GraphModule(fx.GraphModule):
             args, kwargs = map_aggregate(arguments, lambda arg: by_name[arg.name] if isinstance(arg, _Node) else arg)
             by_name[name] = graph.create_node(op, _unpickled(target), args, kwargs, name=name)
         self.graph = graph
+
+    def _attributes(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_graph"}
+
+    def _nodes(self) -> list[Any]:
+        """(name, op, target, (args, kwargs)) of every node, without references to nodes."""
+        return [
+            (node.name, node.op, _pickled(node.target), map_arg((node.args, node.kwargs), lambda arg: _Node(arg.name)))
+            for node in self.graph.nodes
+        ]
 
 
 def _empty(class_name: str) -> GraphModule:
