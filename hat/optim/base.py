@@ -184,7 +184,7 @@ class LockedOptimizer(torch.optim.Optimizer):
         return states
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer.add_param_group`; the group takes the place of one that a finished head has left."""
+        """As `torch.optim.Optimizer.add_param_group`, in the place that a finished head has left, if there is one."""
         add_group(self, super().add_param_group, param_group)
 
     def abandon(self) -> None:

@@ -53,7 +53,8 @@ def grow(model: Network, by: By) -> dict[str, int]:
     for.
 
     Args:
-        model: the model, at any time except between a forward pass and its backward pass.
+        model: the model, at any time except between a forward pass and its backward pass: that backward pass raises a
+            `RuntimeError`.
         by: how many units every gate gets: an int > 0, or a float > 0 for a share of its present units. Or a mapping
             from names of gates (keys of `model.gates`) to such numbers; the other gates get none.
 
@@ -63,9 +64,9 @@ def grow(model: Network, by: By) -> dict[str, int]:
     Raises:
         TypeError: `model` is not a `HATModel`, or a number is not an int or a float.
         ValueError: a number is not positive and finite, no gate has the name, or a gate of the mapping cannot grow. A
-            gate cannot grow if it is not known what uses its units, if the network would compute something else, or if a
-            parameter along it was frozen when the first task began. The model is unchanged then. Without a mapping, gates that cannot grow stay as they are, with a
-            `CapacityWarning`.
+            gate cannot grow if it is not known what uses its units, if the network would compute something else, or if
+            a parameter along it was frozen when the first task began. The model is unchanged then. Without a mapping,
+            gates that cannot grow stay as they are, with a `CapacityWarning`.
     """
     if not isinstance(model, Network):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
@@ -106,7 +107,7 @@ def grow_what_can(model: Network, units_to_add: Mapping[str, int]) -> dict[str, 
             f" and {len(unchanged) - _SHOWN} more" if len(unchanged) > _SHOWN else ""
         )
         warnings.warn(
-            f"cannot grow: {listed}; something would compute another function with more units, is frozen, or is not known",
+            f"cannot grow: {listed}; something is frozen, not known, or would compute another function with more units",
             CapacityWarning,
             stacklevel=3,
         )

@@ -16,8 +16,8 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import fx
-from torch.fx.node import map_aggregate, map_arg
+from torch import fx, nn
+from torch.fx.node import map_aggregate
 
 
 @dataclass(frozen=True)  # not a tuple: the arguments of a node are searched through tuples
@@ -35,7 +35,7 @@ class _Operator:
 
 
 class GraphModule(fx.GraphModule):
-    """As `torch.fx.GraphModule`, but pickled node by node. A copy keeps everything, also which buffers are persistent."""
+    """As `torch.fx.GraphModule`, but pickled node by node. A copy also keeps which buffers are persistent."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty, (type(self).__name__,), (self._attributes(), self._nodes())
@@ -59,10 +59,24 @@ class GraphModule(fx.GraphModule):
 
     def _nodes(self) -> list[Any]:
         """(name, op, target, (args, kwargs)) of every node, without references to nodes."""
-        return [
-            (node.name, node.op, _pickled(node.target), map_arg((node.args, node.kwargs), lambda arg: _Node(arg.name)))
-            for node in self.graph.nodes
-        ]
+
+        def stand_in(argument: Any) -> Any:
+            return _Node(argument.name) if isinstance(argument, fx.Node) else argument
+
+        nodes = self.graph.nodes
+        return [(n.name, n.op, _pickled(n.target), map_aggregate((n.args, n.kwargs), stand_in)) for n in nodes]
+
+
+def loads_as_code(root: nn.Module, graph: fx.Graph) -> bool:
+    """Whether `torch.fx.GraphModule` loads a graph as it was: all is computed from inputs, parameters and modules.
+
+    Args:
+        root: has the modules and tensors of the graph.
+        graph: the graph.
+    """
+    reads = [reduce(getattr, str(node.target).split("."), root) for node in graph.find_nodes(op="get_attr")]
+    calls = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
+    return all(isinstance(read, nn.Parameter) for read in reads) and all(node.all_input_nodes for node in calls)
 
 
 def _empty(class_name: str) -> GraphModule:

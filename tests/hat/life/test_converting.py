@@ -74,7 +74,8 @@ def test_a_copy_is_converted_and_the_network_stays_as_it_is():
     assert after[1] == before[1]
     assert after[0].keys() == before[0].keys()
     for name, (value, needs_gradient) in after[0].items():
-        assert torch.equal(value, before[0][name][0]) and needs_gradient == before[0][name][1], name
+        assert torch.equal(value, before[0][name][0]), name
+        assert needs_gradient == before[0][name][1], name
     assert [id(tensor) for tensor in network.state_dict(keep_vars=True).values()] == ids
     assert torch.equal(network(X), answer)
     assert not set(map(id, model.parameters())) & set(map(id, network.parameters()))

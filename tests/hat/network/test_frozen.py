@@ -174,7 +174,8 @@ def test_what_the_user_freezes_does_not_move_and_learns_again_when_thawed(name):
     if name not in ("torch LBFGS", "torch Adafactor"):  # the guard restores the weight behind them
         kept = optimizer.state.get(weight, {})
         same = [torch.equal(torch.as_tensor(kept[key]), torch.as_tensor(value)) for key, value in states.items()]
-        assert kept.keys() == states.keys() and all(same)
+        assert kept.keys() == states.keys()
+        assert all(same)
     weight.requires_grad_(True)
     weight.grad = None
     step(model, optimizer, decay=0)
@@ -290,7 +291,8 @@ def test_a_frozen_base_keeps_its_bits_in_place():
     assert all(torch.equal(base[name], p) for name, p in base_of(model).items())
     assert all(map(torch.equal, logits(model), expected))
     moved = [name for name, gate in model.gates.items() if not gate.keeps_places]
-    assert moved and not all(torch.equal(model.gates[name].origin.sort()[0], model.gates[name].origin) for name in moved)
+    assert moved
+    assert not all(torch.equal(model.gates[name].origin.sort()[0], model.gates[name].origin) for name in moved)
     model.requires_grad_(True)  # a flag says nothing about where the base came from
     learn(model, 3)
     fresh = adapted()
@@ -321,7 +323,8 @@ def test_a_frozen_base_does_not_grow():
         hat.grow(model, {kept: 2})
     with pytest.warns(hat.CapacityWarning, match=f"cannot grow: {kept}"):
         joined = hat.grow(model, 2)
-    assert grows in joined and kept not in joined
+    assert grows in joined
+    assert kept not in joined
     assert all(torch.equal(base[name], p) for name, p in base_of(model).items())
     for got, before in zip(logits(model), expected, strict=True):
         torch.testing.assert_close(got, before)
@@ -338,7 +341,8 @@ def test_what_is_frozen_before_the_first_task_keeps_its_place_and_later_flags_ch
     before = model.body.network.linear1.weight.detach().clone()
     model.end_task()
     first, second = model.gates.values()
-    assert first.origin.tolist() == list(range(9)) and second.origin.tolist() != list(range(8))
+    assert first.origin.tolist() == list(range(9))
+    assert second.origin.tolist() != list(range(8))
     assert torch.equal(before, model.body.network.linear1.weight)
 
 
@@ -393,10 +397,13 @@ def test_python_calls_do_not_grow_with_the_tasks(name, kept):
 def test_finished_heads_stay_in_evaluation_mode():
     model = make()
     model.begin_task(2)
-    assert model.head.training and model.body.training
+    assert model.head.training
+    assert model.body.training
     finish(model)
     model.begin_task(2)
-    assert not model.heads[0].training and model.heads[1].training and model.training
+    assert not model.heads[0].training
+    assert model.heads[1].training
+    assert model.training
     assert not any(module.training for module in model.eval().modules())
     with pytest.raises(ValueError, match="mode: expected a bool"):
         model.train(1)

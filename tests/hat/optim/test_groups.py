@@ -34,7 +34,10 @@ OWN = {
     "hat SGD": lambda m: hat.optim.SGD(m.task_parameters(), lr=0.1, momentum=0.9),
     "hat AdamW": lambda m: hat.optim.AdamW(m.task_parameters(), lr=0.1),
 }
-MAKES = {**{name: lambda m, make=make: hat.guard(make(m.task_parameters()), m) for name, make in GUARDED.items()}, **OWN}
+MAKES = {
+    **{name: lambda m, make=make: hat.guard(make(m.task_parameters()), m) for name, make in GUARDED.items()},
+    **OWN,
+}
 
 
 def begun():
