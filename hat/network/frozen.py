@@ -18,7 +18,7 @@ from itertools import compress
 from operator import attrgetter
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hat.units.gate import Gate
 
@@ -83,8 +83,5 @@ def keep_frozen_in_place(gates: Iterable[Gate]) -> None:
     saved alone fit to the base in its first order.
     """
     for gate in gates:
-        gate.keeps_places = any(isinstance(p, nn.Parameter) and not p.requires_grad for p in _along(gate))
-
-
-def _along(gate: Gate) -> Iterable[Tensor | None]:
-    return (member.parameter for member in gate.members)
+        along = [member.parameter for member in gate.members]
+        gate.keeps_places = any(parameter is not None and not parameter.requires_grad for parameter in along)

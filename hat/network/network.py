@@ -266,11 +266,12 @@ class Network(nn.Module):
             yield from self.head.named_modules(prefix=f"heads.{self.task}")
 
     def train(self, mode: bool = True) -> Any:
-        """Set the mode as `torch.nn.Module.train`, but the heads of finished tasks stay in evaluation mode."""
+        """Set the mode as `torch.nn.Module.train`, but the heads of earlier tasks stay in evaluation mode."""
         if not isinstance(mode, bool):
             raise ValueError(f"mode: expected a bool, got {mode!r}")
         self.training = self.heads.training = mode
-        for child in [*(child for child in self.children() if child is not self.heads), *self._last_head()]:
+        last_head = [self.heads[-1]] if len(self.heads) else []
+        for child in [*(child for child in self.children() if child is not self.heads), *last_head]:
             child.train(mode)
         return self
 
@@ -325,9 +326,6 @@ class Network(nn.Module):
         """Release the memory that is kept for the next gradients of the body."""
         for parameter in self.body.parameters():
             release(parameter)
-
-    def _last_head(self) -> list[nn.Module]:
-        return [self.heads[-1]] if len(self.heads) else []
 
     def _check_body(self) -> None:
         if not self.gates:
