@@ -192,11 +192,14 @@ def frozen_by_user():
     return model
 
 
-def test_forgetting_thaws_only_what_the_library_has_frozen():
+@pytest.mark.parametrize("flip", [None, *FLIPS])
+def test_forgetting_thaws_and_draws_only_what_the_library_has_frozen(flip):
     model = frozen_by_user()
     before = copy.deepcopy(model.body.first.state_dict())
     finish(model)
     assert not model.body.scale.requires_grad
+    if flip is not None:
+        FLIPS[flip](model)
     hat.forget(model, 0)
     assert model.body.scale.requires_grad
     assert not any(p.requires_grad for p in model.body.first.parameters())
