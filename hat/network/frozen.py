@@ -66,9 +66,9 @@ class Frozen:
 
     def by_user(self, parameter: Tensor) -> bool:
         """Whether the user has frozen a parameter: before this record did, if the record has it."""
-        return (
-            id(parameter) not in self._switched_off if id(parameter) in self.parameters else not parameter.requires_grad
-        )
+        if id(parameter) in self.parameters:
+            return id(parameter) not in self._switched_off
+        return not parameter.requires_grad
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: list(by_id.values()) for name, by_id in vars(self).items()}  # a copy has other ids
