@@ -24,6 +24,7 @@ from torch import nn
 from hat.life.checking import FACTS, kept_head, names, plan
 from hat.life.snapshot import Snapshot, give
 from hat.network import data_parallel, moving, seals
+from hat.network.frozen import keep_frozen_in_place
 from hat.network.heads import ForgottenHead, make_head
 from hat.network.network import Network
 from hat.network.turns import turn
@@ -45,7 +46,7 @@ class Load:
         self.model, self.prefix = model, prefix
         self.absent: list[str] | None = None
         self._snapshot: Snapshot | None = None
-        self._resized, self._frozen = Resized({}, {}), model.frozen_parameters()
+        self._resized = Resized({}, {})
         self._blocks = model.blocks()
 
     def begin(self, state: dict[str, Any], *, assign: bool) -> list[str]:
@@ -67,6 +68,8 @@ class Load:
                 del state[self.prefix + name]
             return [self.prefix + misfit for misfit in misfits]
         self._snapshot = Snapshot(self.model, graphs=counts is not None, assign=assign)
+        if not self.model.remembered:
+            keep_frozen_in_place(self.model.gates.values())
         if counts is not None:
             self._resized = resize(self.model, counts)
         heads = [kept_head(self.model, facts, task) for task in range(len(facts.classes))]
@@ -88,13 +91,13 @@ class Load:
     def complete(self) -> None:
         """Finish a load that torch has carried out. All that depends on what was loaded is made anew here."""
         model = self.model
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
         model.freeze()
         turn(model)
         if self._resized.changes:
             data_parallel.follow_shapes(model)
         moving.tell(model, self._resized.changes, self._blocks, self._resized.before)
+        if self._resized.changes:
+            data_parallel.follow_shapes(model)
 
 
 class Settlement:

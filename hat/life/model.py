@@ -14,6 +14,7 @@ import hat_kernels
 from hat.life import loading
 from hat.life.facts import Facts
 from hat.network import moving, seals
+from hat.network.frozen import keep_frozen_in_place
 from hat.network.heads import make_head
 from hat.network.interrupt import interrupt_waits
 from hat.network.mixing import mixed
@@ -105,7 +106,9 @@ class HATModel(Network):
         self.heads.append(head)
         self.classes.append(names)
         self.learning = True
-        self.freeze()  # needed before the first task, too, if units are reserved
+        if not self._remembers:
+            keep_frozen_in_place(self.gates.values())
+        self.freeze_more()  # needed before the first task, too, if units are reserved
         if self.sealed is None:  # reserved units, or an operation that an error has ended
             seals.seal(self)
         turn(self)
@@ -150,7 +153,7 @@ class HATModel(Network):
             RuntimeError: no task is being learned.
         """
         self.require_learning("task_parameters")
-        shared = [p for p in self.body.parameters() if p.requires_grad]
+        shared = [p for p in self.body.parameters() if p.requires_grad and id(p) not in self.frozen.parameters]
         return TaskParameters([*shared, *self.head.parameters()], self)
 
     def end_task(self) -> int:
@@ -179,7 +182,7 @@ class HATModel(Network):
             DriftWarning: something that earlier tasks use has moved since the last task ended; see `moved`. The task
                 ends all the same.
         """
-        task = agree_to_end(self, self._check_end)
+        task, head = agree_to_end(self, self._check_end), self.head
         used_before = {gate: gate.used > 0.5 for gate in self.gates.values()}
         blocks_before = self.blocks()
         # A half-moved network would compute another function.
@@ -187,7 +190,8 @@ class HATModel(Network):
             for part in self.parts():
                 part.commit()
             self.learning = False
-            self.freeze()
+            self.freeze_more(head)
+            self.frozen.switch_off()
             self.eval()
             moving.move(self, used_before if self.config.locked_first else {}, blocks_before)
         for name, gate in self.gates.items():
@@ -335,7 +339,12 @@ class HATModel(Network):
         Raises:
             ValueError: names the first tensor that is not finite.
         """
-        learned = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        learned = [
+            (f"{path}.{name}" if path else name, p)
+            for path, module in self.named_modules_in_use()
+            for name, p in module.named_parameters(recurse=False)
+            if p.requires_grad and id(p) not in self.frozen.parameters
+        ]
         current_of_task = [
             (f"body.{path}.{name}" if path else f"body.{name}", values)
             for path, module in self._per_task.items()

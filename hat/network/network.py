@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hat.network import data_parallel
 from hat.network.copying import copied
+from hat.network.frozen import Frozen, keep_frozen_in_place
 from hat.network.processes import Processes, ProcessGroup
 from hat.network.sharded import refuse_sharded
 from hat.network.turns import turn
@@ -42,6 +43,7 @@ class Network(nn.Module):
         features: the width of the features.
         outputs: the gate whose units the features are, or None.
         learning: a task has begun and not ended.
+        frozen: the parameters that no task trains any more, whatever their `requires_grad` says.
         processes: the processes that hold the model together.
         sealed: the seals of what finished tasks use, see `hat.network.seals`; None: not sealed yet.
         drifted: the name of the first tensor that has differed from its seal, or None.
@@ -69,6 +71,7 @@ class Network(nn.Module):
         self.classes: list[tuple[str, ...]] = []
         self.learning = False
         self._forgotten: set[int] = set()
+        self.frozen = Frozen()
         self._gates, self._per_task = gates(body), per_task(body)
         self._sides: tuple[tuple[int, ...], dict[Tensor, Sides], dict[Tensor, list[Block]]] = ((), {}, {})
         self._mixing: tuple[int, dict[Hashable, bool]] = (-1, {})  # State.edits, and what was found since, by kind
@@ -80,6 +83,7 @@ class Network(nn.Module):
         self.__dict__["outputs"] = self._find_outputs(outputs)  # a module of the body, not of this one
         for part in self.parts():
             part.share(self.state)
+        keep_frozen_in_place(self.gates.values())
 
     @property
     def config(self) -> GateConfig:
@@ -229,7 +233,7 @@ class Network(nn.Module):
     def locks(self) -> dict[Tensor, Lock | None]:
         """The lock of every shared parameter; None if nothing of the parameter is locked.
 
-        A frozen parameter is not here: it has `requires_grad` False, see `frozen_parameters`.
+        A frozen parameter is not here, see `frozen_parameters`.
         """
         return {p: lock if self.holds else None for p, lock in locks(self.body).items()}
 
@@ -243,8 +247,9 @@ class Network(nn.Module):
         # Every step asks for the blocks, but they change only when a task ends. The key is all that they depend on.
         key = (self.tasks, *(number for gate in self.gates.values() for number in gate.identity()))
         if self._sides[0] != key:
-            holds, sides_by_parameter = self.holds, sides(self.body)
-            blocks = {p: side.blocks(p) if holds else [Block()] for p, side in sides_by_parameter.items()}
+            holds, frozen, sides_by_parameter = self.holds, self.frozen.parameters, sides(self.body)
+            movable = {p: side.blocks(p) if holds else [Block()] for p, side in sides_by_parameter.items()}
+            blocks = {p: [] if id(p) in frozen else blocks_of_p for p, blocks_of_p in movable.items()}
             self._sides = key, sides_by_parameter, blocks
         return self._sides[2]
 
@@ -256,24 +261,48 @@ class Network(nn.Module):
     def frozen_parameters(self) -> list[nn.Parameter]:
         """The parameters that no task may train any more.
 
-        These are the heads of finished tasks and, after the first task, all parameters along no gate.
+        These are the heads of finished tasks and, after the first task, all parameters along no gate. They are found
+        anew; `frozen` keeps them.
         """
         heads = self.heads[: len(self.heads) - self.learning]
-        along_no_gate = unlocked(self.body).values() if self.holds else ()
-        return [*heads.parameters(), *along_no_gate]
+        return [*heads.parameters(), *self._frozen_of_body()]
 
     def freeze(self) -> None:
-        """Switch off the gradients of frozen parameters.
+        """Keep in `frozen` what is frozen now, and switch off its gradients, see `Frozen`.
 
-        Gradients that they still have are dropped, because weight decay and momentum would follow them. The memory that
-        is kept for the next gradients of the body is released.
+        What this model itself has frozen before, and what is not frozen any more, is trained again.
         """
-        data_parallel.note_change()
-        for parameter in self.frozen_parameters():
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        for parameter in self.body.parameters():
-            release(parameter)
+        self.frozen.become(self.frozen_parameters())
+        self._sides = ((), {}, {})
+        self._release()
+
+    def freeze_more(self, *heads: nn.Module) -> None:
+        """As `freeze`, when a task begins or ends: no loop runs through the heads of all finished tasks.
+
+        Args:
+            heads: of tasks that have just been finished.
+        """
+        self.frozen.add([*(p for head in heads for p in head.parameters()), *self._frozen_of_body()])
+        self._release()
+
+    def named_modules_in_use(self) -> Iterator[tuple[str, nn.Module]]:
+        """(name, module) as of `named_modules`, without the heads of finished tasks, whose number grows."""
+        yield "", self
+        for name, child in self.named_children():
+            if child is not self.heads:
+                yield from child.named_modules(prefix=name)
+        if self.learning:
+            yield from self.head.named_modules(prefix=f"heads.{self.task}")
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode as `torch.nn.Module.train`, but the heads of earlier tasks stay in evaluation mode."""
+        if not isinstance(mode, bool):
+            raise ValueError(f"mode: expected a bool, got {mode!r}")
+        self.training = self.heads.training = mode
+        last_head = [self.heads[-1]] if len(self.heads) else []
+        for child in [*(child for child in self.children() if child is not self.heads), *last_head]:
+            child.train(mode)
+        return self
 
     def capacity(self) -> dict[str, float]:
         """The share of used units in [0, 1] of every gate by name."""
@@ -319,6 +348,16 @@ class Network(nn.Module):
     def _remembers(self) -> bool:
         """Whether there is a finished task that is not forgotten."""
         return self.tasks > len(self._forgotten)  # no loop over the tasks, because every step asks
+
+    def _frozen_of_body(self) -> Iterable[nn.Parameter]:
+        """The parameters of the body that are frozen: all along no gate, after the first task."""
+        return unlocked(self.body).values() if self.holds else ()
+
+    def _release(self) -> None:
+        """Release the memory that is kept for the next gradients of the body, because other gradients come now."""
+        data_parallel.note_change()
+        for parameter in self.body.parameters():
+            release(parameter)
 
     def _check_body(self) -> None:
         if not self.gates:

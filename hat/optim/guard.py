@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -18,7 +18,8 @@ from hat.life.model import HATModel
 from hat.network.moving import Blocks, follow
 from hat.network.sharded import refuse_sharded
 from hat.optim.clip import keep_finite_, tame_
-from hat.optim.standins import StandIns, can_stand_in, drop_finished, moved
+from hat.optim.groups import add_group, drop, left_empty
+from hat.optim.standins import StandIns, can_stand_in, moved
 from hat.units.blocks import Block
 from hat.units.change import Changes
 from hat.units.locks import frozen_lock
@@ -72,7 +73,8 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
     optimizer.register_step_pre_hook(hooks.before_step)
     optimizer.register_step_post_hook(hooks.after_step)
     # torch does not copy hooks, so a plain copy would have no guard.
-    optimizer.__deepcopy__ = partial(_copy, optimizer, model, max_norm)  # type: ignore[attr-defined]
+    optimizer.__deepcopy__ = hooks.copied  # type: ignore[attr-defined]
+    optimizer.add_param_group = hooks.add_param_group  # type: ignore[method-assign]
     return optimizer
 
 
@@ -142,8 +144,7 @@ class _Guard:
         self._leave()
         optimizer = self.optimizer()
         if optimizer is not None:
-            if can_stand_in(optimizer):
-                drop_finished(optimizer, self.model.frozen_parameters())
+            _drop(optimizer, self.model.frozen.parameters)
             moved(optimizer, changes, before, after, like)
 
     def forget(self, gone: Sequence[Tensor]) -> None:
@@ -151,9 +152,28 @@ class _Guard:
         self._leave()
         optimizer = self.optimizer()
         if optimizer is not None:
-            if can_stand_in(optimizer):
-                drop_finished(optimizer, gone)
+            _drop(optimizer, {id(parameter) for parameter in gone})
             optimizer.state.clear()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As `torch.optim.Optimizer.add_param_group`, see `hat.optim.groups.add_group`."""
+        optimizer = self._own_optimizer()
+        add_group(optimizer, partial(type(optimizer).add_param_group, optimizer), param_group)
+
+    def copied(self, memo: dict[int, Any]) -> torch.optim.Optimizer:
+        """A copy of the optimizer that guards a copy of the model. `memo` holds it if both are copied together."""
+        optimizer = self._own_optimizer()
+        copied = type(optimizer).__new__(type(optimizer))
+        memo[id(optimizer)] = copied
+        copied.__setstate__(copy.deepcopy(optimizer.__getstate__(), memo))
+        vars(copied)["_left_empty"] = list(left_empty(optimizer))
+        return guard(copied, copy.deepcopy(self.model, memo), max_norm=self.max_norm)
+
+    def _own_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, for its own methods, which run only while it lives."""
+        optimizer = self.optimizer()
+        assert optimizer is not None
+        return optimizer
 
     def abandon(self) -> None:
         """Clean up after a step that a graph has recorded only in part. It has not run, so no weight is restored."""
@@ -168,8 +188,9 @@ class _Guard:
             read; None if all of the tensor may move.
         """
         parameters = _parameters(optimizer)  # not those of the model: their number grows with the number of tasks
+        known = self.model.frozen.parameters
+        frozen = [p for p in parameters if not p.requires_grad or id(p) in known]
         if not can_stand_in(optimizer):
-            frozen = [p for p in parameters if not p.requires_grad]
             locks = self.model.locks()
             held: dict[Tensor, Lock | None] = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
             # Parameters without a gradient need a lock too: LBFGS moves them by its history.
@@ -179,9 +200,9 @@ class _Guard:
         packed = {p for p, state in optimizer.state.items() if any(isinstance(value, list) for value in state.values())}
         # If a loaded state comes from a model with more locks, `StandIns` refuses it.
         blocks |= {p: model_blocks.get(p, [Block()]) for p in packed}
-        # Heads that were frozen before the optimizer was made.
-        frozen = [p for p in parameters if not p.requires_grad and p not in model_blocks and p not in optimizer.state]
-        self.stand_ins = StandIns(optimizer, {**blocks, **dict.fromkeys(frozen, ())})
+        for parameter in frozen:
+            blocks.pop(parameter, None)
+        self.stand_ins = StandIns(optimizer, blocks, frozen)
         return {
             part: None if block.free else block.lock
             for p, movable in blocks.items()
@@ -225,6 +246,12 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def _drop(optimizer: torch.optim.Optimizer, frozen: Container[int]) -> None:
+    """Remove frozen parameters, see `drop`; not from LBFGS, whose history is one vector for all of its parameters."""
+    if not isinstance(optimizer, torch.optim.LBFGS):
+        drop(optimizer, frozen)
+
+
 def _part_embeddings(optimizer: torch.optim.Optimizer, model: HATModel) -> None:
     """Move the embeddings to a group without weight decay."""
     embedding_ids = {id(e) for e in model.embeddings}
@@ -233,16 +260,6 @@ def _part_embeddings(optimizer: torch.optim.Optimizer, model: HATModel) -> None:
         if embeddings and group.get("weight_decay"):
             group["params"] = [p for p in group["params"] if id(p) not in embedding_ids]
             optimizer.add_param_group({**group, "params": embeddings, "weight_decay": 0.0})
-
-
-def _copy(
-    optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float | None, memo: dict[int, Any]
-) -> torch.optim.Optimizer:
-    """A copy of the optimizer that guards a copy of the model. `memo` holds this copy if both are copied together."""
-    copied = type(optimizer).__new__(type(optimizer))
-    memo[id(optimizer)] = copied
-    copied.__setstate__(copy.deepcopy(optimizer.__getstate__(), memo))
-    return guard(copied, copy.deepcopy(model, memo), max_norm=max_norm)
 
 
 def _drop_locked_(grad: Tensor, lock: Lock) -> None:

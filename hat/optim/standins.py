@@ -10,7 +10,7 @@ holds this view [7, 4], and its momentum buffer is [7, 4] too. After the step, S
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,7 @@ class StandIns:
     Args:
         optimizer: see `can_stand_in`.
         blocks: the blocks of every parameter to replace. A parameter without blocks is hidden from the optimizer.
+        frozen: more parameters to hide. The optimizer keeps their states, because the user may train them again.
 
     Attributes:
         parts: the stand-ins of every replaced parameter, views of its blocks.
@@ -60,13 +61,14 @@ class StandIns:
         ValueError: a state of the optimizer has other blocks.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, blocks: Blocks) -> None:
-        self.optimizer, self.blocks = optimizer, blocks
+    def __init__(self, optimizer: torch.optim.Optimizer, blocks: Blocks, frozen: Sequence[Tensor] = ()) -> None:
+        self.optimizer, self.blocks = optimizer, {**blocks, **dict.fromkeys(frozen, ())}
         self.groups = [group["params"] for group in optimizer.param_groups]
-        self.parts = {p: cut(p.detach(), parameter_blocks) for p, parameter_blocks in blocks.items()}
+        self.parts = {p: cut(p.detach(), parameter_blocks) for p, parameter_blocks in self.blocks.items()}
         whole_states = {p: optimizer.state[p] for p in blocks if p in optimizer.state}
         # `parted` may raise, so it comes before anything changes.
         part_states = {p: parted(state, p, blocks[p]) for p, state in whole_states.items()}
+        self.hidden = {p: optimizer.state.pop(p) for p in frozen if p in optimizer.state}
         for parameter, states in part_states.items():
             del optimizer.state[parameter]
             optimizer.state.update(zip(self.parts[parameter], states, strict=True))
@@ -95,6 +97,7 @@ class StandIns:
             states = [self.optimizer.state.pop(part, {}) for part in parts]
             if any(states):
                 self.optimizer.state[parameter] = united(states, parts)
+        self.optimizer.state.update(self.hidden)
 
     def _put_back(self) -> None:
         for group, whole in zip(self.optimizer.param_groups, self.groups, strict=True):
@@ -145,6 +148,8 @@ def moved(
         changes, before, after, like: see `hat.network.moving.Follower`.
     """
     parts = can_stand_in(optimizer)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer._numel_cache = None  # the number of all elements, which may have grown
     for parameter, state in list(optimizer.state.items()):
         old, new = before.get(parameter, WHOLE), after.get(parameter, WHOLE)
         old_tensor = like.get(parameter, parameter)
@@ -156,18 +161,12 @@ def moved(
             del optimizer.state[parameter]
             continue
         moved_state = {name: _moved(value, parameter, changes) for name, value in whole.items()}
+        if parts and not new:  # all is locked: an optimizer takes an empty state for a broken one
+            del optimizer.state[parameter]
+            continue
         if parts and list(new) != list(WHOLE):
-            moved_state = united(parted(moved_state, parameter, new), cut(parameter, new)) if new else {}
+            moved_state = united(parted(moved_state, parameter, new), cut(parameter, new))
         optimizer.state[parameter] = moved_state
-
-
-def drop_finished(optimizer: torch.optim.Optimizer, frozen: Iterable[Tensor]) -> None:
-    """Remove frozen parameters from an optimizer. Otherwise every step would visit the heads of all finished tasks."""
-    dropped = set(frozen)
-    for parameter in dropped & optimizer.state.keys():
-        del optimizer.state[parameter]
-    for group in optimizer.param_groups:
-        group["params"][:] = [parameter for parameter in group["params"] if parameter not in dropped]
 
 
 def _whole(value: Any, blocks: Sequence[Block], parameter: Tensor) -> Any:
