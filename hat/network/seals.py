@@ -210,7 +210,10 @@ def restored(saved: Any) -> Seals | None:
 
 def compare_loaded(model: Network) -> None:
     """Compare the values that were loaded with the seals that were loaded, or with the former seals if none were."""
-    sealed, model.sealed = model.sealed, seals(model)
+    sealed = model.sealed
+    if sealed is None and not model._remembers:
+        return  # the first task seals what is reserved
+    model.sealed = seals(model)
     if sealed:
         _compare(model, model.sealed, "in the loaded state", _OF_A_LOAD, sealed)
 
