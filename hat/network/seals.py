@@ -144,7 +144,7 @@ def first_drift(sealed: Seals, now: Seals) -> tuple[str, str] | None:
 
 def moved(model: Network) -> str | None:
     """The name of the first tensor that has moved; see `hat.HATModel.moved`."""
-    if model.drifted is not None or not model.sealed:
+    if model.drifted is not None or not model.sealed or any(gate.masks.is_meta for gate in model.gates.values()):
         return model.drifted
     drift = first_drift(model.sealed, seals(model))
     return None if drift is None else drift[0]
@@ -211,6 +211,8 @@ def restored(saved: Any) -> Seals | None:
 def compare_loaded(model: Network) -> None:
     """Compare the values that were loaded with the seals that were loaded, or with the former seals if none were."""
     sealed = model.sealed
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        return  # the rest of the model comes with another load
     if sealed is None and not model._remembers:
         return  # the first task seals what is reserved
     model.sealed = seals(model)
