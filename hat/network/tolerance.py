@@ -57,11 +57,16 @@ def largest_change(now: Tensor, then: Tensor) -> float:
     return change if math.isfinite(change) else math.inf
 
 
-def varied(values: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
+def varied(values: Tensor, numbers: Tensor) -> Tensor:
     """Values for a trial: equal values, as in a new norm, would hide a wrong move.
+
+    Every value is moved away from 0 by a number times 30 % of the value and 0.05 more: v + n (0.3 v + 0.05 sign(v)).
+    Equal values get different ones, because the factor of n is never 0.
 
     Args:
         values: what a network has.
-        factor, offset: drawn, of the order of 1; broadcast with `values`. A variance stays positive if both are.
+        numbers: all different, of the order of 1, from `hat.tracing.different`; of the shape of `values`, or of
+            [T, *shape] for the values of T tasks. A variance stays positive if the numbers are.
     """
-    return values * (1 + 0.3 * factor) + 0.05 * offset
+    sign = torch.where(values == 0, 1.0, values.sgn())
+    return values + numbers.to(values) * (0.3 * values + 0.05 * sign)
