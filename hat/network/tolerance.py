@@ -65,8 +65,8 @@ def varied(values: Tensor, numbers: Tensor) -> Tensor:
 
     Args:
         values: what a network has.
-        numbers: all different, of the order of 1, from `hat.tracing.different`; of the shape of `values`, or of
-            [T, *shape] for the values of T tasks. A variance stays positive if the numbers are.
+        numbers: of the same shape, all different, of the order of 1, from `hat.tracing.different`. A variance stays
+            positive if the numbers are not negative.
     """
     sign = torch.where(values == 0, 1.0, values.sgn())
     return values + numbers.to(values) * (0.3 * values + 0.05 * sign)
