@@ -9,7 +9,7 @@ segment by one place, 1 rolls all units but the last one. The bits of a segment 
     1, 4 units  1 0    [2, 0, 1, 3]  [3, 0, 1, 2]
 
 Every code has both bits, and no two codes are equal. If the network computes the same function in two orders, it also
-computes it in one order after the other: the good orders are a group. If no run changes the answer, all orders are good:
+computes it in one order after the other: the good orders are a group. So if no run changes the answer, all are good:
 
 - One segment. Its code has both bits. The second order undone and then the first one swap two neighbours, and swaps of
   these neighbours and cycles of all units make every order.
@@ -52,8 +52,8 @@ def keep_places(model: Network, example: tuple[Any, ...]) -> None:
 
     The analysis says which units may change places. This can be wrong for a unit that lies several times along a
     dimension, as behind a flatten that was rolled: its places may be in another order than the places of another unit.
-    So the order is tried on a copy of the network, see above. The copy has weights and gates that are all different, and
-    gets inputs that are all different, because an image of zeros would be the same at every position.
+    So orders are tried on a copy of the network, see above. Weights and gates of the copy are all different, and so are
+    its inputs, because an image of zeros would be the same at every position.
 
     Args:
         model: changed in place: a gate whose units must stay gets a segment for every unit.
@@ -173,7 +173,7 @@ def _rolled_but_last(places: Tensor) -> Tensor:
 
 
 def _answer(model: Network, example: tuple[Any, ...]) -> Tensor:
-    """The features with the gates of the task that is being learned. Open gates are the same function of other gates."""
+    """The features with the gates of `_vary_gates`. With open gates it is the same function, of other numbers."""
     with model.state.answering(LEARNING):
         features: Tensor = model.body(*example)
     return features

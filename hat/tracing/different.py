@@ -35,8 +35,8 @@ class AllDifferent:
         first, self._taken = self._taken, self._taken + shape.numel()
         bits = max(_BITS, (shape.numel() - 1).bit_length())
         steps = torch.arange(first, self._taken)
-        triangular = ((steps + 1) * steps).bitwise_right_shift_(1).bitwise_and_(2**bits - 1)
-        places = triangular.mul_(int(2**bits * _GOLDEN) | 1).bitwise_and_(2**bits - 1)
+        triangular = steps.square().add_(steps).bitwise_right_shift_(1)
+        places = triangular.mul_(int(2**bits * _GOLDEN) | 1).bitwise_and_(2**bits - 1)  # overflow keeps the low bits
         return places.double().div_(2**bits).view(shape)
 
     def around_zero(self, shape: Iterable[int]) -> Tensor:
