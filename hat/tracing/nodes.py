@@ -47,6 +47,7 @@ class Nodes:
         values: the value of every node on the example.
         targets: the modules and tensors that the graph refers to, by name.
         burnt: the places where sizes became plain numbers.
+        decided: the places where Python compared sizes of inputs, or of values made from inputs.
         constants: the places where the network used a tensor that no node made.
         device: the device of the inputs.
         active: whether numbers are recorded.
@@ -57,6 +58,7 @@ class Nodes:
         self.values: dict[fx.Node, Any] = {}
         self.targets: dict[str, Any] = {}
         self.burnt: list[str] = []
+        self.decided: list[str] = []
         self.constants: list[str] = []
         self.device: torch.device | None = None
         self.active = False
@@ -243,6 +245,19 @@ class Nodes:
         """Note the place where a size becomes a plain number."""
         if self.active:
             self.burnt.append(self.place())
+
+    def decide(self, node: fx.Node) -> None:
+        """Note the place where Python compares a number that a node stands for, if the number is made from inputs."""
+        if self.active and self.is_of_input(node):
+            self.decided.append(self.place())
+
+    def is_of_input(self, node: fx.Node) -> bool:
+        """Whether a node is made from inputs, also if only from their sizes."""
+        sources, new = {node}, [node]
+        while new:
+            new = [source for known in new for source in known.all_input_nodes if source not in sources]
+            sources.update(new)
+        return any(source.op == "placeholder" for source in sources)
 
     def _number(self, function: Callable[..., Any], args: tuple[Any, ...], value: Any) -> fx.Node:
         node = self.graph.call_function(function, args)
