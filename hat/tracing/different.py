@@ -30,15 +30,16 @@ class AllDifferent:
         self._taken = 0
 
     def take(self, shape: Iterable[int]) -> Tensor:
-        """The next numbers of the sequence: [*shape] float64 on the CPU, in [0, 1)."""
+        """The next numbers of the sequence: [*shape] on the CPU, in [0, 1); float32 if float32 tells them apart."""
         shape = torch.Size(shape)
         first, self._taken = self._taken, self._taken + shape.numel()
         bits = max(_BITS, (shape.numel() - 1).bit_length())
         steps = torch.arange(first, self._taken)
-        triangular = steps.square().add_(steps).bitwise_right_shift_(1)
+        triangular = (steps + 1).mul_(steps).bitwise_right_shift_(1)
         places = triangular.mul_(int(2**bits * _GOLDEN) | 1).bitwise_and_(2**bits - 1)  # overflow keeps the low bits
-        return places.double().div_(2**bits).view(shape)
+        dtype = torch.float32 if bits == _BITS else torch.float64
+        return places.to(dtype).div_(2**bits).view(shape)
 
     def around_zero(self, shape: Iterable[int]) -> Tensor:
-        """The next numbers, stretched to a mean of 0 and a deviation of 1: [*shape] float64, between -1.73 and 1.73."""
+        """The next numbers, stretched to a mean of 0 and a deviation of 1: [*shape], between -1.73 and 1.73."""
         return self.take(shape).sub_(0.5).mul_(math.sqrt(12))

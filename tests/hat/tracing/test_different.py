@@ -18,7 +18,7 @@ def test_no_number_comes_twice():
 def test_a_tensor_longer_than_the_sequence_gets_different_numbers():
     numbers = AllDifferent()
     numbers.take((12345,))
-    count = 2**24 + 1
+    count = 2**24 + 1  # float32 has no more numbers of equal distance in [0, 1)
     assert len(numbers.take((count,)).unique()) == count
 
 
