@@ -47,7 +47,8 @@ class Nodes:
         values: the value of every node on the example.
         targets: the modules and tensors that the graph refers to, by name.
         burnt: the places where sizes became plain numbers.
-        decided: the places where Python compared sizes of inputs, or of values made from inputs.
+        decided: the outcomes of the comparisons that Python made of sizes of inputs, or of values made from inputs.
+        outcomes: what the first of these comparisons answer, whatever the sizes are.
         constants: the places where the network used a tensor that no node made.
         device: the device of the inputs.
         active: whether numbers are recorded.
@@ -58,7 +59,8 @@ class Nodes:
         self.values: dict[fx.Node, Any] = {}
         self.targets: dict[str, Any] = {}
         self.burnt: list[str] = []
-        self.decided: list[str] = []
+        self.decided: list[bool] = []
+        self.outcomes: tuple[bool, ...] = ()
         self.constants: list[str] = []
         self.device: torch.device | None = None
         self.active = False
@@ -246,10 +248,19 @@ class Nodes:
         if self.active:
             self.burnt.append(self.place())
 
-    def decide(self, node: fx.Node) -> None:
-        """Note the place where Python compares a number that a node stands for, if the number is made from inputs."""
-        if self.active and self.is_of_input(node):
-            self.decided.append(self.place())
+    def decide(self, node: fx.Node, outcome: bool) -> bool:
+        """The answer of a comparison of a number that a node stands for. It is noted if the number is made from inputs.
+
+        Args:
+            node: the node.
+            outcome: the answer for the sizes of the example.
+        """
+        if not self.active or not self.is_of_input(node):
+            return outcome
+        if len(self.decided) < len(self.outcomes):
+            outcome = self.outcomes[len(self.decided)]
+        self.decided.append(outcome)
+        return outcome
 
     def is_of_input(self, node: fx.Node) -> bool:
         """Whether a node is made from inputs, also if only from their sizes."""

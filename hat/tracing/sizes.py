@@ -29,7 +29,7 @@ class Ledger(Protocol):
 
     def burn(self) -> None: ...
 
-    def decide(self, node: fx.Node) -> None: ...
+    def decide(self, node: fx.Node, outcome: bool) -> bool: ...
 
 
 class _Traced:
@@ -59,8 +59,8 @@ class _Traced:
 class Size(_Traced, int):
     """An int whose arithmetic is recorded, so that the graph works with another batch size.
 
-    Comparisons, `range` and `int` use the value on the example, which the graph then keeps for every input. The places
-    of comparisons are noted, see `Nodes.decided`.
+    Comparisons, `range` and `int` use the value on the example, which the graph then keeps for every input. What
+    comparisons answer is noted, see `Nodes.decided`.
     """
 
 
@@ -101,8 +101,8 @@ def _comparison(name: str, kind: type) -> Callable[..., Any]:
     compare = getattr(kind, name)
 
     def method(self: Any, *other: Any) -> Any:
-        self.nodes.decide(self.node)
-        return compare(self, *other)
+        outcome = compare(self, *other)
+        return outcome if outcome is NotImplemented else self.nodes.decide(self.node, outcome)
 
     return method
 

@@ -90,7 +90,15 @@ def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: b
     return Traced(graph_module, {node: nodes.values[node] for node in nodes.graph.nodes})
 
 
-def recorded(module: nn.Module, inputs: tuple[Any, ...], leaves: Any, *, learning: bool, compiling: bool) -> Nodes:
+def recorded(
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    leaves: Any,
+    *,
+    learning: bool,
+    compiling: bool,
+    outcomes: tuple[bool, ...] = (),
+) -> Nodes:
     """A recording of one call. The modes of all parts are changed.
 
     Args:
@@ -99,8 +107,10 @@ def recorded(module: nn.Module, inputs: tuple[Any, ...], leaves: Any, *, learnin
         leaves: as of `trace`.
         learning: modules that are not leaves run in training mode, except batch norms.
         compiling: what `torch.compiler.is_compiling` returns meanwhile.
+        outcomes: what the first comparisons of sizes of inputs answer, whatever the sizes are.
     """
     recorder = Recorder(module, leaves, learning)
+    recorder.nodes.outcomes = outcomes
     for name, part in module.named_modules():
         leaf = bool(name) and leaves(part, name)
         part.training = learning and not leaf and not isinstance(part, nn.modules.batchnorm._BatchNorm)

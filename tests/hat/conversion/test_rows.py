@@ -1,6 +1,7 @@
 """Layers that compute their weight: whether each output unit is made from its own rows alone, whatever is drawn."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -158,6 +159,8 @@ DEPENDENT = {
     "only with more samples": at_another_length(lambda x: x.shape[0] > 100),
     "only with many samples": at_another_length(lambda x: len(x) % 64 == 63),
     "only with exactly so many": at_another_length(lambda x: x.shape == (17, 5)),
+    "only between two numbers of samples": at_another_length(lambda x: 100 < x.shape[0] <= 101),
+    "in a loop over samples": at_another_length(lambda x: any(x.shape[0] - 40 == i for i in range(100))),
     "by the values of the input": at_another_length(lambda x: bool(x.sum() > 1e9)),
     "hidden in a function": layer(lambda self, w: Hidden.apply(w)),
     "through numpy": layer(lambda self, w: w / float(w.detach().numpy().std())),
@@ -205,6 +208,21 @@ class OfTimm(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+class Same(nn.Conv2d):
+    """Pads its input so that the output has its size, as the library timm writes it."""
+
+    def forward(self, x):
+        height, width = x.size()[-2:]
+        tall, wide = (max((math.ceil(n / 2) - 1) * 2 + self.kernel_size[0] - n, 0) for n in (height, width))
+        x = F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
+        return F.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias, 2)
+
+
+class ByLength(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, self.weight * 2 if x.shape[0] > 3 else self.weight * 3, self.bias)
+
+
 class Equalised(nn.Linear):
     def forward(self, x):
         return F.linear(x, self.weight * (1 / len(self.weight[0]) ** 0.5), self.bias)
@@ -249,6 +267,8 @@ INDEPENDENT = {
     "product": lambda rows: Product(5, rows),
     "dropout": lambda rows: WithDropout(5, rows),
     "length of a row": lambda rows: Normed(5, rows),
+    "padded to the same size": lambda rows: Same(5, rows, 3),
+    "by length, but each row by itself": lambda rows: ByLength(5, rows),
     "timm": lambda rows: OfTimm(5, rows, 3),
     "conv: standardised": conv(lambda self, w: w - w.mean((1, 2, 3), keepdim=True)),
     "conv: flipped filters": conv(lambda self, w: w.flip(2, 3)),

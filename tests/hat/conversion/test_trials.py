@@ -81,7 +81,9 @@ def changes(function, units):
         gates.append(gate)
     with torch.no_grad():
         for parameter in body.parameters():
-            parameter.copy_(varied(torch.zeros_like(parameter), AllDifferent().around_zero(parameter.shape).double() * 20))
+            parameter.copy_(
+                varied(torch.zeros_like(parameter), AllDifferent().around_zero(parameter.shape).double() * 20)
+            )
     model = SimpleNamespace(body=body, state=State(), outputs=None)
     before = [parameter.clone() for parameter in body.parameters()]
     x = (AllDifferent().take((2, 3)).double(),)
