@@ -19,6 +19,12 @@ def check(
 ) -> None:
     """Compare a module with its graph, in evaluation mode, bit for bit.
 
+    Nothing is drawn for the comparison; a network that draws numbers of its own gets the same ones as its graph. Calls
+    of torch cannot be missing in the graph. What can be wrong in it is a value that Python took out of a tensor or of a
+    size, and that became a constant. The graph cannot follow when that value changes. So all floating-point values are
+    changed, each to another one, and the number of samples. What Python decides by other sizes than these stays as it
+    was on the example, for the module that uses the graph too.
+
     Args:
         module: the network.
         graph_module: the graph that was recorded from `module`.
