@@ -1,0 +1,72 @@
+"""`python -m tests.soak`: random lives of small models, and killed runs; findings are printed so that they can be replayed.
+
+`python -m tests.soak --replay NETWORK ACTION:SEED ...` plays one sequence, as a finding prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+from collections import Counter
+
+import torch
+
+from tests.soak.actions import ACTIONS
+from tests.soak.sequences import Finding, Step, live, replay, shrunk
+
+
+_SHOWN = 400  # characters of a message
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns 1 if anything was found, otherwise 0."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    if options.replay:
+        return _replay(options.replay[0], options.replay[1:])
+    started = time.perf_counter()
+    seeds = range(options.seed, options.seed + options.sequences)
+    for name in options.without:
+        ACTIONS.pop(name), ACTIONS.pop(f"stop-{name}", None)
+    actions: Counter[str] = Counter()
+    findings: dict[str, list[tuple[int, Finding]]] = {}
+    with multiprocessing.get_context("fork").Pool(options.jobs, torch.set_num_threads, (1,)) as pool:
+        for seed, (finding, steps) in zip(seeds, pool.imap(live, seeds, chunksize=4), strict=True):
+            actions.update(step.action for step in steps)
+            if finding is not None:
+                findings.setdefault(finding.kind, []).append((seed, finding))
+                print(f"seed {seed}: {finding.text.splitlines()[0][:200]}", flush=True)
+    for kind, found in sorted(findings.items(), key=lambda item: -len(item[1])):
+        shortest = shrunk(min((finding for _, finding in found), key=lambda finding: len(finding.steps)))
+        print(f"\n{len(found)} x {kind}; seeds {[seed for seed, _ in found[:8]]}\n  {shortest.text[:_SHOWN]}\n  {shortest.command()}")
+    summary = {
+        "sequences": len(seeds),
+        "findings": {kind: len(found) for kind, found in findings.items()},
+        "actions": dict(actions.most_common()),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    print(json.dumps(summary, indent=1))
+    return int(bool(findings))
+
+
+def _replay(network: str, steps: list[str]) -> int:
+    finding = replay(network, [Step(action, int(seed)) for action, seed in (step.split(":") for step in steps)])
+    print("nothing is wrong" if finding is None else f"{finding.text}\n{finding.command()}")
+    return int(finding is not None)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--sequences", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0, help="of the first sequence; the next one has the next seed")
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--without", nargs="*", default=[], metavar="ACTION", help="actions that are left out")
+    parser.add_argument("--replay", nargs="+", metavar="WORD", help="a network and its steps, ACTION:SEED")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
