@@ -38,7 +38,6 @@ def main(arguments: list[str] | None = None) -> int:
             actions.update(step.action for step in steps)
             if finding is not None:
                 findings.setdefault(finding.kind, []).append((seed, finding))
-                print(f"seed {seed}: {finding.text.splitlines()[0][:200]}", flush=True)
     for kind, found in sorted(findings.items(), key=lambda item: -len(item[1])):
         shortest = shrunk(min((finding for _, finding in found), key=lambda finding: len(finding.steps)))
         print(f"\n{len(found)} x {kind}; seeds {[seed for seed, _ in found[:8]]}\n  {shortest.text[:_SHOWN]}\n  {shortest.command()}")

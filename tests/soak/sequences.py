@@ -91,6 +91,7 @@ def shrunk(finding: Finding) -> Finding:
 
 def _play(network: str, choose: Callable[[World], Step | None]) -> Finding | None:
     """Play a sequence, one step after another as `choose` says, to the first finding."""
+    torch.set_grad_enabled(True)  # whatever a sequence before this one has done
     world, taken = World(network), []
     while (step := choose(world)) is not None:
         if not ACTIONS[step.action].possible(world):
@@ -119,7 +120,7 @@ def _take(world: World, step: Step) -> None:
         except Exception as error:
             if not action.refuses(error):
                 raise
-    world.check(said)
+        world.check(list(said))
 
 
 def _place(error: Exception) -> str:

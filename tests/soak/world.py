@@ -140,44 +140,52 @@ class World:
         told = any(_tells(warning, self.model) for warning in said)
         if self.leaves in self.model.forgotten:
             self.promises.pop(self.leaves, None)  # type: ignore[arg-type]
-        now = self._kept(answers(self.model, self.promises, self.shape))
+        now = answers(self.model, self.promises, self.shape)
         if told:
             self.promises, self.hazards, self.untold = now, set(), set()
+        else:
+            self.promises = self._kept(now)
         if self.bystander is not None:
             model, promises = self.bystander
-            _require_exact(promises, answers(model, promises, self.shape), "silent drift of a model that was copied")
-        ended = self.model.tasks > self._tasks
-        if ended and self.untold:
-            raise Broken(f"end_task does not tell: {', '.join(sorted(self.untold))}", _drifts(self.promises, now))
-        if ended and self.learns_head is False and not told:
-            raise Broken("a head in no optimizer is not told", "end_task gave no warning")
-        if ended:
-            self.hazards = set()
+            if drifted := drifts(promises, answers(model, promises, self.shape)):
+                raise Broken("silent drift of a model that was copied", drifted)
+        if self.model.tasks > self._tasks:
+            self._require_told(told, now)
         new = [task for task in self.model.remembered if task not in self.promises]
-        self.promises = now | answers(self.model, new, self.shape)
+        self.promises |= answers(self.model, new, self.shape)
         self._note()
 
     def _kept(self, now: Promises) -> Promises:
-        """The promises after an action, if they are kept or the user will be told.
+        """The promises that hold from now on, if nobody was told of a drift in this action.
 
         Raises:
-            Broken: see `check`.
+            Broken: an answer has changed, and no hazard explains it.
         """
-        drifted = _drifts(self.promises, now)
-        if self.other is not None and drifted:
-            now = answers(self.model, self.other, self.shape)
-            _require_exact(self.other, now, "silent drift")
-        elif self.grows and self.units() != self._units:
-            changed = [task for task, promise in self.promises.items() if not promise.close(now[task])]
-            if changed:
-                raise Broken("growing changes answers", f"of tasks {changed}")
-        elif drifted and self.hazards:
-            self.untold |= self.hazards
-        elif drifted:
-            raise Broken("silent drift", drifted)
-        else:
+        drifted = drifts(self.promises, now)
+        if not drifted:
             self.untold = set()
-        return now
+            return now
+        if self.other is not None and not drifts(self.other, answers(self.model, self.other, self.shape)):
+            return self.other
+        grown = self.grows and self.units() != self._units
+        if grown and not self.untold and all(promise.close(now[task]) for task, promise in self.promises.items()):
+            return now
+        if not self.hazards:
+            raise Broken("growing changes answers" if grown else "silent drift", drifted)
+        self.untold |= self.hazards
+        return self.promises
+
+    def _require_told(self, told: bool, now: Promises) -> None:
+        """A task has ended: by now the user must know of every hazard that has done harm.
+
+        Raises:
+            Broken: the user was not told.
+        """
+        if self.untold:
+            raise Broken(f"end_task does not tell: {', '.join(sorted(self.untold))}", drifts(self.promises, now))
+        if self.learns_head is False and not told:
+            raise Broken("a head in no optimizer is not told", "end_task gave no warning")
+        self.hazards = set()
 
     def _note(self) -> None:
         """Note how things stand before the next action."""
@@ -216,15 +224,10 @@ def _change(now: Tensor, before: Tensor) -> float:
     return change if change == change else float("inf")
 
 
-def _drifts(promises: Promises, now: Promises) -> str:
+def drifts(promises: Promises, now: Promises) -> str:
     """The tasks that answer differently, and by how much; "" if there is none."""
-    drifts = {task: promise.drift(now[task]) for task, promise in promises.items()}
-    return ", ".join(f"task {task} by {drift:.2g}" for task, drift in drifts.items() if drift)
-
-
-def _require_exact(promises: Promises, now: Promises, kind: str) -> None:
-    if drifted := _drifts(promises, now):
-        raise Broken(kind, drifted)
+    by_task = {task: promise.drift(now[task]) for task, promise in promises.items()}
+    return ", ".join(f"task {task} by {drift:.2g}" for task, drift in by_task.items() if drift)
 
 
 def _tells(warning: warnings.WarningMessage, model: hat.HATModel) -> bool:

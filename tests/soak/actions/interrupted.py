@@ -14,11 +14,11 @@ from tests.soak.actions.base import ACTIONS, Action
 from tests.soak.world import World
 
 _PLACES = ("/hat/", "/hat_kernels/", "/torch/optim/")
-_MOST_LINES = 20_000
+_MOST_CALLS = 10_000
 
 
 class Interrupted(Action):
-    """Another action, with Ctrl-C at a random line of the library or of an optimizer of torch."""
+    """Another action, with Ctrl-C at a random call in the library or in an optimizer of torch."""
 
     def __init__(self, action: Action) -> None:
         self.action, self.weight = action, action.weight / 4
@@ -29,32 +29,32 @@ class Interrupted(Action):
         return self.action.possible(world)
 
     def perform(self, world: World, rng: random.Random) -> None:
-        lines = int(_MOST_LINES ** rng.random())
-        with contextlib.suppress(KeyboardInterrupt), ctrl_c_after(lines):
+        calls = int(_MOST_CALLS ** rng.random())
+        with contextlib.suppress(KeyboardInterrupt), ctrl_c_after(calls):
             self.action.perform(world, rng)
 
 
 @contextlib.contextmanager
-def ctrl_c_after(lines: int) -> Iterator[None]:
-    """Press Ctrl-C when so many lines of `_PLACES` have run inside the block; do nothing if fewer run."""
-    left = lines
+def ctrl_c_after(calls: int) -> Iterator[None]:
+    """Press Ctrl-C after so many calls in `_PLACES` inside the block; do nothing if there are fewer.
 
-    def count(frame: FrameType, event: str, argument: Any) -> Any:
+    Python looks for signals when a function of Python starts, and when a function of C has returned. Ctrl-C comes at
+    such a place, as a real one does: not between the end of a `with` block and its `__exit__`.
+    """
+    left = calls
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal left
-        if not any(place in frame.f_code.co_filename for place in _PLACES):
-            return None
-        if event == "line":
+        if event in ("call", "c_return") and any(place in frame.f_code.co_filename for place in _PLACES):
             left -= 1
             if left == 0:
-                sys.settrace(None)
+                sys.setprofile(None)
                 signal.raise_signal(signal.SIGINT)
-        return count
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    tracing = sys.gettrace()
-    sys.settrace(count)
+    sys.setprofile(count)
     try:
         yield
     finally:
-        sys.settrace(tracing)
+        sys.setprofile(None)
         signal.signal(signal.SIGINT, before)

@@ -130,27 +130,30 @@ class LoadLacking(Action):
 
 
 class Copy(Action):
-    """A copy lives on: of the model, or of the model and the optimizer. The original stands by."""
+    """A copy lives on: of the model, or of the model and the optimizer. The original stands by.
+
+    torch cannot copy its LBFGS: a copy lacks `_params`.
+    """
 
     name = "copy"
 
     def perform(self, world: World, rng: random.Random) -> None:
         if not world.untold:
             world.bystander = world.model, dict(world.promises)
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 or isinstance(world.optimizer, torch.optim.LBFGS):
             world.model, world.optimizer = copy.deepcopy(world.model), None
         else:
             world.model, world.optimizer = copy.deepcopy((world.model, world.optimizer))
 
 
 class Pickle(Action):
-    """A pickled model lives on, alone or with its optimizer. Hooks of optimizers are not pickled, so guards are not."""
+    """A pickled model lives on, alone or with its optimizer."""
 
     name = "pickle"
     weight = 0.5
 
     def perform(self, world: World, rng: random.Random) -> None:
-        optimizer = world.optimizer if rng.random() < 0.3 else None
+        optimizer = None if isinstance(world.optimizer, torch.optim.LBFGS) or rng.random() < 0.5 else world.optimizer
         file = io.BytesIO()
         torch.save((world.model, optimizer), file)
         file.seek(0)
@@ -172,7 +175,7 @@ def _load(model: nn.Module, state: dict[str, Any], rng: random.Random, *, strict
 
 
 def _adopt(world: World, saved: Saved) -> None:
-    world.promises, world.hazards, world.untold = dict(saved.promises), set(saved.hazards), set(saved.hazards)
+    world.promises, world.hazards, world.untold = dict(saved.promises), set(saved.hazards), set()
     world.learns_head = None
 
 
