@@ -121,7 +121,9 @@ def _wired() -> hat.HATModel:
 
 def _buffer() -> hat.HATModel:
     inside = hat.HATLinear(6, 10)
-    return hat.HATModel(Wired(nn.Identity(), nn.Sequential(Centre(6), inside), hat.HATLinear(10, 8, inputs=inside.gate)))
+    return hat.HATModel(
+        Wired(nn.Identity(), nn.Sequential(Centre(6), inside), hat.HATLinear(10, 8, inputs=inside.gate))
+    )
 
 
 def _lora() -> hat.HATModel:
