@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -14,15 +15,26 @@ BACKENDS = ("auto", "reference", "triton", "compiled")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # the floating dtypes of the kernels
 
 
-class _Choice:
-    """The backend of the whole process. One for each thread would not do: a GPU's backward pass has its own threads."""
+class _Choice(threading.local):
+    """The backend that the present thread has chosen.
+
+    The class attribute is the choice of all other threads: that of the last block that is open in any thread. A GPU
+    computes gradients in threads of its own.
+    """
 
     requested = "auto"
 
 
+_CHOICE = _Choice()
+_OPEN: dict[object, str] = {}  # the choice of every open block, in the order of their beginning
+_OPENING = threading.Lock()
+
+
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Choose the implementation of every operation called inside the `with` block, in all threads.
+    """Choose the implementation of every operation called inside the `with` block.
+
+    The choice holds in this thread, and in all threads that make no choice of their own.
 
     Args:
         name: one of
@@ -39,16 +51,24 @@ def backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
-    before, _Choice.requested = _Choice.requested, name
+    block, before = object(), vars(_CHOICE).get("requested")
+    with _OPENING:
+        _OPEN[block] = _CHOICE.requested = _Choice.requested = name
     try:
         yield
     finally:
-        _Choice.requested = before
+        with _OPENING:
+            del _OPEN[block]
+            _Choice.requested = next(reversed(_OPEN.values()), "auto")
+        if before is None:
+            del _CHOICE.requested
+        else:
+            _CHOICE.requested = before
 
 
 def chosen_backend() -> str:
     """The name that the caller chose with `backend`."""
-    return _Choice.requested
+    return _CHOICE.requested
 
 
 def free_to_read(tensor: Tensor) -> bool:
@@ -58,17 +78,17 @@ def free_to_read(tensor: Tensor) -> bool:
 
 def use_specification() -> bool:
     """Whether the caller asked for the reference. Then no faster path in PyTorch takes its place either."""
-    return _Choice.requested == "reference"
+    return _CHOICE.requested == "reference"
 
 
 def use_compiled() -> bool:
     """Whether the caller asked for compiled loops."""
-    return _Choice.requested == "compiled"
+    return _CHOICE.requested == "compiled"
 
 
 def forced() -> bool:
     """Whether the caller asked for our kernels, even if those of the vendor were measured to be faster."""
-    return _Choice.requested == "triton"
+    return _CHOICE.requested == "triton"
 
 
 def interpreted() -> bool:
@@ -89,13 +109,13 @@ def use_triton(op: str, *tensors: Tensor | None) -> bool:
         NotImplementedError: the caller asked for Triton, but there is no kernel: a tensor has another floating dtype, a
             tensor is not on a GPU and kernels are not interpreted, or Triton is not installed.
     """
-    if _Choice.requested == "reference":
+    if _CHOICE.requested == "reference":
         return False
     present = [tensor for tensor in tensors if tensor is not None]
     reason = _obstacle(present)
-    if reason and _Choice.requested == "triton":
+    if reason and _CHOICE.requested == "triton":
         raise NotImplementedError(f"{op}: no Triton kernel for {reason}; use backend('auto') or 'reference'")
-    return not reason and (_Choice.requested == "triton" or any(tensor.is_cuda for tensor in present))
+    return not reason and (_CHOICE.requested == "triton" or any(tensor.is_cuda for tensor in present))
 
 
 def _obstacle(tensors: list[Tensor]) -> str:

@@ -88,7 +88,7 @@ class HATModel(Network):
         self._warn_if_full()
         self.heads.append(self._draw_head(len(names)))
         self.classes.append(names)
-        self.learning, self.mixes = True, None
+        self.learning = True
         self.freeze()  # needed before the first task, too, if units are reserved
         for part in self.parts():
             part.begin_task()
@@ -159,7 +159,7 @@ class HATModel(Network):
         with interrupt_waits():  # a half-moved network would compute another function
             for part in self.parts():
                 part.commit()
-            self.learning, self.mixes = False, None
+            self.learning = False
             self.freeze()
             self.eval()
             moving.move(self, used_before if self.config.locked_first else {}, blocks_before)
@@ -174,10 +174,10 @@ class HATModel(Network):
         In a mixed batch, each row has the logits of its own task, to rounding. All rows are as wide as the widest head
         among the tasks in the batch; a task with fewer classes has `-inf` behind its logits.
 
-        The first mixed batch checks whether one pass through the body gives the right answer, and `mixes` keeps the
-        result. If it does, the features have the same bits as in a batch of one task, unless the body has norms. If it
-        does not (as when windows of an image become samples), each task passes through the body by itself, with the
-        bits of `model(x[task == t], task=t)`. A tensor `task` with one id only gives the bits of `model(x, task=t)`.
+        The first mixed batch of a shape checks whether one pass through the body gives the right answer; see `mixes`.
+        If it does, the features have the same bits as in a batch of one task, unless the body has norms. If it does not
+        (as when windows of an image become samples), each task passes through the body by itself, with the bits of
+        `model(x[task == t], task=t)`. A tensor `task` with one id only gives the bits of `model(x, task=t)`.
 
         Args:
             x: [B, ...], the input of the body; or a tuple of tensors, if the body takes a tuple.
@@ -244,7 +244,6 @@ class HATModel(Network):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Make the heads that the state has, before the state is loaded into them."""
         self.heads = heads_for(self.heads, state_dict, prefix, self._make_head)
-        self.mixes = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _check_finite(self) -> None:

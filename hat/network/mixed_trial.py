@@ -2,92 +2,149 @@
 
 One pass is right if the first dimension of every gated activation is the batch, as in a network of convolutions. One
 pass is wrong if, for example, windows of an image become additional samples, tokens come before the batch, or samples
-share the statistics of a batch. The check runs the network on two made-up tasks.
+share the statistics of a batch. The check runs a copy of the body on made-up tasks.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from hat.network.copying import copied
 from hat.network.network import Network
-from hat.network.tolerance import SUMS, difference, varied
-from hat.tracing.untouched import evaluating
-from hat.units import buffers
-from hat.units.state import Finished, PerSample
+from hat.network.tolerance import SUMS, difference, spread, varied
+from hat.tracing.trees import flat
+from hat.tracing.untouched import untouched
+from hat.units.buffers import Pass
+from hat.units.locks import gates
+from hat.units.per_task import per_task
+from hat.units.state import Answer, Finished, PerSample
 
-_TASKS = 2
+_A, _B, _NAN = range(3)
+"""The made-up tasks. All values of the last one are NaN."""
 
 
 @torch.no_grad()
 def in_one_pass(model: Network, x: Any, batch: Tensor) -> bool | None:
     """Whether one pass gives every sample the features of its own task, whatever tasks the other samples have.
 
-    The network runs on two made-up tasks, A and B. Every gate and every task's own tensor has different values for A
-    and for B. One pass is right if both conditions hold, here for a batch of four samples:
+    Every gate and every task's own tensor has different values for the made-up tasks A and B, and NaN for a third one.
+    One pass is right if these conditions hold:
 
-    - tasks [A, A, A, A] in one pass give the features of a plain pass for A, to rounding;
-    - tasks [A, B, A, B] in one pass give samples 0 and 2 the same features as [A, A, A, A], bit for bit.
+    - No code of the body looks at the values of a tensor. So all batches of these shapes go the same way.
+    - If all samples are of task A, one pass gives the features of a plain pass for A, to rounding.
+    - A sample of task A keeps every bit of its features if other samples are of task B or of the task of NaN.
+
+    The last condition is tried for every pair of samples. The samples are numbered in binary. For each digit, all
+    samples with a 1 there change their task, then all samples with a 0. Two samples differ in some digit, so each of
+    them has changed once while the other stayed. If a sample depended on the task of another sample, its features would
+    change: sums, products and activations do not lose a NaN, and task B shows what comparisons and sorting do, which
+    may lose one.
 
     Args:
-        model: its weights, gates, mode and buffers are the same afterwards.
+        model: is not changed. Its parameters are used; all else is copied.
         x: the input of the body.
         batch: the tensor in `x` whose first dimension is the batch; two samples or more.
 
     Returns:
-        True if one pass is right, False if it is wrong. None if this batch shows nothing, because A and B give the same
-        features or the features are not finite.
+        True if one pass is right, False if it is wrong. None if this batch shows nothing, because the features are not
+        finite, or do not depend on the task.
     """
-    task_ids = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)
-    with _made_up(model):
-        expected = model.features_of(x, Finished(0))
-        try:
-            with redirect_stderr(io.StringIO()):  # a graph that fails prints where
-                all_first = model.features_of(x, PerSample(task_ids))
-                task_ids[1::2] = 1
-                alternating = model.features_of(x, PerSample(task_ids))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # a gate meets another number of rows than the batch has, or shapes do not fit
-            return False
-    if not all_first.shape == alternating.shape == expected.shape or len(expected) != len(batch):
+    body = copied(model.body, {id(parameter): parameter for parameter in model.body.parameters()})
+    _make_up_tasks(body)
+    state = next(iter(gates(body).values())).state
+
+    def features(answer: Answer) -> Tensor:
+        with untouched(body), Pass(state, answer, body):  # so dropout draws the same numbers in every pass
+            computed: Tensor = body(x)
+        return computed
+
+    with _Looks() as looks:
+        expected = features(Finished(_A))
+    if looks.seen:
         return False
     if not expected.isfinite().all():  # a sample with inf or NaN shows nothing about the network
         return None
-    if not torch.equal(all_first[::2], alternating[::2]) or difference(all_first, expected, SUMS):
+    try:
+        with redirect_stderr(io.StringIO()):  # a graph that fails prints where
+            return _is_right(features, expected, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # a gate meets another number of rows than the batch has, or shapes do not fit
         return False
-    return None if torch.equal(all_first, alternating) else True
 
 
-@contextmanager
-def _made_up(model: Network) -> Iterator[None]:
-    """Replace the finished tasks by two made-up tasks, and set evaluation mode, inside the `with` block."""
-    generator = torch.Generator().manual_seed(0)
+def _is_right(features: Callable[[Answer], Tensor], expected: Tensor, batch: Tensor) -> bool | None:
+    """The result of `in_one_pass`.
 
-    def drawn(values: Tensor) -> Tensor:
-        return torch.rand(_TASKS, *values.shape, generator=generator).to(values.device)
+    Args:
+        features: computes the features for an answer.
+        expected: those of a plain pass for task A.
+        batch: a tensor whose first dimension is the batch.
+    """
+    tasks = torch.full((len(batch),), _A, device=batch.device)
+    all_of_a = features(PerSample(tasks))
+    if len(expected) != len(batch) or difference(all_of_a, expected, SUMS):
+        return False
+    depends = False
+    for changes in _codes(len(batch), batch.device):
+        for other in (_B, _NAN):
+            mixed = features(PerSample(torch.where(changes, other, tasks)))
+            if not torch.equal(mixed[~changes], all_of_a[~changes]):
+                return False
+            depends |= not torch.equal(mixed[changes], all_of_a[changes])
+    return True if depends else None
 
-    stacks: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-    for gate in model.gates.values():
-        stacks.append((gate, "masks", gate.masks, (1 + drawn(gate.used)) / 2))  # no unit is off
-    for module in model.per_task.values():
+
+def _codes(samples: int, device: torch.device) -> Iterator[Tensor]:
+    """[samples] bool, several: of any two samples, each is True once while the other is False."""
+    numbers = torch.arange(samples, device=device)
+    for digit in range((samples - 1).bit_length()):
+        ones = (numbers >> digit) % 2 == 1
+        yield ones
+        yield ~ones
+
+
+def _make_up_tasks(body: nn.Module) -> None:
+    """Replace the finished tasks of a body by the made-up ones."""
+    for gate in gates(body).values():
+        of_a, of_b = ((1 + spread(gate.used, start)) / 2 for start in (0, 1))  # no unit is off
+        gate.masks = torch.stack([of_a, of_b, torch.full_like(of_a, torch.nan)])
+    for module in per_task(body).values():
         for name, stack in module.stacks():
             values = getattr(module, f"{name}_initial")
+            rows = [values] * 3
             if values.is_floating_point():  # different for every unit, unlike in a fresh norm; variances stay positive
-                values = varied(values, drawn(values), drawn(values))
-            else:
-                values = torch.stack([values] * _TASKS)
-            stacks.append((module, f"{name}_tasks", stack, values.to(stack.dtype)))
-    try:
-        with evaluating(model.body), buffers.frozen(model.body):
-            for owner, name, _, values in stacks:
-                setattr(owner, name, values)
-            yield
-    finally:
-        for owner, name, before, _ in stacks:
-            setattr(owner, name, before)
+                rows = [varied(values, spread(values, start), spread(values, start + 2)) for start in (0, 1)]
+                rows.append(torch.full_like(values, torch.nan))
+            setattr(module, f"{name}_tasks", torch.stack(rows).to(stack.dtype))
+
+
+class _Looks(TorchFunctionMode):
+    """Notes whether code, in a plain pass, looks at values of tensors, so that it may go another way for other values.
+
+    Attributes:
+        seen: it has.
+    """
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        picks = name == "__getitem__" and any(isinstance(i, Tensor) and i.dtype == torch.bool for i in flat(args[1]))
+        self.seen |= name in _LOOKING or picks
+        return func(*args, **(kwargs or {}))
+
+
+_LOOKING = {
+    *("item", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__index__", "__contains__"),
+    *("equal", "allclose", "is_nonzero", "nonzero", "argwhere", "masked_select", "bincount"),
+    *("unique", "_unique2", "unique_dim", "unique_consecutive"),
+}
+"""The functions of torch whose result, or its shape, Python can decide by."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from hat.network.mixed_trial import in_one_pass
 from hat.network.network import Network
-from hat.tracing.trees import replaced, tensors
+from hat.tracing.trees import flat, replaced, tensors
 from hat.units.state import PerSample
 from hat_kernels.dispatch import free_to_read
 
@@ -61,11 +61,27 @@ def mixed(model: Network, x: Any, task: Tensor) -> Tensor:
     rows = rows_of(ids)
     if len(rows) == 1:
         return model.answer(x, *rows)
-    if model.mixes is None:
-        model.mixes = in_one_pass(model, x, batch)
-    if not model.mixes:  # False, or None if the check showed nothing
+    if not _takes(model, x, batch):
         return in_parts(x, rows, model.answer)
     return logits(model.features_of(x, PerSample(task.to(batch.device, torch.int64))), rows, model.heads)
+
+
+def _takes(model: Network, x: Any, batch: Tensor) -> bool:
+    """Whether one pass gives the right answer for a batch of this kind, as `in_one_pass` finds out once.
+
+    The kind is all that the way of a batch through the body can depend on, except for values: the shapes, the dtypes,
+    the modes of the modules and autocast.
+    """
+    kind = (
+        tuple((v.shape, v.dtype, v.device) if isinstance(v, Tensor) else repr(v) for v in flat(x, keys=True)),
+        tuple(module.training for module in model.body.modules()),
+        tuple(sorted({str(parameter.dtype) for parameter in model.body.parameters()})),
+        torch.is_autocast_enabled(batch.device.type),
+    )
+    known = model.mixing.get(kind)
+    if known is None and (known := in_one_pass(model, x, batch)) is not None:
+        model.mixing[kind] = known
+    return bool(known)  # None: this batch has shown nothing
 
 
 def _ids(task: Tensor, batch: int) -> list[int]:

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
 from hat.network.copying import copied
-from hat.units import buffers
 from hat.units.blocks import Block
+from hat.units.buffers import Pass, frozen
 from hat.units.gate import Gate
 from hat.units.locks import frozen_lock, gates, locks, sides, unlocked
 from hat.units.per_task import PerTask, per_task
@@ -38,8 +37,6 @@ class Network(nn.Module):
         features: the width of the features.
         outputs: the gate whose units the features are, or None.
         learning: a task has begun and not ended.
-        mixes: whether the body takes a batch of several tasks in one pass. Otherwise each task passes through the body
-            by itself. None: not known, because no such batch has come since the last task began or ended.
     """
 
     outputs: Gate | None
@@ -61,7 +58,7 @@ class Network(nn.Module):
         self._forgotten: set[int] = set()
         self._gates, self._per_task = gates(body), per_task(body)
         self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
-        self.mixes: bool | None = None
+        self._mixing: tuple[int, dict[Hashable, bool]] = (-1, {})  # State.edits, and what was found since, by kind
         self._check_body()
         width_of_body = body.features if isinstance(body, Wired) else None
         self.features = next(n for n in (features, width_of_body, self._last_gate().units) if n is not None)
@@ -181,6 +178,23 @@ class Network(nn.Module):
         for task in tasks:
             self.check_task(task, finished=True)
 
+    @property
+    def mixes(self) -> bool | None:
+        """Whether one pass through the body takes a batch of several tasks.
+
+        True if this is so for every kind of batch that has come since a task last began or ended, False if it is not
+        so for some kind, None if no such batch has come; see `hat.network.mixing`.
+        """
+        by_kind = self.mixing
+        return all(by_kind.values()) if by_kind else None
+
+    @property
+    def mixing(self) -> dict[Hashable, bool]:
+        """What `mixes` says, by the kind of batch; empty again whenever a task begins or ends, or units change."""
+        if self._mixing[0] != self.state.edits:
+            self._mixing = self.state.edits, {}
+        return self._mixing[1]
+
     # -- what is locked --------------------------------------------------------------------------------------------
 
     @property
@@ -247,8 +261,13 @@ class Network(nn.Module):
         Raises:
             ValueError: the body gives another number of features than `features`.
         """
-        with self.state.answering(answer), buffers.frozen(self.body) if self._keeps_buffers() else nullcontext():
-            features: Tensor = self.body(x)
+        body = self.body
+        with Pass(self.state, answer, body):
+            if self._keeps_buffers():
+                with frozen(body):
+                    features: Tensor = body(x)
+            else:
+                features = body(x)
         if features.shape[-1] != self.features:
             raise ValueError(f"features: expected {self.features} from the body, got {features.shape[-1]}")
         return features

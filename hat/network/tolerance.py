@@ -65,3 +65,14 @@ def varied(values: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
         factor, offset: drawn, of the order of 1; broadcast with `values`. A variance stays positive if both are.
     """
     return values * (1 + 0.3 * factor) + 0.05 * offset
+
+
+def spread(like: Tensor, start: int = 0) -> Tensor:
+    """Numbers in [0, 1) that are all different and evenly spread, the same in every call: the golden ratio's multiples.
+
+    Args:
+        like: gives the shape, device and dtype.
+        start: another sequence for every number.
+    """
+    count = torch.arange(like.numel(), dtype=torch.float64) + 1 + 0.37 * start
+    return (count * ((math.sqrt(5) - 1) / 2) % 1).view(like.shape).to(like)

@@ -197,6 +197,7 @@ class Gate(Float32Module):
     def begin_task(self) -> None:
         """Draw a new embedding, in place. The value of a unit does not depend on the place that it was moved to."""
         self.embedding.copy_(self.draw()[self.origin])
+        self.state.edits += 1
 
     @torch.no_grad()
     def draw(self) -> Tensor:
@@ -228,6 +229,7 @@ class Gate(Float32Module):
         self._refresh_used()
 
     def _refresh_used(self) -> None:
+        self.state.edits += 1
         self._reserves = not self.reserved.is_meta and bool(self.reserved.any())
         self.used.copy_(self.reserved)
         if self.tasks:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from hat.units.recomputing import ENTERED
 
 MASK_MODES = ("binary", "published")
 COMPENSATIONS = ("published", "exact")
@@ -117,14 +119,23 @@ class Float32Module(nn.Module):
         return super()._apply(keep_dtype, recurse)
 
 
+class _Said(threading.local):
+    """What the open pass of one thread answers for; None if no pass is open in the thread."""
+
+    def __init__(self) -> None:  # runs once in every thread
+        self.answer: Answer | None = None
+
+    def __reduce__(self) -> tuple[type[_Said], tuple[()]]:
+        return _Said, ()
+
+
 class State(Float32Module):
     """What all gates of one model share.
 
     Attributes:
         scale: 0-d float32 buffer, the annealed `s`.
         config: how gates are learned and committed.
-        answer: what the present forward pass answers for; `LEARNING` between two passes. Only `answering` writes to
-            this attribute.
+        edits: grows whenever embeddings are drawn, or masks, places or numbers of units change.
     """
 
     scale: Tensor
@@ -132,19 +143,99 @@ class State(Float32Module):
     def __init__(self, config: GateConfig | None = None) -> None:
         super().__init__()
         self.config = config or GateConfig()
-        self.answer: Answer = LEARNING
+        self.edits = 0
+        self._said = _Said()
+        self._only_learning = True  # no pass so far has answered for anything else
+        self._elsewhere: dict[int, Answer] = {}  # by thread, what open passes answer for, if not for `LEARNING`
         self.register_buffer("scale", torch.tensor(self.config.s_max, dtype=torch.float32))
 
-    @contextmanager
-    def answering(self, answer: Answer) -> Iterator[None]:
-        """Let forward passes inside the `with` block answer for `answer`."""
-        before, self.answer = self.answer, answer
-        try:
-            yield
-        finally:
-            self.answer = before
+    @property
+    def answer(self) -> Answer:
+        """What the present forward pass of this thread answers for; `LEARNING` between two passes.
+
+        Raises:
+            RuntimeError: no pass is open in this thread, but a gradient recomputes a part of an earlier pass, and not
+                by `torch.utils.checkpoint`; or another thread has an open pass for finished tasks, of which this thread
+                may compute a part.
+        """
+        answer = self._said.answer
+        return self._answer_outside() if answer is None else answer
+
+    def answering(self, answer: Answer) -> Answering:
+        """A context manager: passes of this thread answer for `answer`, as does what a gradient recomputes of them."""
+        return Answering(self, answer)
 
     def set_progress(self, progress: float) -> None:
         """Set the scale, `s = 1/s_max + (s_max - 1/s_max) progress`, for a progress in [0, 1]; Serrà et al., eq. 3."""
         s_max = self.config.s_max
         self.scale.fill_(1 / s_max + (s_max - 1 / s_max) * progress)
+
+    def _answer_outside(self) -> Answer:
+        """The answer for a module that runs outside of a pass; see `answer`."""
+        if torch.compiler.is_compiling() or self._only_learning:
+            return LEARNING
+        if torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "state.answer: expected recomputations by torch.utils.checkpoint, got another one, of which nobody "
+                "knows the task; recompute inside `with model.state.answering(...)`"
+            )
+        if self._elsewhere:
+            raise RuntimeError(
+                "state.answer: expected the body to run in the thread of its model, got another thread while the model "
+                "answers for finished tasks; run the body inside `with model.state.answering(...)`"
+            )
+        return LEARNING
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_elsewhere": {}}  # the open passes are those of the original
+
+
+class Answering:
+    """The context manager of `State.answering`.
+
+    Args:
+        state: says what modules answer for.
+        answer: what they answer for.
+        body: the network that computes the answer, if it is known.
+        edits: `State.edits` of the pass of which a part is recomputed; None: this is the pass itself.
+    """
+
+    def __init__(
+        self, state: State, answer: Answer, body: nn.Module | None = None, *, edits: int | None = None
+    ) -> None:
+        self.state, self.answer, self.body, self.edits = state, answer, body, edits
+        self.before: Answer | None = None
+        self._notes = not torch.compiler.is_compiling()  # compiled gradients do not run modules
+
+    def __enter__(self) -> None:
+        if self.edits is not None and self.edits != self.state.edits:
+            raise RuntimeError(
+                "backward: expected the network of the forward pass, of which a checkpoint recomputes a part, got one "
+                "in which a task has begun or ended, or units have changed since; compute the gradients before that"
+            )
+        said = self.state._said
+        self.before, said.answer = said.answer, self.answer
+        if self._notes:
+            ENTERED.contexts.append(self)
+            if self.answer is not LEARNING:
+                self._tell(self.answer)
+
+    def __exit__(self, *_: object) -> None:
+        self.state._said.answer = self.before
+        if self._notes:
+            ENTERED.contexts.pop()
+            if self.answer is not LEARNING:
+                self._tell(self.before)
+
+    def again(self) -> Answering:
+        """See `hat.units.recomputing.Reopens`."""
+        return Answering(self.state, self.answer, edits=self.state.edits)
+
+    def _tell(self, answer: Answer | None) -> None:
+        """Let other threads know what this thread answers for."""
+        state, thread = self.state, threading.get_ident()
+        state._only_learning = False
+        if answer is None or answer is LEARNING:
+            state._elsewhere.pop(thread, None)
+        else:
+            state._elsewhere[thread] = answer

@@ -299,10 +299,10 @@ networks = st.one_of(mlps(), convnets(), shared(), transformers(), squeezed())
 
 
 def answer_for(module: nn.Module, answer: Answer) -> nn.Module:
-    """Let every gate answer for this, as a model does for one forward pass; see `hat.units.state.State`."""
+    """Let every gate answer for this in this thread from now on, as if one forward pass did not end."""
     for gate in module.modules():
         if isinstance(gate, hat.Gate):
-            gate.state.answer = answer
+            gate.state._said.answer = answer
     return module
 
 

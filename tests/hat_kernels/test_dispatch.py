@@ -85,7 +85,7 @@ def test_unknown_backend():
 
 
 def chosen():
-    return dispatch._Choice.requested
+    return dispatch.chosen_backend()
 
 
 def test_backend_ends_with_its_block_even_after_an_error():
@@ -102,14 +102,40 @@ def test_backends_nest():
     assert chosen() == "auto"
 
 
-def test_backend_is_of_the_whole_process():
-    """The backward pass of a GPU runs in other threads, which do not see context variables of the calling thread."""
+def test_a_thread_without_a_choice_takes_that_of_another():
+    """The backward pass of a GPU runs in threads of its own."""
     backends = []
     with hat_kernels.backend("triton"):
         thread = threading.Thread(target=lambda: backends.append(chosen()))
         thread.start()
         thread.join()
     assert backends == ["triton"]
+
+
+def test_blocks_of_two_threads_that_overlap():
+    steps, seen = [threading.Event() for _ in range(3)], {}
+
+    def first():
+        with hat_kernels.backend("reference"):
+            steps[0].set()
+            steps[1].wait()
+            seen["first"] = chosen()
+        steps[2].set()
+
+    def second():
+        steps[0].wait()
+        with hat_kernels.backend("compiled"):
+            steps[1].set()
+            steps[2].wait()
+            seen["second"] = chosen()
+
+    threads = [threading.Thread(target=run) for run in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"first": "reference", "second": "compiled"}
+    assert chosen() == "auto"
 
 
 def test_the_choice_is_traced():

@@ -51,8 +51,8 @@ def test_a_convolution_takes_in_its_activation_dropout_and_pool(pool):
     assert (network.one.activation, network.one.dropout) == ("gelu", 0.2)
     assert [node.target for node in network.graph.nodes if node.op == "call_module"] == ["one", "two"]
     h = F.gelu(F.conv2d(x, plain.one.weight, plain.one.bias))
-    network.one.gate.state.answer = OPEN
-    assert torch.equal(network.one.eval()(x), pool(h))
+    with network.one.gate.state.answering(OPEN):
+        assert torch.equal(network.one.eval()(x), pool(h))
 
 
 def test_a_pool_that_is_called_twice_stays_for_the_other_call():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -154,13 +155,106 @@ def test_statistics_of_a_batch_are_of_one_task():
         assert torch.equal(got[ids() == 1, :3], model(x[ids() == 1], task=1))
 
 
+class Wayward(nn.Module):
+    """Takes another way through the network for batches of another shape, or of other values."""
+
+    def __init__(self, choose):
+        super().__init__()
+        self.choose, self.one, self.two = choose, hat.HATLinear(4, 6), hat.HATLinear(6, 5)
+
+    def forward(self, x):
+        h = self.one(x)
+        if self.choose(h):
+            h = h + h.flip(0)
+        return self.two(h)
+
+
+def test_every_shape_is_checked():
+    model = finish(hat.HATModel(Wayward(lambda h: len(h) % 2), features=5))
+    with torch.no_grad():
+        for count, right in ((6, True), (7, False), (6, False)):
+            x, tasks = normal(count, 4), ids(count)
+            got = model(x, task=tasks)
+            assert model.mixes is right  # of all batches so far
+            for task in range(TASKS):
+                torch.testing.assert_close(got[tasks == task, : 2 + task], model(x[tasks == task], task=task))
+            assert set(model.mixing.values()) == {True, right}
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        lambda h: h.max() > 100,
+        lambda h: h.sum().item() > 100,
+        lambda h: any(row[0] > 100 for row in h.tolist()),
+        lambda h: len(h.nonzero()) > 100,
+        lambda h: (h.detach().numpy() > 100).any(),
+        lambda h: len(h[h > 100]),
+        lambda h: torch.equal(h, h + 1),
+        lambda h: len(torch.unique(h)) > 100,
+    ],
+)
+def test_a_body_that_looks_at_values_goes_in_parts(looks):
+    model, x = finish(hat.HATModel(Wayward(looks), features=5)), normal(BATCH, 4)
+    with torch.no_grad():
+        got = model(x, task=ids())
+        assert model.mixes is False
+        assert torch.equal(got[ids() == 1, :3], model(x[ids() == 1], task=1))
+
+
+MEETINGS = {
+    "roll": lambda h: h + h.roll(2, 0),
+    "last": lambda h: torch.cat([h[:-1], h[-1:] + h[:1]]),
+    "first": lambda h: torch.cat([h[:1] + h[-1:], h[1:]]),
+    "cumsum": lambda h: h.cumsum(0),
+    "softmax": lambda h: h.softmax(0),
+    "largest": lambda h: h / (1 + h.amax(0)),
+    "sorted": lambda h: h.sort(0).values,
+    "above the mean": lambda h: torch.where(h > h.mean(0), h, 0),
+    "dead": lambda h: h + torch.relu(h.mean(0) - 1000),
+    "gathered": lambda h: h[h[:, 0].argsort()],
+}
+
+
+@pytest.mark.parametrize("meet", MEETINGS)
+def test_samples_that_meet_go_in_parts(meet):
+    body = Wayward(lambda h: False)
+    body.one.register_forward_hook(lambda module, args, h: MEETINGS[meet](h))
+    model, x = finish(hat.HATModel(body, features=5)), normal(BATCH, 4)
+    with torch.no_grad():
+        got = model(x, task=ids())
+        assert model.mixes is False
+        assert torch.equal(got[ids() == 1, :3], model(x[ids() == 1], task=1))
+
+
+def test_other_threads_see_nothing_of_the_check():
+    model, x = alexnet()
+    finish(model).eval()
+    tasks, wrong = ids(), []
+    with torch.no_grad():
+        expected = model(x, task=1)
+
+    def serve():
+        with torch.no_grad():
+            wrong.extend(1 for _ in range(30) if not torch.equal(model(x, task=1), expected))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with torch.no_grad():
+        for _ in range(5):
+            model.mixing.clear()
+            model(x, task=tasks)
+    thread.join()
+    assert not wrong
+
+
 class Constant(nn.Module):
     def __init__(self):
         super().__init__()
         self.one, self.two = hat.HATLinear(4, 6), hat.HATLinear(6, 5)
 
     def forward(self, x):
-        return 0 * self.two(self.one(x)) + x.sum()
+        return torch.zeros_like(self.two(self.one(x))) + x.sum()
 
 
 def test_a_batch_on_which_all_tasks_answer_alike_shows_nothing():
@@ -196,7 +290,7 @@ def test_the_trial_leaves_no_trace(make):
     assert modes == {name: part.training for name, part in model.named_modules()}
     for name, value in model.state_dict().items():
         assert not isinstance(value, torch.Tensor) or torch.equal(value, state[name]), name
-    model.mixes = None
+    model.mixing.clear()
     with pytest.raises(Exception, match=r"x|indices|shape"):
         model(x.flatten(1)[:, :3].double(), task=ids())
     assert model.mixes is None
@@ -238,14 +332,16 @@ class Added(nn.Module):
         return self.two(self.one(x) + shift)
 
 
-@pytest.mark.parametrize("mixes", [None, False])
+@pytest.mark.parametrize("mixes", [True, False])
 def test_several_inputs(mixes):
     model = finish(hat.HATModel(Added(), features=5).double())
-    model.mixes = mixes
     x = normal(BATCH, 4).double(), normal(6).double()
     with torch.no_grad():
+        model(x, task=ids())
+        assert model.mixes is True
+        model.mixing.update(dict.fromkeys(model.mixing, mixes))
         close(model(x, task=ids()), answers(model, x, ids()))
-    assert model.mixes is (True if mixes is None else mixes)
+    assert model.mixes is mixes
 
 
 def test_gradients_in_the_inputs():
@@ -307,10 +403,10 @@ def test_the_kernels_take_it_in_the_same_passes(make):
     model, x = make()
     x, tasks = x[:3], torch.tensor([1, 0, 1])
     finish(model, 2)
-    model.mixes = True
     counts = []
     with torch.no_grad():
         expected = model(x, task=tasks)
+        assert model.mixes is True
         with hat_kernels.backend("triton"):
             for task in (tasks, 0):
                 with count_launches() as launches:

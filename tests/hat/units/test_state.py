@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -28,12 +29,54 @@ def test_an_error_ends_the_block():
     assert state.answer is LEARNING
 
 
+def in_a_thread(run):
+    """What a function returns, or the error that it raises, in another thread."""
+    results = []
+
+    def call():
+        try:
+            results.append(run())
+        except RuntimeError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_every_thread_has_its_own_answer():
+    state = State()
+
+    def another():
+        with state.answering(Finished(1)):
+            return state.answer
+
+    with state.answering(Finished(0)):
+        assert in_a_thread(another) == Finished(1)
+        assert state.answer == Finished(0)
+
+
+def test_a_thread_that_may_compute_a_part_of_a_pass_is_told():
+    state = State()
+    with state.answering(Finished(0)):
+        with state.answering(LEARNING):
+            pass
+        assert "got another thread while the model" in str(in_a_thread(lambda: state.answer))
+    assert in_a_thread(lambda: state.answer) is LEARNING
+    with state.answering(LEARNING):
+        assert in_a_thread(lambda: state.answer) is LEARNING
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
 @pytest.mark.parametrize("answer", [LEARNING, OPEN, PLAIN])
-def test_a_copy_answers_for_the_same(copied, answer):
+def test_a_copy_is_in_no_pass(copied, answer):
     state = State()
     with state.answering(answer):
-        assert copied(state).answer is answer
+        copy_of_state = copied(state)
+        assert copy_of_state.answer is LEARNING
+        with copy_of_state.answering(OPEN):
+            assert (state.answer, copy_of_state.answer) == (answer, OPEN)
 
 
 def test_every_answer_in_one_graph():
