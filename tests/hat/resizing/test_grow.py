@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
+from hat_kernels.lock import rate
 from tests.hat.conversion.checks import EPS, convert, draw_per_task, draw_units
-from tests.hat.conversion.zoo import NETWORKS
+from tests.hat.conversion.zoo import NETWORKS, Net
 from tests.hat.nets import Attention
 
 FEATURES, CLASSES, BATCH = 5, 3, 4
@@ -218,6 +219,31 @@ def test_grown_models_are_exported_without_what_joined():
     network = hat.export(model, task=1)
     assert [layer.out_features for layer in network.modules() if isinstance(layer, nn.Linear)][:2] == units
     same([network(x)], answers(model, x)[1:])
+
+
+@pytest.mark.filterwarnings("ignore::hat.CapacityWarning")
+@pytest.mark.parametrize("grown", [{"gates.a": 2}, {"gates.b": 3}, {"gates.a": 1, "gates.b": 1, "gates.c": 4}])
+def test_new_units_behind_a_concatenation_get_gradients(grown):
+    parts = {"a": nn.Linear(5, 3), "b": nn.Linear(5, 4), "c": nn.Linear(7, 6), "head": nn.Linear(6, 2)}
+    network = Net(lambda s, x: s.head(torch.tanh(s.c(torch.cat([torch.tanh(s.a(x)), torch.tanh(s.b(x))], 1)))), **parts)
+    torch.manual_seed(0)
+    x = torch.randn(8, 5)
+    model = hat.convert(network, x, config=hat.GateConfig(fold="never"))
+    model.begin_task(2)
+    with torch.no_grad():
+        for name, used in (("gates.a", 3), ("gates.b", 2), ("gates.c", 3)):
+            model.gates[name].embedding.fill_(-1)[:used] = 1
+    model.end_task()
+    model.begin_task(2)
+    model(x).square().sum().backward()  # every layer has asked once what is locked
+    model.zero_grad()
+    hat.grow(model, grown)
+    model.anneal(0.0)
+    model(x).square().sum().backward()
+    weight = model.body.network.c.weight
+    may_move = rate(model.locks()[weight], weight).expand_as(weight) == 1
+    assert (~may_move).any()
+    assert ((weight.grad != 0) | ~may_move).all()
 
 
 # ---------------------------------------------------------------- any network
