@@ -67,7 +67,7 @@ class Saved:
     state: dict[str, Any]
     promises: Promises
     units: dict[str, int]
-    optimizer: dict[str, Any] | None
+    optimizer: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
     hazards: frozenset[str]
 
 

@@ -35,7 +35,9 @@ class Save(Action):
 
     def perform(self, world: World, rng: random.Random) -> None:
         state = copy.deepcopy(world.model.state_dict())
-        optimizer = None if world.optimizer is None else copy.deepcopy(world.optimizer.state_dict())
+        optimizer = None
+        if world.optimizer is not None:
+            optimizer = type(world.optimizer), copy.deepcopy(world.optimizer.state_dict())
         kept = Saved(state, dict(world.promises), world.units(), optimizer, frozenset(world.hazards | world.untold))
         world.saved = [*world.saved[1 - _MOST_SAVED :], kept]
 
@@ -60,6 +62,7 @@ class LoadLiving(Action):
     """A saved state goes into the living model, whose optimizer lives on or gets its saved state, too."""
 
     name = "load-living"
+    refusals = ((ValueError, "parameter group|state: expected"),)
     may_stop = True
 
     def possible(self, world: World) -> bool:
@@ -78,11 +81,10 @@ class LoadLiving(Action):
         optimizer = rng.choice(["none", "living", "loaded"])
         if optimizer == "none":
             world.optimizer = None
-        elif optimizer == "loaded" and world.optimizer is not None and saved.optimizer is not None:
-            try:
-                world.optimizer.load_state_dict(saved.optimizer)
-            except (ValueError, KeyError):  # of another optimizer
-                world.optimizer = None
+        elif optimizer == "loaded" and saved.optimizer is not None:
+            kind, state = saved.optimizer
+            if type(world.optimizer) is kind:
+                world.optimizer.load_state_dict(state)
 
 
 class LoadPart(Action):
