@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
@@ -53,8 +54,9 @@ def _lives(seeds: range, jobs: int) -> tuple[dict[str, Any], bool]:
     """Play the sequences of these seeds, and print what is found. Returns a summary, and whether anything is wrong."""
     actions: Counter[str] = Counter()
     findings: dict[str, list[tuple[int, Finding]]] = {}
-    with multiprocessing.get_context("fork").Pool(jobs, torch.set_num_threads, (1,)) as pool:
-        for seed, (finding, steps) in zip(seeds, pool.imap(live, seeds, chunksize=4), strict=True):
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:  # raises if a process crashes
+        for seed, (finding, steps) in zip(seeds, pool.map(live, seeds, chunksize=4), strict=True):
             actions.update(step.action for step in steps)
             if finding is not None:
                 findings.setdefault(finding.kind, []).append((seed, finding))

@@ -7,6 +7,7 @@ import random
 import torch
 
 import hat
+from hat.optim.guard import locker_of
 from tests.soak.actions.base import Action
 from tests.soak.optimizers import head_in
 from tests.soak.world import Broken, World
@@ -57,7 +58,7 @@ class End(Action):
 
 
 class Grow(Action):
-    """Units join all gates, or one."""
+    """Units join all gates, or one. An optimizer without a guard cannot follow; a fused one would crash."""
 
     name = "grow"
     refusals = ((ValueError, "cannot grow"),)
@@ -68,6 +69,8 @@ class Grow(Action):
 
     def perform(self, world: World, rng: random.Random) -> None:
         world.grows = True
+        if locker_of(world.optimizer) is None:
+            world.optimizer = None
         one = {rng.choice(list(world.model.gates)): rng.randint(1, 3)}
         hat.grow(world.model, rng.choice([1, 2, 0.3, one, one]))
 
