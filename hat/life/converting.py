@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from hat.conversion.api import convert_body
 from hat.life.model import HATModel
+from hat.network.processes import ProcessGroup
+from hat.network.sharded import refuse_sharded
 from hat.units.state import GateConfig
 
 PRETRAINED = ("free", "locked")
@@ -23,6 +25,7 @@ def convert(
     pretrained: str = "free",
     per_head: bool = False,
     config: GateConfig | None = None,
+    process_group: ProcessGroup | Literal["default"] | None = "default",
 ) -> HATModel:
     """Make a network learn one task after another and forget nothing (Serrà et al., ICML 2018).
 
@@ -43,6 +46,7 @@ def convert(
             `"locked"`: no task may change it; tasks learn which units to use, their norms and their heads.
         per_head: one unit for each head of attention, instead of one for each of its dimensions.
         config: how gates are learned and committed; by default `GateConfig()`.
+        process_group: the processes that hold the same model, see `hat.HATModel`.
 
     Returns:
         A model whose body is the converted network; see `hat.summary`.
@@ -50,15 +54,18 @@ def convert(
     Raises:
         ConversionError: something in the network cannot be converted. The message names the place, the reason and what
             to write instead.
-        TypeError: `module` is not a module, `filter` is not a function, or `config` is not a `GateConfig`.
+        TypeError: `module` is not a module, `filter` is not a function, `config` is not a `GateConfig`, `process_group`
+            is no group, or a parameter is spread over several processes, as by `fully_shard`.
         ValueError: an option is out of range, or the network or the example has no values.
     """
     if pretrained not in PRETRAINED:
         raise ValueError(f"pretrained: expected one of {PRETRAINED}, got {pretrained!r}")
     if config is not None and not isinstance(config, GateConfig):
         raise TypeError(f"config: expected a hat.GateConfig, got {type(config).__name__}")
+    if isinstance(module, nn.Module):
+        refuse_sharded(module.named_parameters, "module")
     body = convert_body(module, example_input, head=head, filter=filter, per_head=per_head)
-    model = HATModel(body, config=config)
+    model = HATModel(body, config=config, process_group=process_group)
     if pretrained == "locked":
         for gate in model.gates.values():
             gate.reserve()

@@ -26,6 +26,7 @@ from hat.network import moving
 from hat.network.heads import ForgottenHead
 from hat.network.interrupt import interrupt_waits
 from hat.network.reading import read_by_head, stacks
+from hat.network.replicas import agree_to_change, share_change
 from hat.units.buffers import foreign
 from hat.units.gate import Gate
 from hat.units.locks import unlocked
@@ -52,6 +53,9 @@ def forget(model: HATModel, task: int) -> None:
     If the random number generator is seeded before the call, free elements get the same bits whatever the task has
     learned. After the last task is forgotten, the whole `state_dict` does, except buffers that no method resets.
 
+    With a process group, all its processes call this together, and the values that the first process draws are
+    everyone's.
+
     Units that become free between locked units keep their place, and the next tasks take them first. Until then, only
     the locked units in front of them save work.
 
@@ -70,8 +74,11 @@ def forget(model: HATModel, task: int) -> None:
         RuntimeError: a task is being learned.
         TypeError: `model` is not a `HATModel`, or `task` is not an int.
         ValueError: there is no such task, the task is forgotten already, or a gate has no mask of the task.
+        RuntimeError: another process of the model's group does not come, calls something else or has other parameters.
     """
-    _check(model, task)
+    if not isinstance(model, HATModel):
+        raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
+    agree_to_change(model, f"hat.forget of task {task}", lambda: _check(model, task))
     values = drawn(_modules(model))  # all before the first change: an error here changes nothing
     with torch.no_grad(), interrupt_waits():
         removed = _remove(model, task)
@@ -84,12 +91,11 @@ def forget(model: HATModel, task: int) -> None:
         for module in per_task(model.body).values():
             module.begin_task()
         moving.renew(model, removed)
+    share_change(model, f"hat.forget of task {task}")
 
 
 def _check(model: HATModel, task: int) -> None:
     """Refuse arguments with which `forget` cannot work; see there."""
-    if not isinstance(model, HATModel):
-        raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
     if model.learning:
         raise RuntimeError(f"forget: task {model.task} is still being learned; call end_task() first")
     model.check_task(task, finished=True)

@@ -18,6 +18,7 @@ from hat.network.heads import heads_for, read_extra_state
 from hat.network.interrupt import interrupt_waits
 from hat.network.mixing import mixed
 from hat.network.network import Network
+from hat.network.replicas import agree_to_begin, agree_to_end, share_beginning
 from hat.resizing.grow import grow_to
 from hat.units.locks import gates, unlocked
 from hat.warnings import CapacityWarning
@@ -48,6 +49,11 @@ class HATModel(Network):
         outputs: the gate whose units the features are, channel-major if each unit is several features in a row; by
             default the gate at the end of a converted body. If no gate is known, its units keep their places.
         config: how gates are learned and committed; by default `GateConfig()`.
+        process_group: the processes that hold the same model and call `begin_task`, `end_task`, `hat.forget` and
+            `hat.grow` together. `"default"`: all processes, if `torch.distributed` is initialised at the time of the
+            call; a process group of `torch.distributed`; or None: this process has the model for itself. A copy has the
+            same group. In a pickle, and so after `torch.load` of a whole model, a group is `"default"`. The attribute
+            `process_group` can be set later.
 
     Attributes:
         heads: one linear layer per task; a module without tensors for a forgotten task.
@@ -55,8 +61,10 @@ class HATModel(Network):
         learning: a task has begun and not ended. For the other attributes see `Network`.
 
     Raises:
+        TypeError: a parameter is spread over several processes, as by `fully_shard`; or `process_group` is no group.
         ValueError: the body has no gate; or it has running statistics that no task could keep for itself, see
-            `hat.HATBatchNorm2d`; or the units of `outputs` do not divide the features.
+            `hat.HATBatchNorm2d`; or the units of `outputs` do not divide the features; or this process is not in the
+            group.
     """
 
     @property
@@ -70,6 +78,9 @@ class HATModel(Network):
         Every gate draws a fresh embedding, the tensors of the task's own get their initial values, the task gets a new
         head, and the model goes to training mode.
 
+        With a process group, all its processes call this together, and the values of its first process are everyone's:
+        embeddings, head and first per-task values, and all parameters and buffers before the first task.
+
         Args:
             classes: the number of classes, or their names.
 
@@ -80,18 +91,21 @@ class HATModel(Network):
             RuntimeError: another task is being learned.
             TypeError: `classes` is neither a number nor a sequence of names.
             ValueError: there is no class, or two classes have the same name.
+            RuntimeError: another process does not come within the timeout of the group, calls something else, or has
+                other values in what finished tasks have trained. The message names the process and the tensor. The
+                task has not begun then, in no process.
         """
-        if self.learning:
-            raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
-        names = _names(classes)
+        names = agree_to_begin(self, lambda: self._check_begin(classes))
         self.look_again()
         self._warn_if_full()
-        self.heads.append(self._draw_head(len(names)))
+        head = self._draw_head(len(names))
+        for part in self.parts():
+            part.begin_task()
+        share_beginning(self, head)
+        self.heads.append(head)
         self.classes.append(names)
         self.learning = True
         self.freeze()  # needed before the first task, too, if units are reserved
-        for part in self.parts():
-            part.begin_task()
         return self.train().task
 
     def anneal(self, progress: float) -> None:
@@ -145,15 +159,20 @@ class HATModel(Network):
         Units that move take their weights, gradients and optimizer states along; see `hat.network.moving`.
         `Gate.origin` says where each unit lay at first. No unit moves if `GateConfig.locked_first` is off.
 
+        With a process group, all its processes call this together, with the same parameters. Running statistics, which
+        every process has from its own samples, are taken from the first process.
+
         Returns:
             The id of the task that ended.
 
         Raises:
             RuntimeError: no task is being learned.
             ValueError: an embedding, a weight or a statistic is not finite. No mask is committed then.
+            RuntimeError: another process of the group does not come within the timeout of the group, calls something
+                else, or has another parameter, mask or order of units. The message names the process and the tensor. No
+                process commits a mask then.
         """
-        task = self.task
-        self._check_finite()
+        task = agree_to_end(self, self._check_end)
         used_before = {gate: gate.used > 0.5 for gate in self.gates.values()}
         blocks_before = self.blocks()
         with interrupt_waits():  # a half-moved network would compute another function
@@ -245,6 +264,18 @@ class HATModel(Network):
         """Make the heads that the state has, before the state is loaded into them."""
         self.heads = heads_for(self.heads, state_dict, prefix, self._make_head)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _check_begin(self, classes: int | Sequence[str]) -> tuple[str, ...]:
+        """The names of the classes of a task that may begin now. For the errors see `begin_task`."""
+        if self.learning:
+            raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
+        return _names(classes)
+
+    def _check_end(self) -> int:
+        """The id of the current task, if it may end now. For the errors see `end_task`."""
+        task = self.task
+        self._check_finite()
+        return task
 
     def _check_finite(self) -> None:
         """Refuse to commit a task with NaN or inf, which would be locked and reach every task, as 0 * NaN is NaN.

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from hat.network import data_parallel
 from hat.network.copying import copied
+from hat.network.processes import Processes, ProcessGroup
+from hat.network.sharded import refuse_sharded
 from hat.units.blocks import Block
 from hat.units.buffers import Pass, frozen
 from hat.units.gate import Gate
@@ -37,6 +41,7 @@ class Network(nn.Module):
         features: the width of the features.
         outputs: the gate whose units the features are, or None.
         learning: a task has begun and not ended.
+        processes: the processes that hold the model together.
     """
 
     outputs: Gate | None
@@ -48,8 +53,11 @@ class Network(nn.Module):
         features: int | None = None,
         outputs: Gate | None = None,
         config: GateConfig | None = None,
+        process_group: ProcessGroup | Literal["default"] | None = "default",
     ) -> None:
         super().__init__()
+        refuse_sharded(body.named_parameters, "body")
+        self.processes = Processes(process_group)
         self.state = State(config)
         self.body = body
         self.heads = nn.ModuleList()
@@ -70,6 +78,15 @@ class Network(nn.Module):
     def config(self) -> GateConfig:
         """How gates are learned and committed."""
         return self.state.config
+
+    @property
+    def process_group(self) -> ProcessGroup | Literal["default"] | None:
+        """The processes that hold the same model, see `hat.HATModel`. May be set between two calls."""
+        return self.processes.group
+
+    @process_group.setter
+    def process_group(self, group: ProcessGroup | Literal["default"] | None) -> None:
+        self.processes = Processes(group)
 
     # -- gates, heads and tasks ------------------------------------------------------------------------------------
 
@@ -238,6 +255,7 @@ class Network(nn.Module):
         Gradients that they still have are dropped, because weight decay and momentum would follow them. The memory that
         is kept for the next gradients of the body is released.
         """
+        data_parallel.note_change()
         for parameter in self.frozen_parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -261,6 +279,8 @@ class Network(nn.Module):
         Raises:
             ValueError: the body gives another number of features than `features`.
         """
+        if DistributedDataParallel._active_ddp_module is not None:
+            data_parallel.follow()
         body = self.body
         with Pass(self.state, answer, body):
             if self._keeps_buffers():

@@ -12,6 +12,7 @@ from torch import Tensor
 from hat.layers.updaters import claim
 from hat.life.model import HATModel
 from hat.network.moving import Blocks, follow
+from hat.network.sharded import refuse_sharded
 from hat.optim.bounds import Bounds, Grown
 from hat.optim.clip import clip
 from hat.optim.standins import drop_finished
@@ -84,6 +85,7 @@ class LockedOptimizer(torch.optim.Optimizer):
         model: its locks count; by default the model that `params` comes from.
 
     Raises:
+        TypeError: a parameter is spread over several processes, as by `fully_shard`.
         ValueError: an option is out of range, or the parameters belong to no model.
     """
 
@@ -98,6 +100,7 @@ class LockedOptimizer(torch.optim.Optimizer):
             raise ValueError("params: expected model.task_parameters(), or model=..., got parameters of no HATModel")
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"max_norm: expected > 0, got {max_norm}")
+        refuse_sharded(model.named_parameters, "params")
         self._model, self._max_norm, self._bounds = model, max_norm, Bounds()
         super().__init__(params, defaults)
         follow(model, self)

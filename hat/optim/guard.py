@@ -17,6 +17,7 @@ from hat.layers.updaters import claim
 from hat.life.model import HATModel
 from hat.network.interrupt import interrupt_waits
 from hat.network.moving import Blocks, follow
+from hat.network.sharded import refuse_sharded
 from hat.optim.clip import keep_finite_, tame_
 from hat.optim.standins import StandIns, can_stand_in, can_stand_in_whole, drop_finished, moved
 from hat.units.blocks import Block
@@ -56,12 +57,14 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
     Raises:
         ValueError: no parameter of the optimizer belongs to the model, the optimizer is already guarded, or `max_norm`
             is not positive.
-        TypeError: the optimizer is one of `hat.optim`, which need no guard.
+        TypeError: the optimizer is one of `hat.optim`, which need no guard; or a parameter is spread over several
+            processes, as by `fully_shard`.
     """
     if getattr(optimizer, "locks_itself", False):
         raise TypeError(f"optimizer: {type(optimizer).__name__} of hat.optim locks by itself, no guard needed")
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"max_norm: expected > 0, got {max_norm}")
+    refuse_sharded(model.named_parameters, "model")
     model_ids = {id(p) for p in model.parameters()}
     if not any(id(p) in model_ids for p in _parameters(optimizer)):
         raise ValueError("optimizer: expected parameters of the model, got none")

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from hat.conversion.body import Converted
 from hat.conversion.trials import vary
-from hat.network import moving
+from hat.network import data_parallel, moving
 from hat.network.interrupt import interrupt_waits
 from hat.network.movable import segments
 from hat.network.network import Network
+from hat.network.replicas import agree_to_change, share_change
 from hat.resizing.fitting import first_units, fit, fix, needed
 from hat.resizing.resize import resize
 from hat.resizing.trial import misfits
@@ -52,6 +53,9 @@ def grow(model: Network, by: By) -> dict[str, int]:
     number of new units, and gates that are divided together grow together. So a few more units may join than were asked
     for.
 
+    With a process group, all its processes call this together, and the values that the first process draws are
+    everyone's.
+
     Args:
         model: the model, at any time except between a forward pass and its backward pass.
         by: how many units every gate gets: an int > 0, or a float > 0 for a share of its present units. Or a mapping
@@ -66,6 +70,7 @@ def grow(model: Network, by: By) -> dict[str, int]:
             gate cannot grow if it is not known what uses its units, or if the network would compute something else. The
             model is unchanged then. Without a mapping, gates that cannot grow stay as they are, with a
             `CapacityWarning`.
+        RuntimeError: another process of the model's group does not come, calls something else or has other parameters.
     """
     if not isinstance(model, Network):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
@@ -112,11 +117,14 @@ def grow_what_can(model: Network, units_to_add: Mapping[str, int]) -> dict[str, 
 def _grown(model: Network, counts: Tensor) -> dict[str, int]:
     """Grow the model; returns how many units have joined each gate that has grown, by the name of the gate."""
     joined = {name: added for name, added in _joined(model, counts).items() if added}
+    agree_to_change(model, "hat.grow", lambda: joined)
     if joined:
         before = model.blocks()
         with interrupt_waits():  # a half-grown network cannot be computed
             resized = resize(model, counts)
             moving.tell(model, resized.changes, before, resized.before)
+            data_parallel.follow_shapes(model)
+        share_change(model, "hat.grow")
     return joined
 
 
@@ -137,6 +145,7 @@ def grow_to(model: Network, units: Mapping[str, int]) -> bool:
     if any(joined[name] != missing.get(name, 0) for name in joined):
         return False
     resize(model, counts)
+    data_parallel.follow_shapes(model)
     return True
 
 
