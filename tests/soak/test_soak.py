@@ -14,7 +14,7 @@ from tests.soak.sequences import Step, live, replay, shrunk
 from tests.soak.world import World
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::hat.CapacityWarning")]
-SEEDS = range(48)
+SEEDS = range(32)
 
 
 @pytest.mark.parametrize("first", range(0, len(SEEDS), 8))
@@ -26,7 +26,7 @@ def test_finished_tasks_keep_their_answers_or_the_user_is_told(first: int) -> No
 
 def test_a_killed_run_ends_like_one_that_is_not_killed() -> None:
     runs.warm_up()
-    for train, ranks, number in ((runs.with_trainer, 1, 3), (runs.in_processes, runs.RANKS, 2)):
+    for train, ranks, number in ((runs.with_trainer, 1, 2), (runs.in_processes, runs.RANKS, 1)):
         killed = kill_and_resume(train, ranks=ranks, runs=number, seed=0)
         assert all(run.kills and not run.wrong for run in killed), killed
 
@@ -56,8 +56,3 @@ def test_a_sequence_is_the_same_again() -> None:
     (one, steps), (other, again) = live(3), live(3)
     assert steps == again
     assert (one is None) == (other is None)
-
-
-def test_every_action_is_drawn() -> None:
-    drawn = {step.action for seed in range(60) for step in live(seed)[1]}
-    assert drawn >= {name for name in ACTIONS if not name.startswith("stop-")} - {"write", "average", "train-threads"}
