@@ -18,6 +18,7 @@ from hat.life.model import HATModel
 from hat.network.tolerance import LAYERS, difference
 from hat.resizing.fitting import UnexplainedError
 from hat.resizing.shrink import shrunk
+from hat.tracing.graph_module import GraphModule, loads_as_code
 from hat.tracing.untouched import evaluating
 
 
@@ -195,7 +196,9 @@ def _graph(network: fx.GraphModule, exporter: Exporter) -> fx.GraphModule:
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
             values[node].target = attention
             values[node].meta["is_wrapped"] = True  # unpickling traces the graph again, but not into `attention`
-    plain_graph = fx.GraphModule(root, graph, class_name="TaskBody")
+    # Code can be loaded without this library, nodes cannot.
+    make = fx.GraphModule if loads_as_code(root, graph) else GraphModule
+    plain_graph = make(root, graph, class_name="TaskBody")
     plain_graph.graph.eliminate_dead_code()
     plain_graph.recompile()
     return plain_graph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, Literal
 
 from torch import nn
@@ -24,16 +25,23 @@ def convert(
     filter: Callable[[nn.Module, str], bool] | None = None,
     pretrained: str = "free",
     per_head: bool = False,
+    copy: bool = False,
     config: GateConfig | None = None,
     process_group: ProcessGroup | Literal["default"] | None = "default",
 ) -> HATModel:
     """Make a network learn one task after another and forget nothing (Serrà et al., ICML 2018).
 
+    The network itself is used up: the model trains its parameters, moves its units, and changes their number. Call the
+    model from now on, not the network; or pass `copy=True`, which leaves the network as it is.
+
     The network runs on the example, and the calls that it makes are recorded. The units of its layers are followed
     through the recorded graph, and every axis of units gets one gate. Layers whose outputs are summed share a gate.
     Gates of concatenated outputs lie side by side. Every task gets norms of its own. The parameters of all other layers
-    are shared with the network, not copied, and are locked where finished tasks use them. With open gates the model
-    computes what the network computes.
+    are shared with the network, and are locked where finished tasks use them. With open gates the model computes what
+    the network computes.
+
+    Parameters that are frozen (`requires_grad` False), as the base under adapters, are not trained. Their units keep
+    their places as long as the model remembers a task, so that they keep every bit.
 
     Args:
         module: any network that returns one tensor. The model keeps its mode, dtype and device.
@@ -45,6 +53,7 @@ def convert(
         pretrained: `"free"`: tasks may change what the network has learned so far, until a finished task uses it.
             `"locked"`: no task may change it; tasks learn which units to use, their norms and their heads.
         per_head: one unit for each head of attention, instead of one for each of its dimensions.
+        copy: convert a deep copy of the network, and leave the network itself as it is.
         config: how gates are learned and committed; by default `GateConfig()`.
         process_group: the processes that hold the same model, see `hat.HATModel`.
 
@@ -64,6 +73,8 @@ def convert(
         raise TypeError(f"config: expected a hat.GateConfig, got {type(config).__name__}")
     if isinstance(module, nn.Module):
         refuse_sharded(module.named_parameters, "module")
+    if copy:
+        module = deepcopy(module)
     body = convert_body(module, example_input, head=head, filter=filter, per_head=per_head)
     model = HATModel(body, config=config, process_group=process_group)
     if pretrained == "locked":

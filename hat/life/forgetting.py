@@ -61,7 +61,7 @@ def forget(model: HATModel, task: int) -> None:
 
     Not drawn anew are:
 
-    - a parameter along a gate that the user has frozen (`requires_grad` False), because no task trains it;
+    - a parameter that the user has frozen (`requires_grad` False), because no task trains it;
     - a buffer that no method of its module resets, as a hand-written average or the vectors of a spectral norm: write
       into the buffer what it should start from;
     - while another task remains, what all tasks share as the first task left it: parameters along no gate, and buffers.
@@ -152,11 +152,9 @@ def _renew(model: HATModel, values: Mapping[Tensor, Tensor]) -> None:
     if not still_holds:
         buffers = {buffer for _, _, buffer in foreign(model.body).values()}
         along_no_gate = unlocked(model.body).values()
-        for tensor in [*along_no_gate, *buffers]:
+        for tensor in [*filter(model.frozen.may_thaw, along_no_gate), *buffers]:
             if tensor in values:
                 tensor.copy_(values[tensor])
-        for parameter in along_no_gate:
-            parameter.requires_grad_(True)
     for parameter in model.body.parameters():
         parameter.grad = None
     model.freeze()

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 import hat_kernels
 from hat.network import moving
+from hat.network.frozen import keep_frozen_in_place
 from hat.network.heads import heads_for, read_extra_state
 from hat.network.interrupt import interrupt_waits
 from hat.network.mixing import mixed
 from hat.network.network import Network
 from hat.network.replicas import agree_to_begin, agree_to_end, share_beginning
 from hat.resizing.grow import grow_to
-from hat.units.locks import gates, unlocked
+from hat.units.locks import gates
 from hat.warnings import CapacityWarning
 
 
@@ -105,7 +106,9 @@ class HATModel(Network):
         self.heads.append(head)
         self.classes.append(names)
         self.learning = True
-        self.freeze()  # needed before the first task, too, if units are reserved
+        if not self._remembers:
+            keep_frozen_in_place(self.gates.values())
+        self.freeze_more()  # needed before the first task, too, if units are reserved
         return self.train().task
 
     def anneal(self, progress: float) -> None:
@@ -147,7 +150,7 @@ class HATModel(Network):
             RuntimeError: no task is being learned.
         """
         self.require_learning("task_parameters")
-        shared = [p for p in self.body.parameters() if p.requires_grad]
+        shared = [p for p in self.body.parameters() if p.requires_grad and id(p) not in self.frozen.parameters]
         return TaskParameters([*shared, *self.head.parameters()], self)
 
     def end_task(self) -> int:
@@ -172,14 +175,15 @@ class HATModel(Network):
                 else, or has another parameter, mask or order of units. The message names the process and the tensor. No
                 process commits a mask then.
         """
-        task = agree_to_end(self, self._check_end)
+        task, head = agree_to_end(self, self._check_end), self.head
         used_before = {gate: gate.used > 0.5 for gate in self.gates.values()}
         blocks_before = self.blocks()
         with interrupt_waits():  # a half-moved network would compute another function
             for part in self.parts():
                 part.commit()
             self.learning = False
-            self.freeze()
+            self.freeze_more(head)
+            self.frozen.switch_off()
             self.eval()
             moving.move(self, used_before if self.config.locked_first else {}, blocks_before)
         for name, gate in self.gates.items():
@@ -228,9 +232,6 @@ class HATModel(Network):
         self.learning = bool(saved["learning"])
         self.classes = [tuple(names) for names in saved["classes"]]
         self._forgotten = set(saved["forgotten"])
-        for parameter in [*self.heads.parameters(), *unlocked(self.body).values()]:
-            parameter.requires_grad_(True)  # a head that was frozen before the load may be the current one after it
-        self.freeze()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state, see `torch.nn.Module.load_state_dict`. A state that does not fit leaves the model unchanged.
@@ -283,7 +284,12 @@ class HATModel(Network):
         Raises:
             ValueError: names the first tensor that is not finite.
         """
-        learned = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        learned = [
+            (f"{path}.{name}" if path else name, p)
+            for path, module in self.named_modules_in_use()
+            for name, p in module.named_parameters(recurse=False)
+            if p.requires_grad and id(p) not in self.frozen.parameters
+        ]
         current_of_task = [
             (f"body.{path}.{name}" if path else f"body.{name}", values)
             for path, module in self._per_task.items()

@@ -57,7 +57,8 @@ def _alone(model: Network, complete: set[Gate]) -> list[Gate]:
             gate's units the features are.
     """
     gates = list(model.gates.values())
-    owners_of, shared = owners(model), _shared(gates)
+    owners_of, shared = owners(module for _, module in model.named_modules_in_use()), _shared(gates)
+    shared |= _read_by_finished_heads(model)
     known_gates = [gate for gate in gates if gate in complete or (gate.complete and model.outputs is not None)]
     return [gate for gate in known_gates if gate not in shared and _is_alone(gate, owners_of)]
 
@@ -102,6 +103,12 @@ def _shared(gates: Sequence[Gate]) -> set[Gate]:
             if member.parameter is not None and member.places is None:  # no two gates lie at the same `places`
                 gates_by_dimension.setdefault((member.parameter, member.dim), set()).add(gate)
     return {gate for gates_there in gates_by_dimension.values() if len(gates_there) > 1 for gate in gates_there}
+
+
+def _read_by_finished_heads(model: Network) -> set[Gate]:
+    """The gates along which a parameter lies that is also a parameter of the head of a finished task."""
+    frozen_along_gates = {parameter for parameter in model.blocks() if id(parameter) in model.frozen.parameters}
+    return {gate for gate in model.gates.values() for along in gate.members if along.parameter in frozen_along_gates}
 
 
 def _is_alone(gate: Gate, owners_of: Mapping[Tensor, set[Owner]]) -> bool:

@@ -93,7 +93,7 @@ def move(model: Network, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
         stay: [units] bool for every gate that may be moved, the units that earlier tasks use.
         before: the blocks of the parameters before the task was committed.
     """
-    orders = {gate: new for gate in movable(model) if gate in stay and (new := order(gate, stay[gate])) is not None}
+    orders = {gate: new for gate in _may_move(model) if gate in stay and (new := order(gate, stay[gate])) is not None}
     changes = changes_of(orders)
     if model.outputs is not None and model.outputs in orders:
         changes |= _heads(model, model.outputs, orders[model.outputs])
@@ -105,7 +105,7 @@ def move(model: Network, stay: Mapping[Gate, Tensor], before: Blocks) -> None:
 def settle(model: Network) -> None:
     """Put the free units back into their first order. Their order would tell which of them a forgotten task used."""
     orders = {}
-    for gate in movable(model):
+    for gate in _may_move(model):
         places = torch.arange(gate.units)
         free, origin = (gate.free == 1).cpu(), gate.origin.cpu()
         for segment in segments(gate):
@@ -114,6 +114,10 @@ def settle(model: Network) -> None:
         if not torch.equal(places, torch.arange(gate.units)):
             orders[gate] = places.to(gate.origin.device)
     rearrange(orders, changes_of(orders))
+
+
+def _may_move(model: Network) -> list[Gate]:
+    return [gate for gate in movable(model) if not gate.keeps_places]
 
 
 def order(gate: Gate, stay: Tensor) -> Tensor | None:

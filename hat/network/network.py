@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hat.network import data_parallel
 from hat.network.copying import copied
+from hat.network.frozen import Frozen, keep_frozen_in_place
 from hat.network.processes import Processes, ProcessGroup
 from hat.network.sharded import refuse_sharded
 from hat.units.blocks import Block
@@ -41,6 +42,7 @@ class Network(nn.Module):
         features: the width of the features.
         outputs: the gate whose units the features are, or None.
         learning: a task has begun and not ended.
+        frozen: the parameters that no task trains any more, whatever their `requires_grad` says.
         processes: the processes that hold the model together.
     """
 
@@ -64,6 +66,7 @@ class Network(nn.Module):
         self.classes: list[tuple[str, ...]] = []
         self.learning = False
         self._forgotten: set[int] = set()
+        self.frozen = Frozen()
         self._gates, self._per_task = gates(body), per_task(body)
         self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
         self._mixing: tuple[int, dict[Hashable, bool]] = (-1, {})  # State.edits, and what was found since, by kind
@@ -73,6 +76,8 @@ class Network(nn.Module):
         self.__dict__["outputs"] = self._find_outputs(outputs)  # a module of the body, not of this one
         for part in self.parts():
             part.share(self.state)
+        keep_frozen_in_place(self.gates.values())
+        self.register_load_state_dict_post_hook(_freeze)
 
     @property
     def config(self) -> GateConfig:
@@ -222,7 +227,7 @@ class Network(nn.Module):
     def locks(self) -> dict[Tensor, Lock | None]:
         """The lock of every shared parameter; None if nothing of the parameter is locked.
 
-        A frozen parameter is not here: it has `requires_grad` False, see `frozen_parameters`.
+        A frozen parameter is not here, see `frozen_parameters`.
         """
         return {p: lock if self.holds else None for p, lock in locks(self.body).items()}
 
@@ -231,8 +236,9 @@ class Network(nn.Module):
         # Every step asks for the blocks, but they change only when a task ends. The key is all that they depend on.
         key = (self.tasks, *(number for gate in self.gates.values() for number in gate.identity()))
         if self._blocks[0] != key:
-            holds, sides_by_parameter = self.holds, sides(self.body).items()
-            self._blocks = key, {p: side.blocks(p) if holds else [Block()] for p, side in sides_by_parameter}
+            holds, frozen, sides_by_parameter = self.holds, self.frozen.parameters, sides(self.body).items()
+            movable = {p: side.blocks(p) if holds else [Block()] for p, side in sides_by_parameter}
+            self._blocks = key, {p: [] if id(p) in frozen else blocks for p, blocks in movable.items()}
         return self._blocks[1]
 
     def active_locks(self) -> dict[Tensor, Lock]:
@@ -243,24 +249,48 @@ class Network(nn.Module):
     def frozen_parameters(self) -> list[nn.Parameter]:
         """The parameters that no task may train any more.
 
-        These are the heads of finished tasks and, after the first task, all parameters along no gate.
+        These are the heads of finished tasks and, after the first task, all parameters along no gate. They are found
+        anew; `frozen` keeps them.
         """
         heads = self.heads[: len(self.heads) - self.learning]
-        along_no_gate = unlocked(self.body).values() if self.holds else ()
-        return [*heads.parameters(), *along_no_gate]
+        return [*heads.parameters(), *self._frozen_of_body()]
 
     def freeze(self) -> None:
-        """Switch off the gradients of frozen parameters.
+        """Keep in `frozen` what is frozen now, and switch off its gradients, see `Frozen`.
 
-        Gradients that they still have are dropped, because weight decay and momentum would follow them. The memory that
-        is kept for the next gradients of the body is released.
+        What this model itself has frozen before, and what is not frozen any more, is trained again.
         """
-        data_parallel.note_change()
-        for parameter in self.frozen_parameters():
-            parameter.requires_grad_(False)
-            parameter.grad = None
-        for parameter in self.body.parameters():
-            release(parameter)
+        self.frozen.become(self.frozen_parameters())
+        self._blocks = ((), {})
+        self._release()
+
+    def freeze_more(self, *heads: nn.Module) -> None:
+        """As `freeze`, when a task begins or ends: no loop runs through the heads of all finished tasks.
+
+        Args:
+            heads: of tasks that have just been finished.
+        """
+        self.frozen.add([*(p for head in heads for p in head.parameters()), *self._frozen_of_body()])
+        self._release()
+
+    def named_modules_in_use(self) -> Iterator[tuple[str, nn.Module]]:
+        """(name, module) as of `named_modules`, without the heads of finished tasks, whose number grows."""
+        yield "", self
+        for name, child in self.named_children():
+            if child is not self.heads:
+                yield from child.named_modules(prefix=name)
+        if self.learning:
+            yield from self.head.named_modules(prefix=f"heads.{self.task}")
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode as `torch.nn.Module.train`, but the heads of earlier tasks stay in evaluation mode."""
+        if not isinstance(mode, bool):
+            raise ValueError(f"mode: expected a bool, got {mode!r}")
+        self.training = self.heads.training = mode
+        last_head = [self.heads[-1]] if len(self.heads) else []
+        for child in [*(child for child in self.children() if child is not self.heads), *last_head]:
+            child.train(mode)
+        return self
 
     def capacity(self) -> dict[str, float]:
         """The share of used units in [0, 1] of every gate by name."""
@@ -307,6 +337,16 @@ class Network(nn.Module):
         """Whether there is a finished task that is not forgotten."""
         return self.tasks > len(self._forgotten)  # no loop over the tasks, because every step asks
 
+    def _frozen_of_body(self) -> Iterable[nn.Parameter]:
+        """The parameters of the body that are frozen: all along no gate, after the first task."""
+        return unlocked(self.body).values() if self.holds else ()
+
+    def _release(self) -> None:
+        """Release the memory that is kept for the next gradients of the body, because other gradients come now."""
+        data_parallel.note_change()
+        for parameter in self.body.parameters():
+            release(parameter)
+
     def _check_body(self) -> None:
         if not self.gates:
             raise ValueError("body: expected at least one gated layer or hat.Gate, got none")
@@ -341,3 +381,9 @@ class Network(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_blocks": ((), {})}  # the key holds addresses, which differ in a copy
+
+
+def _freeze(network: nn.Module, _: Any) -> None:
+    """Freeze what is frozen after a load; the hook of every load, also of a module that holds the network."""
+    assert isinstance(network, Network)
+    network.freeze()

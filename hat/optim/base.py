@@ -15,7 +15,7 @@ from hat.network.moving import Blocks, follow
 from hat.network.sharded import refuse_sharded
 from hat.optim.bounds import Bounds, Grown
 from hat.optim.clip import clip
-from hat.optim.standins import drop_finished
+from hat.optim.groups import add_group, drop, left_empty
 from hat.units.blocks import Block, cut, join, pack, unpack
 from hat.units.change import Changes, applied
 from hat_kernels import Lock
@@ -149,9 +149,9 @@ class LockedOptimizer(torch.optim.Optimizer):
         """The pieces that this step moves."""
         # A GradScaler has written to the gradients, and PyTorch does not count its writes: the bounds may be too old.
         unscaled = getattr(self, "found_inf", None) is not None
-        pieces = []
+        pieces, frozen = [], self._model.frozen.parameters
         for parameter in parameters:
-            if parameter.grad is None or not parameter.requires_grad:
+            if parameter.grad is None or not parameter.requires_grad or id(parameter) in frozen:
                 continue
             blocks, norm = blocks_by_parameter.get(parameter, _WHOLE), None if unscaled else norm_bound(parameter)
             for number, block in enumerate(blocks):
@@ -186,13 +186,17 @@ class LockedOptimizer(torch.optim.Optimizer):
             states.append(parts[piece.number])
         return states
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As `torch.optim.Optimizer.add_param_group`, in the place that a finished head has left, if there is one."""
+        add_group(self, super().add_param_group, param_group)
+
     def abandon(self) -> None:
         """Clean up after a step that a graph has recorded only in part, and that has not run."""
 
     def follow(self, changes: Changes, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
         """See `hat.network.moving.Follower`."""
         self._bounds.forget()
-        drop_finished(self, self._model.frozen_parameters())
+        drop(self, self._model.frozen.parameters)
         for parameter, state in list(self.state.items()):
             old, new = before.get(parameter, _WHOLE), after.get(parameter, _WHOLE)
             for name in state.keys() - {"step"}:
@@ -206,12 +210,13 @@ class LockedOptimizer(torch.optim.Optimizer):
     def forget(self, gone: Sequence[Tensor]) -> None:
         """See `hat.network.moving.Follower`. The next step starts with a new state."""
         self._bounds.forget()
-        drop_finished(self, gone)
+        drop(self, {id(parameter) for parameter in gone})
         self.state.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         """Includes the model: if a deepcopy copies both together, the copied optimizer locks the copied model."""
-        return {**super().__getstate__(), "_model": self._model, "_max_norm": self._max_norm}
+        own = {"_model": self._model, "_max_norm": self._max_norm, "_left_empty": left_empty(self)}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

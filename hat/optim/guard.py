@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from types import MethodType
-from typing import Any
+from typing import Any, SupportsIndex
 from weakref import ref
 
 import torch
@@ -19,7 +19,8 @@ from hat.network.interrupt import interrupt_waits
 from hat.network.moving import Blocks, follow
 from hat.network.sharded import refuse_sharded
 from hat.optim.clip import keep_finite_, tame_
-from hat.optim.standins import StandIns, can_stand_in, can_stand_in_whole, drop_finished, moved
+from hat.optim.groups import add_group, drop, left_empty
+from hat.optim.standins import StandIns, can_stand_in, can_stand_in_whole, moved
 from hat.units.blocks import Block
 from hat.units.change import Changes
 from hat.units.locks import frozen_lock
@@ -94,7 +95,8 @@ def _guarded(optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float 
 
     optimizer.step = MethodType(step_to_the_end, optimizer)  # type: ignore[method-assign]
     # torch neither copies nor pickles hooks, so a plain copy would have no guard.
-    optimizer.__reduce_ex__ = partial(_reduced, optimizer, model, max_norm)  # type: ignore[method-assign]
+    optimizer.__reduce_ex__ = hooks.reduced  # type: ignore[method-assign]
+    optimizer.add_param_group = hooks.add_param_group  # type: ignore[method-assign]
     return optimizer
 
 
@@ -162,8 +164,7 @@ class _Guard:
         self._leave()
         optimizer = self.optimizer()
         if optimizer is not None:
-            if can_stand_in(optimizer):
-                drop_finished(optimizer, self.model.frozen_parameters())
+            _drop(optimizer, self.model.frozen.parameters)
             if isinstance(optimizer, torch.optim.LBFGS):
                 optimizer._numel_cache = None
             moved(optimizer, changes, before, after, like)
@@ -173,9 +174,25 @@ class _Guard:
         self._leave()
         optimizer = self.optimizer()
         if optimizer is not None:
-            if can_stand_in(optimizer):
-                drop_finished(optimizer, gone)
+            _drop(optimizer, {id(parameter) for parameter in gone})
             optimizer.state.clear()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As `torch.optim.Optimizer.add_param_group`, see `hat.optim.groups.add_group`."""
+        optimizer = self._own_optimizer()
+        add_group(optimizer, partial(type(optimizer).add_param_group, optimizer), param_group)
+
+    def reduced(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """What `copy.deepcopy` and `pickle` need to make the optimizer and its guard; see `object.__reduce_ex__`."""
+        optimizer = self._own_optimizer()
+        own = {**optimizer.__getstate__(), "_left_empty": list(left_empty(optimizer))}
+        return _restored, (type(optimizer), own, self.model, self.max_norm)
+
+    def _own_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, for its own methods, which run only while it lives."""
+        optimizer = self.optimizer()
+        assert optimizer is not None
+        return optimizer
 
     def give_up(self) -> None:
         """Clean up after a step that has ended with an error."""
@@ -196,8 +213,9 @@ class _Guard:
             read; None if all of the tensor may move.
         """
         parameters = _parameters(optimizer)  # not those of the model: their number grows with the number of tasks
+        known = self.model.frozen.parameters
+        frozen = [p for p in parameters if not p.requires_grad or id(p) in known]
         if not can_stand_in(optimizer):
-            frozen = [p for p in parameters if not p.requires_grad]
             locks = self.model.locks()
             # Parameters without a gradient need a lock too: LBFGS moves them by its history.
             held = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
@@ -214,9 +232,9 @@ class _Guard:
         packed = {p for p, state in optimizer.state.items() if any(isinstance(value, list) for value in state.values())}
         # If a loaded state comes from a model with more locks, `StandIns` refuses it.
         blocks |= {p: model_blocks.get(p, [Block()]) for p in packed}
-        # Heads that were frozen before the optimizer was made.
-        frozen = [p for p in parameters if not p.requires_grad and p not in model_blocks and p not in optimizer.state]
-        self.stand_ins = StandIns(optimizer, {**blocks, **dict.fromkeys(frozen, ())})
+        for parameter in frozen:
+            blocks.pop(parameter, None)
+        self.stand_ins = StandIns(optimizer, blocks, frozen)
         return self._locks_of_parts(blocks)
 
     def _locks_of_parts(self, blocks: Mapping[Tensor, Sequence[Block]]) -> dict[Tensor, Lock | None]:
@@ -264,6 +282,12 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def _drop(optimizer: torch.optim.Optimizer, frozen: Container[int]) -> None:
+    """Remove frozen parameters, see `drop`; not from LBFGS, whose history is one vector for all of its parameters."""
+    if not isinstance(optimizer, torch.optim.LBFGS):
+        drop(optimizer, frozen)
+
+
 def _part_embeddings(optimizer: torch.optim.Optimizer, model: HATModel) -> None:
     """Move the embeddings to a group without weight decay."""
     embedding_ids = {id(e) for e in model.embeddings}
@@ -274,17 +298,10 @@ def _part_embeddings(optimizer: torch.optim.Optimizer, model: HATModel) -> None:
             optimizer.add_param_group({**group, "params": embeddings, "weight_decay": 0.0})
 
 
-def _reduced(
-    optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float | None, protocol: int
-) -> tuple[Any, ...]:
-    """What `copy.deepcopy` and `pickle` need to make the optimizer and its guard again; see `object.__reduce_ex__`."""
-    return _restored, (type(optimizer), optimizer.__getstate__(), model, max_norm)
-
-
 def _restored(
     kind: type[torch.optim.Optimizer], state: dict[str, Any], model: HATModel, max_norm: float | None
 ) -> torch.optim.Optimizer:
-    """The optimizer that `_reduced` describes. It may hold no parameter of the model, as when its task has ended."""
+    """The optimizer of `_Guard.reduced`. It may hold no parameter of the model, as when its task has ended."""
     optimizer = kind.__new__(kind)
     optimizer.__setstate__(state)
     return _guarded(optimizer, model, max_norm)

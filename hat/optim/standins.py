@@ -14,7 +14,7 @@ error or Ctrl-C may end the step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,6 +68,7 @@ class StandIns:
     Args:
         optimizer: see `can_stand_in`.
         blocks: the blocks of every parameter to replace. A parameter without blocks is hidden from the optimizer.
+        frozen: more parameters to hide. The optimizer keeps their states, because the user may train them again.
         whole: every parameter is one block, and its state stays as it is; see `can_stand_in_whole`.
 
     Attributes:
@@ -78,20 +79,28 @@ class StandIns:
         ValueError: a state of the optimizer has other blocks.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, blocks: Blocks, *, whole: bool = False) -> None:
-        self.optimizer, self.blocks, self.whole = optimizer, blocks, whole
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, blocks: Blocks, frozen: Sequence[Tensor] = (), *, whole: bool = False
+    ) -> None:
+        self.optimizer, self.blocks, self.whole = optimizer, {**blocks, **dict.fromkeys(frozen, ())}, whole
         self.groups = [group["params"] for group in optimizer.param_groups]
-        self.views = {p: cut(p.detach(), parameter_blocks) for p, parameter_blocks in blocks.items()}
+        self.views = {p: cut(p.detach(), parameter_blocks) for p, parameter_blocks in self.blocks.items()}
         self.parts = {
-            p: [view if block.free else torch.empty_like(view) for view, block in zip(views, blocks[p], strict=True)]
+            p: [
+                view if block.free else torch.empty_like(view)
+                for view, block in zip(views, self.blocks[p], strict=True)
+            ]
             for p, views in self.views.items()
         }
         whole_states = {p: optimizer.state[p] for p in blocks if p in optimizer.state}
         # `parted` may raise, so it comes before anything changes.
         part_states = {p: [state] if whole else parted(state, p, blocks[p]) for p, state in whole_states.items()}
+        self.hidden = {p: optimizer.state[p] for p in frozen if p in optimizer.state}
         try:
             for parameter, states in part_states.items():
                 optimizer.state.update(zip(self.parts[parameter], states, strict=True))
+                del optimizer.state[parameter]
+            for parameter in self.hidden:
                 del optimizer.state[parameter]
             self._enter()
         except BaseException:
@@ -131,6 +140,7 @@ class StandIns:
                 self.optimizer.state[parameter] = states[0] if self.whole else united(states, parts)
             for part in parts:
                 self.optimizer.state.pop(part, None)
+        self.optimizer.state.update(self.hidden)
 
     def _copies(self) -> Iterator[tuple[Tensor, Tensor, Lock]]:
         """Every stand-in that is a copy, with the view of its parameter and the lock of this part."""
@@ -189,6 +199,8 @@ def moved(
         changes, before, after, like: see `hat.network.moving.Follower`.
     """
     parts = can_stand_in(optimizer)
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer._numel_cache = None  # the number of all elements, which may have grown
     for parameter, state in list(optimizer.state.items()):
         old, new = before.get(parameter, WHOLE), after.get(parameter, WHOLE)
         old_tensor = like.get(parameter, parameter)
@@ -198,20 +210,14 @@ def moved(
                 del optimizer.state[parameter]
                 continue
             moved_state = {name: _moved(value, parameter, changes) for name, value in whole.items()}
+            if parts and not new:  # all is locked: an optimizer takes an empty state for a broken one
+                del optimizer.state[parameter]
+                continue
             if parts and list(new) != list(WHOLE):
-                moved_state = united(parted(moved_state, parameter, new), cut(parameter, new)) if new else {}
+                moved_state = united(parted(moved_state, parameter, new), cut(parameter, new))
         except ValueError:  # the state fits other blocks: the next step says so, but the task may end
             continue
         optimizer.state[parameter] = moved_state
-
-
-def drop_finished(optimizer: torch.optim.Optimizer, frozen: Iterable[Tensor]) -> None:
-    """Remove frozen parameters from an optimizer. Otherwise every step would visit the heads of all finished tasks."""
-    dropped = set(frozen)
-    for parameter in dropped & optimizer.state.keys():
-        del optimizer.state[parameter]
-    for group in optimizer.param_groups:
-        group["params"][:] = [parameter for parameter in group["params"] if parameter not in dropped]
 
 
 def _whole(value: Any, blocks: Sequence[Block], parameter: Tensor) -> Any:

@@ -57,7 +57,8 @@ def grow(model: Network, by: By) -> dict[str, int]:
     everyone's.
 
     Args:
-        model: the model, at any time except between a forward pass and its backward pass.
+        model: the model, at any time except between a forward pass and its backward pass: that backward pass raises a
+            `RuntimeError`.
         by: how many units every gate gets: an int > 0, or a float > 0 for a share of its present units. Or a mapping
             from names of gates (keys of `model.gates`) to such numbers; the other gates get none.
 
@@ -67,9 +68,9 @@ def grow(model: Network, by: By) -> dict[str, int]:
     Raises:
         TypeError: `model` is not a `HATModel`, or a number is not an int or a float.
         ValueError: a number is not positive and finite, no gate has the name, or a gate of the mapping cannot grow. A
-            gate cannot grow if it is not known what uses its units, or if the network would compute something else. The
-            model is unchanged then. Without a mapping, gates that cannot grow stay as they are, with a
-            `CapacityWarning`.
+            gate cannot grow if it is not known what uses its units, if the network would compute something else, or if
+            a parameter along it was frozen when the first task began. The model is unchanged then. Without a mapping,
+            gates that cannot grow stay as they are, with a `CapacityWarning`.
         RuntimeError: another process of the model's group does not come, calls something else or has other parameters.
     """
     if not isinstance(model, Network):
@@ -77,9 +78,13 @@ def grow(model: Network, by: By) -> dict[str, int]:
     units_to_add = _units_to_add(model, by)
     if not isinstance(by, Mapping):
         return grow_what_can(model, units_to_add)
-    counts = _counts(model, units_to_add)
+    counts = _counts(model, units_to_add, _fixed(model))
     joined = _joined(model, counts)
     for name in units_to_add:
+        if model.gates[name].keeps_places:
+            raise ValueError(
+                f"{name}: cannot grow; a parameter along it came frozen, keeps its places, and would not learn new ones"
+            )
         if not joined[name]:
             raise ValueError(
                 f"{name}: cannot grow; something would compute another function with more units, or is not known"
@@ -99,7 +104,7 @@ def grow_what_can(model: Network, units_to_add: Mapping[str, int]) -> dict[str, 
     """
     if not units_to_add:
         return {}
-    counts = _counts(model, units_to_add)
+    counts = _counts(model, units_to_add, _fixed(model))
     joined = _joined(model, counts)
     unchanged = [name for name in units_to_add if not joined[name]]
     if unchanged:
@@ -107,7 +112,7 @@ def grow_what_can(model: Network, units_to_add: Mapping[str, int]) -> dict[str, 
             f" and {len(unchanged) - _SHOWN} more" if len(unchanged) > _SHOWN else ""
         )
         warnings.warn(
-            f"cannot grow: {listed}; something would compute another function with more units, or is not known",
+            f"cannot grow: {listed}; something is frozen, not known, or would compute another function with more units",
             CapacityWarning,
             stacklevel=3,
         )
@@ -140,7 +145,7 @@ def grow_to(model: Network, units: Mapping[str, int]) -> bool:
     """
     missing = {name: number - model.gates[name].units for name, number in units.items()}
     missing = {name: number for name, number in missing.items() if number > 0}
-    counts = _counts(model, missing)
+    counts = _counts(model, missing, needed(model))
     joined = _joined(model, counts)
     if any(joined[name] != missing.get(name, 0) for name in joined):
         return False
@@ -175,13 +180,17 @@ def _joined(model: Network, counts: Tensor) -> dict[str, int]:
 
 
 @torch.no_grad()
-def _counts(model: Network, units_to_add: Mapping[str, int]) -> Tensor:
+def _counts(model: Network, units_to_add: Mapping[str, int], fixed: Tensor) -> Tensor:
     """The counts with which a model grows; new units join behind the last unit of each segment of a gate.
+
+    Args:
+        model: the model.
+        units_to_add: how many units each gate gets, by its name.
+        fixed: [units] bool through all gates, the units whose counts must stay 1; more become fixed in place.
 
     Returns:
         [units] int64 through all gates; 1 everywhere if no gate can grow.
     """
-    fixed = needed(model)
     while True:
         counts = torch.ones_like(fixed, dtype=torch.int64)
         for (name, gate), first in zip(model.gates.items(), first_units(model.gates.values()).values(), strict=True):
@@ -191,6 +200,12 @@ def _counts(model: Network, units_to_add: Mapping[str, int]) -> Tensor:
         if bool((counts == 1).all()) or (misfit_units := _units_that_cannot_grow(model, counts)) is None:
             return counts
         fix(model, misfit_units[counts[misfit_units] != 1], fixed)
+
+
+def _fixed(model: Network) -> Tensor:
+    """[units] bool through all gates, the units that no other unit may join."""
+    keep_places = [torch.full((gate.units,), gate.keeps_places) for gate in model.gates.values()]
+    return needed(model) | torch.cat(keep_places)
 
 
 def _join(gate: Gate, counts: Tensor, number: int) -> None:

@@ -143,20 +143,20 @@ def _replace(parameter: Tensor, changes: list[Change]) -> None:
 def _set(parameter: Tensor, values: Tensor, changes: list[Change]) -> None:
     """Give a parameter new values of another shape, and apply the changes to its gradient."""
     grad, parameter.grad = parameter.grad, None
-    _forget_graph(parameter)
-    parameter.data = values
+    _give(parameter, values)
     parameter.grad = None if grad is None else applied(grad, changes)
 
 
-def _forget_graph(parameter: Tensor) -> None:
-    """Let the next forward pass make a new graph for a parameter that is about to get another shape.
+def _give(parameter: Tensor, values: Tensor) -> None:
+    """Give a parameter values of another shape.
 
-    As long as the loss of an earlier step lives, its graph lives, and PyTorch would use a part of it again: the node
-    that collects the gradient of the parameter, and that knows its former shape. PyTorch drops this node when the
-    parameter changes its dtype.
+    If a result of an earlier forward pass is still alive, autograd keeps the former shape for the next gradient. It
+    lets go of the shape when the dtype changes. A gradient of the earlier pass itself cannot be computed any more, and
+    the new version of the parameter says so.
     """
-    other = torch.float64 if parameter.dtype != torch.float64 else torch.float32
-    parameter.data = torch.empty(0, dtype=other, device=parameter.device)
+    parameter.data = values.new_empty(0, dtype=torch.float32 if values.dtype is not torch.float32 else torch.float64)
+    parameter.data = values
+    torch.autograd.graph.increment_version(parameter)
 
 
 def _resize_stacks(module: PerTask, name: str, changes: list[Change]) -> None:
@@ -192,7 +192,7 @@ def _resize_gate(gate: Gate, counts: Tensor) -> list[Change]:
     embedding = change(gate.embedding.data, fill=False)
     gate.rearrange(change)
     gate.embedding.grad = None
-    _set(gate.embedding, torch.where(change.mask(embedding), gate.draw(), embedding), [change])
+    _give(gate.embedding, torch.where(change.mask(embedding), gate.draw(), embedding))
     return [change]
 
 

@@ -53,7 +53,7 @@ class Structure:
         yield self._heads
         yield self.model.training
         yield self.model.state.scale.data_ptr()
-        for module in (*self._modules, *self.model.heads[-1:]):
+        for module in (*self._modules, *([self.model.heads[-1]] if self._heads else ())):
             yield module.training
             for parameter in module._parameters.values():
                 if parameter is not None:

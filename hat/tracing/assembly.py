@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
+from hat.tracing.graph_module import GraphModule
 from hat.tracing.nodes import Nodes
 
 
-def assembled(module: nn.Module, nodes: Nodes) -> fx.GraphModule:
+def assembled(module: nn.Module, nodes: Nodes) -> GraphModule:
     """The graph as a module. Layers, parameters and buffers keep the names that they have in the network.
 
     Args:
@@ -20,7 +21,7 @@ def assembled(module: nn.Module, nodes: Nodes) -> fx.GraphModule:
     targets = {str(node.target) for node in nodes.graph.nodes if node.op in ("call_module", "get_attr")}
     for target in sorted(targets, key=lambda target: target.count(".")):
         _install(shell, target.split("."), nodes.targets[target])
-    graph_module = fx.GraphModule(shell, nodes.graph, type(module).__name__)
+    graph_module = GraphModule(shell, nodes.graph, type(module).__name__)
     owners = dict(module.named_modules())
     for target in targets:  # fx makes every buffer persistent
         owner, _, field = target.rpartition(".")

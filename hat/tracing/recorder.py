@@ -23,7 +23,6 @@ own, only the nodes of the calls inside of it.
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from hat.tracing import functions, places
 from hat.tracing.errors import ConversionError
 from hat.tracing.leaves import hides_its_weight
 from hat.tracing.nodes import Nodes
+from hat.tracing.substitutes import Applied
 from hat.tracing.trees import replaced
 
 
@@ -179,12 +179,7 @@ class Recorder(TorchFunctionMode):
         if cls is torch.utils.checkpoint.CheckpointFunction:
             return args[0](*args[2:])
 
-        @functools.wraps(cls.forward)
-        def apply(*inputs: Any) -> Any:
-            return cls.apply(*inputs)
-
-        apply.__name__ = apply.__qualname__ = cls.__name__
-        return self.record("call_function", apply, args, {})
+        return self.record("call_function", Applied(cls), args, {})
 
     # -- calls ------------------------------------------------------------------------------------------------------
 

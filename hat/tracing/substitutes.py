@@ -1,9 +1,10 @@
-"""A module and a function that stand in a graph for calls that a graph cannot express directly."""
+"""What stands in a graph for calls that a graph cannot express directly."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,6 +32,22 @@ class DroppedAttention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class Applied:
+    """`apply` of a `torch.autograd.Function`, as a function that can be pickled.
+
+    Args:
+        function: the class.
+    """
+
+    def __init__(self, function: type[torch.autograd.Function]) -> None:
+        self.function = function
+        self.__name__ = self.__qualname__ = function.__name__
+        self.__module__ = function.__module__
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.function.apply(*inputs)
 
 
 def assigned(tensor: Tensor, index: Any, value: Any) -> Tensor:

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from hat.life.model import HATModel, TaskParameters
-from hat.units.blocks import Block
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
 from hat.units.state import PLAIN, Answer
-from hat_kernels import Lock
 
 
 class PlainModel(HATModel):
@@ -20,11 +18,9 @@ class PlainModel(HATModel):
     once, it shows the accuracy that a task can reach.
     """
 
-    def locks(self) -> dict[Tensor, Lock | None]:
-        return dict.fromkeys(super().locks())
-
-    def blocks(self) -> dict[Tensor, list[Block]]:
-        return {p: [Block()] for p in super().blocks()}
+    @property
+    def holds(self) -> bool:
+        return False
 
     def frozen_parameters(self) -> list[nn.Parameter]:
         return []

@@ -53,6 +53,7 @@ class Gate(Float32Module):
             was trained for. No mask has this unit, but its weights are locked.
         segments: units change places only with units that have the same number here, for example the dimensions of one
             head of attention. None: with all other units, except those in another group of a convolution.
+        keeps_places: the units are not moved, because the user has frozen a parameter along the axis.
         complete: `members` are all parameters that meet the units, so that the units may be moved. `hat.convert` knows
             this of its gates. Set it if you wire layers by hand.
     """
@@ -74,7 +75,7 @@ class Gate(Float32Module):
             raise ValueError(f"segments: expected torch.int64 of ({units},), got {got}")
         self.units, self.unit_dim = units, unit_dim
         self.members: list[Along] = []
-        self.complete = False
+        self.complete = self.keeps_places = False
         self.locked, self.in_order, self._reserves = 0, True, False
         self.embedding = nn.Parameter(torch.randn(units, dtype=torch.float32))
         self.register_buffer("masks", torch.zeros(0, units, dtype=torch.float32))

@@ -15,7 +15,7 @@ The rate of second.weight[i, j], how far it may still move, is max(b.free[i], a.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ def sides(body: nn.Module, free: Mapping[Gate, Tensor] | None = None) -> dict[Te
         before = sides_by_parameter.get(tensor)
         sides_by_parameter[tensor] = sides if before is None else before.meet(sides)
         dims_by_parameter.setdefault(tensor, {})[module, name] = {along.dim for _, along in uses}
-    for parameter, all_owners in owners(body).items():
+    for parameter, all_owners in owners(body.modules()).items():
         if parameter in sides_by_parameter and not all_owners <= dims_by_parameter[parameter].keys():
             del sides_by_parameter[parameter]
     first = first_layers(body)
@@ -90,10 +90,10 @@ def first_layers(body: nn.Module) -> set[nn.Module]:
     return {layer for layer, fed_unknown in layers.items() if fed_unknown or layer in wired & outside}
 
 
-def owners(module: nn.Module) -> dict[Tensor, set[Owner]]:
-    """The owners of every parameter: the modules that have the parameter, and its names there."""
+def owners(modules: Iterable[nn.Module]) -> dict[Tensor, set[Owner]]:
+    """The owners of every parameter: those of these modules that have the parameter, and its names there."""
     owners_by_parameter: dict[Tensor, set[Owner]] = {}
-    for owner in module.modules():
+    for owner in modules:
         for name, parameter in owner.named_parameters(recurse=False):
             owners_by_parameter.setdefault(parameter, set()).add((owner, name))
     return owners_by_parameter

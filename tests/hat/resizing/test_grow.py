@@ -402,3 +402,51 @@ def test_float32_is_within_rounding_of_itself():
     hat.grow(model, 1.0)
     for now, then in zip(answers(model, x), expected, strict=True):
         assert (now - then).abs().max() <= 64 * EPS * then.abs().max()
+
+
+# ---------------------------------------------------------------- what is alive meanwhile
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_answers_that_are_still_alive_do_not_disturb_the_next_gradients(name):
+    """Autograd keeps the shape of a weight as long as an answer is alive."""
+    model, x = learned(6, 7)
+    model.begin_task(CLASSES)
+    optimizer = OPTIMIZERS[name](model)
+    alive = [model(x, task=0), model(x)]
+    hat.grow(model, 2)
+    learn(model, optimizer, x)
+    assert all(answer.grad_fn is not None for answer in alive)
+    assert all(p.grad is None or p.grad.shape == p.shape for p in model.parameters())
+
+
+@pytest.mark.parametrize("which", ["all", "first", "last"])
+def test_a_loss_of_before_is_refused_afterwards(which):
+    model, x = learned(6, 7)
+    model.begin_task(CLASSES)
+    loss = F.cross_entropy(model(x), torch.arange(BATCH) % CLASSES) + model.penalty()
+    names = list(model.gates)
+    hat.grow(model, {"all": 2, "first": {names[0]: 2}, "last": {names[-1]: 2}}[which])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_guarded_lbfgs_goes_on():
+    model, x = learned(6, 7)
+    model.begin_task(CLASSES)
+    optimizer = hat.guard(torch.optim.LBFGS(model.task_parameters(), lr=0.1), model)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), torch.arange(BATCH) % CLASSES) + model.penalty()
+        loss.backward()
+        return loss
+
+    model.anneal(1.0)
+    optimizer.step(closure)
+    hat.grow(model, 2)
+    expected, new = answers(model, x)[:2], model.body.network.linear1.weight[-2:].detach().clone()
+    model.train()
+    optimizer.step(closure)
+    assert all(map(torch.equal, answers(model, x)[:2], expected))
+    assert not torch.equal(model.body.network.linear1.weight[-2:], new)
