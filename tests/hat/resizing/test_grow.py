@@ -148,23 +148,6 @@ def test_optimizers_follow_in_the_middle_of_a_task(name):
         assert torch.equal(now, then)
 
 
-def test_a_network_grows_while_the_loss_of_the_last_step_lives():
-    """The graph of a loss that is still in a variable holds nodes that know the former shapes."""
-    model, x = learned(6, 7)
-    model.begin_task(CLASSES)
-    optimizer = OPTIMIZERS["SGD"](model)
-    losses = []
-    for _ in range(2):
-        loss = model(x).square().sum() + model.penalty()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss)
-        hat.grow(model, 3)
-    assert all(p.grad.shape == p.shape for p in model.parameters() if p.grad is not None)
-    assert len(losses) == 2
-
-
 def test_momentum_stays_with_its_weights_and_is_0_for_what_has_joined():
     model, x = mlp(4, 4).double(), torch.randn(BATCH, FEATURES).double()
     model.begin_task(CLASSES)
