@@ -87,7 +87,8 @@ class World:
         leaves: the task that the present action removes, or None.
         hazards: what the user has done that the library cannot prevent, but has to tell at the next `end_task`.
         untold: the hazards that have changed an answer, and of which nobody was told so far.
-        learns_head: whether a step of the present task has had the head in its optimizer; None before the first step.
+        learns_head: whether a step of the present task has had the head in its optimizer, or the user was told; None
+            before the first step.
     """
 
     network: str
@@ -126,7 +127,8 @@ class World:
         assert self.optimizer is not None
         if self.model.holds and locker_of(self.optimizer) is None:
             self.hazards.add("unguarded optimizer")
-        self.learns_head = bool(self.learns_head) or head_in(self.optimizer, self.model.head)
+        head = self.model.head
+        self.learns_head = bool(self.learns_head) or not head.weight.requires_grad or head_in(self.optimizer, head)
 
     def check(self, said: Iterable[warnings.WarningMessage]) -> None:
         """Compare all finished tasks with their promises after an action.
@@ -137,7 +139,10 @@ class World:
         Raises:
             Broken: an answer has changed, and nobody was told why.
         """
+        said = list(said)
         told = any(_tells(warning, self.model) for warning in said)
+        if any(warning.category.__name__ == "UntrainedWarning" for warning in said):
+            self.learns_head = True  # or the user knows
         if self.leaves in self.model.forgotten:
             self.promises.pop(self.leaves, None)  # type: ignore[arg-type]
         now = answers(self.model, self.promises, self.shape)
@@ -183,8 +188,8 @@ class World:
         """
         if self.untold:
             raise Broken(f"end_task does not tell: {', '.join(sorted(self.untold))}", drifts(self.promises, now))
-        if self.learns_head is False and not told:
-            raise Broken("a head in no optimizer is not told", "end_task gave no warning")
+        if self.learns_head is False:
+            raise Broken("a head in no optimizer is not told", "neither a step nor end_task gave a warning")
         self.hazards = set()
 
     def _note(self) -> None:
