@@ -122,11 +122,15 @@ class World:
         """The number of units of every gate."""
         return {name: gate.units for name, gate in self.model.gates.items()}
 
-    def note_step(self) -> None:
+    def begin_step(self) -> None:
         """An optimizer is about to make a step."""
         assert self.optimizer is not None
         if self.model.holds and locker_of(self.optimizer) is None:
             self.hazards.add("unguarded optimizer")
+
+    def end_step(self) -> None:
+        """The optimizer has made its step."""
+        assert self.optimizer is not None
         head = self.model.head
         self.learns_head = bool(self.learns_head) or not head.weight.requires_grad or head_in(self.optimizer, head)
 

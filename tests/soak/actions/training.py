@@ -122,12 +122,13 @@ def train_step(world: World, rng: random.Random) -> None:
                 loss.backward()
         return loss.detach()
 
-    world.note_step()
+    world.begin_step()
     if isinstance(optimizer, torch.optim.LBFGS):
         optimizer.step(closure)
     else:
         closure()
         optimizer.step()
+    world.end_step()
 
 
 def _logits(model: hat.HATModel, x: Tensor, task: int | None, again: bool | None) -> Tensor:
