@@ -37,6 +37,36 @@ GROUND = {"hat.checkpoint", "hat.metrics", "hat.text", "hat.warnings"}
 """Files directly in `hat/` that every room may import: they import no room."""
 MOST_FILES = 8
 
+DRAWS = {
+    "hat.tracing.checks: _run": "the network draws, as in dropout: it gets the same numbers as its graph",
+    "hat.tracing.untouched: untouched": "a trial leaves the generators as they were",
+    "hat.exporting.api: export": "an export leaves the generators as they were",
+    "hat.conversion.tables: SharedParameter.reset_parameters": "first weights",
+    "hat.units.gate: Gate.__init__": "a first embedding",
+    "hat.units.gate: Gate.draw": "the first embedding of a task",
+    "hat.units.redrawn: drawn": "first weights of new and of forgotten units",
+    "hat.models.resnet: _normed": "first weights",
+    "hat.models.vit: _linear": "first weights",
+    "hat.models.vit: _drawn": "first weights",
+    "hat.layers.stochastic_depth: StochasticDepth.forward": "stochastic depth",
+    "hat.data.": "order of images and tasks, from the user's seed",
+    "hat.training.": "order of batches and the start of a run, from the user's seed",
+    "hat.cli.spec: ": "the start of a run, from the user's seed",
+}
+"""Where `hat` draws numbers, or sets or keeps a generator: `module: function`, or the start of it, and the reason.
+
+No check whether something is right may stand here: what it finds would depend on luck. `hat.tracing.different` makes
+values for trials.
+"""
+_RANDOM = {
+    *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "bernoulli"),
+    *("multinomial", "poisson", "manual_seed", "seed", "fork_rng", "Generator", "generator", "shuffled", "default_rng"),
+    *("set_rng_state", "setstate", "normal_", "uniform_", "random_", "bernoulli_", "exponential_", "geometric_"),
+    *("cauchy_", "log_normal_", "trunc_normal_", "orthogonal_", "sparse_"),
+    *("kaiming_normal_", "kaiming_uniform_", "xavier_normal_", "xavier_uniform_"),
+}
+"""The names of functions that draw or set a generator, in torch, Python, NumPy and `hat.data.seeding`."""
+
 
 @functools.cache
 def modules() -> dict[str, Path]:
@@ -172,3 +202,25 @@ def test_no_two_classes_have_one_name():
         if isinstance(node, ast.ClassDef)
     )
     assert not [name for name, count in classes.items() if count > 1]
+
+
+def calls_by_function(tree: ast.AST, path: tuple[str, ...] = ()) -> Iterable[tuple[str, str]]:
+    """(function that calls, called function) of every call; the path of classes and functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and len(path) < 2:
+            yield from calls_by_function(node, (*path, node.name))
+            continue
+        if isinstance(node, ast.Call):
+            yield ".".join(path), ast.unparse(node.func)
+        yield from calls_by_function(node, path)
+
+
+def test_no_check_draws_a_random_number():
+    draws = {
+        f"{name}: {function}"
+        for name in of_hat()
+        for function, called in calls_by_function(ast.parse(modules()[name].read_text()))
+        if called.rpartition(".")[2] in _RANDOM or called.startswith(("random.", "np.random.", "numpy.random."))
+    }
+    assert not {place for place in draws if not place.startswith(tuple(DRAWS))}
+    assert not {place for place in DRAWS if not any(found.startswith(place) for found in draws)}

@@ -20,6 +20,7 @@ from hat.conversion.trials import keep_places
 from hat.conversion.units import varying
 from hat.network.network import Network
 from hat.network.tolerance import SUMS, difference
+from hat.tracing.checks import other_inputs
 from hat.tracing.errors import ConversionError
 from hat.tracing.leaves import is_leaf
 from hat.tracing.trace import trace
@@ -61,6 +62,7 @@ def convert_body(
             f"head: expected {name}, a convolution, before a flatten to [B, F], got maps {tuple(answer.shape)}; pool "
             "and flatten the maps, or wrap the network in a module that returns the features for the heads"
         )
+    trials = [(example, answer), *_other_trial(network, example)]
     analysis = Analysis(
         network,
         concrete,
@@ -85,7 +87,8 @@ def convert_body(
         needed=_needed(analysis, axes),
         example=torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, example),
     )
-    _check_same(body, example, answer)
+    for inputs, expected in trials:
+        _check_same(body, inputs, expected)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnlockedWarning)  # the user's own model will give this warning
         keep_places(Network(body), example)
@@ -132,8 +135,22 @@ def _answer(network: fx.GraphModule, concrete: dict[fx.Node, Any]) -> Tensor:
     return answer
 
 
+def _other_trial(network: fx.GraphModule, example: tuple[Any, ...]) -> list[tuple[tuple[Any, ...], Tensor]]:
+    """Other inputs in a larger batch and the answer of the network; nothing if the network takes no such inputs."""
+    inputs = other_inputs(example, 1)
+    try:
+        answer = _answer(network, run(network, inputs))
+    except Exception:  # for example lengths that must fit together
+        return []
+    return [(inputs, answer)] if answer.isfinite().all() else []
+
+
 def _check_same(body: Converted, example: tuple[Any, ...], answer: Tensor) -> None:
     """Check that the converted network with open gates computes the same as the plain network, to rounding.
+
+    Open gates are exact ones, so it is the same function, written with other layers. A layer that was replaced by a
+    wrong one shows in the answer unless the inputs hide it. So the inputs are the example, which may be all zeros, and
+    other values that are all different in a larger batch, without a draw.
 
     Raises:
         ConversionError: the difference is larger than rounding.

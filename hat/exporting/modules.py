@@ -162,7 +162,7 @@ class Exporter:
     def anywhere(self, module: GatedAnywhere) -> nn.Module:
         def make() -> nn.Module:
             masks = [_mask_of(gate) for gate in module.gates]
-            factor = torch.cat([*masks, masks[0].new_ones(1)])[module.index]
+            factor = torch.cat([*masks, masks[0].new_ones(1)])[module.index.to(masks[0].device)]
             return nn.Identity() if bool((factor == 1).all()) else Factor(factor)
 
         return self.choice(make)

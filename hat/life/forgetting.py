@@ -152,7 +152,7 @@ def _renew(model: HATModel, values: Mapping[Tensor, Tensor]) -> None:
     if not still_holds:
         buffers = {buffer for _, _, buffer in foreign(model.body).values()}
         along_no_gate = unlocked(model.body).values()
-        for tensor in [*filter(model.frozen.may_thaw, along_no_gate), *buffers]:
+        for tensor in [*(p for p in along_no_gate if not model.frozen.by_user(p)), *buffers]:
             if tensor in values:
                 tensor.copy_(values[tensor])
     for parameter in model.body.parameters():

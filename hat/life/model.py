@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import hat_kernels
+from hat.life import loading
+from hat.life.facts import Facts
 from hat.network import moving
 from hat.network.frozen import keep_frozen_in_place
-from hat.network.heads import heads_for, read_extra_state
+from hat.network.heads import make_head
 from hat.network.interrupt import interrupt_waits
 from hat.network.mixing import mixed
 from hat.network.network import Network
 from hat.network.replicas import agree_to_begin, agree_to_end, share_beginning
-from hat.resizing.grow import grow_to
-from hat.units.locks import gates
 from hat.warnings import CapacityWarning
 
 
@@ -223,48 +221,63 @@ class HATModel(Network):
 
     def get_extra_state(self) -> Tensor:
         """All state that is not a tensor, as JSON in a uint8 tensor, so that a `state_dict` holds tensors only."""
-        facts_to_save = {"learning": self.learning, "classes": self.classes, "forgotten": self.forgotten}
-        return torch.frombuffer(bytearray(json.dumps(facts_to_save).encode()), dtype=torch.uint8).clone()
+        return Facts.of(self).written()
 
     def set_extra_state(self, state: Tensor) -> None:
         """Restore the state that `get_extra_state` has written."""
-        saved = read_extra_state(state)
-        self.learning = bool(saved["learning"])
-        self.classes = [tuple(names) for names in saved["classes"]]
-        self._forgotten = set(saved["forgotten"])
+        facts = Facts.read(state)
+        self.learning, self.classes, self._forgotten = facts.learning, list(facts.classes), set(facts.forgotten)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state, see `torch.nn.Module.load_state_dict`. A state that does not fit leaves the model unchanged.
 
-        If the state is of a model that has been grown with `hat.grow`, this model grows to the same numbers of units.
+        All of this holds for the `load_state_dict` of any module that has this model inside, too.
+
+        - If the state is of a model that has been grown with `hat.grow`, this model grows to the same numbers of units.
+        - With `strict=False`, everything that the state lacks stays as it is: heads, classes, masks, and all others. If
+          the state does not bring all that belongs to tasks, the finished tasks of this model stay, and the state may
+          not change what they use.
+        - Parameters stay the same objects, with `assign=True`, too: they take the memory, dtype and device of the
+          state. So optimizers that were made before go on, with the states that they have.
+        - A parameter that the user has frozen stays frozen.
 
         Raises:
-            RuntimeError: names are missing or unexpected (if `strict`), or shapes differ.
+            RuntimeError: names are missing or unexpected (if `strict`), or shapes differ, or parts of the state
+                contradict each other or what the model keeps. Parts are the facts about tasks, the masks, the heads,
+                what each task has of its own, the order of units, and what is reserved.
         """
-        grown_copy = copy.deepcopy(self) if (units_by_gate := self._longer_in(state_dict)) else None
-        if grown_copy is not None and grow_to(grown_copy, units_by_gate):
-            grown_copy.load_state_dict(state_dict, strict, assign)  # an error comes here, before this model changes
-            grow_to(self, units_by_gate)
-        before = {name: value.clone() for name, value in self.state_dict().items()}
         try:
             return super().load_state_dict(state_dict, strict, assign)
-        except Exception:
-            super().load_state_dict(before)
+        except BaseException:
+            loading.undo(self)
             raise
 
-    def _longer_in(self, state_dict: Mapping[str, Any]) -> dict[str, int]:
-        """The number of units in a state of every gate that has fewer units now, by the name of the gate."""
-        longer = {}
-        for name, gate in gates(self.body).items():
-            embedding = state_dict.get(f"body.{name}.embedding" if name else "body.embedding")
-            if isinstance(embedding, Tensor) and embedding.dim() == 1 and len(embedding) > gate.units:
-                longer[name] = len(embedding)
-        return longer
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Check the state and fit the model to it, behind hooks of the user that rename parts of the state."""
+        loads: list[loading.Load | None] = []
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Make the heads that the state has, before the state is loaded into them."""
-        self.heads = heads_for(self.heads, state_dict, prefix, self._make_head)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        def begin(model: HATModel, *_: Any) -> None:
+            loads.append(loading.begin(model, state_dict, prefix, local_metadata, error_msgs))
+
+        handle = self.register_load_state_dict_pre_hook(begin)
+        try:
+            super()._load_from_state_dict(
+                state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+            )
+        finally:
+            handle.remove()
+        for load in loads:
+            if load is not None:
+                load.complete()
 
     def _check_begin(self, classes: int | Sequence[str]) -> tuple[str, ...]:
         """The names of the classes of a task that may begin now. For the errors see `begin_task`."""
@@ -299,13 +312,8 @@ class HATModel(Network):
             if not torch.isfinite(values).all():
                 raise ValueError(f"{name}: expected finite values, got inf or NaN; task not committed")
 
-    def _make_head(self, classes: int) -> nn.Linear:
-        embeddings = {id(embedding) for embedding in self.embeddings}  # float32, whatever the dtype of the body
-        like = next((p for p in self.body.parameters() if id(p) not in embeddings), self.embeddings[0])
-        return nn.Linear(self.features, classes, device=like.device, dtype=like.dtype)
-
     def _draw_head(self, classes: int) -> nn.Linear:
-        head = self._make_head(classes)
+        head = make_head(self, classes)
         if self.outputs is not None:  # the first weights of a unit do not depend on its place
             places = moving.expanded(self.outputs.origin, self.features // self.outputs.units)
             with torch.no_grad():

@@ -43,11 +43,11 @@ class Frozen:
         Gradients that they still have are dropped, because weight decay and momentum would follow them.
         """
         for parameter in parameters:
-            self.parameters[id(parameter)] = parameter
-            parameter.grad = None
-            if parameter.requires_grad:
-                parameter.requires_grad_(False)
+            if parameter.requires_grad and id(parameter) not in self.parameters:
                 self._switched_off[id(parameter)] = parameter
+            self.parameters[id(parameter)] = parameter
+            parameter.requires_grad_(False)
+            parameter.grad = None
 
     def switch_off(self) -> None:
         """Switch off the gradients of all frozen parameters, in case the user has switched them on."""
@@ -59,14 +59,16 @@ class Frozen:
         """Freeze exactly these parameters. Gradients that this record has switched off before are switched on again."""
         by_id = {id(parameter): parameter for parameter in parameters}
         for key in self.parameters.keys() - by_id.keys():
+            del self.parameters[key]
             if key in self._switched_off:
                 self._switched_off.pop(key).requires_grad_(True)
-        self.parameters = by_id
         self.add(by_id.values())
 
-    def may_thaw(self, parameter: Tensor) -> bool:
-        """Whether gradients are on, or this record has switched them off. Not so if the user has switched them off."""
-        return parameter.requires_grad or id(parameter) in self._switched_off
+    def by_user(self, parameter: Tensor) -> bool:
+        """Whether the user has frozen a parameter: before this record did, if the record has it."""
+        if id(parameter) in self.parameters:
+            return id(parameter) not in self._switched_off
+        return not parameter.requires_grad
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: list(by_id.values()) for name, by_id in vars(self).items()}  # a copy has other ids

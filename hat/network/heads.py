@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from torch import Tensor, nn
+from torch import nn
+
+from hat.network.network import Network
 
 
 class ForgottenHead(nn.Module):
@@ -20,37 +20,8 @@ class ForgottenHead(nn.Module):
         raise ValueError("task: expected a task that is not forgotten, got one whose head is gone")
 
 
-def read_extra_state(state: Tensor) -> dict[str, Any]:
-    """The dictionary that `HATModel.get_extra_state` has written into a tensor."""
-    written: dict[str, Any] = json.loads(bytes(state.cpu().tolist()))
-    return written
-
-
-def heads_for(
-    heads: nn.ModuleList, state_dict: Mapping[str, Any], prefix: str, make: Callable[[int], nn.Module]
-) -> nn.ModuleList:
-    """Heads whose number and sizes fit a state that will be loaded.
-
-    Args:
-        heads: the present heads of the model.
-        state_dict: the state that will be loaded.
-        prefix: the prefix of the model's names in the state.
-        make: number of classes -> a new head.
-
-    Returns:
-        `heads` if they fit already, else new heads. Also `heads` if the state lacks the head of some task: loading
-        then fails with a message that names the head.
-    """
-    heads_prefix = f"{prefix}heads."
-    classes_by_task: dict[int, int | None] = {
-        int(key.removeprefix(heads_prefix).split(".")[0]): value.shape[0]
-        for key, value in state_dict.items()
-        if key.startswith(heads_prefix) and key.endswith(".weight")
-    }
-    extra_state = state_dict.get(f"{prefix}_extra_state")
-    classes_by_task |= dict.fromkeys(() if extra_state is None else read_extra_state(extra_state)["forgotten"])
-    present = {task: getattr(head, "out_features", None) for task, head in enumerate(heads)}
-    if classes_by_task == present or sorted(classes_by_task) != list(range(len(classes_by_task))):
-        return heads
-    widths = (classes_by_task[task] for task in range(len(classes_by_task)))
-    return nn.ModuleList(ForgottenHead() if width is None else make(width) for width in widths)
+def make_head(model: Network, classes: int) -> nn.Linear:
+    """A new head for a model, on the device and in the dtype of its body. The model does not have it yet."""
+    embeddings = {id(embedding) for embedding in model.embeddings}  # float32, whatever the dtype of the body
+    like = next((p for p in model.body.parameters() if id(p) not in embeddings), model.embeddings[0])
+    return nn.Linear(model.features, classes, device=like.device, dtype=like.dtype)

@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from hat.network.copying import copied
 from hat.network.network import Network
-from hat.network.tolerance import SUMS, difference, spread, varied
+from hat.network.tolerance import SUMS, difference, varied
+from hat.tracing.different import AllDifferent
 from hat.tracing.trees import flat
 from hat.tracing.untouched import untouched
 from hat.units.buffers import Pass
@@ -113,15 +114,16 @@ def _codes(samples: int, device: torch.device) -> Iterator[Tensor]:
 
 def _make_up_tasks(body: nn.Module) -> None:
     """Replace the finished tasks of a body by the made-up ones."""
+    numbers = AllDifferent()
     for gate in gates(body).values():
-        of_a, of_b = ((1 + spread(gate.used, start)) / 2 for start in (0, 1))  # no unit is off
+        of_a, of_b = ((1 + numbers.take(gate.used.shape).to(gate.used)) / 2 for _ in range(2))  # no unit is off
         gate.masks = torch.stack([of_a, of_b, torch.full_like(of_a, torch.nan)])
     for module in per_task(body).values():
         for name, stack in module.stacks():
             values = getattr(module, f"{name}_initial")
             rows = [values] * 3
             if values.is_floating_point():  # different for every unit, unlike in a fresh norm; variances stay positive
-                rows = [varied(values, spread(values, start), spread(values, start + 2)) for start in (0, 1)]
+                rows = [varied(values, numbers.take(values.shape)) for _ in range(2)]
                 rows.append(torch.full_like(values, torch.nan))
             setattr(module, f"{name}_tasks", torch.stack(rows).to(stack.dtype))
 

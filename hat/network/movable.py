@@ -75,7 +75,7 @@ def segments(gate: Gate) -> list[Tensor]:
     places = torch.arange(gate.units)
     if gate.segments is None:
         return list(places.split(length))
-    numbers = gate.segments.cpu() * gate.units + places // length
+    numbers = gate.segments * gate.units + places // length
     return [places[numbers == number] for number in numbers.unique()]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -47,6 +47,8 @@ class Network(nn.Module):
     """
 
     outputs: Gate | None
+    commits: ClassVar[bool] = True
+    """Whether every finished task has a mask and per-task values, which nothing may change."""
 
     def __init__(
         self,
@@ -77,7 +79,6 @@ class Network(nn.Module):
         for part in self.parts():
             part.share(self.state)
         keep_frozen_in_place(self.gates.values())
-        self.register_load_state_dict_post_hook(_freeze)
 
     @property
     def config(self) -> GateConfig:
@@ -381,9 +382,3 @@ class Network(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_blocks": ((), {})}  # the key holds addresses, which differ in a copy
-
-
-def _freeze(network: nn.Module, _: Any) -> None:
-    """Freeze what is frozen after a load; the hook of every load, also of a module that holds the network."""
-    assert isinstance(network, Network)
-    network.freeze()

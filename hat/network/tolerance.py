@@ -57,22 +57,16 @@ def largest_change(now: Tensor, then: Tensor) -> float:
     return change if math.isfinite(change) else math.inf
 
 
-def varied(values: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
+def varied(values: Tensor, numbers: Tensor) -> Tensor:
     """Values for a trial: equal values, as in a new norm, would hide a wrong move.
+
+    Every value is moved away from 0 by a number times 30 % of the value and 0.05 more: v + n (0.3 v + 0.05 sign(v)).
+    Equal values get different ones, because the factor of n is never 0.
 
     Args:
         values: what a network has.
-        factor, offset: drawn, of the order of 1; broadcast with `values`. A variance stays positive if both are.
+        numbers: of the same shape, all different, of the order of 1, from `hat.tracing.different`. A variance stays
+            positive if the numbers are not negative.
     """
-    return values * (1 + 0.3 * factor) + 0.05 * offset
-
-
-def spread(like: Tensor, start: int = 0) -> Tensor:
-    """Numbers in [0, 1) that are all different and evenly spread, the same in every call: the golden ratio's multiples.
-
-    Args:
-        like: gives the shape, device and dtype.
-        start: another sequence for every number.
-    """
-    count = torch.arange(like.numel(), dtype=torch.float64) + 1 + 0.37 * start
-    return (count * ((math.sqrt(5) - 1) / 2) % 1).view(like.shape).to(like)
+    sign = torch.where(values == 0, 1.0, values.sgn())
+    return values + numbers.to(values) * (0.3 * values + 0.05 * sign)

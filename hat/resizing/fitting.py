@@ -133,7 +133,7 @@ def _segments(model: Network) -> Tensor:
     """[units] int64, the segment of every unit (see `Gate.segments`), counted through all gates."""
     numbers_by_gate, segments_before = [], 0
     for gate in model.gates.values():
-        numbers_of_gate = torch.zeros(gate.units, dtype=torch.int64) if gate.segments is None else gate.segments.cpu()
+        numbers_of_gate = torch.zeros(gate.units, dtype=torch.int64) if gate.segments is None else gate.segments
         numbers_by_gate.append(numbers_of_gate + segments_before)
         segments_before += int(numbers_of_gate.max()) + 1
     return torch.cat(numbers_by_gate)
@@ -158,7 +158,7 @@ def _of_segments(gate: Gate, first: int) -> Iterator[tuple[Layout, tuple[int, ..
         first: the number of its first unit.
     """
     assert gate.segments is not None
-    places = gate.segments.cpu().argsort(stable=True)
+    places = gate.segments.argsort(stable=True)
     lengths = gate.segments.unique(return_counts=True)[1]
     if bool((lengths == lengths[0]).all()):
         units = (places + first).view(len(lengths), -1)

@@ -27,6 +27,8 @@ from hat.network.replicas import agree_to_change, share_change
 from hat.resizing.fitting import first_units, fit, fix, needed
 from hat.resizing.resize import resize
 from hat.resizing.trial import misfits
+from hat.tracing.different import AllDifferent
+from hat.units.change import Changes
 from hat.units.gate import Gate
 from hat.units.layout import Unfit
 from hat.units.per_task import PerTask, per_task
@@ -133,25 +135,20 @@ def _grown(model: Network, counts: Tensor) -> dict[str, int]:
     return joined
 
 
-def grow_to(model: Network, units: Mapping[str, int]) -> bool:
-    """Grow gates to given numbers of units, if every gate can get exactly its number.
+def counts_to(model: Network, units: Mapping[str, int]) -> Tensor | None:
+    """The counts with which gates grow to given numbers of units, see `hat.resizing.resize.resize`.
 
     Args:
-        model: unchanged if some gate cannot.
-        units: the number of units of each gate, by the name of the gate; not below the present number.
+        model: the model; it is not changed.
+        units: the number of units of each gate that grows, by the name of the gate; above the present number.
 
     Returns:
-        Whether every gate has its number now.
+        [units] int64 through all gates; None if some gate cannot get exactly its number.
     """
     missing = {name: number - model.gates[name].units for name, number in units.items()}
-    missing = {name: number for name, number in missing.items() if number > 0}
     counts = _counts(model, missing, needed(model))
     joined = _joined(model, counts)
-    if any(joined[name] != missing.get(name, 0) for name in joined):
-        return False
-    resize(model, counts)
-    data_parallel.follow_shapes(model)
-    return True
+    return counts if all(joined[name] == missing.get(name, 0) for name in joined) else None
 
 
 def _units_to_add(model: Network, by: By) -> dict[str, int]:
@@ -225,6 +222,11 @@ def _join(gate: Gate, counts: Tensor, number: int) -> None:
 def _units_that_cannot_grow(model: Network, counts: Tensor) -> Tensor | None:
     """Try to grow a copy of the model, which gets one more task that uses all units.
 
+    No number is drawn that could change the result. The weights of the copy, the inputs and the weights of new units
+    are all different, none of them 0, whatever the layers would draw for new units. One comparison is enough, because
+    it compares every value of the graph, see `misfits`: a new unit that reached a value of the additional task, or an
+    old weight that lies elsewhere now, shows in the first node that it reaches, before anything can cancel it.
+
     Returns:
         The numbers of the units that make the copy compute something else; None if it computes the same.
     """
@@ -238,9 +240,18 @@ def _units_that_cannot_grow(model: Network, counts: Tensor) -> Tensor | None:
     after = copy.deepcopy(before.eval())
     after.heads.append(torch.nn.Identity())  # the head of the additional task, because norms count tasks by heads
     try:
-        resize(after, counts)
+        _fill(resize(after, counts).changes)
     except Unfit as unfit:
         return unfit.units
     if isinstance(before.body, Converted) and isinstance(after.body, Converted):
         return misfits(before.body, after.body, counts, Finished(next(iter(before.gates.values())).tasks - 1))
     return None
+
+
+def _fill(changes: Changes) -> None:
+    """Give new units of a trial weights between 1 and 2 that are all different: a layer may start with zeros."""
+    numbers = AllDifferent()
+    for parameter, listed in changes.items():
+        for change in listed:
+            values = (1 + numbers.take(parameter.shape)).to(parameter)
+            parameter.data = torch.where(change.mask(parameter), values, parameter.data)

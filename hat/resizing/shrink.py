@@ -23,8 +23,9 @@ def shrunk(model: Network, tasks: Sequence[int]) -> Network:
     """A copy that keeps the units that some of these tasks uses, and the units that the network needs to be computed.
 
     For a converted network every value of the copy's graph is compared with the value of the model. This is done with
-    random weights and other inputs, because the real ones could be equal by chance. If a unit makes a difference by its
-    absence, it stays in the copy, switched off.
+    weights and inputs that are all different, because the real ones could be equal. No number is drawn. One comparison
+    is enough, because a unit that is gone changes the first node that reads it, see `hat.resizing.trial.misfits`. If a
+    unit makes a difference by its absence, it stays in the copy, switched off.
 
     Args:
         model: the model; it is not changed.

@@ -51,8 +51,11 @@ class _Values(fx.Interpreter):
 def misfits(before: Converted, after: Converted, counts: Tensor, answer: Answer) -> Tensor | None:
     """The units that make a resized network compute something else than the original.
 
-    The two are compared node by node. The inputs are other than the example if the network takes such inputs, because
-    an example of zeros, say, would make all values equal.
+    The two are compared node by node, on one set of numbers that are all different: weights and, if the network takes
+    such inputs, inputs other than the example, which may be all zeros. One set is enough. A single node is one known
+    operation, so if it computes another function of its inputs, it does so on different numbers, and nothing that
+    follows can hide it. Where numbers show nothing, because there are no old ones for new units, the places of the
+    units are compared (`hat.resizing.labels`), which does not depend on values at all.
 
     Args:
         before: the original, in evaluation mode, with weights that are all different; see `hat.conversion.trials.vary`.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hat.tracing.different import AllDifferent
 from hat.tracing.errors import ConversionError
 from hat.tracing.places import described
 from hat.tracing.trees import flat, tensors
@@ -17,6 +18,12 @@ def check(
     module: nn.Module, graph_module: fx.GraphModule, example: tuple[Any, ...], suspects: list[str], *, more: int = 1
 ) -> None:
     """Compare a module with its graph, in evaluation mode, bit for bit.
+
+    Nothing is drawn for the comparison; a network that draws numbers of its own gets the same ones as its graph. Calls
+    of torch cannot be missing in the graph. What can be wrong in it is a value that Python took out of a tensor or of a
+    size, and that became a constant. The graph cannot follow when that value changes. So all floating-point values are
+    changed, each to another one, and the number of samples. What Python decides by other sizes than these stays as it
+    was on the example, for the module that uses the graph too.
 
     Args:
         module: the network.
@@ -111,19 +118,23 @@ def _equal(expected: Any, got: Any) -> bool:
 def other_inputs(example: tuple[Any, ...], more: int) -> tuple[Any, ...]:
     """Other inputs of the same kind, in a batch with `more` additional samples.
 
-    Floating-point values get noise, integers come in reversed order, and the first sample is repeated `more` times.
+    No value is drawn. Floating-point values are shifted by numbers that are all different, so that no two samples and
+    no two positions are equal, even in an example of zeros. Nobody knows which other integers a network takes, such as
+    tokens or lengths, so integers and bools are those of the example in reversed order; if that changes nothing, each
+    moves on by one place. So they all change unless all are equal. The first sample is repeated `more` times.
     """
     first = next((value for value in tensors(example) if value.dim()), None)
     batch = -1 if first is None else len(first)
-    generator = torch.Generator().manual_seed(0)
+    numbers = AllDifferent()
 
     def other_values(tensor: Tensor) -> Tensor:
+        tensor = tensor.detach()
         if tensor.dim() and len(tensor) == batch and batch:
             tensor = torch.cat([tensor, *[tensor[:1]] * more])
         if not tensor.is_floating_point():
-            return tensor.flip(tuple(range(tensor.dim())))
-        tensor = tensor.detach()
-        noise = torch.rand(tensor.shape, generator=generator).to(tensor)
-        return tensor + noise * tensor.std(correction=0).nan_to_num(1.0).clamp(min=0.1)
+            reversed_order = tensor.flip(tuple(range(tensor.dim())))
+            return tensor.roll(1) if torch.equal(reversed_order, tensor) else reversed_order
+        spread = tensor.std(correction=0).nan_to_num(1.0).clamp(min=0.1)
+        return tensor + numbers.take(tensor.shape).to(tensor) * spread
 
     return torch.utils._pytree.tree_map_only(Tensor, other_values, example)

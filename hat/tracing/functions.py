@@ -32,7 +32,7 @@ def call(recorder: Recording, function: Any, args: tuple[Any, ...], kwargs: dict
         return _attribute(recorder, name, function.__self__.__name__, args[0])
     if name in ("size", "numel", "nelement"):
         return _size(recorder, name, *args, **kwargs)
-    if name == "__len__":  # Python turns the answer into a plain number
+    if name == "__len__" and recorder.nodes.is_of_input(recorder.nodes.of(args[0])):  # Python makes it a plain number
         recorder.nodes.burn()
     if name in _READERS:
         return _read(recorder, function, args, kwargs)

@@ -47,6 +47,8 @@ class Nodes:
         values: the value of every node on the example.
         targets: the modules and tensors that the graph refers to, by name.
         burnt: the places where sizes became plain numbers.
+        decided: the outcomes of the comparisons that Python made of sizes of inputs, or of values made from inputs.
+        outcomes: what the first of these comparisons answer, whatever the sizes are.
         constants: the places where the network used a tensor that no node made.
         device: the device of the inputs.
         active: whether numbers are recorded.
@@ -57,6 +59,8 @@ class Nodes:
         self.values: dict[fx.Node, Any] = {}
         self.targets: dict[str, Any] = {}
         self.burnt: list[str] = []
+        self.decided: list[bool] = []
+        self.outcomes: tuple[bool, ...] = ()
         self.constants: list[str] = []
         self.device: torch.device | None = None
         self.active = False
@@ -243,6 +247,28 @@ class Nodes:
         """Note the place where a size becomes a plain number."""
         if self.active:
             self.burnt.append(self.place())
+
+    def decide(self, node: fx.Node, outcome: bool) -> bool:
+        """The answer of a comparison of a number that a node stands for. It is noted if the number is made from inputs.
+
+        Args:
+            node: the node.
+            outcome: the answer for the sizes of the example.
+        """
+        if not self.active or not self.is_of_input(node):
+            return outcome
+        if len(self.decided) < len(self.outcomes):
+            outcome = self.outcomes[len(self.decided)]
+        self.decided.append(outcome)
+        return outcome
+
+    def is_of_input(self, node: fx.Node) -> bool:
+        """Whether a node is made from inputs, also if only from their sizes."""
+        sources, new = {node}, [node]
+        while new:
+            new = [source for known in new for source in known.all_input_nodes if source not in sources]
+            sources.update(new)
+        return any(source.op == "placeholder" for source in sources)
 
     def _number(self, function: Callable[..., Any], args: tuple[Any, ...], value: Any) -> fx.Node:
         node = self.graph.call_function(function, args)

@@ -29,6 +29,8 @@ class Ledger(Protocol):
 
     def burn(self) -> None: ...
 
+    def decide(self, node: fx.Node, outcome: bool) -> bool: ...
+
 
 class _Traced:
     """The common part of `Size` and `Real`.
@@ -57,7 +59,8 @@ class _Traced:
 class Size(_Traced, int):
     """An int whose arithmetic is recorded, so that the graph works with another batch size.
 
-    Comparisons, `range` and `int` use the value on the example, which the graph then keeps for every input.
+    Comparisons, `range` and `int` use the value on the example, which the graph then keeps for every input. What
+    comparisons answer is noted, see `Nodes.decided`.
     """
 
 
@@ -94,6 +97,20 @@ def _unary(operation: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self: self.nodes.arithmetic(operation, self)
 
 
+def _comparison(name: str, kind: type) -> Callable[..., Any]:
+    compare = getattr(kind, name)
+
+    def method(self: Any, *other: Any) -> Any:
+        outcome = compare(self, *other)
+        return outcome if outcome is NotImplemented else self.nodes.decide(self.node, outcome)
+
+    return method
+
+
+for _class, _kind in ((Size, int), (Real, float)):
+    for _name in ("eq", "ne", "lt", "le", "gt", "ge", "bool"):
+        setattr(_class, f"__{_name}__", _comparison(f"__{_name}__", _kind))
+    _class.__hash__ = _kind.__hash__  # type: ignore[method-assign]
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
     for _class in (Size, Real):
         setattr(_class, f"__{_name}__", _binary(getattr(operator, _name), False))

@@ -73,21 +73,14 @@ def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: b
         learning: modules that are not leaves run in training mode, except batch norms.
         compiling: what `torch.compiler.is_compiling` returns meanwhile.
     """
-
-    def recorded(inputs: tuple[Any, ...]) -> Nodes:
-        recorder = Recorder(module, leaves, learning)
-        with untouched(module), _compiling(compiling):
-            for name, part in module.named_modules():
-                leaf = bool(name) and leaves(part, name)
-                part.training = learning and not leaf and not isinstance(part, nn.modules.batchnorm._BatchNorm)
-            _record(recorder, module, inputs)
-        return recorder.nodes
-
-    nodes = recorded(example)
+    with untouched(module):
+        nodes = recorded(module, example, leaves, learning=learning, compiling=compiling)
     followed = False
     if nodes.burnt:
         with suppress(ConversionError):
-            followed = follow(nodes, recorded(other_inputs(example, more=1)))
+            inputs = other_inputs(example, more=1)
+            with untouched(module):
+                followed = follow(nodes, recorded(module, inputs, leaves, learning=learning, compiling=compiling))
     for node in reversed(nodes.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             nodes.graph.erase_node(node)
@@ -95,6 +88,35 @@ def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: b
     check(module, graph_module, example, [*nodes.burnt, *nodes.constants], more=3 if followed else 1)
     graph_module.train(module.training)
     return Traced(graph_module, {node: nodes.values[node] for node in nodes.graph.nodes})
+
+
+def recorded(
+    module: nn.Module,
+    inputs: tuple[Any, ...],
+    leaves: Any,
+    *,
+    learning: bool,
+    compiling: bool,
+    outcomes: tuple[bool, ...] = (),
+) -> Nodes:
+    """A recording of one call. The modes of all parts are changed.
+
+    Args:
+        module: the module.
+        inputs: the arguments of the call.
+        leaves: as of `trace`.
+        learning: modules that are not leaves run in training mode, except batch norms.
+        compiling: what `torch.compiler.is_compiling` returns meanwhile.
+        outcomes: what the first comparisons of sizes of inputs answer, whatever the sizes are.
+    """
+    recorder = Recorder(module, leaves, learning)
+    recorder.nodes.outcomes = outcomes
+    for name, part in module.named_modules():
+        leaf = bool(name) and leaves(part, name)
+        part.training = learning and not leaf and not isinstance(part, nn.modules.batchnorm._BatchNorm)
+    with _compiling(compiling):
+        _record(recorder, module, inputs)
+    return recorder.nodes
 
 
 def _record(recorder: Recorder, module: nn.Module, example: tuple[Any, ...]) -> None:

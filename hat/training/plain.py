@@ -18,6 +18,8 @@ class PlainModel(HATModel):
     once, it shows the accuracy that a task can reach.
     """
 
+    commits = False
+
     @property
     def holds(self) -> bool:
         return False

@@ -65,11 +65,19 @@ class SideBySide:
         if not parts:
             return None
         if self._runs is None:
-            if self.index.device != parts[0].device:  # only once, because a CUDA graph may not copy from the host
-                self.index = self.index.to(parts[0].device)
-            return torch.cat(parts, -1)[..., self.index]
+            return torch.cat(parts, -1)[..., _index_on(self, parts[0].device)]
         pieces = [_repeated(parts[gate][..., first:last], repeat) for gate, first, last, repeat in self._runs]
         return torch.cat(pieces, -1)
+
+
+def _index_on(owner: SideBySide | GatedAnywhere, device: torch.device) -> Tensor:
+    """The index of an owner on a device."""
+    index = owner.index
+    if index.device != device:
+        index = index.to(device)
+        if not index.is_meta:  # the owner keeps its values
+            owner.index = index  # moved only once, because a CUDA graph may not copy from the host
+    return index
 
 
 def _repeated(part: Tensor, repeat: int) -> Tensor:
@@ -125,17 +133,16 @@ class GatedAnywhere(nn.Module):
             element that belongs to no unit has the number behind the last unit.
     """
 
-    index: Tensor
     gates: Any
 
     def __init__(self, gates: Sequence[Gate], index: Tensor) -> None:
         super().__init__()
         self.__dict__["gates"] = list(gates)
-        self.register_buffer("index", index, persistent=False)
+        self.index = index
 
     def set_index(self, index: Tensor) -> None:
         """Set the `index` of the class, after the gates have got other numbers of units."""
-        self.index = index.to(self.index.device)
+        self.index = index
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and dtype; exactly 0 where a unit is off."""
@@ -144,10 +151,11 @@ class GatedAnywhere(nn.Module):
             return x  # all gates are open, because they share one state
         of_no_unit = values[0].new_ones(*values[0].shape[:-1], 1)
         factor = torch.cat([*values, of_no_unit], -1)
+        index = _index_on(self, factor.device)
         if factor.dim() == 1:
-            factor = factor[self.index]
+            factor = factor[index]
         else:  # every sample has a task
-            index = self.index[(None,) * (x.dim() - self.index.dim())]
+            index = index[(None,) * (x.dim() - index.dim())]
             if index.shape[0] != 1:
                 raise ValueError(f"task: expected one task, because units lie along the batch, got {len(factor)}")
             factor = factor[:, index[0].flatten()].view(-1, *index.shape[1:])

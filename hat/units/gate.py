@@ -52,7 +52,8 @@ class Gate(Float32Module):
         reserved: [units] float32 buffer, 1 for a unit that was used before the first task, by what a pretrained network
             was trained for. No mask has this unit, but its weights are locked.
         segments: units change places only with units that have the same number here, for example the dimensions of one
-            head of attention. None: with all other units, except those in another group of a convolution.
+            head of attention. None: with all other units, except those in another group of a convolution. The numbers
+            stay on the CPU and keep their values, also if the gate goes to the meta device.
         keeps_places: the units are not moved, because the user has frozen a parameter along the axis.
         complete: `members` are all parameters that meet the units, so that the units may be moved. `hat.convert` knows
             this of its gates. Set it if you wire layers by hand.
@@ -63,7 +64,6 @@ class Gate(Float32Module):
     used: Tensor
     free: Tensor
     reserved: Tensor
-    segments: Tensor | None
     state: State
 
     def __init__(self, units: int, *, unit_dim: int = -1, segments: Tensor | None = None) -> None:
@@ -81,7 +81,7 @@ class Gate(Float32Module):
         self.register_buffer("masks", torch.zeros(0, units, dtype=torch.float32))
         self.register_buffer("origin", torch.arange(units))
         self.register_buffer("reserved", torch.zeros(units, dtype=torch.float32))
-        self.register_buffer("segments", segments, persistent=False)
+        self.segments = None if segments is None else segments.cpu()
         self.register_buffer("used", torch.zeros(units, dtype=torch.float32), persistent=False)
         self.register_buffer("free", torch.ones(units, dtype=torch.float32), persistent=False)
         self.share(State())
@@ -231,6 +231,14 @@ class Gate(Float32Module):
 
     def _refresh_used(self) -> None:
         self.state.edits += 1
+        device = self.reserved.device if self.reserved.is_meta else self.masks.device
+        if self.used.device != device:  # a load has assigned tensors of another device
+            self.used, self.free = (
+                self.used.new_zeros(self.units, device=device),
+                self.used.new_ones(self.units, device=device),
+            )
+        if self.used.is_meta:
+            return
         self._reserves = not self.reserved.is_meta and bool(self.reserved.any())
         self.used.copy_(self.reserved)
         if self.tasks:
@@ -261,7 +269,7 @@ class Gate(Float32Module):
         self._keep("masks", self.masks[:, places].masked_fill(joined, 0))
         self._keep("reserved", self.reserved[places].masked_fill(joined, 0))
         if self.segments is not None:
-            self._keep("segments", self.segments[places])
+            self.segments = self.segments[places.cpu()]
         if len(places) != self.units:
             self.units, self.used, self.free = len(places), self.used[places], self.free[places]
         self._refresh_used()

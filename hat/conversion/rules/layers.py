@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule
+from hat.conversion.rules.rows import keeps_rows_apart
 from hat.conversion.units import constant, of_one, varying
 from hat.conversion.values import Value
 
@@ -217,10 +217,15 @@ def derived_rule(module: nn.Module) -> ModuleRule | None:
 
 
 def _derived(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
-    """A layer that computes its weight row by row, as a standardised convolution does. Whole rows are locked."""
+    """A layer that computes its weight row by row, as a standardised convolution does. Whole rows are locked.
+
+    That each row is computed by itself is known from the operations of the layer, see `keeps_rows_apart`.
+    """
     value, result, name = args[0], analysis.concrete[node], str(node.target)
-    transposed = getattr(module, "transposed", False)
-    if transposed or len(args) > 1 or kwargs or not isinstance(result, Tensor) or not _makes_rows(module, value.shape):
+    if getattr(module, "transposed", False) or len(args) > 1 or kwargs or not isinstance(result, Tensor):
+        return None
+    example: Any = node.args[0]
+    if not keeps_rows_apart(module, analysis.concrete[example]):
         return None
     unit_dim = -1 if isinstance(module, nn.Linear) else 1
     rows = analysis.ids(module.weight, 0, shape=(len(module.weight),))
@@ -234,24 +239,3 @@ def _derived(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs:
     if getattr(module, "groups", 1) > 1:
         _within_groups(analysis, rows, module.groups)
     return Value(result.shape, rows.expand(result.shape) if unit_dim == -1 else _channels(rows, result.shape))
-
-
-def _makes_rows(module: nn.Module, shape: torch.Size) -> bool:
-    """Whether every output unit depends only on its own rows of all parameters.
-
-    This is tried with a copy of the module on random inputs: half of the rows are changed, and the outputs of all other
-    rows must stay the same.
-    """
-    tried = copy.deepcopy(module).eval()
-    rows = len(tried.weight)  # type: ignore[arg-type]
-    if any(len(parameter) != rows for parameter in tried.parameters()) or any(True for _ in tried.buffers()):
-        return False
-    unit_dim = -1 if isinstance(module, nn.Linear) else 1
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        x = torch.randn(shape, device=tried.weight.device, dtype=tried.weight.dtype)  # type: ignore[arg-type]
-        changed = torch.rand(rows) < 0.5
-        before = tried(x).movedim(unit_dim, 0)
-        for parameter in tried.parameters():
-            parameter[changed] = torch.randn_like(parameter[changed])
-        after = tried(x).movedim(unit_dim, 0)
-    return torch.equal(before[~changed], after[~changed])

@@ -25,22 +25,22 @@ _MOVES = (
     *("native_channel_shuffle", "rot90", "lift_fresh_copy"),
 )
 _SELECTS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "narrow", "select", "slice", "index_select")
-_LIKE = ("view_as", "reshape_as", "expand_as")
-_JOINS = ("cat", "stack", "hstack", "vstack", "dstack")
+LIKE = ("view_as", "reshape_as", "expand_as")
+JOINS = ("cat", "stack", "hstack", "vstack", "dstack")
 
 
 def moves(node: fx.Node, network: nn.Module) -> bool:
     """Whether a node moves integers in the same way as values, whatever their values are."""
     if node.op == "call_module":
         return isinstance(network.get_submodule(str(node.target)), _SHUFFLES)
-    return operation(node) in (*_MOVES, *_SELECTS, *_LIKE, *_JOINS, "getitem")
+    return operation(node) in (*_MOVES, *_SELECTS, *LIKE, *JOINS, "getitem")
 
 
 def _move(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
-    moved = _run(node, analysis.labels(value), args[1:], kwargs)
+    moved = run_on(analysis.labels(value), node, args[1:], kwargs)
     return _like(value, moved)
 
 
@@ -49,7 +49,7 @@ def _select(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> An
     if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
     labels = analysis.labels(value)
-    moved = _run(node, labels, args[1:], kwargs)
+    moved = run_on(labels, node, args[1:], kwargs)
     _tell_apart(analysis, labels, [moved] if isinstance(moved, Tensor) else moved)
     return _like(value, moved)
 
@@ -108,7 +108,7 @@ def _join(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         value.is_parameter or _is_constant(source) for value, source in zip(values, _nodes(node), strict=True)
     ):
         names = frozenset[str]().union(*(value.parameters for value in values))
-        moved = _run(node, labels, args[1:], given)
+        moved = run_on(labels, node, args[1:], given)
         return Value(moved.shape, moved, parameters=names)
     if not labelled:
         for value in values:
@@ -117,7 +117,7 @@ def _join(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     if any(value.gated for value in labelled):
         for value in labelled:
             analysis.demand(value)
-    moved = _run(node, labels, args[1:], given)
+    moved = run_on(labels, node, args[1:], given)
     gated = all(value.gated for value in labelled) and not any(value.is_parameter for value in values)
     return Value(moved.shape, moved, gated)
 
@@ -174,7 +174,7 @@ def _move_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwa
     return _like(args[0], module(analysis.labels(args[0])))
 
 
-def _run(node: fx.Node, labels: Any, args: Sequence[Any], kwargs: Kwargs) -> Any:
+def run_on(labels: Any, node: fx.Node, args: Sequence[Any], kwargs: Kwargs) -> Any:
     """The result of the node's operation on labels."""
     if operation(node) == "view":  # labels are often expanded, and an expanded tensor cannot always be viewed
         return labels.reshape(*args, **kwargs)
@@ -208,8 +208,8 @@ def _tell_apart(analysis: Analysis, labels: Tensor, parts: Sequence[Tensor]) -> 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_MOVES, _move),
     **dict.fromkeys(_SELECTS, _select),
-    **dict.fromkeys(_LIKE, _move_like),
-    **dict.fromkeys(_JOINS, _join),
+    **dict.fromkeys(LIKE, _move_like),
+    **dict.fromkeys(JOINS, _join),
     "getitem": _getitem,
     "pad": _pad,
     "unfold": _unfold,

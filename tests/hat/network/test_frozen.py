@@ -192,14 +192,17 @@ def frozen_by_user():
     return model
 
 
-def test_forgetting_thaws_only_what_the_library_has_frozen():
+@pytest.mark.parametrize("flip", [None, *FLIPS])
+def test_forgetting_thaws_and_draws_only_what_the_library_has_frozen(flip):
     model = frozen_by_user()
     before = copy.deepcopy(model.body.first.state_dict())
     finish(model)
     assert not model.body.scale.requires_grad
+    if flip is not None:
+        FLIPS[flip](model)
     hat.forget(model, 0)
     assert model.body.scale.requires_grad
-    assert not any(p.requires_grad for p in model.body.first.parameters())
+    assert all(p.requires_grad is (flip is not None) for p in model.body.first.parameters())  # as the user has it
     assert all(torch.equal(before[name], p) for name, p in model.body.first.named_parameters())
     assert not model.frozen.parameters
 

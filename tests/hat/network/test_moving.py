@@ -85,6 +85,11 @@ def close(now, before):
     assert (now - before).abs().max() <= EPS * (1 + before.abs().max())
 
 
+def same_bits(now, before):
+    """Equal, also where a drawn network has learned until its logits are NaN."""
+    return bool(((now == before) | (now.isnan() & before.isnan())).all())
+
+
 def check(model, x, plan=("drawn", "drawn", "drawn"), seed=0):
     """Learn tasks that use these units: ending one changes no function, and no bit of what was learned before it."""
     remembered = []
@@ -99,7 +104,7 @@ def check(model, x, plan=("drawn", "drawn", "drawn"), seed=0):
             close(now, then)
         remembered.append(after[-1])
         if model.config.mask_mode == "binary":
-            assert all(torch.equal(now, then) for now, then in zip(after, remembered, strict=True))
+            assert all(same_bits(now, then) for now, then in zip(after, remembered, strict=True))
 
 
 def inputs(shape, dtype=torch.float64):
@@ -132,7 +137,7 @@ def test_no_bit_of_an_earlier_task_changes_in_float32(network, plan, seed):
         model.end_task()
         after = answers(model, x)
         remembered.append(after[-1])
-        assert all(torch.equal(now, then) for now, then in zip(after, remembered, strict=True))
+        assert all(same_bits(now, then) for now, then in zip(after, remembered, strict=True))
 
 
 @SLOW_IS_FINE

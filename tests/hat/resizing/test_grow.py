@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
+from hat.resizing import grow
 from hat_kernels.lock import rate
 from tests.hat.conversion.checks import EPS, convert, draw_per_task, draw_units
 from tests.hat.conversion.zoo import NETWORKS, Net
@@ -97,6 +98,32 @@ def test_new_weights_are_drawn_as_the_layer_draws():
         bound = 1 / math.sqrt(fan_in)
         assert values.abs().max() <= bound
         torch.testing.assert_close(values.std(), torch.tensor(bound / math.sqrt(3)), rtol=0.05, atol=0)
+
+
+def test_the_trial_of_growth_depends_on_no_random_number(monkeypatch):
+    """The trial gives new units weights that are not 0, even if their layer starts with zeros."""
+    tried = []
+    misfits = grow.misfits
+    monkeypatch.setattr(grow, "misfits", lambda *arguments: tried.append(arguments) or misfits(*arguments))
+    models = [learned(6, 5)[0] for _ in range(2)]
+    monkeypatch.setattr(nn.Linear, "reset_parameters", lambda self: [nn.init.zeros_(p) for p in self.parameters()])
+    for seed, model in enumerate(models):
+        torch.manual_seed(seed)
+        hat.grow(model, 2)
+    (before, after, counts, _), (_, again, _, _) = tried
+    assert (counts > 1).any()
+    grown = 0
+    old, new, other = (dict(body.named_parameters()) for body in (before, after, again))
+    for name in old:
+        if new[name].shape != old[name].shape and "embedding" not in name:
+            grown += 1
+            assert torch.equal(new[name], other[name])
+            joined = (
+                new[name][len(old[name]) :] if len(new[name]) > len(old[name]) else new[name][:, old[name].shape[1] :]
+            )
+            assert (joined != 0).all()
+            assert len(joined.unique()) == joined.numel()
+    assert grown == 4
 
 
 def test_axes_are_chosen_by_name_and_by_share():
