@@ -106,6 +106,8 @@ class LoadPart(Action):
             saved = rng.choice(world.saved)
             world.hazards |= saved.hazards
             state = _part(saved.state, rng)
+            if len(state) == len(saved.state):  # the whole, see `LoadLiving`
+                return
             if rng.random() < 0.3:
                 _load(world.model, {**present, **state}, rng)
             else:
