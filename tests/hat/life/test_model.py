@@ -2,6 +2,7 @@
 
 import copy
 import io
+import signal
 import warnings
 
 import pytest
@@ -779,3 +780,20 @@ def test_no_subnormal_reaches_a_matmul(monkeypatch, task, compensation):
 def test_locks_of_a_lock_type():
     model = learn(make())
     assert all(isinstance(lock, Lock) for lock in model.locks().values())
+
+
+def test_ctrl_c_while_a_task_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task has begun, or it has not: a head alone would count as that of a finished task."""
+    model = hat.HATModel(hat.models.mlp(6, (9, 8)))
+    freeze_more = model.freeze_more
+
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+        freeze_more()
+
+    monkeypatch.setattr(model, "freeze_more", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.begin_task(2)
+    assert (model.tasks, model.learning, len(model.heads), model.training) == (0, True, 1, True)
+    monkeypatch.undo()
+    assert model.end_task() == 0
