@@ -27,7 +27,6 @@ from hat.network import data_parallel, moving, seals
 from hat.network.frozen import keep_frozen_in_place
 from hat.network.heads import ForgottenHead, make_head
 from hat.network.network import Network
-from hat.network.turns import turn
 from hat.resizing.resize import Resized, resize
 
 _ASSIGN = "assign_to_params_buffers"
@@ -92,9 +91,6 @@ class Load:
         """Finish a load that torch has carried out. All that depends on what was loaded is made anew here."""
         model = self.model
         model.freeze()
-        turn(model)
-        if self._resized.changes:
-            data_parallel.follow_shapes(model)
         moving.tell(model, self._resized.changes, self._blocks, self._resized.before)
         if self._resized.changes:
             data_parallel.follow_shapes(model)

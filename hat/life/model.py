@@ -20,7 +20,6 @@ from hat.network.interrupt import interrupt_waits
 from hat.network.mixing import mixed
 from hat.network.network import Network
 from hat.network.replicas import agree_to_begin, agree_to_end, share_beginning
-from hat.network.turns import turn
 from hat.network.verdict import ForgettingError, Verification
 from hat.warnings import CapacityWarning
 
@@ -112,7 +111,6 @@ class HATModel(Network):
             self.freeze_more()  # needed before the first task, too, if units are reserved
             if self.sealed is None:  # reserved units, or an operation that an error has ended
                 seals.seal(self)
-            turn(self)
             self.train()
         return self.task
 
@@ -199,7 +197,6 @@ class HATModel(Network):
         for name, gate in self.gates.items():
             if not (gate.masks[-1] > 0.5).any():
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
-        turn(self)
         return task
 
     def moved(self) -> str | None:

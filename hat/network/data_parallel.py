@@ -16,17 +16,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hat.network.turns import turn, turns
+
 _ANEW = "it cannot follow: make it anew after begin_task(), DistributedDataParallel(model)"
 
-_changes = 0
-_changes_seen: WeakKeyDictionary[DistributedDataParallel, int] = WeakKeyDictionary()
-"""How many changes there were when the parameters of a wrapper were last compared."""
-
-
-def note_change() -> None:
-    """From now on, the parameters of a model that can be trained are other ones, or have other shapes."""
-    global _changes
-    _changes += 1
+_seen: WeakKeyDictionary[DistributedDataParallel, int] = WeakKeyDictionary()
+"""The number of turns at which the parameters of a wrapper were last compared."""
 
 
 @torch.compiler.assume_constant_result
@@ -39,15 +34,15 @@ def follow() -> None:
         RuntimeError: the wrapper cannot be renewed, and must be made anew.
     """
     wrapper = DistributedDataParallel._active_ddp_module
-    if wrapper is not None and _changes_seen.get(wrapper) != _changes:
+    if wrapper is not None and _seen.get(wrapper) != turns[0]:
         _renew(wrapper)
-        _changes_seen[wrapper] = _changes
+        _seen[wrapper] = turns[0]
 
 
 def follow_shapes(model: nn.Module) -> None:
     """Renew the wrappers around a model whose parameters have other shapes, before autograd sees these shapes."""
-    note_change()
-    for wrapper in list(_changes_seen):
+    turn(model)
+    for wrapper in list(_seen):
         if any(module is model for module in wrapper.modules()):
             with suppress(RuntimeError):  # the next forward pass raises it
                 _renew(wrapper)

@@ -355,7 +355,7 @@ class Network(nn.Module):
 
     def _release(self) -> None:
         """Release the memory that is kept for the next gradients of the body, because other gradients come now."""
-        data_parallel.note_change()
+        turn(self)
         for parameter in self.body.parameters():
             release(parameter)
 

@@ -1,6 +1,7 @@
-"""Turns in the life of the models of this process: a task has begun or ended, or a model was made, copied or loaded.
+"""Turns in the life of the models of this process: after a turn, other parameters of a model can be trained than before.
 
-Code that watches without being called, as `hat.optim.watching`, looks again only if the number of turns has changed.
+A turn is the beginning or end of a task, a task that is forgotten, growth, a load, or a copy. Code that watches without
+being called, as `hat.optim.watching` and `hat.network.data_parallel`, looks again only after a turn.
 """
 
 from __future__ import annotations
