@@ -1,8 +1,13 @@
-"""Plain-text tables: aligned columns, and short names of axes."""
+"""Names of modules and tensors, and plain-text tables with aligned columns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+
+def dotted(*names: str) -> str:
+    """The full name of a tensor or module inside of others. The name of a network itself is empty, and left out."""
+    return ".".join(filter(None, names))
 
 
 def short_name(name: str) -> str:

@@ -56,6 +56,7 @@ from torch import Tensor, fx, nn
 
 from hat.conversion.units import Units
 from hat.conversion.values import Claim, Value
+from hat.text import dotted
 from hat.tracing.errors import ConversionError
 from hat.tracing.names import operation, place_of
 from hat.tracing.trees import flat
@@ -313,7 +314,7 @@ class Analysis:
             )
         for path, part in module.named_modules():
             if getattr(part, "running_mean", None) is not None:
-                place = f"{name}.{path}" if path else name
+                place = dotted(name, path)
                 raise ConversionError(
                     f"{place}: is excluded, but training would change its running statistics; do not exclude this "
                     "module, or set track_running_stats=False"

@@ -19,6 +19,7 @@ from hat.layers.convolutions import HATConv1d, HATConv2d, HATConv3d
 from hat.layers.dropout import Dropout
 from hat.layers.gated import HATLinear
 from hat.layers.norms import NORMS
+from hat.text import dotted
 from hat.tracing.known import known_type
 from hat.units.composed import Gated, GatedAnywhere, SideBySide
 from hat.units.gate import Gate
@@ -243,7 +244,7 @@ def _forget_unread(network: fx.GraphModule) -> None:
     for path, module in network.named_modules():
         if type(module) is nn.Module or module is network:
             for tensors in (module._parameters, module._buffers):
-                for name in [name for name in tensors if (f"{path}.{name}" if path else name) not in read]:
+                for name in [name for name in tensors if dotted(path, name) not in read]:
                     del tensors[name]
 
 

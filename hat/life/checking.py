@@ -26,6 +26,7 @@ from hat.life.facts import Facts
 from hat.network.network import Network
 from hat.resizing.grow import counts_to
 from hat.resizing.resize import resize
+from hat.text import dotted
 from hat.units.buffers import foreign
 from hat.units.gate import Gate
 from hat.units.locks import unlocked
@@ -93,7 +94,7 @@ def names(model: Network) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
             continue
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None and name not in module._non_persistent_buffers_set:
-                yield f"{path}.{name}" if path else name, module, name, tensor
+                yield dotted(path, name), module, name, tensor
 
 
 def _loads_itself(module: nn.Module) -> bool:
@@ -106,7 +107,7 @@ def _growth(model: Network, state: Mapping[str, Any]) -> tuple[Tensor | None, li
     """The counts with which the model grows to the numbers of units in the state, and why it cannot."""
     longer = {}
     for name, gate in model.gates.items():
-        key = f"body.{name}.embedding" if name else "body.embedding"
+        key = dotted("body", name, "embedding")
         embedding = state.get(key)
         if embedding is not None and embedding.dim() == 1 and len(embedding) > gate.units:
             longer[name] = len(embedding)

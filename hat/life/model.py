@@ -21,6 +21,7 @@ from hat.network.mixing import mixed
 from hat.network.network import Network
 from hat.network.replicas import agree_to_begin, agree_to_end, share_beginning
 from hat.network.verdict import ForgettingError, Verification
+from hat.text import dotted
 from hat.warnings import CapacityWarning
 
 
@@ -339,13 +340,13 @@ class HATModel(Network):
             ValueError: names the first tensor that is not finite.
         """
         learned = [
-            (f"{path}.{name}" if path else name, p)
+            (dotted(path, name), p)
             for path, module in self.named_modules_in_use()
             for name, p in module.named_parameters(recurse=False)
             if p.requires_grad and id(p) not in self.frozen.parameters
         ]
         current_of_task = [
-            (f"body.{path}.{name}" if path else f"body.{name}", values)
+            (dotted("body", path, name), values)
             for path, module in self._per_task.items()
             for name, values in module.current()
         ]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hat.network.network import Network
+from hat.text import dotted
 from hat.units.per_task import PerTask, per_task
 from hat.units.sides import uses_of
 
@@ -50,7 +51,7 @@ def stacks(model: Network) -> Iterator[Stack]:
                     on = all_indices.index_copy(1, member.places.to(on.device), on)
                 read &= on.view(len(values), *(-1 if d == member.dim else 1 for d in range(values.dim() - 1)))
             read[forgotten] = False
-            full_name = ".".join(filter(None, ("body", path, f"{name}_tasks")))
+            full_name = dotted("body", path, f"{name}_tasks")
             yield Stack(full_name, module, values, getattr(module, f"{name}_initial"), read)
 
 

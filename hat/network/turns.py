@@ -1,4 +1,4 @@
-"""Turns in the life of the models of this process: after a turn, other parameters of a model can be trained than before.
+"""Turns in the life of the models of this process: after a turn, a model may train other parameters than before.
 
 A turn is the beginning or end of a task, a task that is forgotten, growth, a load, or a copy. Code that watches without
 being called, as `hat.optim.watching` and `hat.network.data_parallel`, looks again only after a turn.

@@ -15,7 +15,7 @@ import gc
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
@@ -24,11 +24,12 @@ from hat.life.model import HATModel
 from hat.network.moving import followers
 from hat.network.turns import living, turns
 from hat.optim.guard import locker_of
+from hat.text import dotted
 from hat.warnings import UnguardedWarning, UntrainedWarning
 
 _seen: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
 """The number of turns at which every optimizer was looked at. All of these optimizers have stepped."""
-_unguarded: WeakKeyDictionary[Optimizer, bool] = WeakKeyDictionary()
+_unguarded: WeakSet[Optimizer] = WeakSet()
 """The optimizers that an `UnguardedWarning` has told of."""
 _untrained: WeakKeyDictionary[HATModel, int] = WeakKeyDictionary()
 """The task for which an `UntrainedWarning` has told of every model."""
@@ -68,7 +69,7 @@ def _look_for_guard(optimizer: Optimizer, model: HATModel, held: set[int]) -> No
         if id(parameter) not in held or not parameter.requires_grad or parameter not in blocks:
             continue
         if not (len(blocks[parameter]) == 1 and not blocks[parameter][0].where and blocks[parameter][0].free):
-            _unguarded[optimizer] = True
+            _unguarded.add(optimizer)
             warnings.warn(
                 f"{type(optimizer).__name__} holds body.{name}, which finished tasks use, and may move it: "
                 "call hat.guard(optimizer, model) once, before the first step",
@@ -81,7 +82,7 @@ def _look_for_guard(optimizer: Optimizer, model: HATModel, held: set[int]) -> No
 def _look_for_untrained(optimizer: Optimizer, model: HATModel) -> None:
     """Warn if the current head or an embedding has a gradient but is in no optimizer."""
     learned = dict(model.heads[model.task].named_parameters(f"heads.{model.task}"))
-    learned |= {f"body.{name}.embedding".replace("..", "."): gate.embedding for name, gate in model.gates.items()}
+    learned |= {dotted("body", name, "embedding"): gate.embedding for name, gate in model.gates.items()}
     missing = _missing({name: p for name, p in learned.items() if p.requires_grad}, _known(model))
     if missing:
         missing = _missing(missing, _optimizers())

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from hat.text import dotted
 from hat.tracing import functions, places
 from hat.tracing.errors import ConversionError
 from hat.tracing.leaves import hides_its_weight
@@ -162,7 +163,7 @@ class Recorder(TorchFunctionMode):
     def insert(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a call of a module that is not part of the network, under a free name inside the running module."""
         path = self._inside[-1][0]
-        full_name = name = f"{path}.{name}" if path else name
+        full_name = name = dotted(path, name)
         count = 0
         while full_name in self.owners or full_name in self.nodes.targets:
             count += 1

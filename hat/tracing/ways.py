@@ -80,6 +80,6 @@ def _attributes(module: nn.Module) -> list[Any]:
 
 
 def _elements(value: Any) -> list[Any]:
-    return (
-        list(value) if isinstance(value, set) else [*flat(value, keys=True)] if isinstance(value, dict | list) else []
-    )
+    if isinstance(value, dict | list):
+        return [*flat(value, keys=True)]
+    return list(value) if isinstance(value, set) else []

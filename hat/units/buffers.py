@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from hat.text import dotted
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
 from hat.units.state import Answering
@@ -27,7 +28,7 @@ Place = tuple[nn.Module, str]
 def foreign(body: nn.Module) -> dict[str, tuple[nn.Module, str, Tensor]]:
     """The buffers of a network that belong neither to a gate nor to one task: (owner, name there, tensor) by name."""
     return {
-        f"{path}.{name}" if path else name: (module, name, buffer)
+        dotted(path, name): (module, name, buffer)
         for path, module in body.named_modules()
         if not isinstance(module, Gate | PerTask)
         for name, buffer in module._buffers.items()
@@ -67,6 +68,8 @@ class _Recomputation(Answering):
         values: the buffers at the time of the checkpoint.
     """
 
+    body: nn.Module
+
     def __init__(self, of: Pass, values: dict[Place, Tensor]) -> None:
         super().__init__(of.state, of.answer, of.body, edits=of.state.edits)
         self.values = values
@@ -74,7 +77,6 @@ class _Recomputation(Answering):
 
     def __enter__(self) -> None:
         super().__enter__()
-        assert self.body is not None
         self._stack.enter_context(_copied(self.body, self.values))
 
     def __exit__(self, *error: object) -> None:
@@ -115,7 +117,8 @@ def _written(body: nn.Module) -> Iterator[Place]:
     """The buffers that a forward pass may write to: all except those of gates and of finished tasks."""
     for module in body.modules():
         if not isinstance(module, Gate):
-            fixed = {f"{name}_{of}" for name in getattr(module, "kept", ()) for of in ("initial", "tasks")}
+            kept = module.kept if isinstance(module, PerTask) else ()
+            fixed = {f"{name}_{of}" for name in kept for of in ("initial", "tasks")}
             for name, buffer in module._buffers.items():
-                if buffer is not None and (name not in fixed or not isinstance(module, PerTask)):
+                if buffer is not None and name not in fixed:
                     yield module, name

@@ -256,20 +256,8 @@ _ELEMENTWISE = {
     *elementwise.RULES,
     *quotients.RULES,
     *("where", "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not", "logical_xor", "isnan"),
-    *(
-        "isfinite",
-        "isinf",
-        "lerp",
-        "addcmul",
-        "addcdiv",
-        "clamp_max",
-        "remainder",
-        "fmod",
-        "ceil",
-        "bool",
-        "int",
-        "long",
-    ),
+    *("isfinite", "isinf", "lerp", "addcmul", "addcdiv", "clamp_max", "remainder", "fmod", "ceil"),
+    *("bool", "int", "long"),
     *("hypot", "atan2", "copysign", "tan", "sinh", "cosh", "log10", "frac", "sgn", "softsign", "threshold", "double"),
 }
 _ALONG: dict[str | None, tuple[int, int | None]] = {
