@@ -27,7 +27,15 @@ from hat.units.gate import Along, Gate
 from hat.units.per_task import PerTask, PerTaskParameter
 from hat.units.state import GateConfig
 from hat.verification.verify import ForgettingError, Probes, Verification, verify
-from hat.warnings import CapacityWarning, GraphWarning, NonFiniteWarning, UnlockedWarning
+from hat.warnings import (
+    CapacityWarning,
+    DriftWarning,
+    GraphWarning,
+    NonFiniteWarning,
+    UnguardedWarning,
+    UnlockedWarning,
+    UntrainedWarning,
+)
 
 __version__ = "0.1.0"
 
@@ -37,6 +45,7 @@ __all__ = [
     "AxisSummary",
     "CapacityWarning",
     "ConversionError",
+    "DriftWarning",
     "ExportError",
     "Forecast",
     "ForgettingError",
@@ -71,7 +80,9 @@ __all__ = [
     "TrainResult",
     "TrainStep",
     "Trainer",
+    "UnguardedWarning",
     "UnlockedWarning",
+    "UntrainedWarning",
     "Verification",
     "WeightsKept",
     "checkpoint",

@@ -15,3 +15,15 @@ class UnlockedWarning(UserWarning):
 
 class GraphWarning(UserWarning):
     """A function that should run as a graph of the GPU runs without a graph. The results are the same."""
+
+
+class DriftWarning(UserWarning):
+    """Something that finished tasks use has moved, so they may answer differently than when they were learned."""
+
+
+class UnguardedWarning(UserWarning):
+    """An optimizer steps that may move what finished tasks use, because it is not under `hat.guard`."""
+
+
+class UntrainedWarning(UserWarning):
+    """The head of the current task, or an embedding, has a gradient but is in no optimizer, so it never learns."""

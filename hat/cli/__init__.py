@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from hat.cli.parser import make_parser
+from hat.network.verdict import ForgettingError
 from hat.training.subnormals import flushed_subnormals
 
 EXIT_ERROR = 2
@@ -40,6 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     """An error in one line. For an unexpected error, the line also has the class and says how to see more."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:1000]
-    if text and isinstance(error, (ValueError, OSError, ImportError, ArithmeticError)):
+    if text and isinstance(error, (ValueError, OSError, ImportError, ArithmeticError, ForgettingError)):
         return text
     return f"{type(error).__name__}: {text} (--traceback shows where in the code it was raised)"

@@ -7,6 +7,7 @@ import argparse
 from hat import metrics
 from hat.cli.stored import StoredRun, open_run
 from hat.training import evaluate
+from hat.verification.verify import ForgettingError, verify
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
@@ -14,6 +15,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
     Raises:
         ValueError: the folder holds no run, a file is damaged, no task is finished, or there is no such task.
+        ForgettingError: in mode `binary`, something that finished tasks use has moved; the message names the tensor.
     """
     run = open_run(arguments.run_dir, data=arguments.data, device=arguments.device)
     tasks = _tasks(run, arguments.task)
@@ -27,6 +29,11 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         drift.append(result.drift_from(earlier))
     print(metrics.table([run.stream[task].name for task in tasks], learned, now))
     print(f"\nlargest logit drift {max(drift):g}")
+    verification = verify(run.model)
+    if verification.moved is not None and run.model.config.mask_mode == "binary":
+        raise ForgettingError(
+            f"{run.folder.path}: {verification.kind} {verification.moved} has moved since it was locked", verification
+        )
 
 
 def _tasks(run: StoredRun, task: int | None) -> list[int]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hat.network.network import Network
+from hat.network.seals import Seals, restored, to_save
 
 
 class Facts(NamedTuple):
@@ -22,11 +23,15 @@ class Facts(NamedTuple):
         learning: the last task is being learned.
         classes: the names of the classes of every task; no names for a forgotten task.
         forgotten: the ids of the forgotten tasks, in order.
+        sealed: the seals of what finished tasks use, see `hat.network.seals`; None in states of earlier versions.
+        drifted: the name of the first tensor that has differed from its seal, or None.
     """
 
     learning: bool
     classes: tuple[tuple[str, ...], ...]
     forgotten: tuple[int, ...]
+    sealed: Seals | None = None
+    drifted: str | None = None
 
     @property
     def tasks(self) -> int:
@@ -36,7 +41,7 @@ class Facts(NamedTuple):
     @classmethod
     def of(cls, model: Network) -> Facts:
         """The tasks of a model as it is now."""
-        return cls(model.learning, tuple(model.classes), model.forgotten)
+        return cls(model.learning, tuple(model.classes), model.forgotten, to_save(model), model.drifted)
 
     def written(self) -> Tensor:
         """uint8 [bytes], the facts as JSON."""
@@ -52,12 +57,12 @@ class Facts(NamedTuple):
         if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1 or state.is_meta:
             raise ValueError(f"expected JSON as a uint8 tensor of one dimension, got {_told(state)}")
         try:
-            written = json.loads(bytes(state.cpu().tolist()))
+            written = json.loads(state.cpu().numpy().tobytes())
         except (ValueError, RecursionError) as error:
             raise ValueError(f"expected JSON, got {type(error).__name__}: {str(error)[:80]}") from None
         if not isinstance(written, dict):
             raise ValueError(f"expected a JSON object, got {type(written).__name__}")
-        learning, classes, forgotten = (written.get(name) for name in cls._fields)
+        learning, classes, forgotten, sealed, drifted = (written.get(name) for name in cls._fields)
         if not isinstance(learning, bool):
             raise ValueError(f"learning: expected true or false, got {learning!r}")
         if not isinstance(classes, list) or not all(map(_are_names, classes)):
@@ -69,7 +74,9 @@ class Facts(NamedTuple):
             raise ValueError(f"forgotten: expected ids of the {count} finished tasks, got {forgotten!r}"[:200])
         if [task for task, names in enumerate(classes) if not names] != sorted(set(forgotten)):
             raise ValueError("classes: expected no names for forgotten tasks only")
-        return cls(learning, tuple(map(tuple, classes)), tuple(sorted(set(forgotten))))
+        if not isinstance(drifted, str | None):
+            raise ValueError(f"drifted: expected the name of a tensor or null, got {drifted!r}"[:200])
+        return cls(learning, tuple(map(tuple, classes)), tuple(sorted(set(forgotten))), restored(sealed), drifted)
 
 
 def _are_names(names: Any) -> bool:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hat.life.model import HATModel
-from hat.network import moving
+from hat.network import moving, seals
 from hat.network.heads import ForgottenHead
 from hat.network.interrupt import interrupt_waits
 from hat.network.reading import read_by_head, stacks
@@ -75,12 +75,15 @@ def forget(model: HATModel, task: int) -> None:
         TypeError: `model` is not a `HATModel`, or `task` is not an int.
         ValueError: there is no such task, the task is forgotten already, or a gate has no mask of the task.
         RuntimeError: another process of the model's group does not come, calls something else or has other parameters.
+
+    Warns:
+        DriftWarning: something that finished tasks use has moved since it was locked, see `HATModel.moved`.
     """
     if not isinstance(model, HATModel):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
     agree_to_change(model, f"hat.forget of task {task}", lambda: _check(model, task))
     values = drawn(_modules(model))  # all before the first change: an error here changes nothing
-    with torch.no_grad(), interrupt_waits():
+    with torch.no_grad(), interrupt_waits(), seals.opened(model, 2):
         removed = _remove(model, task)
         moving.settle(model)
         _reset_unread(model)

@@ -23,10 +23,11 @@ from torch import nn
 
 from hat.life.checking import FACTS, kept_head, names, plan
 from hat.life.snapshot import Snapshot, give
-from hat.network import data_parallel, moving
+from hat.network import data_parallel, moving, seals
 from hat.network.frozen import keep_frozen_in_place
 from hat.network.heads import ForgottenHead, make_head
 from hat.network.network import Network
+from hat.network.turns import turn
 from hat.resizing.resize import Resized, resize
 
 _ASSIGN = "assign_to_params_buffers"
@@ -91,6 +92,9 @@ class Load:
         """Finish a load that torch has carried out. All that depends on what was loaded is made anew here."""
         model = self.model
         model.freeze()
+        turn(model)
+        if self._resized.changes:
+            data_parallel.follow_shapes(model)
         moving.tell(model, self._resized.changes, self._blocks, self._resized.before)
         if self._resized.changes:
             data_parallel.follow_shapes(model)
@@ -123,9 +127,15 @@ class Settlement:
                 keys.missing_keys[:] = [*others, *load.absent]
         if self.errors or (self.strict and (keys.missing_keys or keys.unexpected_keys)):
             self.undo()
-        else:
+            return
+        try:
             for load in self.loads:
-                load.complete()
+                seals.compare_loaded(load.model)
+        except Warning:  # the user has made an error of the warning
+            self.undo()
+            raise
+        for load in self.loads:
+            load.complete()
 
     def undo(self) -> None:
         """Make all models what they were."""

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 import hat_kernels
 from hat.life import loading
 from hat.life.facts import Facts
-from hat.network import moving
+from hat.network import moving, seals
 from hat.network.frozen import keep_frozen_in_place
 from hat.network.heads import make_head
 from hat.network.interrupt import interrupt_waits
 from hat.network.mixing import mixed
 from hat.network.network import Network
 from hat.network.replicas import agree_to_begin, agree_to_end, share_beginning
+from hat.network.turns import turn
+from hat.network.verdict import ForgettingError, Verification
 from hat.warnings import CapacityWarning
 
 
@@ -108,6 +110,9 @@ class HATModel(Network):
             if not self._remembers:
                 keep_frozen_in_place(self.gates.values())
             self.freeze_more()  # needed before the first task, too, if units are reserved
+            if self.sealed is None:  # reserved units, or an operation that an error has ended
+                seals.seal(self)
+            turn(self)
             self.train()
         return self.task
 
@@ -174,11 +179,16 @@ class HATModel(Network):
             RuntimeError: another process of the group does not come within the timeout of the group, calls something
                 else, or has another parameter, mask or order of units. The message names the process and the tensor. No
                 process commits a mask then.
+
+        Warns:
+            DriftWarning: something that earlier tasks use has moved since the last task ended; see `moved`. The task
+                ends all the same.
         """
         task, head = agree_to_end(self, self._check_end), self.head
         used_before = {gate: gate.used > 0.5 for gate in self.gates.values()}
         blocks_before = self.blocks()
-        with interrupt_waits():  # a half-moved network would compute another function
+        # A half-moved network would compute another function.
+        with interrupt_waits(), seals.opened(self, 2):
             for part in self.parts():
                 part.commit()
             self.learning = False
@@ -189,7 +199,35 @@ class HATModel(Network):
         for name, gate in self.gates.items():
             if not (gate.masks[-1] > 0.5).any():
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
+        turn(self)
         return task
+
+    def moved(self) -> str | None:
+        """Compare everything that finished tasks use with its seals, see `hat.network.seals`.
+
+        A model remembers that something has moved, also in its `state_dict`, until it forgets all tasks or loads
+        another state.
+
+        Returns:
+            The name of the first tensor that has moved since it was locked; None if nothing has moved.
+        """
+        return seals.moved(self)
+
+    def state_dict(self, *args: Any, verify: bool = False, **kwargs: Any) -> Any:
+        """The state, see `torch.nn.Module.state_dict`.
+
+        Args:
+            *args: as of torch.
+            verify: first compare what finished tasks use with its seals, see `moved`.
+            **kwargs: as of torch.
+
+        Raises:
+            ForgettingError: with `verify`, something has moved.
+        """
+        if verify and (name := self.moved()) is not None:
+            found = Verification({}, *seals.described(self, name))
+            raise ForgettingError(f"state_dict: expected nothing to have moved, got {found}", found)
+        return super().state_dict(*args, **kwargs)
 
     def forward(self, x: Tensor, task: int | Tensor | None = None) -> Tensor:
         """The logits of one task, or of a batch that mixes tasks.
@@ -229,6 +267,7 @@ class HATModel(Network):
         """Restore the state that `get_extra_state` has written."""
         facts = Facts.read(state)
         self.learning, self.classes, self._forgotten = facts.learning, list(facts.classes), set(facts.forgotten)
+        self.sealed, self.drifted = facts.sealed, facts.drifted
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a state, see `torch.nn.Module.load_state_dict`. A state that does not fit leaves the model unchanged.
@@ -247,6 +286,9 @@ class HATModel(Network):
             RuntimeError: names are missing or unexpected (if `strict`), or shapes differ, or parts of the state
                 contradict each other or what the model keeps. Parts are the facts about tasks, the masks, the heads,
                 what each task has of its own, the order of units, and what is reserved.
+
+        Warns:
+            DriftWarning: a tensor that finished tasks use is not the one that was sealed, see `moved`.
         """
         try:
             return super().load_state_dict(state_dict, strict, assign)

@@ -63,6 +63,11 @@ def follow(model: Network, follower: Follower) -> None:
     _FOLLOWERS.setdefault(model, WeakSet()).add(follower)
 
 
+def followers(model: Network) -> list[Follower]:
+    """The objects that follow the model."""
+    return list(_FOLLOWERS.get(model, ()))
+
+
 def tell(model: Network, changes: Changes, before: Blocks, like: Mapping[Tensor, Tensor]) -> None:
     """Call `Follower.follow` of all followers of the model."""
     _tell(model, lambda follower: follower.follow(changes, before, model.blocks(), like))
@@ -75,7 +80,7 @@ def renew(model: Network, gone: Sequence[Tensor]) -> None:
 
 def _tell(model: Network, what: Callable[[Follower], None]) -> None:
     errors = []
-    for follower in list(_FOLLOWERS.get(model, ())):
+    for follower in followers(model):
         try:
             what(follower)
         except Exception as error:  # the other followers are still called

@@ -17,7 +17,8 @@ from hat.network.copying import copied
 from hat.network.frozen import Frozen, keep_frozen_in_place
 from hat.network.processes import Processes, ProcessGroup
 from hat.network.sharded import refuse_sharded
-from hat.units.blocks import Block
+from hat.network.turns import turn
+from hat.units.blocks import Block, Sides
 from hat.units.buffers import Pass, frozen
 from hat.units.gate import Gate
 from hat.units.locks import frozen_lock, gates, locks, sides, unlocked
@@ -44,6 +45,8 @@ class Network(nn.Module):
         learning: a task has begun and not ended.
         frozen: the parameters that no task trains any more, whatever their `requires_grad` says.
         processes: the processes that hold the model together.
+        sealed: the seals of what finished tasks use, see `hat.network.seals`; None: not sealed yet.
+        drifted: the name of the first tensor that has differed from its seal, or None.
     """
 
     outputs: Gate | None
@@ -70,8 +73,10 @@ class Network(nn.Module):
         self._forgotten: set[int] = set()
         self.frozen = Frozen()
         self._gates, self._per_task = gates(body), per_task(body)
-        self._blocks: tuple[tuple[int, ...], dict[Tensor, list[Block]]] = ((), {})
+        self._sides: tuple[tuple[int, ...], dict[Tensor, Sides], dict[Tensor, list[Block]]] = ((), {}, {})
         self._mixing: tuple[int, dict[Hashable, bool]] = (-1, {})  # State.edits, and what was found since, by kind
+        self.sealed: dict[str, Any] | None = None
+        self.drifted: str | None = None
         self._check_body()
         width_of_body = body.features if isinstance(body, Wired) else None
         self.features = next(n for n in (features, width_of_body, self._last_gate().units) if n is not None)
@@ -112,7 +117,7 @@ class Network(nn.Module):
 
     def look_again(self) -> None:
         """Find the gates and the modules with tensors of each task's own anew: the body may have changed."""
-        self._gates, self._per_task, self._blocks = gates(self.body), per_task(self.body), ((), {})
+        self._gates, self._per_task, self._sides = gates(self.body), per_task(self.body), ((), {}, {})
 
     @property
     def tasks(self) -> int:
@@ -232,15 +237,21 @@ class Network(nn.Module):
         """
         return {p: lock if self.holds else None for p, lock in locks(self.body).items()}
 
+    def sides(self) -> dict[Tensor, Sides]:
+        """The units along every shared parameter."""
+        self.blocks()
+        return self._sides[1]
+
     def blocks(self) -> dict[Tensor, list[Block]]:
         """The parts of every shared parameter in which an element may move."""
         # Every step asks for the blocks, but they change only when a task ends. The key is all that they depend on.
         key = (self.tasks, *(number for gate in self.gates.values() for number in gate.identity()))
-        if self._blocks[0] != key:
-            holds, frozen, sides_by_parameter = self.holds, self.frozen.parameters, sides(self.body).items()
-            movable = {p: side.blocks(p) if holds else [Block()] for p, side in sides_by_parameter}
-            self._blocks = key, {p: [] if id(p) in frozen else blocks for p, blocks in movable.items()}
-        return self._blocks[1]
+        if self._sides[0] != key:
+            holds, frozen, sides_by_parameter = self.holds, self.frozen.parameters, sides(self.body)
+            movable = {p: side.blocks(p) if holds else [Block()] for p, side in sides_by_parameter.items()}
+            blocks = {p: [] if id(p) in frozen else blocks_of_p for p, blocks_of_p in movable.items()}
+            self._sides = key, sides_by_parameter, blocks
+        return self._sides[2]
 
     def active_locks(self) -> dict[Tensor, Lock]:
         """The lock of every parameter of which something is locked. The lock of a frozen parameter locks all of it."""
@@ -262,7 +273,7 @@ class Network(nn.Module):
         What this model itself has frozen before, and what is not frozen any more, is trained again.
         """
         self.frozen.become(self.frozen_parameters())
-        self._blocks = ((), {})
+        self._sides = ((), {}, {})
         self._release()
 
     def freeze_more(self, *heads: nn.Module) -> None:
@@ -380,5 +391,9 @@ class Network(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copied(self, memo)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        turn(self)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_blocks": ((), {})}  # the key holds addresses, which differ in a copy
+        return {**self.__dict__, "_sides": ((), {}, {})}  # the key holds addresses, which differ in a copy

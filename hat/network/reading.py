@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hat.network.network import Network
 from hat.units.per_task import PerTask, per_task
+from hat.units.sides import uses_of
 
 
 class Stack(NamedTuple):
@@ -38,18 +39,17 @@ class Stack(NamedTuple):
 
 def stacks(model: Network) -> Iterator[Stack]:
     """Every tensor that finished tasks keep for themselves. A forgotten task reads no element."""
+    uses, forgotten = uses_of(model.gates.values()), list(model.forgotten)
     for path, module in per_task(model.body).items():
         for name, values in module.stacks():
             read = torch.ones_like(values, dtype=torch.bool)
-            for gate in model.gates.values():
-                for member in gate.members:
-                    if member.module is module and member.name == name:
-                        on = (gate.masks[: len(values)] != 0).repeat_interleave(member.repeat, 1)
-                        if member.places is not None:
-                            all_indices = on.new_ones(len(values), values.shape[1 + member.dim])
-                            on = all_indices.index_copy(1, member.places.to(on.device), on)
-                        read &= on.view(len(values), *(-1 if d == member.dim else 1 for d in range(values.dim() - 1)))
-            read[list(model.forgotten)] = False
+            for gate, member in uses.get((module, name), ()):
+                on = (gate.masks[: len(values)] != 0).repeat_interleave(member.repeat, 1)
+                if member.places is not None:
+                    all_indices = on.new_ones(len(values), values.shape[1 + member.dim])
+                    on = all_indices.index_copy(1, member.places.to(on.device), on)
+                read &= on.view(len(values), *(-1 if d == member.dim else 1 for d in range(values.dim() - 1)))
+            read[forgotten] = False
             full_name = ".".join(filter(None, ("body", path, f"{name}_tasks")))
             yield Stack(full_name, module, values, getattr(module, f"{name}_initial"), read)
 

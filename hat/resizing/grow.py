@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hat.conversion.body import Converted
 from hat.conversion.trials import vary
-from hat.network import data_parallel, moving
+from hat.network import data_parallel, moving, seals
 from hat.network.interrupt import interrupt_waits
 from hat.network.movable import segments
 from hat.network.network import Network
@@ -74,6 +74,9 @@ def grow(model: Network, by: By) -> dict[str, int]:
             a parameter along it was frozen when the first task began. The model is unchanged then. Without a mapping,
             gates that cannot grow stay as they are, with a `CapacityWarning`.
         RuntimeError: another process of the model's group does not come, calls something else or has other parameters.
+
+    Warns:
+        DriftWarning: something that finished tasks use has moved since it was locked, see `HATModel.moved`.
     """
     if not isinstance(model, Network):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
@@ -91,7 +94,7 @@ def grow(model: Network, by: By) -> dict[str, int]:
             raise ValueError(
                 f"{name}: cannot grow; something would compute another function with more units, or is not known"
             )
-    return _grown(model, counts)
+    return _grown(model, counts, stacklevel=3)
 
 
 def grow_what_can(model: Network, units_to_add: Mapping[str, int]) -> dict[str, int]:
@@ -118,16 +121,16 @@ def grow_what_can(model: Network, units_to_add: Mapping[str, int]) -> dict[str, 
             CapacityWarning,
             stacklevel=3,
         )
-    return _grown(model, counts)
+    return _grown(model, counts, stacklevel=4)
 
 
-def _grown(model: Network, counts: Tensor) -> dict[str, int]:
+def _grown(model: Network, counts: Tensor, stacklevel: int) -> dict[str, int]:
     """Grow the model; returns how many units have joined each gate that has grown, by the name of the gate."""
     joined = {name: added for name, added in _joined(model, counts).items() if added}
     agree_to_change(model, "hat.grow", lambda: joined)
     if joined:
         before = model.blocks()
-        with interrupt_waits():  # a half-grown network cannot be computed
+        with interrupt_waits(), seals.opened(model, stacklevel):  # a half-grown network cannot be computed
             resized = resize(model, counts)
             moving.tell(model, resized.changes, before, resized.before)
             data_parallel.follow_shapes(model)

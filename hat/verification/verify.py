@@ -3,84 +3,46 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hat.life.model import HATModel
+from hat.network import seals
 from hat.network.tolerance import largest_change
+from hat.network.verdict import ForgettingError, Verification
 from hat.verification.probes import Probe, Probes, locked_buffers, logits_of, rows_of
 from hat.verification.recording import WHOLE, first_difference, record
 
 __all__ = ["ForgettingError", "Probe", "Probes", "Verification", "verify"]
 
 
-class ForgettingError(RuntimeError):
-    """A finished task answers differently, or a locked element has moved.
-
-    Attributes:
-        verification: the result of `hat.verify`.
-    """
-
-    def __init__(self, message: str, verification: Verification) -> None:
-        super().__init__(message)
-        self.verification = verification
-
-
-@dataclass(frozen=True)
-class Verification:
-    """The result of `hat.verify`.
-
-    Attributes:
-        drift: the largest absolute change of any logit, by task; inf if a logit became NaN or inf.
-        moved: the name of the first thing that changed, or None. Parameters come first, in the order of the model, then
-            buffers, then modules in the order in which they end. If no module inside the model changed but the logits
-            did, the name is `"model"`.
-        moved_by: the largest absolute change of a locked element of the parameter or buffer, inf if the tensor is gone;
-            of a module, the largest change of a sample of its outputs.
-        kind: `"parameter"`; `"buffer"`, which includes masks and tensors that a task has for itself; or `"module"`, if
-            no tensor has moved but the module has another output for the same inputs, because of a hook, a changed
-            attribute or another module in its place. None: nothing moved.
-    """
-
-    drift: dict[int, float]
-    moved: str | None
-    moved_by: float
-    kind: str | None = None
-
-    @property
-    def largest(self) -> float:
-        """The largest drift of any task; 0.0 if nothing is forgotten."""
-        return max(self.drift.values(), default=0.0)
-
-    @property
-    def exact(self) -> bool:
-        """Whether every logit is equal and nothing has moved."""
-        return self.largest == 0 and self.moved is None
-
-    def __str__(self) -> str:
-        moved = "no locked parameter moved"
-        if self.moved is not None:
-            verb = "answers differently, by" if self.kind == "module" else "moved by"
-            moved = f"{self.kind} {self.moved} {verb} {self.moved_by:g}"
-        return f"largest drift {self.largest:g} over {len(self.drift)} tasks; {moved}"
-
-
 @torch.no_grad()
-def verify(model: HATModel, probes: Probes) -> Verification:
-    """Compare the logits of every probed task with its probe, bit for bit, on the same device and batch shape.
+def verify(model: HATModel, probes: Probes | None = None) -> Verification:
+    """Compare what finished tasks use with its seals, and the logits of every probed task with its probe.
+
+    Logits are compared bit for bit, on the same device and batch shape. The seals also cover tasks without a probe, see
+    `HATModel.moved`. A probe finds more than a seal: which logits differ and by how much, and modules that have changed
+    although no tensor has.
 
     Args:
         model: the model after more training. Tasks that it has forgotten are left out.
-        probes: made by `Probes.add` after each `end_task`.
+        probes: made by `Probes.add` after each `end_task`. None: only the seals are compared, and no task has a drift.
 
     Returns:
-        The drift of every task, and the first parameter, buffer or module that moved.
+        The drift of every probed task, and the first parameter, buffer or module that moved.
 
     Raises:
-        ValueError: there is no probe, or the model was grown after the probes were made.
+        ValueError: there is no probe in `probes`, or the model was grown after the probes were made.
     """
+    verification = Verification({}, None, 0.0) if probes is None else _compared(model, probes)
+    if verification.moved is None and (name := model.moved()) is not None:
+        return Verification(verification.drift, *seals.described(model, name))
+    return verification
+
+
+def _compared(model: HATModel, probes: Probes) -> Verification:
+    """What the probes tell, see `verify`."""
     if not probes.tasks:
         raise ValueError("probes: expected at least one, got none")
     probes.check_shapes(model)

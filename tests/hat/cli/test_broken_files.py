@@ -176,3 +176,12 @@ def test_device_that_is_not_there_can_be_replaced(run: Path) -> None:
     edit_config(run, lambda c: c["training"].update(device="cuda:77"))
     assert main(["evaluate", str(run), "--device", "cpu"]) == 0
     assert main(["train", "--resume", str(run), "--device", "cpu", "--quiet"]) == 0
+
+
+def test_a_finished_task_that_has_drifted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table comes first. Then the command ends with status 2, and names the tensor."""
+    name = "body.network.linear1.weight"
+    edit_checkpoint(run, lambda payload: payload["model"][name].mul_(1.5))
+    with pytest.warns(hat.DriftWarning, match=name):
+        error = refused(capsys, "evaluate", str(run))
+    assert error.endswith(f"parameter {name} has moved since it was locked\n")
