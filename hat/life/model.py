@@ -187,7 +187,7 @@ class HATModel(Network):
         used_before = {gate: gate.used > 0.5 for gate in self.gates.values()}
         blocks_before = self.blocks()
         # A half-moved network would compute another function.
-        with interrupt_waits(), seals.opened(self, 2):
+        with interrupt_waits(), seals.opened(self, 2, appends=self.config.mask_mode == "binary"):
             for part in self.parts():
                 part.commit()
             self.learning = False
