@@ -63,7 +63,12 @@ def bits_of(tensor: Tensor) -> Tensor:
     """The bits of the elements as integers of the same size. A complex number is two numbers."""
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.view(_INTEGERS[tensor.element_size()])
+    bits = tensor.view(_INTEGERS[tensor.element_size()])
+    if bits.dtype is not torch.int64:
+        return bits
+    # A change of the highest bit alone would be 2^63 times an odd number, so two of them would cancel, as when weights
+    # change their signs. So the high half goes into the low half, too; different numbers stay different.
+    return bits ^ (bits >> 32 & 0xFFFFFFFF)
 
 
 def is_readable(tensor: Tensor) -> bool:
