@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from types import MethodType
 from typing import Any, SupportsIndex
-from weakref import ref
+from weakref import proxy, ref
 
 import torch
 from torch import Tensor
@@ -82,18 +82,20 @@ def _guarded(optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float 
     optimizer._guarded = hooks  # type: ignore[attr-defined]
     optimizer.register_step_pre_hook(hooks.before_step)
     optimizer.register_step_post_hook(hooks.after_step)
-    step = optimizer.step
+    # Nothing that the optimizer holds may hold it: it would live on after its task, and follow every later change.
+    step = vars(optimizer).get("step", type(optimizer).step)  # a scheduler may have replaced it
+    is_own = "step" in vars(optimizer)
 
     @wraps(step)
-    def step_to_the_end(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+    def step_to_the_end(_: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
         try:
-            return step(*args, **kwargs)
+            return step(*args, **kwargs) if is_own else step(hooks._own_optimizer(), *args, **kwargs)
         except BaseException:  # the hook after the step is not called then
             with interrupt_waits():
                 hooks.give_up()
             raise
 
-    optimizer.step = MethodType(step_to_the_end, optimizer)  # type: ignore[method-assign]
+    optimizer.step = MethodType(step_to_the_end, proxy(optimizer))  # type: ignore[method-assign]
     # torch neither copies nor pickles hooks, so a plain copy would have no guard.
     optimizer.__reduce_ex__ = hooks.reduced  # type: ignore[method-assign]
     optimizer.add_param_group = hooks.add_param_group  # type: ignore[method-assign]
