@@ -1,5 +1,8 @@
 """The guard of a torch optimizer: its step if nothing is locked, and the arguments that it refuses."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -224,3 +227,28 @@ def test_a_counter_stays_where_it_is():
         optimizer.step()
         places.add(optimizer.state[model.body.network.linear2.weight]["step"].data_ptr())
     assert len(places) == 1
+
+
+@pytest.mark.parametrize("scheduled", ["no", "before", "after"])
+def test_a_guarded_optimizer_goes_with_its_last_name(scheduled):
+    """A kept one would follow every change of the model. No collection of garbage is needed for it."""
+    model = hat.HATModel(hat.models.mlp(4, hidden=(6,)))
+    model.begin_task(classes=2)
+    optimizer = torch.optim.AdamW(model.task_parameters())
+    if scheduled == "before":
+        torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    hat.guard(optimizer, model)
+    if scheduled == "after":
+        torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    before = model.head.weight.detach().clone()
+    model(torch.randn(3, 4)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.head.weight, before)
+    reference = weakref.ref(optimizer)
+    gc.collect()  # what the scheduler has left
+    gc.disable()
+    try:
+        del optimizer
+        assert reference() is None
+    finally:
+        gc.enable()
