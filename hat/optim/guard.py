@@ -48,7 +48,8 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
             guard clips, because clipping outside of the step would count the gradients of locked weights.
 
     Returns:
-        The same optimizer, with two hooks. A `copy.deepcopy` of the optimizer guards the copy of the model.
+        The same optimizer, with two hooks. A `copy.deepcopy` or a pickle of the optimizer guards the
+        copy of the model, which the pickle includes.
 
     Raises:
         ValueError: no parameter of the optimizer belongs to the model, the optimizer is already guarded, or `max_norm`
@@ -72,8 +73,9 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
     _part_embeddings(optimizer, model)
     optimizer.register_step_pre_hook(hooks.before_step)
     optimizer.register_step_post_hook(hooks.after_step)
-    # torch does not copy hooks, so a plain copy would have no guard.
+    # torch copies and pickles no hooks, so a plain copy would have no guard.
     optimizer.__deepcopy__ = hooks.copied  # type: ignore[attr-defined]
+    optimizer.__reduce_ex__ = hooks.reduced  # type: ignore[method-assign]
     optimizer.add_param_group = hooks.add_param_group  # type: ignore[method-assign]
     return optimizer
 
@@ -163,11 +165,17 @@ class _Guard:
     def copied(self, memo: dict[int, Any]) -> torch.optim.Optimizer:
         """A copy of the optimizer that guards a copy of the model. `memo` holds it if both are copied together."""
         optimizer = self._own_optimizer()
-        copied = type(optimizer).__new__(type(optimizer))
+        copied: torch.optim.Optimizer = type(optimizer).__new__(type(optimizer))
         memo[id(optimizer)] = copied
         copied.__setstate__(copy.deepcopy(optimizer.__getstate__(), memo))
         vars(copied)["_left_empty"] = list(left_empty(optimizer))
         return guard(copied, copy.deepcopy(self.model, memo), max_norm=self.max_norm)
+
+    def reduced(self, _protocol: Any) -> tuple[Any, ...]:
+        """How the optimizer is pickled: together with the model, whose copy it guards again."""
+        optimizer = self._own_optimizer()
+        parts = (optimizer.__getstate__(), list(left_empty(optimizer)), self.model, self.max_norm)
+        return _guarded_again, (type(optimizer), *parts)
 
     def _own_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer, for its own methods, which run only while it lives."""
@@ -240,6 +248,16 @@ class _Guard:
         if factor is not None:
             for grad, _ in grads:
                 grad.mul_(factor)
+
+
+def _guarded_again(
+    cls: type[torch.optim.Optimizer], state: dict[str, Any], empty: list[Any], model: HATModel, max_norm: float | None
+) -> torch.optim.Optimizer:
+    """The optimizer that `_Guard.reduced` has taken apart."""
+    optimizer: torch.optim.Optimizer = cls.__new__(cls)
+    optimizer.__setstate__(state)
+    vars(optimizer)["_left_empty"] = empty
+    return guard(optimizer, model, max_norm=max_norm)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
