@@ -73,3 +73,12 @@ def same_start(request: pytest.FixtureRequest) -> Iterator[None]:
     with hat_kernels.backend(request.config.getoption("--backend")):
         yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For networks so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

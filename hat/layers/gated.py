@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import hat_kernels
 from hat.layers.folding import folded_dtype, pays
-from hat.layers.updaters import updater_of
+from hat.layers.updaters import update_of
 from hat.units.gate import Gate, KnowsGates
 from hat.units.sides import Use, sides_of, uses_of
 from hat.units.state import LEARNING
@@ -199,9 +199,9 @@ class HATLinear(GatedLayer, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] to [..., N]."""
         weight = self.weight  # read only once: a parametrization may compute the weight, and may count the reads
-        updater = None if torch.compiler.is_compiling() else updater_of(weight)
+        update = None if torch.compiler.is_compiling() else update_of(weight)
         frozen, form, bias = self._frozen(weight), self._form, self.bias
-        if updater is None:  # an updater needs the gradient of the weight itself, not of a folded weight
+        if update is None:  # an update needs the gradient of the weight itself, not of a folded weight
             folded = self._folded(weight, frozen, form, x.shape[:-1].numel(), None)
             if folded is not None:
                 (weight, bias), frozen, form = folded, None, None
@@ -210,7 +210,7 @@ class HATLinear(GatedLayer, nn.Linear):
             weight,
             bias,
             frozen=frozen,
-            update=None if updater is None else updater.update,
+            update=update,
             activation=self.activation,
             dropout=self.dropout if self.training else 0.0,
             gate=form,

@@ -9,6 +9,8 @@ from weakref import ref
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hat_kernels.locked_linear.api import Update
+
 
 class Updater(Protocol):
     """An optimizer that updates weights inside the backward pass; see `hat_kernels.locked_linear`."""
@@ -29,7 +31,11 @@ def claim(weights: Iterable[Tensor], updater: Updater | None) -> None:
             _updaters[weight] = ref(updater)
 
 
-def updater_of(weight: Tensor) -> Updater | None:
-    """The optimizer that updates this weight inside the backward pass, or None."""
+def update_of(weight: Tensor) -> Update | None:
+    """What updates this weight inside the backward pass, or None.
+
+    It updates the weight itself, whatever the backward pass sees in its place: a checkpoint hands out copies.
+    """
     reference = _updaters.get(weight)
-    return None if reference is None else reference()
+    updater = None if reference is None else reference()
+    return None if updater is None else lambda _, dz, x: updater.update(weight, dz, x)

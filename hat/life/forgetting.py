@@ -82,7 +82,8 @@ def forget(model: HATModel, task: int) -> None:
     if not isinstance(model, HATModel):
         raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
     agree_to_change(model, f"hat.forget of task {task}", lambda: _check(model, task))
-    values = drawn(_modules(model))  # all before the first change: an error here changes nothing
+    with interrupt_waits():  # modules draw in place, and get their old values back
+        values = drawn(_modules(model))  # all before the first change: an error here changes nothing
     with torch.no_grad(), interrupt_waits(), seals.opened(model, 2):
         removed = _remove(model, task)
         moving.settle(model)

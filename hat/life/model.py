@@ -103,16 +103,18 @@ class HATModel(Network):
         for part in self.parts():
             part.begin_task()
         share_beginning(self, head)
-        self.heads.append(head)
-        self.classes.append(names)
-        self.learning = True
-        if not self._remembers:
-            keep_frozen_in_place(self.gates.values())
-        self.freeze_more()  # needed before the first task, too, if units are reserved
-        if self.sealed is None:  # reserved units, or an operation that an error has ended
-            seals.seal(self)
-        turn(self)
-        return self.train().task
+        with interrupt_waits():  # a head of a task that does not learn would count as that of a finished task
+            self.heads.append(head)
+            self.classes.append(names)
+            self.learning = True
+            if not self._remembers:
+                keep_frozen_in_place(self.gates.values())
+            self.freeze_more()  # needed before the first task, too, if units are reserved
+            if self.sealed is None:  # reserved units, or an operation that an error has ended
+                seals.seal(self)
+            turn(self)
+            self.train()
+        return self.task
 
     def anneal(self, progress: float) -> None:
         """Set the scale for a batch: `s = 1/s_max + (s_max - 1/s_max) progress`, Serrà et al. 2018, eq. 3.
@@ -186,7 +188,7 @@ class HATModel(Network):
         used_before = {gate: gate.used > 0.5 for gate in self.gates.values()}
         blocks_before = self.blocks()
         # A half-moved network would compute another function.
-        with interrupt_waits(), seals.opened(self, 2):
+        with interrupt_waits(), seals.opened(self, 2, appends=self.config.mask_mode == "binary"):
             for part in self.parts():
                 part.commit()
             self.learning = False

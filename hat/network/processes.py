@@ -31,14 +31,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hat.network.checksums import checksum
+
 ProcessGroup = Any
 """`torch.distributed.ProcessGroup`. A build of PyTorch without `torch.distributed` lacks this class."""
 
 _ALL_HERE = "all are here"
 _ALONE = "for a model that each process has for itself use HATModel(..., process_group=None)"
 _LONGEST_PAUSE = 0.05  # seconds between two looks into the store
-_CHUNK = 2**18  # integers of which a checksum is made at a time: few enough to stay in a cache
-_ODD = 0x9E3779B97F4A7C15 - 2**64  # 2^64 divided by the golden ratio
 
 Result = TypeVar("Result")
 
@@ -246,26 +246,6 @@ class _Meeting:
                 f"{self.call}: the store of the process group does not answer; the process that holds it (rank 0 or "
                 "the launcher) may have ended"
             ) from error
-
-
-def checksum(tensor: Tensor) -> int:
-    """A number of 64 bits, made of the bits of a tensor and their places.
-
-    The bits are read as integers x_i of 8 bytes, and summed modulo 2^64: `sum_i x_i w_i`, chunk by chunk. The weights
-    w_i are odd, so a change of one x_i always changes the sum. They are fixed pseudo-random numbers, so changes of
-    several x_i, or other places, leave the sum as it is by chance only. The order of summation does not matter,
-    because integers wrap.
-    """
-    values = tensor.detach().reshape(-1)
-    octets = (torch.view_as_real(values).reshape(-1) if values.is_complex() else values).view(torch.uint8)
-    if len(octets) % 8 or octets.storage_offset() % 8:
-        octets = torch.cat([octets, octets.new_zeros(-len(octets) % 8)])
-    words, total = octets.view(torch.int64), 0
-    weights = torch.arange(1, min(len(words), _CHUNK) + 1, device=words.device) * _ODD
-    weights = (weights ^ (weights >> 31)) * _ODD | 1
-    for chunk in words.split(_CHUNK):
-        total = total * 3 + int((chunk * weights[: len(chunk)]).sum())
-    return total % 2**64
 
 
 def _broadcast(tensor: Tensor, group: ProcessGroup) -> None:

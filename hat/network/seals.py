@@ -4,19 +4,9 @@ Sealed are the locked elements of shared parameters, frozen parameters and buffe
 task the head and the task's own tensors, as far as the task reads them. In mode `published`, shared parameters may move
 a little, so they are not sealed.
 
-The seal of a matrix b is one integer, modulo 2^64. The bits of an element count as an integer, so -0.0 is not 0.0:
-
-    sum over i, j of bits(b[i, j]) * r[i] * c[j]        r[i], c[j]: odd if row i and column j are sealed, else 0
-
-A locked weight is where a locked row meets a locked column, so no tensor of rates is made. If the locked units lie in
-front, only the block that they lock is read. Every tensor is a matrix here: a vector is one row, and the dimensions
-behind the first are columns.
-
-- One element that has changed is always found, whichever bits have changed: the change is not 0 modulo 2^64, and an odd
-  factor keeps it so.
-- Several changes cancel each other by chance only, because r and c are fixed pseudo-random numbers. So elements that
-  have changed places are found.
-- The order in which integers are added makes no difference, so CPU, GPU and any memory layout give the same seal.
+A seal is a checksum (`hat.network.checksums`) in which the factor of a row or column is 0 if it is not sealed. A locked
+weight is where a locked row meets a locked column, so no tensor of rates is made. If the locked units lie in front,
+only the block that they lock is read.
 
 Example: a bias [0.5, 1.0, 2.0] of float32, with the elements 0 and 2 locked. The bits of 0.5 are 0x3f000000, those of
 2.0 are 0x40000000. The seal is (0x3f000000 * c[0] + 0x40000000 * c[2]) * r[0].
@@ -26,7 +16,8 @@ A seal depends on the places of the units. Whatever moves units, adds units or f
 keeps what finished tasks answer is the contract of the operation.
 
 As many functions are called for 1000 tasks as for one, because heads of equal shape are read together, and so are the
-tensors that all tasks have in one `PerTask` module. The bytes grow: by the head and the own tensors of every task.
+tensors that all tasks have in one `PerTask` module. The bytes grow: by the head and the own tensors of every task. They
+are read once when a task ends, to compare them.
 """
 
 from __future__ import annotations
@@ -40,6 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hat.network.checksums import bits_of, factors, is_readable, sums, whole
 from hat.network.heads import ForgottenHead
 from hat.network.network import Network
 from hat.network.reading import stacks
@@ -53,11 +45,6 @@ _ALL = -1
 """The key of a seal that belongs to no single task."""
 _OF_A_LOAD = 6
 """How many calls lie between a load of the user and the comparison."""
-_CHUNKS = {"cpu": 2**16}
-"""How many elements are read at once, by the kind of device; their products must fit into the cache of a CPU."""
-_CHUNK = 2**24
-"""The same for other devices. The products need 8 bytes each."""
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Seal(NamedTuple):
@@ -83,9 +70,7 @@ class _Matrices(NamedTuple):
         name: of the tensor.
         dtype: of the tensor.
         tasks: the tasks that the matrices belong to. None: all matrices together have one seal.
-        bits: [matrices, rows, columns], integers.
-        rows: [1 or matrices, rows] int64, the factors of the rows.
-        columns: [1 or matrices, 1, columns] int64, the factors of the columns.
+        bits, rows, columns: see `hat.network.checksums.sums`.
     """
 
     name: str
@@ -97,29 +82,35 @@ class _Matrices(NamedTuple):
 
 
 @torch.no_grad()
-def seals(model: Network) -> Seals:
+def seals(model: Network, earlier: Seals | None = None) -> Seals:
     """The seals of what the model holds now: of masks, parameters of the body, heads, and buffers, in this order.
 
     Left out are tensors without plain values: on the meta device, sparse, quantized, or of a class with its own
     dispatch, as a DTensor.
+
+    Args:
+        model: the model.
+        earlier: the seals before the last task ended. The parts of earlier tasks are not read again.
     """
     if not model.holds:
         return {}
-    listed = [matrices for matrices in _sealed(model) if matrices.bits.numel()]
-    sums = [_sums(*matrices[3:]) if matrices.tasks else _sums(*matrices[3:]).sum(0, True) for matrices in listed]
+    listed = [matrices for matrices in _sealed(model, model.tasks - 1 if earlier else 0) if matrices.bits.numel()]
+    found = [sums(*matrices[3:]) if matrices.tasks else sums(*matrices[3:]).sum(0, True) for matrices in listed]
     # One tensor, so that the host waits for a device only once.
-    numbers = iter(torch.cat([of_tensor.to(sums[0].device) for of_tensor in sums]).tolist() if sums else ())
+    numbers = iter(torch.cat([of_tensor.to(found[0].device) for of_tensor in found]).tolist() if found else ())
     made: Seals = {}
+    kept = {name: seal for name, seal in (earlier or {}).items() if _ALL not in seal.sums or name.startswith("heads.")}
     for name, dtype, tasks, *_ in listed:
         by_task = dict(zip(tasks or (_ALL,), numbers, strict=False))
-        made[name] = Seal(str(dtype), made[name].sums | by_task if name in made else by_task)
-    return made
+        before = made.get(name) or kept.pop(name, None)
+        made[name] = Seal(str(dtype), by_task if before is None else before.sums | by_task)
+    return made | kept
 
 
 @torch.no_grad()
 def elements(model: Network) -> int:
     """How many elements `seals` reads."""
-    return sum(matrices.bits.numel() for matrices in _sealed(model)) if model.holds else 0
+    return sum(matrices.bits.numel() for matrices in _sealed(model, 0)) if model.holds else 0
 
 
 def first_drift(sealed: Seals, now: Seals) -> tuple[str, str] | None:
@@ -131,9 +122,9 @@ def first_drift(sealed: Seals, now: Seals) -> tuple[str, str] | None:
     """
     if sealed == now:
         return None
-    for name, (dtype, sums) in sealed.items():
+    for name, (dtype, sealed_sums) in sealed.items():
         now_dtype, now_sums = now.get(name, (None, {}))
-        changed = [task for task, number in sums.items() if now_sums.get(task) != number]
+        changed = [task for task, number in sealed_sums.items() if now_sums.get(task) != number]
         if now_dtype is None or changed:
             full_name = name.replace(_OF_HEADS, f"heads.{changed[0]}.") if name.startswith(_OF_HEADS) else name
             if now_dtype is None or changed[0] not in now_sums:
@@ -163,7 +154,7 @@ def seal(model: Network) -> None:
 
 
 @contextmanager
-def opened(model: Network, stacklevel: int = 1) -> Iterator[None]:
+def opened(model: Network, stacklevel: int = 1, *, appends: bool = False) -> Iterator[None]:
     """Compare the seals, let the `with` block change what is sealed, and seal it again.
 
     If an error leaves the block, the model has no seals until the next `begin_task`.
@@ -171,12 +162,19 @@ def opened(model: Network, stacklevel: int = 1) -> Iterator[None]:
     Args:
         model: the model.
         stacklevel: of a `DriftWarning`: 1 is the line of the `with`, 2 the line that has called its function.
+        appends: the block ends a task, and leaves what belongs to earlier tasks alone as it is, in its place. So it is
+            not in mode `published`, where every task uses a little of every unit, and units that move are units of all.
     """
+    now = None
     if model.sealed:
-        _compare(model, seals(model), "since it was locked", stacklevel + 2)
+        now = seals(model)
+        _compare(model, now, "since it was locked", stacklevel + 2)
     model.sealed = None
     yield
-    seal(model)
+    if appends and now:
+        model.sealed = seals(model, now)
+    else:
+        seal(model)
 
 
 def to_save(model: Network) -> Seals | None:
@@ -237,20 +235,20 @@ def _compare(model: Network, now: Seals, when: str, stacklevel: int, sealed: Sea
 # -- what is sealed ----------------------------------------------------------------------------------------------------
 
 
-def _sealed(model: Network) -> Iterator[_Matrices]:
-    """All that is sealed, as matrices of integers."""
-    yield from _masks(model)  # first, because they say which elements of all others are sealed
+def _sealed(model: Network, first: int) -> Iterator[_Matrices]:
+    """All that is sealed, as matrices of integers; of what belongs to single tasks, only from task `first` on."""
+    yield from _masks(model, first)  # first, because they say which elements of all others are sealed
     yield from _parameters(model)
-    yield from _heads(model)
-    yield from _buffers(model)
+    yield from _heads(model, first)
+    yield from _buffers(model, first)
 
 
-def _masks(model: Network) -> Iterator[_Matrices]:
+def _masks(model: Network, first: int) -> Iterator[_Matrices]:
     """The masks, and which units are reserved."""
     for name, gate in model.gates.items():
         full_name = f"body.{name}".removesuffix(".")
-        if _is_readable(gate.masks):
-            yield _stack(f"{full_name}.masks", gate.masks, range(gate.tasks))
+        if is_readable(gate.masks):
+            yield _stack(f"{full_name}.masks", gate.masks[first:], range(first, gate.tasks))
         if gate.reserves:
             yield _whole(f"{full_name}.reserved", gate.reserved)
 
@@ -265,74 +263,77 @@ def _parameters(model: Network) -> Iterator[_Matrices]:
             continue
         for name, parameter in part.named_parameters(prefix):
             sides = sides_by_parameter.get(parameter)
-            if not _is_readable(parameter) or id(parameter) in trained:
+            if not is_readable(parameter) or id(parameter) in trained:
                 continue
             if sides is not None and binary:
                 yield _Matrices(name, parameter.dtype, None, *_locked(parameter, sides))
             elif sides is None and (prefix == "body" or not model.reads_features_alone):
                 yield _whole(name, parameter)
     for name, own in () if model.reads_features_alone else model._parameters.items():
-        if own is not None and _is_readable(own):
+        if own is not None and is_readable(own):
             yield _whole(name, own)
 
 
-def _heads(model: Network) -> Iterator[_Matrices]:
+def _heads(model: Network, first: int) -> Iterator[_Matrices]:
     """The heads of finished tasks: the bias, and the columns of the weight for units that the task uses."""
-    heads = dict(zip(range(model.tasks), model.heads._modules.values(), strict=False))
-    # Comprehensions that call nothing, because they run through all tasks.
-    linear: dict[int, Any] = {
-        task: head._parameters
-        for task, head in heads.items()
-        if head.__class__ is nn.Linear and "weight" in head._parameters and "bias" in head._parameters
-    }
-    kinds = {task: (p["weight"].shape, p["weight"].dtype, p["weight"].device) for task, p in linear.items()}
-    for kind in dict.fromkeys(kinds.values()):
-        yield from _heads_alike(model, {task: linear[task] for task in linear if kinds[task] == kind})
-    for task in [task for task in heads if task not in linear and heads[task].__class__ is not ForgottenHead]:
-        for name, values in (*heads[task].named_parameters(), *heads[task].named_buffers()):
-            if _is_readable(values):
-                yield _whole(f"heads.{task}.{name}", values)
+    heads = list(model.heads._modules.values())[: model.tasks]
+    tasks_by_classes: dict[int | None, list[int]] = {}
+    for task in range(first, len(heads)):  # nothing is called that is written in Python
+        is_linear = heads[task].__class__ is nn.Linear
+        tasks_by_classes.setdefault(len(model.classes[task]) if is_linear else None, []).append(task)
+    for task in tasks_by_classes.pop(None, ()):
+        head = heads[task]
+        if head is not None and head.__class__ is not ForgottenHead:
+            named_tensors = (*head.named_parameters(), *head.named_buffers())
+            yield from (_whole(f"heads.{task}.{name}", values) for name, values in named_tensors if is_readable(values))
+    for classes, tasks in tasks_by_classes.items():
+        yield from _heads_alike(model, classes or 0, tasks, [heads[task]._parameters for task in tasks])
 
 
-def _heads_alike(model: Network, parameters: dict[int, Any]) -> Iterator[_Matrices]:
-    """The heads of equal shape, dtype and device, as one tensor of weights and one of biases.
+def _heads_alike(model: Network, classes: int, tasks: list[int], parameters: list[Any]) -> Iterator[_Matrices]:
+    """The heads of tasks with equally many classes, as one tensor of weights and one of biases.
 
     Args:
         model: the model.
-        parameters: the `_parameters` of the heads by task.
+        classes: the number of classes.
+        tasks: the ids of the tasks.
+        parameters: the `_parameters` of their heads.
     """
-    tasks, outputs = list(parameters), model.outputs
-    weights = [of_head["weight"] for of_head in parameters.values()]
-    biases = {task: of_head["bias"] for task, of_head in parameters.items() if of_head["bias"] is not None}
-    classes, features = weights[0].shape
-    if not _is_readable(weights[0]):
+    outputs, features = model.outputs, model.features
+    try:
+        weights, biases = ([of_head[name] for of_head in parameters] for name in ("weight", "bias"))
+        bits = bits_of(torch.cat(weights)).view(len(tasks), classes, features)
+        of_biases = torch.cat(biases).view(len(tasks), classes)
+    except (KeyError, RuntimeError, TypeError):  # another tensor, or none, is in the place of one of them
+        for task, of_head in zip(tasks, parameters, strict=True):
+            named_tensors = [(name, p) for name, p in of_head.items() if p is not None and is_readable(p)]
+            yield from (_whole(f"heads.{task}.{name}", p) for name, p in named_tensors)
         return
-    columns = _factors(weights[0].device, features, 1)
+    columns = factors(bits.device, features, 1)
     if outputs is not None and outputs.tasks > tasks[-1]:
-        read = (outputs.masks[tasks] != 0).repeat_interleave(features // outputs.units, 1)
-        columns = columns * read.to(columns.device)
-    bits = _bits(torch.cat(weights)).view(len(tasks), classes, features)
-    rows, columns = _factors(bits.device, classes, 0)[None], columns.view(-1, 1, features)
+        read = outputs.masks[torch.tensor(tasks, device=outputs.masks.device)] != 0
+        columns = columns * read.repeat_interleave(features // outputs.units, 1).to(columns.device)
+    rows, columns = factors(bits.device, classes, 0)[None], columns.view(-1, 1, features)
     yield _Matrices(f"{_OF_HEADS}weight", weights[0].dtype, tasks, bits, rows, columns)
-    if biases:
-        yield _stack(f"{_OF_HEADS}bias", torch.cat(list(biases.values())).view(len(biases), classes), list(biases))
+    yield _stack(f"{_OF_HEADS}bias", of_biases, tasks)
 
 
-def _buffers(model: Network) -> Iterator[_Matrices]:
+def _buffers(model: Network, first: int) -> Iterator[_Matrices]:
     """The tasks' own tensors as far as they are read, and the buffers of the body, which keep their values."""
     if not model._remembers:
         return
     for stack in stacks(model):
-        if _is_readable(stack.values):
-            yield _stack(stack.name, stack.values, range(len(stack.values)), stack.read)
+        if is_readable(stack.values):
+            tasks = range(first, len(stack.values))
+            yield _stack(stack.name, stack.values[first:], tasks, stack.read[first:])
     for name, (_, _, buffer) in foreign(model.body).items():
-        if _is_readable(buffer):
+        if is_readable(buffer):
             yield _whole(f"body.{name}", buffer)
 
 
 def _locked(parameter: Tensor, sides: Sides) -> tuple[Tensor, Tensor, Tensor]:
     """(bits, rows, columns) of the elements of a parameter that nothing may move; see `_Matrices`."""
-    bits, groups = _bits(parameter), sides.groups
+    bits, groups = bits_of(parameter), sides.groups
     count = bits.shape[0] if bits.dim() else 1
     width = bits.shape[1] * groups if bits.dim() > 1 else 1
     tail = bits.numel() // (count * width // groups)
@@ -358,65 +359,19 @@ def _factors_of(side: Side | None, length: int, tail: int, in_order: bool, numbe
         device: of the factors.
     """
     if side is None:
-        return _factors(device, length * tail, number)
+        return factors(device, length * tail, number)
     if in_order and side.in_order:
-        return _factors(device, side.behind * tail, number)
-    return _factors(device, length * tail, number) * (side.free == 0).repeat_interleave(side.repeat * tail)
+        return factors(device, side.behind * tail, number)
+    return factors(device, length * tail, number) * (side.free == 0).repeat_interleave(side.repeat * tail)
 
 
 def _whole(name: str, tensor: Tensor) -> _Matrices:
     """All elements of a tensor, with one seal."""
-    bits = _bits(tensor).reshape(1, len(tensor) if tensor.dim() > 1 else 1, -1)
-    rows, columns = (_factors(bits.device, bits.shape[dim + 1], dim) for dim in (0, 1))
-    return _Matrices(name, tensor.dtype, None, bits, rows[None], columns[None, None])
+    return _Matrices(name, tensor.dtype, None, *whole(tensor))
 
 
 def _stack(name: str, values: Tensor, tasks: Sequence[int], read: Tensor | None = None) -> _Matrices:
     """The values [tasks, ...] of finished tasks, with one seal for each task; `read`: only where it is true."""
-    bits = _bits(values).reshape(len(tasks), 1, -1)
-    rows, columns = _factors(bits.device, 1, 0)[None], _factors(bits.device, bits.shape[2], 1)[None, None]
+    bits = bits_of(values).reshape(len(tasks), 1, -1)
+    rows, columns = factors(bits.device, 1, 0)[None], factors(bits.device, bits.shape[2], 1)[None, None]
     return _Matrices(name, values.dtype, tasks, bits, rows, columns if read is None else columns * read.view_as(bits))
-
-
-# -- integers ----------------------------------------------------------------------------------------------------------
-
-
-def _sums(bits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """[matrices] int64, the seal of every matrix; see `_Matrices`."""
-    chunks = -(-bits.numel() // _CHUNKS.get(bits.device.type, _CHUNK))
-    if chunks == 1:
-        return ((bits * columns).sum(2) * rows).sum(1)
-    dim = max(range(3), key=lambda dim: bits.shape[dim])
-    parts = [
-        t.chunk(chunks, dim) if dim < t.dim() and t.shape[dim] > 1 else [t] * chunks for t in (bits, rows, columns)
-    ]
-    sums = [_sums(*part) for part in zip(*parts, strict=False)]
-    return torch.cat(sums) if dim == 0 else torch.stack(sums).sum(0)
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The bits of the elements as integers of the same size. A complex number is two numbers."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.view(_INTEGERS[tensor.element_size()])
-
-
-def _is_readable(tensor: Tensor) -> bool:
-    """Whether there are elements, and their bits can be read."""
-    if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
-        return False
-    return tensor.numel() > 0 and tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_quantized)
-
-
-_tables: dict[tuple[torch.device, int], Tensor] = {}
-
-
-def _factors(device: torch.device, length: int, number: int) -> Tensor:
-    """[length] int64, the odd factors of the places 0, 1, ...: 0 for rows, 1 for columns; the same on all devices."""
-    table = _tables.get((device, number))
-    if table is None or len(table) < length:
-        state = (torch.arange(2 * length + 1024, device="cpu") * 2 + number + 1) * -0x61C8864680B583EB
-        state = (state ^ (state >> 30)) * -0x40A7B892E31B1A47  # SplitMix64, with shifts that keep the sign
-        state = (state ^ (state >> 27)) * -0x6B2FB644ECCEEE15
-        table = _tables[device, number] = ((state ^ (state >> 31)) | 1).to(device)
-    return table[:length]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from types import MethodType
+from typing import Any, SupportsIndex
 from weakref import ref
 
 import torch
@@ -15,15 +15,17 @@ from torch import Tensor
 import hat_kernels
 from hat.layers.updaters import claim
 from hat.life.model import HATModel
+from hat.network.interrupt import interrupt_waits
 from hat.network.moving import Blocks, follow
 from hat.network.sharded import refuse_sharded
 from hat.optim.clip import keep_finite_, tame_
 from hat.optim.groups import add_group, drop, left_empty
-from hat.optim.standins import StandIns, can_stand_in, moved
+from hat.optim.standins import StandIns, can_stand_in, can_stand_in_whole, moved
 from hat.units.blocks import Block
 from hat.units.change import Changes
 from hat.units.locks import frozen_lock
 from hat_kernels import Lock
+from hat_kernels.capturing import is_capturing
 
 
 def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float | None = None) -> torch.optim.Optimizer:
@@ -36,7 +38,9 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
 
     The optimizers in `hat.optim.standins.ELEMENTWISE` treat every element by itself, unless they are fused or
     differentiable. They do not see locked blocks at all: they do no work and keep no state for them. Other optimizers
-    move all weights, and then the guard restores the locked weights bit by bit.
+    of torch move copies of the weights, and the guard writes the free weights back. So threads may serve finished tasks
+    during a step, and an error or Ctrl-C may end it. Only LBFGS and optimizers from elsewhere move all weights
+    themselves; the guard then restores the locked weights bit by bit, however the step ends.
 
     Embeddings do not decay, because weight decay would pull every gate towards 1/2. If a group with weight decay holds
     embeddings, they move to a new group at the end. So make learning-rate schedulers after the guard.
@@ -48,8 +52,8 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
             guard clips, because clipping outside of the step would count the gradients of locked weights.
 
     Returns:
-        The same optimizer, with two hooks. A `copy.deepcopy` or a pickle of the optimizer guards the
-        copy of the model, which the pickle includes.
+        The same optimizer, with two hooks. A `copy.deepcopy` of the optimizer, and an optimizer that was pickled, guard
+        the copy of the model.
 
     Raises:
         ValueError: no parameter of the optimizer belongs to the model, the optimizer is already guarded, or `max_norm`
@@ -67,14 +71,30 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
         raise ValueError("optimizer: expected parameters of the model, got none")
     if hasattr(optimizer, "_guarded"):  # two guards would apply a fractional rate twice
         raise ValueError("optimizer: expected an optimizer without a guard, got a guarded one")
-    hooks = _Guard(optimizer, model, max_norm)
-    optimizer._guarded = hooks  # type: ignore[attr-defined]
     claim(_parameters(optimizer), None)
     _part_embeddings(optimizer, model)
+    return _guarded(optimizer, model, max_norm)
+
+
+def _guarded(optimizer: torch.optim.Optimizer, model: HATModel, max_norm: float | None) -> torch.optim.Optimizer:
+    """The optimizer with its guard."""
+    hooks = _Guard(optimizer, model, max_norm)
+    optimizer._guarded = hooks  # type: ignore[attr-defined]
     optimizer.register_step_pre_hook(hooks.before_step)
     optimizer.register_step_post_hook(hooks.after_step)
-    # torch copies and pickles no hooks, so a plain copy would have no guard.
-    optimizer.__deepcopy__ = hooks.copied  # type: ignore[attr-defined]
+    step = optimizer.step
+
+    @wraps(step)
+    def step_to_the_end(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(*args, **kwargs)
+        except BaseException:  # the hook after the step is not called then
+            with interrupt_waits():
+                hooks.give_up()
+            raise
+
+    optimizer.step = MethodType(step_to_the_end, optimizer)  # type: ignore[method-assign]
+    # torch neither copies nor pickles hooks, so a plain copy would have no guard.
     optimizer.__reduce_ex__ = hooks.reduced  # type: ignore[method-assign]
     optimizer.add_param_group = hooks.add_param_group  # type: ignore[method-assign]
     return optimizer
@@ -97,8 +117,8 @@ class _Guard:
         optimizer: a weak reference to the guarded optimizer.
         model: its locks count.
         max_norm: the largest global norm of the locked gradients, or None.
-        before: (tensor, values before the step, lock) of every tensor with a lock.
-        shared: every tensor that finished tasks read, with its lock.
+        before: (tensor, values before the step, lock) of every tensor with a lock that the optimizer itself moves.
+        shared: every tensor that finished tasks read, a parameter or a part of one, with its lock.
         stand_ins: the stand-ins of the present step, or None.
     """
 
@@ -115,8 +135,6 @@ class _Guard:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._leave()  # in case an error has ended the last step
         locks = self._enter(optimizer)
-        self.before = [(p, p.detach().clone(), lock) for p, lock in locks.items() if lock is not None]
-        self.shared = list(locks.items())
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
             with self._leaving():
@@ -147,6 +165,8 @@ class _Guard:
         optimizer = self.optimizer()
         if optimizer is not None:
             _drop(optimizer, self.model.frozen.parameters)
+            if isinstance(optimizer, torch.optim.LBFGS):
+                optimizer._numel_cache = None
             moved(optimizer, changes, before, after, like)
 
     def forget(self, gone: Sequence[Tensor]) -> None:
@@ -162,20 +182,11 @@ class _Guard:
         optimizer = self._own_optimizer()
         add_group(optimizer, partial(type(optimizer).add_param_group, optimizer), param_group)
 
-    def copied(self, memo: dict[int, Any]) -> torch.optim.Optimizer:
-        """A copy of the optimizer that guards a copy of the model. `memo` holds it if both are copied together."""
+    def reduced(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """What `copy.deepcopy` and `pickle` need to make the optimizer and its guard; see `object.__reduce_ex__`."""
         optimizer = self._own_optimizer()
-        copied: torch.optim.Optimizer = type(optimizer).__new__(type(optimizer))
-        memo[id(optimizer)] = copied
-        copied.__setstate__(copy.deepcopy(optimizer.__getstate__(), memo))
-        vars(copied)["_left_empty"] = list(left_empty(optimizer))
-        return guard(copied, copy.deepcopy(self.model, memo), max_norm=self.max_norm)
-
-    def reduced(self, _protocol: Any) -> tuple[Any, ...]:
-        """How the optimizer is pickled: together with the model, whose copy it guards again."""
-        optimizer = self._own_optimizer()
-        parts = (optimizer.__getstate__(), list(left_empty(optimizer)), self.model, self.max_norm)
-        return _guarded_again, (type(optimizer), *parts)
+        own = {**optimizer.__getstate__(), "_left_empty": list(left_empty(optimizer))}
+        return _restored, (type(optimizer), own, self.model, self.max_norm)
 
     def _own_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer, for its own methods, which run only while it lives."""
@@ -183,10 +194,16 @@ class _Guard:
         assert optimizer is not None
         return optimizer
 
+    def give_up(self) -> None:
+        """Clean up after a step that has ended with an error."""
+        if any(is_capturing(embedding.device) for embedding in self.model.embeddings):
+            return  # `abandon` follows
+        self._leave()
+
     def abandon(self) -> None:
         """Clean up after a step that a graph has recorded only in part. It has not run, so no weight is restored."""
         self.before = []
-        self._leave()
+        self._leave(write=False)
 
     def _enter(self, optimizer: torch.optim.Optimizer) -> dict[Tensor, Lock | None]:
         """Replace parameters by their stand-ins, if the optimizer allows stand-ins.
@@ -200,9 +217,16 @@ class _Guard:
         frozen = [p for p in parameters if not p.requires_grad or id(p) in known]
         if not can_stand_in(optimizer):
             locks = self.model.locks()
-            held: dict[Tensor, Lock | None] = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
             # Parameters without a gradient need a lock too: LBFGS moves them by its history.
-            return held | {p: frozen_lock(p) for p in frozen}
+            held = {p: lock for p in parameters if (lock := locks.get(p)) is not None}
+            held |= {p: frozen_lock(p) for p in frozen}
+            if not can_stand_in_whole(optimizer):
+                self.before = [(p, p.detach().clone(), lock) for p, lock in held.items()]
+                self.shared = list(held.items())
+                return dict(self.shared)
+            blocks: dict[Tensor, Sequence[Block]] = {p: [Block(lock=lock, free=False)] for p, lock in held.items()}
+            self.stand_ins = StandIns(optimizer, blocks, whole=True)
+            return self._locks_of_parts(blocks)
         model_blocks = self.model.blocks()
         blocks = {p: model_blocks[p] for p in parameters if p in model_blocks and model_blocks[p] != [Block()]}
         packed = {p for p, state in optimizer.state.items() if any(isinstance(value, list) for value in state.values())}
@@ -211,11 +235,15 @@ class _Guard:
         for parameter in frozen:
             blocks.pop(parameter, None)
         self.stand_ins = StandIns(optimizer, blocks, frozen)
-        return {
-            part: None if block.free else block.lock
-            for p, movable in blocks.items()
-            for part, block in zip(self.stand_ins.parts[p], movable, strict=True)
-        }
+        return self._locks_of_parts(blocks)
+
+    def _locks_of_parts(self, blocks: Mapping[Tensor, Sequence[Block]]) -> dict[Tensor, Lock | None]:
+        """The lock of every stand-in; None if all of it may move. Notes what finished tasks read."""
+        stand_ins = self.stand_ins
+        assert stand_ins is not None
+        locks = {p: [None if block.free else block.lock for block in movable] for p, movable in blocks.items()}
+        self.shared = [pair for p in locks for pair in zip(stand_ins.views[p], locks[p], strict=True)]
+        return {part: lock for p in locks for part, lock in zip(stand_ins.parts[p], locks[p], strict=True)}
 
     @contextmanager
     def _leaving(self) -> Iterator[None]:
@@ -227,12 +255,12 @@ class _Guard:
             raise
 
     @torch.no_grad()
-    def _leave(self) -> None:
-        """Restore locked elements, and put the parameters back into the optimizer."""
+    def _leave(self, *, write: bool = True) -> None:
+        """Restore locked elements, and put the parameters back into the optimizer; for `write` see `StandIns.leave`."""
         for values, before, lock in self.before:
             hat_kernels.lock_update_(values, before, lock)
         if self.stand_ins is not None:
-            self.stand_ins.leave()
+            self.stand_ins.leave(write=write)
         self.stand_ins, self.before, self.shared = None, [], []
 
     @torch.no_grad()
@@ -248,16 +276,6 @@ class _Guard:
         if factor is not None:
             for grad, _ in grads:
                 grad.mul_(factor)
-
-
-def _guarded_again(
-    cls: type[torch.optim.Optimizer], state: dict[str, Any], empty: list[Any], model: HATModel, max_norm: float | None
-) -> torch.optim.Optimizer:
-    """The optimizer that `_Guard.reduced` has taken apart."""
-    optimizer: torch.optim.Optimizer = cls.__new__(cls)
-    optimizer.__setstate__(state)
-    vars(optimizer)["_left_empty"] = empty
-    return guard(optimizer, model, max_norm=max_norm)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -278,6 +296,15 @@ def _part_embeddings(optimizer: torch.optim.Optimizer, model: HATModel) -> None:
         if embeddings and group.get("weight_decay"):
             group["params"] = [p for p in group["params"] if id(p) not in embedding_ids]
             optimizer.add_param_group({**group, "params": embeddings, "weight_decay": 0.0})
+
+
+def _restored(
+    kind: type[torch.optim.Optimizer], state: dict[str, Any], model: HATModel, max_norm: float | None
+) -> torch.optim.Optimizer:
+    """The optimizer of `_Guard.reduced`. It may hold no parameter of the model, as when its task has ended."""
+    optimizer = kind.__new__(kind)
+    optimizer.__setstate__(state)
+    return _guarded(optimizer, model, max_norm)
 
 
 def _drop_locked_(grad: Tensor, lock: Lock) -> None:

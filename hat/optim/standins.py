@@ -6,6 +6,10 @@ the parts alone. Between steps the optimizer holds the whole parameters; states 
 For example, a weight [10, 4] whose first 3 rows are locked has one block, `weight[3:]`. In a step, SGD with momentum
 holds this view [7, 4], and its momentum buffer is [7, 4] too. After the step, SGD holds the weight again, and
 `state[weight]["momentum_buffer"]` is the buffer [7, 4].
+
+If a part holds locked elements among free ones, its stand-in is a copy. After the step only free elements are written
+back. So no optimizer ever writes to a locked element: other threads may serve finished tasks during the step, and an
+error or Ctrl-C may end the step.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import hat_kernels
 from hat.network.moving import Blocks
 from hat.units.blocks import Block, cut, join, pack, unpack
 from hat.units.change import Changes, applied
+from hat_kernels import Lock
 
 ELEMENTWISE = (
     torch.optim.SGD,
@@ -35,6 +41,9 @@ ELEMENTWISE = (
     torch.optim.ASGD,
 )
 
+OTHERS = tuple(getattr(torch.optim, name) for name in ("Adafactor", "Muon") if hasattr(torch.optim, name))
+"""Other optimizers of torch that know their parameters only by their groups. LBFGS keeps a list of its own."""
+
 WHOLE = (Block(),)
 
 State = dict[str, Any]
@@ -46,6 +55,13 @@ def can_stand_in(optimizer: torch.optim.Optimizer) -> bool:
     return type(optimizer) in ELEMENTWISE and plain
 
 
+def can_stand_in_whole(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer takes the same step on copies of whole parameters."""
+    return type(optimizer) in (*ELEMENTWISE, *OTHERS) and not any(
+        g.get("differentiable") for g in optimizer.param_groups
+    )
+
+
 class StandIns:
     """The stand-ins of an optimizer during a step.
 
@@ -53,26 +69,43 @@ class StandIns:
         optimizer: see `can_stand_in`.
         blocks: the blocks of every parameter to replace. A parameter without blocks is hidden from the optimizer.
         frozen: more parameters to hide. The optimizer keeps their states, because the user may train them again.
+        whole: every parameter is one block, and its state stays as it is; see `can_stand_in_whole`.
 
     Attributes:
-        parts: the stand-ins of every replaced parameter, views of its blocks.
+        views: the blocks of every replaced parameter, views of it.
+        parts: the stand-ins of every replaced parameter: these views, but a copy where some elements are locked.
 
     Raises:
         ValueError: a state of the optimizer has other blocks.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, blocks: Blocks, frozen: Sequence[Tensor] = ()) -> None:
-        self.optimizer, self.blocks = optimizer, {**blocks, **dict.fromkeys(frozen, ())}
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, blocks: Blocks, frozen: Sequence[Tensor] = (), *, whole: bool = False
+    ) -> None:
+        self.optimizer, self.blocks, self.whole = optimizer, {**blocks, **dict.fromkeys(frozen, ())}, whole
         self.groups = [group["params"] for group in optimizer.param_groups]
-        self.parts = {p: cut(p.detach(), parameter_blocks) for p, parameter_blocks in self.blocks.items()}
+        self.views = {p: cut(p.detach(), parameter_blocks) for p, parameter_blocks in self.blocks.items()}
+        self.parts = {
+            p: [
+                view if block.free else torch.empty_like(view)
+                for view, block in zip(views, self.blocks[p], strict=True)
+            ]
+            for p, views in self.views.items()
+        }
         whole_states = {p: optimizer.state[p] for p in blocks if p in optimizer.state}
         # `parted` may raise, so it comes before anything changes.
-        part_states = {p: parted(state, p, blocks[p]) for p, state in whole_states.items()}
-        self.hidden = {p: optimizer.state.pop(p) for p in frozen if p in optimizer.state}
-        for parameter, states in part_states.items():
-            del optimizer.state[parameter]
-            optimizer.state.update(zip(self.parts[parameter], states, strict=True))
-        self._enter()
+        part_states = {p: [state] if whole else parted(state, p, blocks[p]) for p, state in whole_states.items()}
+        self.hidden = {p: optimizer.state[p] for p in frozen if p in optimizer.state}
+        try:
+            for parameter, states in part_states.items():
+                optimizer.state.update(zip(self.parts[parameter], states, strict=True))
+                del optimizer.state[parameter]
+            for parameter in self.hidden:
+                del optimizer.state[parameter]
+            self._enter()
+        except BaseException:
+            self.leave(write=False)
+            raise
 
     @contextmanager
     def away(self) -> Iterator[None]:
@@ -82,7 +115,9 @@ class StandIns:
         self._enter()
 
     def _enter(self) -> None:
-        """Put the stand-ins into the groups, with the present gradients of the parameters."""
+        """Put the stand-ins into the groups, with the present values and gradients of the parameters."""
+        for part, view, _ in self._copies():
+            part.copy_(view)
         for group in self.optimizer.param_groups:
             group["params"] = [part for p in group["params"] for part in self.parts.get(p, [p])]
         for parameter, parts in self.parts.items():
@@ -90,14 +125,30 @@ class StandIns:
             for part, grad in zip(parts, grads, strict=True):
                 part.grad = grad
 
-    def leave(self) -> None:
-        """Put the parameters and their states back."""
+    def leave(self, *, write: bool = True) -> None:
+        """Put the parameters and their states back. A call that was interrupted may be repeated.
+
+        Args:
+            write: write the free elements of copies back.
+        """
         self._put_back()
+        for part, view, lock in self._copies() if write else ():
+            view.copy_(hat_kernels.lock_update_(part, view, lock))
         for parameter, parts in self.parts.items():
-            states = [self.optimizer.state.pop(part, {}) for part in parts]
-            if any(states):
-                self.optimizer.state[parameter] = united(states, parts)
+            states = [self.optimizer.state.get(part, {}) for part in parts]
+            if states and all(states):
+                self.optimizer.state[parameter] = states[0] if self.whole else united(states, parts)
+            for part in parts:
+                self.optimizer.state.pop(part, None)
         self.optimizer.state.update(self.hidden)
+
+    def _copies(self) -> Iterator[tuple[Tensor, Tensor, Lock]]:
+        """Every stand-in that is a copy, with the view of its parameter and the lock of this part."""
+        for parameter, blocks in self.blocks.items():
+            for part, view, block in zip(self.parts[parameter], self.views[parameter], blocks, strict=True):
+                if not block.free:
+                    assert block.lock is not None
+                    yield part, view, block.lock
 
     def _put_back(self) -> None:
         for group, whole in zip(self.optimizer.param_groups, self.groups, strict=True):
@@ -155,17 +206,17 @@ def moved(
         old_tensor = like.get(parameter, parameter)
         try:
             whole = {name: _whole(value, old, old_tensor) for name, value in state.items()} if parts else state
+            if changes and not all(_can_follow(value, old_tensor) for value in whole.values()):
+                del optimizer.state[parameter]
+                continue
+            moved_state = {name: _moved(value, parameter, changes) for name, value in whole.items()}
+            if parts and not new:  # all is locked: an optimizer takes an empty state for a broken one
+                del optimizer.state[parameter]
+                continue
+            if parts and list(new) != list(WHOLE):
+                moved_state = united(parted(moved_state, parameter, new), cut(parameter, new))
         except ValueError:  # the state fits other blocks: the next step says so, but the task may end
             continue
-        if changes and not all(_can_follow(value, old_tensor) for value in whole.values()):
-            del optimizer.state[parameter]
-            continue
-        moved_state = {name: _moved(value, parameter, changes) for name, value in whole.items()}
-        if parts and not new:  # all is locked: an optimizer takes an empty state for a broken one
-            del optimizer.state[parameter]
-            continue
-        if parts and list(new) != list(WHOLE):
-            moved_state = united(parted(moved_state, parameter, new), cut(parameter, new))
         optimizer.state[parameter] = moved_state
 
 

@@ -50,7 +50,12 @@ def _look(optimizer: Optimizer) -> None:
     _seen[optimizer] = turns[0]
     held = _held_by(optimizer)
     for model in living():
-        if not isinstance(model, HATModel) or not any(id(p) in held for p in _current(model)):
+        if not isinstance(model, HATModel):
+            continue
+        # An optimizer that was made for the model may hold only what was trained before.
+        if getattr(locker_of(optimizer), "model", None) is not model and not any(
+            id(p) in held for p in _current(model)
+        ):
             continue
         _look_for_guard(optimizer, model, held)
         if model.learning and _untrained.get(model) != model.task:

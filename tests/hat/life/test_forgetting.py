@@ -1,5 +1,6 @@
 """A forgotten task leaves nothing behind, and the other tasks lose nothing."""
 
+import contextlib
 import copy
 import warnings
 
@@ -16,6 +17,7 @@ from hat_kernels.lock import rate
 from tests.hat.conversion import checks
 from tests.hat.conversion.zoo import NETWORKS
 from tests.hat.nets import wired
+from tests.soak.actions.interrupted import ctrl_c_after
 
 
 def mlp(**config):
@@ -430,3 +432,19 @@ def test_summary_and_capacity_skip_a_forgotten_task():
     assert all(row.tasks == 1 for row in found.rows)
     assert [row.used for row in found.rows] == [int(gate.masks[1].sum()) for gate in model.gates.values()]
     assert "tasks finished" in str(found)
+
+
+def test_ctrl_c_while_new_values_are_drawn():
+    """The modules draw in place. They get their old values back, wherever Ctrl-C comes."""
+    torch.manual_seed(0)
+    model = hat.HATModel(wired(hat.HATLinear(6, 8), hat.HATLinear(8, 4)))
+    model.begin_task(3)
+    model.end_task()
+    before, calls = copy.deepcopy(model.state_dict()), 1
+    while model.remembered:
+        with contextlib.suppress(KeyboardInterrupt), ctrl_c_after(calls):
+            hat.forget(model, 0)
+        if model.remembered:
+            assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), calls
+        calls += 1
+    assert calls > 20

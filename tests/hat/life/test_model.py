@@ -2,6 +2,7 @@
 
 import copy
 import io
+import signal
 import warnings
 
 import pytest
@@ -792,3 +793,20 @@ def test_a_body_belongs_to_one_model():
         hat.HATModel(body)
     with pytest.raises(ValueError, match="without a HATModel in it"):
         hat.HATModel(nn.Sequential(second))
+
+
+def test_ctrl_c_while_a_task_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task has begun, or it has not: a head alone would count as that of a finished task."""
+    model = hat.HATModel(hat.models.mlp(6, (9, 8)))
+    freeze_more = model.freeze_more
+
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+        freeze_more()
+
+    monkeypatch.setattr(model, "freeze_more", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.begin_task(2)
+    assert (model.tasks, model.learning, len(model.heads), model.training) == (0, True, 1, True)
+    monkeypatch.undo()
+    assert model.end_task() == 0

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import hat
 from hat.network import processes, replicas
-from hat.network.processes import checksum
+from hat.network.checksums import checksum
 from tests.hat.several import WAIT, Processes
 
 SHORT, LONG = 2.0, 60.0  # seconds, the timeout of a group while a process does not come, and otherwise

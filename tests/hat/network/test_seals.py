@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import hat
-from hat.network import seals
+from hat.network import checksums, seals
 from hat_kernels.lock import rate
 
 SHARED = "body.network.0.weight"
@@ -192,35 +192,35 @@ def test_every_bit_of_every_locked_element_counts():
     """Any one bit that changes is found: in each position of each element, whatever the dtype."""
     for dtype in (torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64):
         values = torch.tensor([1, 0, 1]).to(dtype)
-        before = seals._sums(*seals._whole("", values)[3:])
+        before = checksums.sums(*seals._whole("", values)[3:])
         integers = values.view(torch.uint8)
         for byte in range(len(integers)):
             for bit in range(1 if dtype == torch.bool else 8):
                 integers[byte] ^= 1 << bit
-                assert not torch.equal(seals._sums(*seals._whole("", values)[3:]), before), (dtype, byte, bit)
+                assert not torch.equal(checksums.sums(*seals._whole("", values)[3:]), before), (dtype, byte, bit)
                 integers[byte] ^= 1 << bit
 
 
 def test_any_layout_and_any_chunks_give_the_same(monkeypatch):
     values = torch.randn(6, 4, 5, 5)
-    sums = seals._sums(*seals._whole("", values)[3:])
-    assert torch.equal(sums, seals._sums(*seals._whole("", values.to(memory_format=torch.channels_last))[3:]))
+    sums = checksums.sums(*seals._whole("", values)[3:])
+    assert torch.equal(sums, checksums.sums(*seals._whole("", values.to(memory_format=torch.channels_last))[3:]))
     stack = seals._stack("", values, range(6), values > 0)
-    rows = seals._sums(*stack[3:])
+    rows = checksums.sums(*stack[3:])
     for chunk in (1, 7, 50):
-        monkeypatch.setitem(seals._CHUNKS, "cpu", chunk)
-        assert torch.equal(sums, seals._sums(*seals._whole("", values)[3:]))
-        assert torch.equal(rows, seals._sums(*stack[3:]))
+        monkeypatch.setitem(checksums._CHUNKS, "cpu", chunk)
+        assert torch.equal(sums, checksums.sums(*seals._whole("", values)[3:]))
+        assert torch.equal(rows, checksums.sums(*stack[3:]))
 
 
 def test_the_formula():
     values = torch.tensor([[0.5, 1.0, 2.0], [3.0, -0.0, 4.0]])
-    rows, columns = (seals._factors(values.device, n, number) for n, number in ((2, 0), (3, 1)))
+    rows, columns = (checksums.factors(values.device, n, number) for n, number in ((2, 0), (3, 1)))
     assert bool((rows % 2 == 1).all())
     assert bool((columns % 2 == 1).all())
     bits = values.view(torch.int32).tolist()
     total = sum(bits[i][j] * int(rows[i]) * int(columns[j]) for i in range(2) for j in range(3)) % 2**64
-    assert int(seals._sums(*seals._whole("", values)[3:])) % 2**64 == total
+    assert int(checksums.sums(*seals._whole("", values)[3:])) % 2**64 == total
 
 
 # -- what is not told --------------------------------------------------------------------------------------------------
@@ -276,8 +276,8 @@ def test_tensors_without_values():
         model = hat.HATModel(hat.models.mlp(4, (6, 6)))
     assert model.moved() is None
     assert seals.seals(model) == {}
-    assert not seals._is_readable(torch.zeros(3, device="meta"))
-    assert not seals._is_readable(torch.eye(2).to_sparse())
+    assert not checksums.is_readable(torch.zeros(3, device="meta"))
+    assert not checksums.is_readable(torch.eye(2).to_sparse())
 
 
 # -- when it is told ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """The guard of a torch optimizer: its step if nothing is locked, and the arguments that it refuses."""
 
-import pickle
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -226,27 +224,3 @@ def test_a_counter_stays_where_it_is():
         optimizer.step()
         places.add(optimizer.state[model.body.network.linear2.weight]["step"].data_ptr())
     assert len(places) == 1
-
-
-def test_a_pickle_of_a_model_and_its_guarded_optimizer_is_guarded():
-    torch.manual_seed(0)
-    model, x = hat.HATModel(hat.models.mlp(6, (8, 8), dropout=0.0, input_dropout=0.0)), torch.randn(4, 6)
-    for _ in range(2):
-        model.begin_task(3)
-        optimizer = hat.guard(torch.optim.AdamW(model.task_parameters(), 0.1), model)
-        model(x).sum().backward()
-        optimizer.step()
-        before = model.end_task()
-    model.begin_task(3)
-    optimizer = hat.guard(torch.optim.AdamW(model.task_parameters(), 0.1), model)
-    model(x).sum().backward()
-    optimizer.step()
-    copied, of_copied = pickle.loads(pickle.dumps((model, optimizer)))
-    for each, its_optimizer in ((model, optimizer), (copied, of_copied)):
-        its_optimizer.zero_grad()
-        each(x).sum().backward()
-        its_optimizer.step()
-        each.end_task()
-        assert each.moved() is None
-    for task in range(before + 2):
-        assert torch.equal(model(x, task=task), copied(x, task=task))

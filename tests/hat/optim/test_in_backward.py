@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import hat
 from tests.hat.nets import wired
@@ -80,6 +81,21 @@ def test_a_stream_of_inputs():
         optimizer.step()
         models.append(model)
     close(*models)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_network_that_is_computed_again(reentrant):
+    """A checkpoint hands out copies of the weights; the weights themselves move."""
+    one = make()
+    other = copy.deepcopy(one)
+    for model, recompute in ((one, False), (other, True)):
+        optimizer = hat.optim.SGD(model.task_parameters(), lr=0.1, in_backward=True)
+        x = X.clone().requires_grad_()
+        logits = checkpoint(model, x, use_reentrant=reentrant) if recompute else model(x)
+        F.cross_entropy(logits, Y).backward()
+        optimizer.step()
+    for (name, a), b in zip(one.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_nothing_is_forgotten():

@@ -295,6 +295,21 @@ def test_an_optimizer_whose_state_does_not_fit_does_not_stop_a_task_from_ending(
     train(model, optimizer)
 
 
+def test_an_optimizer_of_a_later_stage_does_not_stop_a_task_from_ending():
+    """The parts of the state are larger after the load, and smaller when the task ends."""
+    model, optimizer = second_task(PARTS["SGD"])
+    earlier = copy.deepcopy(fresh().state_dict())
+    next_task(model, optimizer, 2)
+    train(model, optimizer)
+    model.load_state_dict(earlier)
+    model.begin_task(3)
+    with torch.no_grad():
+        for gate in model.gates.values():
+            gate.embedding.copy_(torch.linspace(1, -1, gate.units))  # no unit moves
+    model.end_task()
+    assert (model.tasks, model.learning) == (1, False)
+
+
 # ---------------------------------------------------------------- closures
 
 
@@ -383,7 +398,124 @@ def test_a_warning_that_is_an_error_leaves_the_optimizer_usable():
     train(model, optimizer)
 
 
+# ---------------------------------------------------------------- in the middle of a step
+
+
+DECAYING = {
+    "SGD": PARTS["SGD"],
+    "Adam": PARTS["Adam"],
+    "fused AdamW": lambda p: torch.optim.AdamW(p, lr=0.05, weight_decay=0.5, fused=True),
+    "Adafactor": lambda p: torch.optim.Adafactor(p, lr=0.05, weight_decay=0.5),
+    "Muon": lambda p: torch.optim.Muon([q for q in p if q.dim() == 2], weight_decay=0.5),
+    "own": lambda p: Own(p, lr=0.05, weight_decay=0.5),
+}
+if not hasattr(torch.optim, "Muon"):
+    del DECAYING["Muon"]
+
+
+def unordered_second_task(make):
+    """As `second_task`, but locked units lie among free ones."""
+    torch.manual_seed(0)
+    body = hat.models.mlp(6, (9, 8), input_dropout=0.0, dropout=0.0)
+    model = hat.HATModel(body, config=hat.GateConfig(locked_first=False))
+    model.begin_task(3)
+    next_task(model, None, 1)
+    return model, hat.guard(make(list(model.task_parameters())), model)
+
+
+def after_the_update(optimizer, what):
+    """Call `what` in every step when the optimizer has moved its parameters, and before the guard looks at them."""
+    handle = optimizer.register_step_post_hook(lambda *_: what())
+    optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)
+    return handle
+
+
+@pytest.mark.parametrize("name", [name for name in DECAYING if name != "own"])
+def test_finished_tasks_answer_in_the_middle_of_a_step(name):
+    model, optimizer = unordered_second_task(DECAYING[name])
+    with torch.no_grad():
+        expected = model(X, task=0)
+    answered = []
+
+    def answer():
+        with torch.no_grad():
+            answered.append(model(X, task=0))
+
+    after_the_update(optimizer, answer)
+    before = [p.clone() for p in model.body.parameters()]
+    train(model, optimizer)
+    assert len(answered) == 2
+    assert all(torch.equal(logits, expected) for logits in answered)
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.body.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", DECAYING)
+def test_a_step_that_ends_with_an_error_moves_nothing_that_is_locked(name):
+    model, optimizer = unordered_second_task(DECAYING[name])
+    train(model, optimizer)
+    with torch.no_grad():
+        expected = model(X, task=0)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    handle = after_the_update(optimizer, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, optimizer)
+    handle.remove()
+    assert torch.equal(model(X, task=0), expected)
+    holds(optimizer, model)
+    train(model, optimizer)
+    assert torch.equal(model(X, task=0), expected)
+
+
+@pytest.mark.parametrize("name", DECAYING)
+def test_a_pickled_optimizer_is_guarded(name):
+    model, optimizer = unordered_second_task(DECAYING[name])
+    train(model, optimizer)
+    file = io.BytesIO()
+    torch.save((model, optimizer), file)
+    file.seek(0)
+    other, own = torch.load(file, weights_only=False)
+    holds(own, other)
+    for each, its in ((model, optimizer), (other, own)):
+        train(each, its)
+    for (parameter, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), parameter
+
+
+def test_an_optimizer_that_holds_nothing_any_more_is_copied():
+    model = fresh()
+    model.begin_task(3)
+    optimizer = hat.guard(torch.optim.SGD(model.head.parameters(), lr=0.1), model)
+    model.end_task()
+    other, own = copy.deepcopy((model, optimizer))
+    other.begin_task(3)
+    own.add_param_group({"params": list(other.head.parameters())})
+    train(other, own)
+
+
+def test_a_scheduler_sees_the_steps():
+    model, optimizer = unordered_second_task(PARTS["SGD"])
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(model, optimizer)
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
 # ---------------------------------------------------------------- LBFGS
+
+
+def test_lbfgs_goes_on_when_the_network_grows():
+    model, _ = second_task(PARTS["SGD"])
+    optimizer = hat.guard(torch.optim.LBFGS(list(model.body.parameters()), lr=0.1, max_iter=4), model)
+    optimizer.step(closure_of(model, optimizer))
+    hat.grow(model, 2)
+    model.anneal(0.01)
+    first = optimizer.step(closure_of(model, optimizer))
+    assert optimizer.step(closure_of(model, optimizer)) < first
 
 
 def test_lbfgs_goes_on_when_units_move():

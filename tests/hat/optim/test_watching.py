@@ -162,6 +162,17 @@ def test_a_head_in_no_optimizer_is_told_once_a_task():
         model.begin_task(3)
 
 
+def test_an_optimizer_that_holds_only_the_head_of_an_earlier_task():
+    model = made(0)
+    model.body.requires_grad_(False)
+    optimizer = hat.optim.SGD(model.head.parameters(), lr=0.1, model=model)
+    step(model, optimizer)
+    model.end_task()
+    model.begin_task(3)
+    with pytest.warns(hat.UntrainedWarning, match=r"heads.1.weight has a gradient but is in no optimizer"):
+        step(model, optimizer)
+
+
 def test_a_head_that_is_added_in_time():
     model = made(0)
     optimizer = hat.optim.SGD([*model.body.parameters()], lr=0.1, model=model)

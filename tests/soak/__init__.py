@@ -1,0 +1,1 @@
+"""Random lives of small models, and killed runs: `python -m tests.soak`. A sample of it runs in `make test`."""
