@@ -195,6 +195,7 @@ class HATModel(Network):
             self.frozen.switch_off()
             self.eval()
             moving.move(self, used_before if self.config.locked_first else {}, blocks_before)
+        turn(self)
         for name, gate in self.gates.items():
             if not (gate.masks[-1] > 0.5).any():
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
@@ -325,6 +326,11 @@ class HATModel(Network):
         """The names of the classes of a task that may begin now. For the errors see `begin_task`."""
         if self.learning:
             raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
+        if any(gate.state is not self.state for gate in self.gates.values()):
+            raise RuntimeError(
+                "begin_task: expected the body for this model alone, got one that another HATModel has taken; "
+                "give every model a body of its own"
+            )
         return _names(classes)
 
     def _check_end(self) -> int:

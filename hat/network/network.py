@@ -360,6 +360,13 @@ class Network(nn.Module):
             release(parameter)
 
     def _check_body(self) -> None:
+        if any(isinstance(module, Network) for module in self.body.modules()):
+            raise ValueError("body: expected a network without a HATModel in it, got one; take its body, without tasks")
+        if any(gate.tasks for gate in self.gates.values()):
+            raise ValueError(
+                "body: expected gates without finished tasks, got the body of a model that has some; "
+                "load the state of that model instead"
+            )
         if not self.gates:
             raise ValueError("body: expected at least one gated layer or hat.Gate, got none")
         for name, module in self.body.named_modules():

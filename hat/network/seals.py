@@ -267,8 +267,11 @@ def _parameters(model: Network) -> Iterator[_Matrices]:
                 continue
             if sides is not None and binary:
                 yield _Matrices(name, parameter.dtype, None, *_locked(parameter, sides))
-            elif sides is None and prefix == "body":
+            elif sides is None and (prefix == "body" or not model.reads_features_alone):
                 yield _whole(name, parameter)
+    for name, own in () if model.reads_features_alone else model._parameters.items():
+        if own is not None and is_readable(own):
+            yield _whole(name, own)
 
 
 def _heads(model: Network, first: int) -> Iterator[_Matrices]:

@@ -65,7 +65,7 @@ def _look(optimizer: Optimizer) -> None:
 
 def _look_for_guard(optimizer: Optimizer, model: HATModel, held: set[int]) -> None:
     """Warn if the optimizer may move a locked weight of the model. Every optimizer is told of once."""
-    if locker_of(optimizer) is not None or optimizer in _unguarded or not model.holds:
+    if getattr(locker_of(optimizer), "model", None) is model or optimizer in _unguarded or not model.holds:
         return
     if any(getattr(follower, "shared", None) for follower in followers(model)):  # inside the step of a guarded wrapper
         return

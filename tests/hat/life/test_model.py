@@ -782,6 +782,19 @@ def test_locks_of_a_lock_type():
     assert all(isinstance(lock, Lock) for lock in model.locks().values())
 
 
+def test_a_body_belongs_to_one_model():
+    body = hat.models.mlp(4, (6,))
+    first, second = hat.HATModel(body), hat.HATModel(body)
+    with pytest.raises(RuntimeError, match="another HATModel has taken"):
+        first.begin_task(2)
+    second.begin_task(2)
+    second.end_task()
+    with pytest.raises(ValueError, match="without finished tasks"):
+        hat.HATModel(body)
+    with pytest.raises(ValueError, match="without a HATModel in it"):
+        hat.HATModel(nn.Sequential(second))
+
+
 def test_ctrl_c_while_a_task_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The task has begun, or it has not: a head alone would count as that of a finished task."""
     model = hat.HATModel(hat.models.mlp(6, (9, 8)))

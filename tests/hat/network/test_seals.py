@@ -452,3 +452,25 @@ def test_only_what_is_locked_is_read():
         seals.seals(model)
     locked = 16 * 64 + 16 * 16 + 2 * 16  # weights and biases
     assert elements.read < locked + 1000
+
+
+class Projected(hat.HATModel):
+    """A model with a layer of its own between the body and the heads."""
+
+    def __init__(self, body):
+        super().__init__(body)
+        self.projection = nn.Linear(8, 8)
+
+    def forward(self, x, task=None):
+        task = self._resolve(task)
+        return self.heads[task](self.projection(self.features_of(x, self._answer_of(task))))
+
+
+def test_what_a_forward_of_the_users_reads_outside_of_the_body_is_sealed():
+    model = Projected(hat.models.mlp(6, (8, 8)))
+    model.begin_task(3)
+    model.end_task()
+    assert model.moved() is None
+    with torch.no_grad():
+        model.projection.weight[0, 0] += 1
+    assert model.moved() == "projection.weight"

@@ -237,3 +237,22 @@ def test_a_step_calls_little():
     finally:
         sys.setprofile(None)
     assert calls == ["_before_step", "get"]
+
+
+def test_a_guard_of_another_model_guards_no_shared_layer():
+    shared = nn.Linear(8, 8)
+
+    def converted():
+        return hat.convert(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), shared, nn.ReLU(), nn.Linear(8, 3)), X[:2])
+
+    first, second = converted(), converted()
+    first.begin_task(3)
+    with torch.no_grad():
+        for gate in first.gates.values():
+            gate.embedding.fill_(1)
+    first.end_task()
+    second.begin_task(3)
+    optimizer = hat.guard(torch.optim.SGD(second.task_parameters(), 0.1), second)
+    F.cross_entropy(second(X), Y).backward()
+    with pytest.raises(hat.UnguardedWarning, match=r"body\.network\.2\.weight"):
+        optimizer.step()
