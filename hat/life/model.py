@@ -195,7 +195,6 @@ class HATModel(Network):
             self.frozen.switch_off()
             self.eval()
             moving.move(self, used_before if self.config.locked_first else {}, blocks_before)
-        turn(self)
         for name, gate in self.gates.items():
             if not (gate.masks[-1] > 0.5).any():
                 warnings.warn(f"task {task} uses no unit of {name}", CapacityWarning, stacklevel=2)
