@@ -178,7 +178,10 @@ def opened(model: Network, stacklevel: int = 1, *, appends: bool = False) -> Ite
 
 
 def to_save(model: Network) -> Seals | None:
-    """The seals for a state; None if nothing is sealed. Buffers that are in no state are left out."""
+    """The seals for a state, in the order of names and tasks; None if nothing is sealed.
+
+    Buffers that are in no state are left out.
+    """
     if not model.sealed:
         return None
     unsaved = {
@@ -186,7 +189,8 @@ def to_save(model: Network) -> Seals | None:
         for name, (module, own_name, _) in foreign(model.body).items()
         if own_name in module._non_persistent_buffers_set
     }
-    return {name: seal for name, seal in model.sealed.items() if name not in unsaved}
+    saved = [(name, seal) for name, seal in sorted(model.sealed.items()) if name not in unsaved]
+    return {name: Seal(seal.dtype, dict(sorted(seal.sums.items()))) for name, seal in saved}
 
 
 def restored(saved: Any) -> Seals | None:
