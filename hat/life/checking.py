@@ -243,8 +243,15 @@ class _Check:
                 yield f"{name}: the state changes what finished tasks use, and {lacks}"
 
     def _absent_of_tasks(self) -> str | None:
-        """The first name that belongs to tasks and that the state lacks; None if it has all of them."""
-        of_tasks = [FACTS, *(name for name, module, own_name, _ in names(self.model) if _has_rows(module, own_name))]
+        """The first name that belongs to tasks and that the state lacks; None if it has all of them.
+
+        Only a whole state may take finished tasks away, so then everything belongs to tasks.
+        """
+        facts = self.facts
+        takes = any(task >= facts.tasks or not facts.classes[task] for task in self.model.remembered)
+        shared = [(name, module, own_name) for name, module, own_name, _ in names(self.model)]
+        of_tasks = [FACTS, *(name for name, module, own_name in shared if takes or _has_rows(module, own_name))]
+        of_tasks = [name for name in of_tasks if not name.startswith("heads.")]
         of_tasks += [name for task, classes in enumerate(self.facts.classes) if classes for name in _of_head(task)]
         return next((name for name in of_tasks if name not in self.state), None)
 

@@ -288,11 +288,12 @@ class HATModel(Network):
         Warns:
             DriftWarning: a tensor that finished tasks use is not the one that was sealed, see `moved`.
         """
-        try:
-            return super().load_state_dict(state_dict, strict, assign)
-        except BaseException:
-            loading.undo(self)
-            raise
+        with interrupt_waits():
+            try:
+                return super().load_state_dict(state_dict, strict, assign)
+            except BaseException:
+                loading.undo(self)
+                raise
 
     def _load_from_state_dict(
         self,

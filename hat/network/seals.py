@@ -122,7 +122,8 @@ def first_drift(sealed: Seals, now: Seals) -> tuple[str, str] | None:
     """
     if sealed == now:
         return None
-    for name, (dtype, sealed_sums) in sealed.items():
+    in_order = [*(name for name in now if name in sealed), *(name for name in sealed if name not in now)]
+    for name, (dtype, sealed_sums) in ((name, sealed[name]) for name in in_order):
         now_dtype, now_sums = now.get(name, (None, {}))
         changed = [task for task, number in sealed_sums.items() if now_sums.get(task) != number]
         if now_dtype is None or changed:

@@ -32,7 +32,7 @@ _seen: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
 _unguarded: WeakSet[Optimizer] = WeakSet()
 """The optimizers that an `UnguardedWarning` has told of."""
 _untrained: WeakKeyDictionary[HATModel, int] = WeakKeyDictionary()
-"""The task for which an `UntrainedWarning` has told of every model."""
+"""`State.edits` of every model at its last `UntrainedWarning`: one for every task, and again after a load."""
 _STACKLEVEL = 5  # from a warning to the line that calls `step`
 
 
@@ -59,7 +59,7 @@ def _look(optimizer: Optimizer) -> None:
         ):
             continue
         _look_for_guard(optimizer, model, held)
-        if model.learning and _untrained.get(model) != model.task:
+        if model.learning and _untrained.get(model) != model.state.edits:
             _look_for_untrained(optimizer, model)
 
 
@@ -93,7 +93,7 @@ def _look_for_untrained(optimizer: Optimizer, model: HATModel) -> None:
         missing = _missing(missing, _optimizers())
     for name, parameter in missing.items():
         if parameter.grad is not None:
-            _untrained[model] = model.task
+            _untrained[model] = model.state.edits
             warnings.warn(
                 f"{name} has a gradient but is in no optimizer, so it never learns: make the optimizer of "
                 "model.task_parameters() after begin_task(), or call optimizer.add_param_group({'params': ...})",

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+import torch
+
 from tests.soak.actions.base import ACTIONS, Action
 from tests.soak.world import World
 
@@ -32,6 +34,8 @@ class Interrupted(Action):
         calls = int(_MOST_CALLS ** rng.random())
         with contextlib.suppress(KeyboardInterrupt), ctrl_c_after(calls):
             self.action.perform(world, rng)
+        if self.action.name == "train" and isinstance(world.optimizer, torch.optim.LBFGS):
+            world.optimizer = None  # torch's LBFGS notes half of a step, and cannot make another one
 
 
 @contextlib.contextmanager
