@@ -26,6 +26,7 @@ from hat.life.snapshot import Snapshot, give
 from hat.network import data_parallel, moving, seals
 from hat.network.frozen import keep_frozen_in_place
 from hat.network.heads import ForgottenHead, make_head
+from hat.network.interrupt import interrupt_waits
 from hat.network.network import Network
 from hat.resizing.resize import Resized, resize
 
@@ -116,6 +117,11 @@ class Settlement:
         Args:
             keys: torch's lists of missing and unexpected keys. Torch counts all keys of a refused model as missing.
         """
+        with interrupt_waits():  # a load that is not completed is undone, all of it
+            self._settle(keys)
+
+    def _settle(self, keys: Any) -> None:
+        """Complete or undo all loads; for `keys` see `__call__`."""
         self.handle.remove()
         for load in self.loads:
             if load.absent is not None:
@@ -156,7 +162,11 @@ def begin(
         The load if other code than `torch.nn.Module.load_state_dict` visits the modules: the caller must complete it.
     """
     load, settlement = Load(model, prefix), _settlement(errors)
-    errors += load.begin(state, assign=bool(metadata.get(_ASSIGN, False)))
+    try:
+        errors += load.begin(state, assign=bool(metadata.get(_ASSIGN, False)))
+    except BaseException:  # Ctrl-C, or too little memory
+        load.undo()
+        raise
     if settlement is None:
         return load
     settlement.loads.append(load)

@@ -201,6 +201,9 @@ class _Guard:
         if any(is_capturing(embedding.device) for embedding in self.model.embeddings):
             return  # `abandon` follows
         self._leave()
+        optimizer = self._own_optimizer()
+        if isinstance(optimizer, torch.optim.LBFGS):
+            optimizer.state.clear()  # its history may be written in part
 
     def abandon(self) -> None:
         """Clean up after a step that a graph has recorded only in part. It has not run, so no weight is restored."""

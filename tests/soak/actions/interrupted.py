@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from hat.optim.guard import locker_of
 from tests.soak.actions.base import ACTIONS, Action
 from tests.soak.world import World
 
@@ -34,8 +35,8 @@ class Interrupted(Action):
         calls = int(_MOST_CALLS ** rng.random())
         with contextlib.suppress(KeyboardInterrupt), ctrl_c_after(calls):
             self.action.perform(world, rng)
-        if self.action.name == "train" and isinstance(world.optimizer, torch.optim.LBFGS):
-            world.optimizer = None  # torch's LBFGS notes half of a step, and cannot make another one
+        if isinstance(world.optimizer, torch.optim.LBFGS) and locker_of(world.optimizer) is None:
+            world.optimizer = None  # Ctrl-C leaves torch's own LBFGS with half a step, and it cannot make another one
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ class Train(Action):
 
     name = "train"
     weight = 6.0
-    refusals = ((RuntimeError, "^in_backward: expected"), (ValueError, "^state: expected"))
+    refusals = ((RuntimeError, "^in_backward: "), (ValueError, "^state: expected"))
     may_stop = True
 
     def possible(self, world: World) -> bool:
