@@ -11,7 +11,6 @@ from __future__ import annotations
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
-import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -24,7 +23,6 @@ _seen: WeakKeyDictionary[DistributedDataParallel, int] = WeakKeyDictionary()
 """The number of turns at which the parameters of a wrapper were last compared."""
 
 
-@torch.compiler.assume_constant_result
 def follow() -> None:
     """Renew the wrapper whose forward pass runs now, unless it averages the gradients that it should.
 
@@ -37,6 +35,10 @@ def follow() -> None:
     if wrapper is not None and _seen.get(wrapper) != turns[0]:
         _renew(wrapper)
         _seen[wrapper] = turns[0]
+
+
+# What `torch.compiler.assume_constant_result` does; to call it would load the compiler, and Triton, with this library.
+follow._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def follow_shapes(model: nn.Module) -> None:

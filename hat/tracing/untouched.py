@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
     """
     modules = list(module.modules())
     state = [(part, dict(part.__dict__), _contents(part.__dict__)) for part in modules]
-    saved_buffers = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]
+    saved_buffers = [(buffer, _version(buffer), buffer.clone()) for buffer in module.buffers()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     python_random = random.getstate()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -37,7 +37,7 @@ def untouched(module: nn.Module) -> Iterator[None]:
                 _refill(container, content)
         with torch.no_grad():
             for buffer, version, values in saved_buffers:
-                if buffer._version != version:
+                if version is None or buffer._version != version:
                     buffer.copy_(values)
 
 
@@ -51,6 +51,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def _version(buffer: Tensor) -> int | None:
+    """How often a buffer was written to; None if that is not counted, as in inference mode."""
+    return None if buffer.is_inference() else buffer._version
 
 
 def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:

@@ -80,7 +80,7 @@ def test_training_agrees_with_the_reference_and_forgets_nothing(kind: str, optim
     assert launches.total() > 0
     theirs = trained(kind, "reference", optimizer)[0].state_dict()
     for name, value in model.state_dict().items():
-        if isinstance(value, Tensor):
+        if name != "_extra_state":  # it has checksums of bits
             torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4, msg=lambda m, at=name: f"{at}: {m}")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hat.cli import main
+from hat.warnings import DriftWarning
 from tests.hat.cut_short import cut_short
 
 QUICK = ["--tasks", "2", "--limit", "20", "--hidden", "32", "--epochs", "2", "--quiet"]
@@ -62,8 +63,11 @@ def test_evaluate_sees_a_changed_weight(run: Path, tmp_path: Path, capsys: pytes
     payload = folder.load()
     payload["model"]["heads.0.bias"] += 0.25
     folder.save(payload)
-    assert main(["evaluate", str(folder.path)]) == 0
-    assert "largest logit drift 0.25" in capsys.readouterr().out
+    with pytest.warns(DriftWarning, match=r"heads\.0\.bias has moved"):
+        assert main(["evaluate", str(folder.path)]) == 2
+    printed = capsys.readouterr()
+    assert "largest logit drift 0.25" in printed.out
+    assert "heads.0.bias" in printed.out + printed.err
 
 
 def test_report_draws(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

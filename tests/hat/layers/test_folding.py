@@ -302,7 +302,7 @@ def trained(fold, *, autocast=False, tasks=3, steps=3, **config):
 
 def same(got, expected, tolerance):
     for name, value in expected.state_dict().items():
-        if isinstance(value, torch.Tensor):
+        if name != "_extra_state":  # it has checksums of bits
             mine = got.state_dict()[name]
             largest = value.abs().max() if value.numel() else 0
             assert ((mine - value).abs() <= tolerance * (1 + largest)).all(), name

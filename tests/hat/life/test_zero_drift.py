@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -164,6 +164,7 @@ def run(model, shape, plan, setup, order):
         assert model.end_task() == number
         x = torch.randn(BATCH, *shape)
         remembered[number] = (x, logits(model, number, x, setup))
+        assume(bool(remembered[number][1].isfinite().all()))  # a drawn network may learn until its logits overflow
         probes.add(model, number, x)
         check(model, remembered, probes, setup, order)
 

@@ -136,10 +136,10 @@ def test_while_a_task_is_learned_and_with_soft_masks():
 
 
 def test_a_task_that_uses_nothing_is_not_counted():
-    body = chained()
-    use(body[0].gate, [0] * 6)
-    use(body[2].gate, [0] * 8 + [1])
-    found = hat.summary(hat.HATModel(body))
+    model = hat.HATModel(chained())
+    use(model.body[0].gate, [0] * 6)
+    use(model.body[2].gate, [0] * 8 + [1])
+    found = hat.summary(model)
     assert [(row.used, row.tasks) for row in found.rows[:2]] == [(0, 0), (1, 1)]
 
 
