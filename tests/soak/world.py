@@ -149,6 +149,8 @@ class World:
             self.learns_head = True  # or the user knows
         if self.leaves in self.model.forgotten:
             self.promises.pop(self.leaves, None)  # type: ignore[arg-type]
+        if self.other is not None and not self.promises.keys() <= set(self.model.remembered):
+            self.promises, self.other = self.other, None  # the tasks are those of the state that was loaded
         now = answers(self.model, self.promises, self.shape)
         if told:
             self.promises, self.hazards, self.untold = now, set(), set()
