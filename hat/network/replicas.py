@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hat.network.network import Network
 from hat.network.sharded import refuse_sharded
+from hat.text import dotted
 from hat.units.buffers import foreign
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
@@ -82,30 +83,32 @@ def written(model: Network) -> dict[str, Tensor]:
     Every process writes what its own samples give, under `DistributedDataParallel`, too.
     """
     statistics = {
-        _joined(path, name): values
+        dotted("body", path, name): values
         for path, module in model.per_task.items()
         for name, values in module.current()
         if not isinstance(values, nn.Parameter)
     }
-    return statistics | ({} if _buffers_stay(model) else _buffers(model))
+    return statistics | ({} if model._remembers else _buffers(model))
 
 
 def read(model: Network) -> dict[str, Tensor]:
     """The buffers that the present task reads only, by name: used units, their order, initial values, fixed buffers."""
-    buffers = _buffers(model) if _buffers_stay(model) else {}
+    buffers = _buffers(model) if model._remembers else {}
     for path, module in model.body.named_modules():
         if isinstance(module, Gate | PerTask):
             of_tasks = {"masks"} if isinstance(module, Gate) else {f"{name}_tasks" for name in module.kept}
             current = module.kept if isinstance(module, PerTask) else ()
             for name, buffer in module._buffers.items():
                 if buffer is not None and name not in of_tasks and name not in current:
-                    buffers[_joined(path, name)] = buffer
+                    buffers[dotted("body", path, name)] = buffer
     return buffers
 
 
 def masks(model: Network) -> dict[str, Tensor]:
     """The mask [units] that every gate would commit now, by name."""
-    return {f"{_joined(name, 'mask')} of task {model.task}": gate.hardened() for name, gate in model.gates.items()}
+    return {
+        f"{dotted('body', name, 'mask')} of task {model.task}": gate.hardened() for name, gate in model.gates.items()
+    }
 
 
 def _own_parameters(model: Network) -> Iterator[tuple[str, Tensor]]:
@@ -120,9 +123,11 @@ def _all(model: Network) -> dict[str, Tensor]:
 
 def _started(model: Network) -> dict[str, Tensor]:
     """The parameters that start anew with every task: embeddings and per-task parameters."""
-    embeddings: dict[str, Tensor] = {_joined(name, "embedding"): gate.embedding for name, gate in model.gates.items()}
+    embeddings: dict[str, Tensor] = {
+        dotted("body", name, "embedding"): gate.embedding for name, gate in model.gates.items()
+    }
     own = {
-        _joined(path, name): values
+        dotted("body", path, name): values
         for path, module in model.per_task.items()
         for name, values in module.current()
         if isinstance(values, nn.Parameter)
@@ -133,12 +138,3 @@ def _started(model: Network) -> dict[str, Tensor]:
 def _buffers(model: Network) -> dict[str, Tensor]:
     """The buffers of the body that belong to no gate and no task."""
     return {f"body.{name}": buffer for name, (_, _, buffer) in foreign(model.body).items()}
-
-
-def _buffers_stay(model: Network) -> bool:
-    """Whether a finished task reads these buffers, so that no forward pass may write to them."""
-    return model.tasks > len(model.forgotten)
-
-
-def _joined(path: str, name: str) -> str:
-    return f"body.{path}.{name}" if path else f"body.{name}"

@@ -35,6 +35,7 @@ from hat.network.checksums import bits_of, factors, is_readable, sums, whole
 from hat.network.heads import ForgottenHead
 from hat.network.network import Network
 from hat.network.reading import stacks
+from hat.text import dotted
 from hat.units.blocks import Side, Sides
 from hat.units.buffers import foreign
 from hat.warnings import DriftWarning
@@ -251,7 +252,7 @@ def _sealed(model: Network, first: int) -> Iterator[_Matrices]:
 def _masks(model: Network, first: int) -> Iterator[_Matrices]:
     """The masks, and which units are reserved."""
     for name, gate in model.gates.items():
-        full_name = f"body.{name}".removesuffix(".")
+        full_name = dotted("body", name)
         if is_readable(gate.masks):
             yield _stack(f"{full_name}.masks", gate.masks[first:], range(first, gate.tasks))
         if gate.reserves:

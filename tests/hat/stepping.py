@@ -59,6 +59,15 @@ def by_hand(model, optimizer, x, y, progress):
     return loss.item(), penalty.item()
 
 
+def take_step(optimizer, closure):
+    """One step after one gradient. Only LBFGS calls `closure`, which makes the gradient, as often as it wants."""
+    if isinstance(optimizer, torch.optim.LBFGS):
+        optimizer.step(closure)
+    else:
+        closure()
+        optimizer.step()
+
+
 def learn(optimizer, *, tasks=2, step=None, each=lambda number, optimizer: None, sizes=(BATCH,) * STEPS, **net):
     """(model, losses): trained by `step(model, optimizer)`, or by hand."""
     model, losses = make(**net), []

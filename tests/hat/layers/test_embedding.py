@@ -10,6 +10,7 @@ from hat.units.locks import first_layers, locks, sides, unlocked
 from hat.units.state import OPEN, Finished, PerSample
 from hat_kernels.lock import rate
 from tests.hat.nets import anneal, answer_for, same_gradients, soft, use
+from tests.hat.stepping import take_step
 
 TOKENS = torch.tensor([[0, 3, 3, 1], [4, 0, 2, 2]])
 
@@ -155,11 +156,7 @@ def train(model, optimizer, step):
         loss.backward()
         return loss
 
-    if isinstance(optimizer, torch.optim.LBFGS):
-        optimizer.step(closure)
-    else:
-        closure()
-        optimizer.step()
+    take_step(optimizer, closure)
 
 
 @pytest.mark.parametrize("order", ["first", "anywhere"])

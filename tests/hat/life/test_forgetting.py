@@ -17,6 +17,7 @@ from hat_kernels.lock import rate
 from tests.hat.conversion import checks
 from tests.hat.conversion.zoo import NETWORKS
 from tests.hat.nets import wired
+from tests.hat.stepping import take_step
 from tests.soak.actions.interrupted import ctrl_c_after
 
 
@@ -105,11 +106,7 @@ def learn(model, x, *, data=0, units=None, share=0.4, classes=3, make_optimizer=
 
     for step in range(3):
         model.train().anneal(step / 2)
-        if isinstance(optimizer, torch.optim.LBFGS):
-            optimizer.step(closure)
-        else:
-            closure()
-            optimizer.step()
+        take_step(optimizer, closure)
     model.anneal(0.2 * data)  # where an early stop leaves it
     if units is not None:
         checks.draw_units(model, units, share)

@@ -13,6 +13,7 @@ from torch import nn
 import hat
 from hat.conversion.api import convert_body
 from tests.hat.nets import networks, wired
+from tests.hat.stepping import take_step
 
 BATCH = 6
 # Tasks that use no unit and full networks are part of what is tested here.
@@ -134,11 +135,7 @@ def train_step(model, optimizer, setup, shape, classes, progress):
         loss.backward()
         return loss
 
-    if isinstance(optimizer, torch.optim.LBFGS):
-        optimizer.step(closure)
-    else:
-        closure()
-        optimizer.step()
+    take_step(optimizer, closure)
 
 
 def logits(model, task, x, setup):
@@ -403,11 +400,7 @@ def after_divergence(make, x, steps=1):
         return loss
 
     for _ in range(steps):
-        if isinstance(optimizer, torch.optim.LBFGS):
-            optimizer.step(closure)
-        else:
-            closure()
-            optimizer.step()
+        take_step(optimizer, closure)
     return before, logits(model, 0, inputs, Setup("hat"))
 
 

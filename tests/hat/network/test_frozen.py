@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hat
+from tests.hat.stepping import take_step
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::hat.UnlockedWarning")]
 
@@ -60,11 +61,7 @@ def step(model, optimizer, seed=0, decay=0.01):
         return loss
 
     model.anneal(1.0)
-    if isinstance(optimizer, torch.optim.LBFGS):
-        optimizer.step(closure)
-    else:
-        closure()
-        optimizer.step()
+    take_step(optimizer, closure)
 
 
 def finish(model, units=2):
@@ -165,11 +162,7 @@ def test_what_the_user_freezes_does_not_move_and_learns_again_when_thawed(name):
             loss.backward()
             return loss
 
-        if isinstance(optimizer, torch.optim.LBFGS):
-            optimizer.step(closure)
-        else:
-            closure()
-            optimizer.step()
+        take_step(optimizer, closure)
     assert torch.equal(weight, before)
     if name not in ("torch LBFGS", "torch Adafactor"):  # the guard restores the weight behind them
         kept = optimizer.state.get(weight, {})

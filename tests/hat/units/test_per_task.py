@@ -11,7 +11,7 @@ import hat
 from hat.units.buffers import foreign
 from hat.units.locks import locks, unlocked
 from hat.units.state import LEARNING, OPEN, PLAIN, Finished, PerSample, State
-from tests.hat.stepping import end
+from tests.hat.stepping import end, take_step
 
 pytestmark = [pytest.mark.filterwarnings("ignore::hat.CapacityWarning"), pytest.mark.usefixtures("one_thread")]
 
@@ -78,11 +78,7 @@ def train(model, optimizer, steps=3):
             loss.backward()
             return loss
 
-        if isinstance(optimizer, torch.optim.LBFGS):
-            optimizer.step(closure)
-        else:
-            closure()
-            optimizer.step()
+        take_step(optimizer, closure)
 
 
 def learn(model, tasks, name="sgd"):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import hat
+from tests.hat.stepping import take_step
 from tests.soak.actions.base import Action
 from tests.soak.optimizers import LOCKED, TORCH, trained
 from tests.soak.world import BATCH, World
@@ -123,11 +124,7 @@ def train_step(world: World, rng: random.Random) -> None:
         return loss.detach()
 
     world.begin_step()
-    if isinstance(optimizer, torch.optim.LBFGS):
-        optimizer.step(closure)
-    else:
-        closure()
-        optimizer.step()
+    take_step(optimizer, closure)
     world.end_step()
 
 
