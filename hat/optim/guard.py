@@ -167,8 +167,6 @@ class _Guard:
         optimizer = self.optimizer()
         if optimizer is not None:
             _drop(optimizer, self.model.frozen.parameters)
-            if isinstance(optimizer, torch.optim.LBFGS):
-                optimizer._numel_cache = None
             moved(optimizer, changes, before, after, like)
 
     def forget(self, gone: Sequence[Tensor]) -> None:
