@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from hat import models
+from hat.arguments import check_choice, check_number, check_whole
 from hat.models.resnet import STEMS
-from hat.training.ranges import check_choice, check_number, check_whole
 
 _RESNETS = {"resnet18": models.resnet18, "resnet34": models.resnet34, "resnet50": models.resnet50}
 _OPTIONS = {

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 import hat.data
+from hat.arguments import check_choice, check_number, check_switch, check_whole
 from hat.cli.network import NETWORKS, NetworkSpec, check_sizes
 from hat.data import Stream
 from hat.data.loading import is_name
 from hat.life.model import HATModel
 from hat.training import REFERENCES, TrainConfig
 from hat.training.growth import check_growth
-from hat.training.ranges import check_choice, check_number, check_switch, check_whole
 from hat.units.state import GateConfig
 
 __all__ = ["NETWORKS", "STREAMS", "NetworkSpec", "RunSpec", "StreamSpec"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hat.training.ranges import check_choice, check_number, check_switch, check_whole
+from hat.arguments import check_choice, check_number, check_switch, check_whole
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

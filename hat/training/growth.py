@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from hat.arguments import check_choice
 from hat.life.model import HATModel
 from hat.reports.forecast import forecast
 from hat.resizing.grow import grow_what_can
-from hat.training.ranges import check_choice
 
 GROWTHS = ("auto",)
 ROOM = 2
