@@ -13,6 +13,8 @@ from hat.data.dataset import Dataset
 from hat.data.distinct import split_test
 from hat.data.limits import Budget, TooLargeError
 
+COMPARED = 160  # bytes an image that it takes to find equal images
+
 
 def image_tensor(argument: str, array: np.ndarray) -> Tensor:
     """Bring an array of images to uint8 or float32 [N, C, H, W].
@@ -93,7 +95,7 @@ def _check_memory(path: Path | None, parts: list[tuple[np.ndarray, np.ndarray]],
     """Check that the tensors fit: float32 if one part needs it, and int64 labels; strings are sorted in one array."""
     float_size = 4 if any(x.dtype.kind not in "b" and x.dtype != np.uint8 for x, _ in parts) else 1
     label_size = max([8, *(y.dtype.itemsize for _, y in parts)])
-    count = sum(float_size * x.size + label_size * y.size for x, y in parts)
+    count = sum(float_size * x.size + (label_size + COMPARED) * y.size for x, y in parts)
     budget.allow(path, count)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hat.arguments import check_type, got
 from hat.data.catalogue import CATALOGUE, Source
-from hat.data.dataset import Dataset
+from hat.data.dataset import Dataset, check_size
 from hat.data.download import download
-from hat.data.limits import MAX_GIB, TooLargeError
-from hat.data.location import chosen_root, download_folder
+from hat.data.limits import MAX_GIB, Budget, TooLargeError
+from hat.data.location import checked_path, chosen_root, download_folder
 from hat.data.read import read
 
 
@@ -74,20 +75,28 @@ def load(
         ConnectionError: a download failed; the message says how to get the file by hand.
         ImportError: a package of the `data` extra is missing.
     """
+    check_type("dataset", dataset, (str, Path), "a name, a path or a hat.data.Dataset")
+    check_size(size)
+    Budget(max_gib)  # refuses a wrong limit before anything is read
     source = _named(dataset) if isinstance(dataset, str) else None
     if source is not None:
         if size is not None:
             raise ValueError(f"size: expected None for the named dataset {source.name!r}, got {size}")
         return _load_source(source, root, max_gib)
-    path = Path(dataset).expanduser()
-    if not path.exists():
+    path = checked_path("dataset", dataset)
+    if not path.exists() or dataset == "":
         raise FileNotFoundError(
-            f"dataset: expected one of {', '.join(CATALOGUE)}, or the path of a file or folder; got {str(dataset)!r}"
+            f"dataset: expected one of {', '.join(CATALOGUE)}, or the path of a file or folder; got {got(str(dataset))}"
         )
     return read(path, size=size, max_gib=max_gib)
 
 
-def resolve(dataset: str | Path | Dataset, root: str | Path | None, size: tuple[int, int] | None = None) -> Dataset:
+def resolve(
+    dataset: str | Path | Dataset,
+    root: str | Path | None,
+    size: tuple[int, int] | None = None,
+    max_gib: float = MAX_GIB,
+) -> Dataset:
     """The dataset itself if it is a `Dataset`; otherwise load it by its name or path.
 
     Args:
@@ -95,10 +104,11 @@ def resolve(dataset: str | Path | Dataset, root: str | Path | None, size: tuple[
         root: as in `load`.
         size: (H, W) to resize a user's own images to, which may differ in size. A named dataset ignores it, as its
             images have one size.
+        max_gib: as in `load`.
     """
     if isinstance(dataset, Dataset):
         return dataset
-    return load(dataset, root, size=None if is_name(dataset) else size)
+    return load(dataset, root, size=None if is_name(dataset) else size, max_gib=max_gib)
 
 
 def is_name(dataset: str | Path) -> bool:
