@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hat.arguments import check_type, got
+from hat.arguments import check_type
 from hat.data.catalogue import CATALOGUE, Source
 from hat.data.dataset import Dataset, check_size
 from hat.data.download import download
@@ -86,7 +86,7 @@ def load(
     path = checked_path("dataset", dataset)
     if not path.exists() or dataset == "":
         raise FileNotFoundError(
-            f"dataset: expected one of {', '.join(CATALOGUE)}, or the path of a file or folder; got {got(str(dataset))}"
+            f"dataset: expected one of {', '.join(CATALOGUE)}, or the path of a file or folder; got {str(dataset)!r}"
         )
     return read(path, size=size, max_gib=max_gib)
 

@@ -58,7 +58,7 @@ def chosen_root(explicit: str | Path | None = None) -> Path | None:
         if value is not None and str(value) != "":
             folder = checked_path(origin, value)
             if not folder.is_dir():
-                raise FileNotFoundError(f"{origin}: expected an existing folder, got {got(str(folder))}")
+                raise FileNotFoundError(f"{origin}: expected an existing folder, got {str(folder)!r}")
             return folder
     return None
 

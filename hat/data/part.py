@@ -226,8 +226,8 @@ def checked_device(device: object) -> torch.device:
         TypeError: it is neither a str nor a torch.device.
         ValueError: this machine has no such device.
     """
-    check_type("device", device, (str, torch.device), "a str or a torch.device")
-    assert isinstance(device, (str, torch.device))
+    check_type("device", device, (str, int, torch.device), "a str or a torch.device")
+    assert isinstance(device, (str, int, torch.device))
     try:
         return torch.empty(0, device=torch.device(device)).device
     except Exception as error:  # torch raises errors of many classes

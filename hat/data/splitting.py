@@ -68,8 +68,8 @@ def split(
         raise ValueError(f"tasks: expected None or an int in 1..{len(groups)} ({reason}), got {got(tasks)}")
     counts = torch.bincount(data.y_train, minlength=count).tolist()
     if empty := [name for name, images in zip(data.classes, counts, strict=True) if not images]:
-        names = f"{empty[:5]}{' and more' if len(empty) > 5 else ''}"
-        raise ValueError(f"dataset: expected training images of every class of {data.name}, got none of {names}")
+        found = f"none of {empty[:5]}{' and more' if len(empty) > 5 else ''}"
+        raise ValueError(f"dataset: expected training images of every class of {data.name}, got {found}")
     labels = [label for group in groups[:tasks] for label in group]
     given = isinstance(dataset, Dataset)
     check_memory(data, labels, limit=limit, size=size, max_gib=max_gib, given=given)
