@@ -79,7 +79,7 @@ def _decoder(size: tuple[int, int] | None, budget: Budget) -> Callable[[str, byt
     """A function (place, bytes) -> uint8 [H, W, 1 or 3] that refuses an image of another size than the first."""
     pillow = optional("PIL.Image", "a folder of images")
     first: list[tuple[str, tuple[int, int]]] = []
-    kept = {1: _Block(), 3: _Block()}
+    kept = {1: _ImageBlocks(), 3: _ImageBlocks()}
 
     def decode(where: str, data: bytes) -> np.ndarray:
         pixels = _decoded(pillow, where, data, size, budget)
@@ -96,7 +96,7 @@ def _decoder(size: tuple[int, int] | None, budget: Budget) -> Callable[[str, byt
     return decode
 
 
-class _Block:
+class _ImageBlocks:
     """Images of one size in large blocks, because Python gives the memory of many small arrays back too late."""
 
     def __init__(self) -> None:
