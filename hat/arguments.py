@@ -7,6 +7,7 @@ expected and what was got.
 from __future__ import annotations
 
 import math
+import os
 
 from torch import Tensor
 
@@ -92,6 +93,20 @@ def check_type(name: str, value: object, kind: type | tuple[type, ...], expected
     """
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {got(value)}")
+
+
+def check_path(name: str, value: object) -> None:
+    """Check the path of a file or folder.
+
+    Raises:
+        TypeError: `value` is neither a str nor a path.
+        ValueError: `value` is empty, or has a zero character.
+    """
+    check_type(name, value, (str, os.PathLike), "a path")
+    text = os.fspath(value)  # type: ignore[call-overload]
+    check_type(name, text, str, "a path of text")
+    if not text or "\0" in text:
+        raise ValueError(f"{name}: expected a path, got {got(text)}")
 
 
 def got(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat.arguments import check_switch
 from hat.data import Task
 from hat.life.model import HATModel
 from hat.network.interrupt import interrupt_waits
@@ -75,7 +77,7 @@ class Trainer:
         stream: Sequence[Task],
         config: TrainConfig | None = None,
         *,
-        run_dir: str | PathLike[str] | None = None,
+        run_dir: str | PathLike[str] | RunDir | None = None,
         description: dict[str, Any] | None = None,
         progress: bool = True,
         verify: bool = False,
@@ -90,7 +92,7 @@ class Trainer:
         self.model = model.to(self.config.torch_device())
         self.stream = stream
         self._checks = Checks(model, stream, self.config) if verify else None
-        self.run_dir = RunDir(run_dir) if run_dir is not None else None
+        self.run_dir = run_dir if run_dir is None or isinstance(run_dir, RunDir) else RunDir(run_dir)
         self.description, self.saved = description, False
         self.after_epoch, self.grow = after_epoch, grow
         self._identity = identity(model, stream, self.config, grow=grow) if self.run_dir else {}
@@ -116,8 +118,16 @@ class Trainer:
             ForgettingError: with `verify`, an earlier task answers differently or something that it uses has moved; the
                 run is saved.
         """
+        check_switch("resume", resume)
+        check_switch("overwrite", overwrite)
         if resume and overwrite:
             raise ValueError("overwrite: expected False when a run is resumed, got True")
+        if resume:
+            self._check_saved()
+        with nullcontext() if self.run_dir is None else self.run_dir.owned():
+            return self._run(resume=resume, overwrite=overwrite)
+
+    def _run(self, *, resume: bool, overwrite: bool) -> TrainResult:
         if resume:
             self._restore()
         else:
@@ -139,7 +149,7 @@ class Trainer:
         if self.run_dir is not None:
             if not overwrite:
                 self.run_dir.check_free()
-            self.run_dir.prepare()
+            self.run_dir.check_names(len(self.stream), [] if self.description is None else [self.run_dir.config.name])
         torch.manual_seed(self.config.seed)
 
     def _what_is_saved(self) -> str:
@@ -233,9 +243,13 @@ class Trainer:
             self.saved = True
             self.run_dir.write_history(self.history)
 
-    def _restore(self) -> None:
+    def _check_saved(self) -> None:
         if self.run_dir is None:
             raise ValueError("resume: expected a run directory, got none")
+        self.run_dir.check_saved()
+
+    def _restore(self) -> None:
+        assert self.run_dir is not None  # `run` has checked it
         saved = restore(self.run_dir, self.model, self._identity)
         self.history, self._seconds = History(**saved["history"]), saved["seconds"]
         self.learned = [
