@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def check_number(
     if not (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
-        and (-math.inf < value < math.inf or (abs(value) == math.inf and not finite))  # a NaN is neither
+        and (abs(value) <= sys.float_info.max or (abs(value) == math.inf and not finite))  # a NaN is neither
         and (above is None or value > above)
         and (least is None or value >= least)
         and (below is None or value < below)

@@ -171,7 +171,9 @@ def _check_dead(folder: Path, lock: Path) -> bytes | None:
         return content
     sure = owner is not None and owner.host == HOST
     advice = "" if sure else f"; if you know that it has ended, remove {lock.name} in this folder"
-    raise ValueError(f"{folder}: expected a folder that no other run writes to, got a folder of {_who(owner)}{advice}")
+    raise ValueError(
+        f"{folder}: expected a folder that no other run writes to, got one in use by {_who(owner)}{advice}"
+    )
 
 
 def _read(lock: Path) -> bytes | None:

@@ -10,12 +10,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from torch import Tensor
 
 from hat import checkpoint
-from hat.arguments import check_path
+from hat.arguments import check_path, check_type
 from hat.ownership import check_not_owned, keep, owned
 from hat.training.fit import FIT_FORM
 from hat.training.form import check_form
@@ -266,3 +267,16 @@ class RunDir:
         if not isinstance(content, dict):
             raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")
         return content
+
+
+def check_description(description: object) -> None:
+    """Check what is to become config.json.
+
+    Raises:
+        TypeError: it is neither None nor a dict that JSON can hold.
+    """
+    check_type("description", description, (dict, NoneType), "a dict or None")
+    try:
+        json.dumps(description)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"description: expected values that JSON can hold, got one that it cannot: {error}") from None

@@ -56,7 +56,7 @@ def test_a_folder_has_one_owner_in_a_process(tmp_path: Path) -> None:
     with owned(tmp_path):
         message = refused(tmp_path / "link")
         assert f"{tmp_path / 'link'}: " in message
-        assert message.endswith(f"got a folder of process {os.getpid()} (this process) on {HOST}")
+        assert message.endswith(f"got one in use by process {os.getpid()} (this process) on {HOST}")
     (tmp_path / "link").unlink()
     assert taken(tmp_path)
 
@@ -71,7 +71,7 @@ def test_the_lock_is_gone_after_an_error(tmp_path: Path, error: type[BaseExcepti
 def test_a_living_process_keeps_its_folder(tmp_path: Path) -> None:
     lock_of(tmp_path, age=1e6)
     assert refused(tmp_path) == (
-        f"{tmp_path}: expected a folder that no other run writes to, got a folder of process {os.getppid()} on {HOST}"
+        f"{tmp_path}: expected a folder that no other run writes to, got one in use by process {os.getppid()} on {HOST}"
     )
 
 
@@ -103,7 +103,7 @@ def test_a_dead_process_that_nobody_has_waited_for_is_dead(tmp_path: Path) -> No
 def test_a_process_of_another_machine_keeps_its_folder_for_a_day(tmp_path: Path) -> None:
     lock = lock_of(tmp_path, host="elsewhere", process=12)
     assert refused(tmp_path).endswith(
-        f"got a folder of process 12 on elsewhere; if you know that it has ended, remove {LOCK} in this folder"
+        f"got one in use by process 12 on elsewhere; if you know that it has ended, remove {LOCK} in this folder"
     )
     os.utime(lock, (time.time() - 90000,) * 2)
     assert taken(tmp_path)
@@ -112,7 +112,7 @@ def test_a_process_of_another_machine_keeps_its_folder_for_a_day(tmp_path: Path)
 @pytest.mark.parametrize("content", ["", "{", "[]", "1", '{"host": 1}', "[" * 4000, "x" * 10000, "\0"])
 def test_a_lock_that_cannot_be_read_holds_for_a_day(tmp_path: Path, content: str) -> None:
     (tmp_path / LOCK).write_text(content)
-    assert "got a folder of a process that is not known; if" in refused(tmp_path)
+    assert "got one in use by a process that is not known; if" in refused(tmp_path)
     os.utime(tmp_path / LOCK, (time.time() - 90000,) * 2)
     assert taken(tmp_path)
 

@@ -103,7 +103,7 @@ def test_a_folder_of_a_living_process(stream: hat.data.Stream, run: Path, option
     facts = {"host": HOST, "process": os.getppid(), "started": None, "key": "0"}
     (run / LOCK).write_text(json.dumps(facts))
     before = contents(run)
-    with pytest.raises(ValueError, match=rf"{run}: expected .*, got a folder of process {os.getppid()} on {HOST}"):
+    with pytest.raises(ValueError, match=rf"{run}: expected .*, got one in use by process {os.getppid()} on {HOST}"):
         trainer(stream, run).run(**options)
     assert contents(run) == before
     process = subprocess.Popen([sys.executable, "-c", ""])
