@@ -1,8 +1,8 @@
 """The files of a folder that this library has written. It replaces and removes these files only.
 
-Their names are in a list in the folder, one name a line; a name is listed before the file is written. A folder of an
-earlier version has no list: there a file counts if it holds what this library writes. A file behind a link counts only
-if it holds that, too, because somebody else may have put it there.
+Their names are in a list in the folder, one name a line; a name is listed before the file is written. In a folder
+without a list, as an earlier version left it, a file counts if it holds what this library writes. The same holds if the
+run is gone and the list is left, as after `rm run/*`, and for a file behind a link: somebody else may have put it there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from hat import checkpoint
 
 LIST = ".hat-files"
+_RUNS = ("checkpoint.pt", "compression.json")  # without one of these, a folder holds no run
 _HEAD = "hat has written these files, and may replace them:"
 _NAME = re.compile(r"(?:[\w-][\w.-]*/)?[\w-][\w.-]*")  # a list from elsewhere must not name files outside of the folder
 _EARLIER = re.compile(r"(accuracy_matrix|accuracy_over_time|capacity|overlap|units|channels-.*|compression)\.png")
@@ -42,7 +43,7 @@ class Written:
 
     def names(self) -> set[str]:
         """The names of the files that were written here; some may be gone."""
-        listed = self._listed()
+        listed = self._of_run()
         if listed is not None:
             return listed
         if self._earlier is None:
@@ -85,7 +86,7 @@ class Written:
         if not new:
             return
         self.check(new, links=True)
-        if self._listed() is None:
+        if self._of_run() is None:
             self.begin({*self.names(), *new})
         else:
             with open(self.folder / LIST, "a", encoding="utf-8") as file:  # others may append at the same time
@@ -104,6 +105,10 @@ class Written:
             if not self._linked(name):
                 (self.folder / name).unlink(missing_ok=True)
         self.begin({but})
+
+    def _of_run(self) -> set[str] | None:
+        """The names in the list; None if the folder has no list, or no run that the list could be of."""
+        return self._listed() if any((self.folder / name).exists() for name in _RUNS) else None
 
     def _listed(self) -> set[str] | None:
         """The names in the list; None if the folder has no list."""

@@ -196,6 +196,18 @@ def test_a_file_in_the_place_of_a_folder(stream: hat.data.Stream, tmp_path: Path
     assert contents(tmp_path) == {"logits": b"mine"}
 
 
+def test_a_list_that_is_left_when_the_run_is_gone(stream: hat.data.Stream, run: Path) -> None:
+    """As after `rm run/*`."""
+    for name in contents(run).keys() - {LIST}:
+        (run / name).unlink()
+    (run / "config.json").write_text('{"my": 1}')
+    with pytest.raises(ValueError, match=r"config\.json: expected no file or a file that hat has written"):
+        trainer(stream, run, description={"my": "run"}).run(overwrite=True)
+    trainer(stream, run).run(overwrite=True)
+    assert (run / "config.json").read_text() == '{"my": 1}'
+    assert "config.json" not in Written(run).names()
+
+
 def test_a_list_that_names_files_outside(stream: hat.data.Stream, run: Path) -> None:
     (run.parent / "mine.txt").write_text("mine")
     with open(run / LIST, "a") as file:
