@@ -2,7 +2,8 @@
 
 Their names are in a list in the folder, one name a line; a name is listed before the file is written. In a folder
 without a list, as an earlier version left it, a file counts if it holds what this library writes. The same holds if the
-run is gone and the list is left, as after `rm run/*`, and for a file behind a link: somebody else may have put it there.
+run is gone and the list is left, as after `rm run/*`, and for a file behind a link: somebody else may have put it
+there.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Written:
             return
         self.check(new, links=True)
         if self._of_run() is None:
-            self.begin({*self.names(), *new})
+            self.begin({*self.names(), *self._known, *new})
         else:
             with open(self.folder / LIST, "a", encoding="utf-8") as file:  # others may append at the same time
                 file.write("".join(f"\n{name}\n" for name in new))
