@@ -36,7 +36,7 @@ def check(
         ConversionError: the two answer differently on the example, or on other values in a larger batch. If the module
             fails on the larger batch, other values in a batch of the same size are compared instead.
     """
-    if not _same(_run(module, module, example), _run(module, graph_module, example)):
+    if not same(_run(module, module, example), _run(module, graph_module, example)):
         raise ConversionError(f"{type(module).__name__}: the graph answers differently on the example; is it random?")
     for inputs in (other_inputs(example, more), other_inputs(example, 0)):
         try:
@@ -44,10 +44,10 @@ def check(
         except Exception:  # the module does not take this size or these values
             continue
         try:
-            same = _same(expected, _run(module, graph_module, inputs))
+            agrees = same(expected, _run(module, graph_module, inputs))
         except Exception as error:
             raise _differs(module, suspects, f"fails ({error})") from error
-        if not same:
+        if not agrees:
             raise _differs(module, suspects, "answers differently")
         return
 
@@ -103,7 +103,8 @@ def _clones(value: Any) -> Any:
     return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), value)
 
 
-def _same(expected: list[Any], got: list[Any]) -> bool:
+def same(expected: list[Any], got: list[Any]) -> bool:
+    """Whether two flat answers are equal, bit for bit; NaN is equal to NaN."""
     return len(expected) == len(got) and all(map(_equal, expected, got))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,26 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hat.tracing.generators import generators
+
+CONTAINERS = (dict, list, set, deque)
+"""The classes of containers whose contents a forward pass may change, in place."""
+
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Restore everything that a forward pass inside the `with` block changes.
 
-    That is: the attributes of all modules, the dicts, lists and sets among the attributes, the values of buffers, and
-    the state of random number generators. The fast path of attention is off inside the block.
+    That is: the attributes of all modules, the containers among the attributes, the values of buffers, and the state of
+    random number generators. The fast path of attention is off inside the block.
     """
     modules = list(module.modules())
     state = [(part, dict(part.__dict__), _contents(part.__dict__)) for part in modules]
     saved_buffers = [(buffer, _version(buffer), buffer.clone()) for buffer in module.buffers()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    python_random = random.getstate()
+    drawn_from = [(generator, generator.get()) for generator in generators(module)]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        random.setstate(python_random)
+        for generator, place in drawn_from:
+            generator.set(place)
         for part, attributes, contents in state:
             part.__dict__.clear()
             part.__dict__.update(attributes)
@@ -59,13 +65,13 @@ def _version(buffer: Tensor) -> int | None:
 
 
 def _contents(attributes: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """The dicts, lists and sets among the attributes, each with a copy, because a forward pass may fill a cache."""
-    return [(value, value.copy()) for value in attributes.values() if isinstance(value, dict | list | set)]
+    """The containers among the attributes, each with a copy, because a forward pass may fill a cache."""
+    return [(value, value.copy()) for value in attributes.values() if isinstance(value, CONTAINERS)]
 
 
 def _refill(container: Any, content: Any) -> None:
     container.clear()
-    if isinstance(container, list):
+    if isinstance(container, list | deque):
         container.extend(content)
     else:
         container.update(content)

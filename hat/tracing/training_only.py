@@ -1,0 +1,265 @@
+"""What a network does in training only, and what its graph does not do.
+
+A graph computes what the network computes in evaluation. In training it also has dropouts, norms and stochastic depth.
+All else that a network does in training is missing in the graph. To find it, the network and its graph run in training
+from the same random seed, and what they do is compared, see `hat.tracing.watching`. Example:
+
+    network, in training                     graph, in training           missing in the graph
+    drop (Dropout) draws                     drop (Dropout) draws
+    noise (Noise, nets.py:5) draws                                        randomness: the user is warned
+    centre (Centre, nets.py:9) writes mean                                a state: refused
+
+A layer that the graph calls as a whole, such as a layer of `torch.nn`, does in the graph what it does in the network.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from typing import Any
+
+from torch import Tensor, nn
+
+from hat.tracing.checks import other_inputs, same
+from hat.tracing.errors import ConversionError
+from hat.tracing.places import described
+from hat.tracing.trace import Traced
+from hat.tracing.untouched import CONTAINERS, untouched
+from hat.tracing.watching import watched
+
+_MOST = 8  # places in one message
+
+Attribute = tuple[str, str]
+"""The name of a module, and the name of an attribute, buffer or parameter of the module."""
+
+
+def missing_in_training(module: nn.Module, traced: Traced, example: tuple[Any, ...]) -> str:
+    """What the network does in training and its graph does not: a text for a warning, empty if there is nothing.
+
+    Args:
+        module: the network; it is left as it was.
+        traced: its graph.
+        example: the inputs that the graph was recorded on.
+
+    Raises:
+        ConversionError: the network changes a state in training, and the graph does not; or a module that the graph
+            calls as a whole changes a state that is no buffer, so that finished tasks would change with it. The message
+            names the place, the state, and what to do.
+    """
+    return _Comparison(module, traced, example).message()
+
+
+class _Comparison:
+    """A network and its graph after a run of both in training.
+
+    Args:
+        module, traced, example: as of `missing_in_training`.
+    """
+
+    def __init__(self, module: nn.Module, traced: Traced, example: tuple[Any, ...]) -> None:
+        self.module, self.traced = module, traced
+        self.owners = dict(module.named_modules())
+        called = {str(node.target) for node in traced.graph_module.graph.nodes if node.op == "call_module"}
+        self.whole = called & self.owners.keys()
+        for self.inputs in (example, other_inputs(example, 1)):  # a norm takes no single sample in training
+            with untouched(module):
+                before = _attributes(module)
+                self.network = watched(module, module, self.inputs, training=True)
+                self.changed = _changed(before, _attributes(module))
+            if self.network.error is None:
+                break
+        with untouched(traced.graph_module):
+            self.graph = watched(module, traced.graph_module, self.inputs, training=True)
+
+    def message(self) -> str:
+        """The warning; see `missing_in_training`."""
+        error, records = self.network.error, self._set_in_training_only()
+        self._refuse_states(records)
+        places = [*self._draws(), *self._checkpoints()]
+        if error is not None:
+            places.append(("", f"the network fails in training on the example ({type(error).__name__}: {error})"))
+        elif not self.traced.learning:
+            places += self._other_calls([path for path, _ in places])
+        places += [(path, f"{self._described(path)} sets {name}") for path, name in records if not self._is_whole(path)]
+        if not places and not same(self.network.answer or [], self.graph.answer or []):
+            places = [("", f"{self._described('')} answers differently")]
+        texts = list(dict.fromkeys(text for _, text in places))
+        more = [f"and {len(texts) - _MOST} more"] if len(texts) > _MOST else []
+        return "; ".join(texts[:_MOST] + more)
+
+    # -- states -----------------------------------------------------------------------------------------------------
+
+    def _refuse_states(self, attributes: dict[Attribute, bool]) -> None:
+        """Refuse states that the network changes in training.
+
+        Args:
+            attributes: as `_set_in_training_only` returns.
+        """
+        written = {self._owner(name): place for name, place in self.network.written.items()}
+        kept = {self._owner(name) for name in self.graph.written}
+        states = {**written, **{attribute: "" for attribute, is_state in attributes.items() if is_state}}
+        for (path, name), place in states.items():
+            is_buffer = name in self.owners[path]._buffers
+            if not (is_buffer and self._is_whole(path)) and (path, name) not in kept:
+                raise ConversionError(self._refusal(path, name, place or self._described(path)))
+
+    def _refusal(self, path: str, name: str, place: str) -> str:
+        owner, _, rest = path.partition(".parametrizations.")
+        if rest and type(self.owners[path]).__name__ == "_SpectralNorm":
+            weight = rest.partition(".")[0]
+            return (
+                f"{self._described(owner)}: spectral_norm of {weight} takes a step of its power iteration in every call "
+                "in training, which a converted network cannot do, so the bound would be lost; remove it by "
+                f'torch.nn.utils.parametrize.remove_parametrizations(layer, "{weight}"), or keep the layer out with '
+                "filter=, so that the first task trains it with its bound and no later task changes it"
+            )
+        if self._is_whole(path):
+            return (
+                f"{place}: changes {name} in training, which no finished task is protected from, because it is no "
+                "buffer; register it as a buffer"
+            )
+        what = "its module" if path else "the module of its own that you move it to"
+        return (
+            f"{place}: changes {name} in training, which a converted network cannot do; remove it, or "
+            f"{'register it as a buffer and ' if name not in self.owners[path]._buffers else ''}keep {what} out with "
+            "filter=, so that the first task trains it and no later task changes it"
+        )
+
+    def _set_in_training_only(self) -> dict[Attribute, bool]:
+        """The attributes that the network sets in training only, each with whether it is a state.
+
+        It is one if it is a buffer or a parameter, if it depends on how often the network ran, or if a later answer
+        depends on it. A value that is only noted for others to read is none.
+        """
+        if not self.changed:
+            return {}
+        runs, values = [], []
+        with untouched(self.module):
+            for training in (False, True, True, False):
+                values.append(_attributes(self.module))
+                runs.append(watched(self.module, self.module, self.inputs, training=training))
+        in_training_only = self.changed - _changed(values[0], values[1])
+        counted = _changed(values[2], values[3], comparable=True)
+        matters = not all(same(runs[one].answer or [], runs[other].answer or []) for one, other in ((0, 3), (1, 2)))
+        return {
+            (path, name): matters or (path, name) in counted or name in _tensors_of(self.owners[path])
+            for path, name in sorted(in_training_only)
+        }
+
+    # -- what the user is warned of ---------------------------------------------------------------------------------
+
+    def _draws(self) -> Iterator[tuple[str, str]]:
+        """(module, text) of the random numbers that the network draws and its graph does not."""
+        by_run = [[draw for draw in run.draws if not self._is_whole(draw.path)] for run in (self.network, self.graph)]
+        of_network, of_graph = ([draw.operation for draw in draws] for draws in by_run)
+        for kind, start, end, _, _ in SequenceMatcher(None, of_network, of_graph, autojunk=False).get_opcodes():
+            for draw in by_run[0][start:end] if kind != "equal" else ():
+                yield draw.path, f"{draw.place} draws random numbers ({draw.function})"
+        for (path, generator), place in self.network.moved.items():
+            if not self._is_whole(path):
+                yield path, f"{place} draws random numbers ({generator})"
+
+    def _checkpoints(self) -> Iterator[tuple[str, str]]:
+        for path, place in self.network.checkpoints.items():
+            if not self._is_whole(path):
+                yield path, f"{place} saves memory by a checkpoint"
+
+    def _other_calls(self, told: list[str]) -> Iterator[tuple[str, str]]:
+        """(module, text) of modules that call other functions in training than in evaluation.
+
+        Args:
+            told: the modules of which the user is warned already.
+        """
+        with untouched(self.module):
+            evaluation = watched(self.module, self.module, self.inputs, training=False)
+        told = [path for path in told if path]
+        for path in self.owners:
+            in_training, in_evaluation = (run.calls.get(path, []) for run in (self.network, evaluation))
+            others = _others(in_training, in_evaluation)
+            if others is None or self._is_whole(path) or any(_is_inside(path, outer) for outer in told):
+                continue
+            if path:
+                told.append(path)
+            if in_training and in_evaluation:
+                yield path, f"{others} computes something else in training"
+            else:
+                yield path, f"{self._described(path)} runs in {'training' if in_training else 'evaluation'} only"
+
+    # -- names ------------------------------------------------------------------------------------------------------
+
+    def _is_whole(self, path: str) -> bool:
+        """Whether a module is, or lies inside, a module that the graph calls as a whole."""
+        return any(_is_inside(path, outer) for outer in self.whole)
+
+    def _described(self, path: str) -> str:
+        return described(path, self.owners[path])
+
+    def _owner(self, name: str) -> Attribute:
+        """The module that a tensor belongs to, and the name of the tensor in the module."""
+        path = name
+        while path not in self.owners:
+            path = path.rpartition(".")[0]
+        return path, name[len(path) :].lstrip(".")
+
+
+def _is_inside(path: str, outer: str) -> bool:
+    return path == outer or path.startswith(f"{outer}.")
+
+
+def _others(in_training: list[Any], in_evaluation: list[Any]) -> str | None:
+    """The place of the first call that is another one in training than in evaluation; None if there is none."""
+    for one, other in zip(in_training, in_evaluation, strict=False):
+        if one[0] != other[0]:
+            return str(one[1])
+    longer = max(in_training, in_evaluation, key=len)[min(len(in_training), len(in_evaluation)) :]
+    return str(longer[0][1]) if longer else None
+
+
+def _tensors_of(module: nn.Module) -> set[str]:
+    return {*module._parameters, *module._buffers}
+
+
+def _attributes(network: nn.Module) -> dict[Attribute, Any]:
+    """The attributes of all modules. Containers are copied, because they may be changed in place."""
+    values: dict[Attribute, Any] = {}
+    for path, part in network.named_modules():
+        for name, value in vars(part).items():
+            if name in ("_parameters", "_buffers"):
+                values.update({(path, key): tensor for key, tensor in value.items()})
+            elif name not in ("training", "_modules"):
+                values[path, name] = value.copy() if isinstance(value, CONTAINERS) else value
+    return values
+
+
+def _changed(before: dict[Attribute, Any], after: dict[Attribute, Any], *, comparable: bool = False) -> set[Attribute]:
+    """The attributes that were set to another value.
+
+    Args:
+        before, after: as `_attributes` returns.
+        comparable: a new object without values that can be compared is no other value.
+    """
+    missing = object()
+    return {
+        attribute
+        for attribute, value in after.items()
+        if not _equal(before.get(attribute, missing), value, otherwise=comparable)
+    } | (before.keys() - after.keys())
+
+
+def _equal(one: Any, other: Any, *, otherwise: bool) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return same([one], [other])
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key], otherwise=otherwise) for key in one)
+    if isinstance(one, list | tuple | deque):
+        return len(one) == len(other) and all(
+            _equal(*pair, otherwise=otherwise) for pair in zip(one, other, strict=True)
+        )
+    if isinstance(one, bool | int | float | complex | str | bytes | set | frozenset):
+        return bool(one == other)
+    return otherwise
