@@ -109,7 +109,7 @@ class _Comparison:
         if rest and type(self.owners[path]).__name__ == "_SpectralNorm":
             weight = rest.partition(".")[0]
             return (
-                f"{self._described(owner)}: spectral_norm of {weight} takes a step of its power iteration in every call "
+                f"{self._described(owner)}: spectral_norm of {weight} takes a step of its power iteration in each call "
                 "in training, which a converted network cannot do, so the bound would be lost; remove it by "
                 f'torch.nn.utils.parametrize.remove_parametrizations(layer, "{weight}"), or keep the layer out with '
                 "filter=, so that the first task trains it with its bound and no later task changes it"
