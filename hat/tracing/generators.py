@@ -1,4 +1,4 @@
-"""The random number generators of Python and NumPy that a network may draw from while it runs."""
+"""Random number generators that a network may draw from while it runs, besides the default ones of torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hat.text import dotted
 
@@ -31,7 +31,8 @@ class Generator:
 
     def position(self) -> bytes:
         """The state in a form that can be compared: another one after every draw."""
-        return pickle.dumps(self.get())
+        state = self.get()
+        return bytes(state.numpy()) if isinstance(state, Tensor) else pickle.dumps(state)
 
 
 def generators(module: nn.Module) -> Iterator[Generator]:

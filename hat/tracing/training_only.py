@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hat.text import dotted
 from hat.tracing.checks import other_inputs, same
 from hat.tracing.errors import ConversionError
 from hat.tracing.places import described
@@ -76,7 +77,7 @@ class _Comparison:
         """The warning; see `missing_in_training`."""
         error, records = self.network.error, self._set_in_training_only()
         self._refuse_states(records)
-        places = [*self._draws(), *self._checkpoints()]
+        places = [*self._draws(), *self._checkpoints(), *self._statistics()]
         if error is not None:
             places.append(("", f"the network fails in training on the example ({type(error).__name__}: {error})"))
         elif not self.traced.learning:
@@ -114,16 +115,20 @@ class _Comparison:
                 f'torch.nn.utils.parametrize.remove_parametrizations(layer, "{weight}"), or keep the layer out with '
                 "filter=, so that the first task trains it with its bound and no later task changes it"
             )
+        if name in self.owners[path]._parameters:
+            return (
+                f"{place}: changes the parameter {dotted(path, name)} in training, which would change what finished "
+                "tasks use; do so outside of the network"
+            )
         if self._is_whole(path):
             return (
-                f"{place}: changes {name} in training, which no finished task is protected from, because it is no "
-                "buffer; register it as a buffer"
+                f"{place}: changes {dotted(path, name)} in training, and finished tasks would change with it, because "
+                "only buffers are kept for them; register it as a buffer"
             )
-        what = "its module" if path else "the module of its own that you move it to"
+        buffer = "" if name in self.owners[path]._buffers else "register it as a buffer and "
         return (
-            f"{place}: changes {name} in training, which a converted network cannot do; remove it, or "
-            f"{'register it as a buffer and ' if name not in self.owners[path]._buffers else ''}keep {what} out with "
-            "filter=, so that the first task trains it and no later task changes it"
+            f"{place}: changes {dotted(path, name)} in training, which a converted network cannot do; remove it, or "
+            f"{buffer}keep its module out with filter=, so that the first task trains it and no later task changes it"
         )
 
     def _set_in_training_only(self) -> dict[Attribute, bool]:
@@ -153,12 +158,15 @@ class _Comparison:
         """(module, text) of the random numbers that the network draws and its graph does not."""
         by_run = [[draw for draw in run.draws if not self._is_whole(draw.path)] for run in (self.network, self.graph)]
         of_network, of_graph = ([draw.operation for draw in draws] for draws in by_run)
+        sources: dict[str, tuple[str, str]] = {}
         for kind, start, end, _, _ in SequenceMatcher(None, of_network, of_graph, autojunk=False).get_opcodes():
             for draw in by_run[0][start:end] if kind != "equal" else ():
-                yield draw.path, f"{draw.place} draws random numbers ({draw.function})"
+                sources.setdefault(draw.path, (draw.place, draw.function))
         for (path, generator), place in self.network.moved.items():
             if not self._is_whole(path):
-                yield path, f"{place} draws random numbers ({generator})"
+                sources.setdefault(path, (place, generator))
+        for path, (place, source) in sources.items():
+            yield path, f"{place} draws random numbers ({source})"
 
     def _checkpoints(self) -> Iterator[tuple[str, str]]:
         for path, place in self.network.checkpoints.items():
@@ -173,7 +181,7 @@ class _Comparison:
         """
         with untouched(self.module):
             evaluation = watched(self.module, self.module, self.inputs, training=False)
-        told = [path for path in told if path]
+        told = list(filter(None, told))
         for path in self.owners:
             in_training, in_evaluation = (run.calls.get(path, []) for run in (self.network, evaluation))
             others = _others(in_training, in_evaluation)
@@ -181,10 +189,18 @@ class _Comparison:
                 continue
             if path:
                 told.append(path)
-            if in_training and in_evaluation:
+            if path in self.network.called and path in evaluation.called:
                 yield path, f"{others} computes something else in training"
             else:
                 yield path, f"{self._described(path)} runs in {'training' if in_training else 'evaluation'} only"
+
+    def _statistics(self) -> Iterator[tuple[str, str]]:
+        """(module, text) of norms that change their statistics in the graph, but not in the network."""
+        if self.network.error is None:
+            for path in sorted(
+                {self._owner(name)[0] for name in self.graph.written.keys() - self.network.written.keys()}
+            ):
+                yield path, f"{self._described(path)} keeps its statistics"
 
     # -- names ------------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ class Run:
     Attributes:
         answer: the elements of the answer; None if the network raised an error.
         error: the error.
+        called: the names of the modules that ran.
         calls: by the name of a module, (key, place) of the functions of torch that it called itself, in order. A key
             can be compared. Dropouts, attention and batch norms are left out.
         draws: the draws of torch, in order.
@@ -69,6 +70,7 @@ class Run:
 
     answer: list[Any] | None = None
     error: Exception | None = None
+    called: set[str] = field(default_factory=lambda: {""})
     calls: dict[str, list[Any]] = field(default_factory=dict)
     draws: list[Draw] = field(default_factory=list)
     moved: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -85,16 +87,17 @@ def watched(network: nn.Module, module: nn.Module, inputs: tuple[Any, ...], *, t
         inputs: the arguments of a call.
         training: whether the run is in training mode.
     """
-    watch = _Watch(network, module)
+    watch, inputs = _Watch(network, module), tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), inputs)
     module.train(training)
     torch.manual_seed(0)
-    with warnings.catch_warnings(), watch.watching():
-        warnings.simplefilter("ignore")
-        try:
-            answer = module.forward(*tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), inputs))
-            watch.run.answer = list(flat(tree_map_only(Tensor, Tensor.detach, answer), keys=True))
-        except Exception as error:
-            watch.run.error = error
+    try:
+        with warnings.catch_warnings(), watch.watching():
+            warnings.simplefilter("ignore")
+            answer = module.forward(*inputs)
+    except Exception as error:
+        watch.run.error = error
+    else:
+        watch.run.answer = [value.detach() if isinstance(value, Tensor) else value for value in flat(answer, keys=True)]
     return watch.run
 
 
@@ -163,6 +166,7 @@ class _Watch:
     def _enter(self, module: nn.Module, args: Any) -> None:
         self._look_at_generators()
         self._inside.append((self._names.get(id(module), self._inside[-1][0]), module))
+        self.run.called.add(self._inside[-1][0])
 
     def _leave(self, module: nn.Module, args: Any, answer: Any) -> None:
         self._look_at_generators()
@@ -219,10 +223,11 @@ class _Watch:
         """Whether a checkpoint calls what runs now. The module that called the checkpoint is noted."""
         frame, is_inside, line = sys._getframe(2), False, ("", 0)
         while frame.f_back is not None and frame.f_code is not watched.__code__:
-            is_inside |= frame.f_code.co_filename == checkpoint.__file__
-            if is_inside and not frame.f_code.co_filename.startswith(OWN):
+            if frame.f_code.co_filename == checkpoint.__file__:
+                is_inside, line = True, ("", 0)
+            elif is_inside and not frame.f_code.co_filename.startswith(OWN):
                 line = line if line[0] else (frame.f_code.co_filename, frame.f_lineno)
-                caller = frame.f_locals.get("self")
+                caller = next(iter(frame.f_locals.values()), None)  # `self` of a method
                 if isinstance(caller, nn.Module) and (path := self._names.get(id(caller))) is not None:
                     self.run.checkpoints.setdefault(path, described(path, caller, *line))
                     return True
