@@ -96,8 +96,8 @@ def convert_body(
         keep_places(Network(body), example)
     if lost:
         warnings.warn(
-            f"what the network does in training only is not converted: {lost}; a module that is kept out with filter= "
-            "stays as it is",
+            f"the converted network lacks what the network does in training only: {lost}; a module that is kept out "
+            "with filter= stays as it is",
             TrainingOnlyWarning,
             stacklevel=3,
         )

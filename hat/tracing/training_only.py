@@ -14,12 +14,12 @@ A layer that the graph calls as a whole, such as a layer of `torch.nn`, does in 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from difflib import SequenceMatcher
+from collections import Counter, deque
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from hat.text import dotted
 from hat.tracing.checks import other_inputs, same
@@ -27,9 +27,9 @@ from hat.tracing.errors import ConversionError
 from hat.tracing.places import described
 from hat.tracing.trace import Traced
 from hat.tracing.untouched import CONTAINERS, untouched
-from hat.tracing.watching import watched
+from hat.tracing.watching import Run, watched
 
-_MOST = 8  # places in one message
+_MOST = 5  # places of one kind in a message
 
 Attribute = tuple[str, str]
 """The name of a module, and the name of an attribute, buffer or parameter of the module."""
@@ -73,21 +73,30 @@ class _Comparison:
         with untouched(traced.graph_module):
             self.graph = watched(module, traced.graph_module, self.inputs, training=True)
 
+    @cached_property
+    def evaluation(self) -> Run:
+        """A run of the network in evaluation."""
+        with untouched(self.module):
+            return watched(self.module, self.module, self.inputs, training=False)
+
     def message(self) -> str:
         """The warning; see `missing_in_training`."""
-        error, records = self.network.error, self._set_in_training_only()
-        self._refuse_states(records)
-        places = [*self._draws(), *self._checkpoints(), *self._statistics()]
+        error, attributes = self.network.error, self._set_in_training_only()
+        self._refuse_states(attributes)
+        lost = {"random numbers of": self._draws(), "activation checkpoints of": self._checkpoints()}
+        if error is None:
+            if not self.traced.learning:
+                lost |= self._other_calls({path for places in lost.values() for path in places})
+            lost["statistics that do not change of"] = self._statistics()
+        lost["attributes set in training only by"] = {
+            path: f"{self._described(path)}: {name}" for path, name in attributes if not self._is_whole(path)
+        }
+        if error is None and not any(lost.values()) and not same(self.network.answer or [], self.graph.answer or []):
+            lost["another answer of"] = {"": self._described("")}
+        texts = [f"{kind} {_shortened(list(places.values()))}" for kind, places in lost.items() if places]
         if error is not None:
-            places.append(("", f"the network fails in training on the example ({type(error).__name__}: {error})"))
-        elif not self.traced.learning:
-            places += self._other_calls([path for path, _ in places])
-        places += [(path, f"{self._described(path)} sets {name}") for path, name in records if not self._is_whole(path)]
-        if not places and not same(self.network.answer or [], self.graph.answer or []):
-            places = [("", f"{self._described('')} answers differently")]
-        texts = list(dict.fromkeys(text for _, text in places))
-        more = [f"and {len(texts) - _MOST} more"] if len(texts) > _MOST else []
-        return "; ".join(texts[:_MOST] + more)
+            texts.append(f"unknown, because it fails in training on the example ({type(error).__name__}: {error})")
+        return "; ".join(texts)
 
     # -- states -----------------------------------------------------------------------------------------------------
 
@@ -101,9 +110,11 @@ class _Comparison:
         kept = {self._owner(name) for name in self.graph.written}
         states = {**written, **{attribute: "" for attribute, is_state in attributes.items() if is_state}}
         for (path, name), place in states.items():
-            is_buffer = name in self.owners[path]._buffers
-            if not (is_buffer and self._is_whole(path)) and (path, name) not in kept:
-                raise ConversionError(self._refusal(path, name, place or self._described(path)))
+            owner = self.owners[path]
+            is_kept = (path, name) in kept or (name in owner._buffers and self._is_whole(path))
+            if is_kept or (isinstance(owner, _NormBase) and path not in self.evaluation.called):  # an auxiliary head
+                continue
+            raise ConversionError(self._refusal(path, name, place or self._described(path)))
 
     def _refusal(self, path: str, name: str, place: str) -> str:
         owner, _, rest = path.partition(".parametrizations.")
@@ -152,55 +163,53 @@ class _Comparison:
             for path, name in sorted(in_training_only)
         }
 
-    # -- what the user is warned of ---------------------------------------------------------------------------------
+    # -- what the user is warned of: for each kind, places by the name of a module ----------------------------------
 
-    def _draws(self) -> Iterator[tuple[str, str]]:
-        """(module, text) of the random numbers that the network draws and its graph does not."""
-        by_run = [[draw for draw in run.draws if not self._is_whole(draw.path)] for run in (self.network, self.graph)]
-        of_network, of_graph = ([draw.operation for draw in draws] for draws in by_run)
-        sources: dict[str, tuple[str, str]] = {}
-        for kind, start, end, _, _ in SequenceMatcher(None, of_network, of_graph, autojunk=False).get_opcodes():
-            for draw in by_run[0][start:end] if kind != "equal" else ():
-                sources.setdefault(draw.path, (draw.place, draw.function))
+    def _draws(self) -> dict[str, str]:
+        """Where the network draws random numbers and its graph does not.
+
+        A draw of the graph is one of the network if it is the same operation, for the same module. Functions that the
+        graph calls by itself belong to no module, so they are taken for any.
+        """
+        of_graph = Counter((self._place_in_network(draw.path), draw.operation) for draw in self.graph.draws)
+        places: dict[str, str] = {}
+        for draw in self.network.draws:
+            same_draws = [key for key in ((draw.path, draw.operation), ("", draw.operation)) if of_graph[key]]
+            if same_draws:
+                of_graph[same_draws[0]] -= 1
+            elif not self._is_whole(draw.path):
+                places.setdefault(draw.path, f"{draw.place} by {draw.function}")
         for (path, generator), place in self.network.moved.items():
             if not self._is_whole(path):
-                sources.setdefault(path, (place, generator))
-        for path, (place, source) in sources.items():
-            yield path, f"{place} draws random numbers ({source})"
+                places.setdefault(path, f"{place} by {generator}")
+        return places
 
-    def _checkpoints(self) -> Iterator[tuple[str, str]]:
-        for path, place in self.network.checkpoints.items():
-            if not self._is_whole(path):
-                yield path, f"{place} saves memory by a checkpoint"
+    def _checkpoints(self) -> dict[str, str]:
+        return {path: place for path, place in self.network.checkpoints.items() if not self._is_whole(path)}
 
-    def _other_calls(self, told: list[str]) -> Iterator[tuple[str, str]]:
-        """(module, text) of modules that call other functions in training than in evaluation.
+    def _other_calls(self, told: set[str]) -> dict[str, dict[str, str]]:
+        """Modules that call other functions in training than in evaluation, by kind.
 
         Args:
-            told: the modules of which the user is warned already.
+            told: the modules of which the user is warned already. What is inside of them is left out.
         """
-        with untouched(self.module):
-            evaluation = watched(self.module, self.module, self.inputs, training=False)
-        told = list(filter(None, told))
+        kinds = "calls in training only of", "calls in evaluation only of", "other functions of"
+        lost: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
         for path in self.owners:
-            in_training, in_evaluation = (run.calls.get(path, []) for run in (self.network, evaluation))
-            others = _others(in_training, in_evaluation)
-            if others is None or self._is_whole(path) or any(_is_inside(path, outer) for outer in told):
+            in_training, in_evaluation = (run.calls.get(path, []) for run in (self.network, self.evaluation))
+            place = _first_other(in_training, in_evaluation)
+            if place is None or self._is_whole(path) or any(_is_inside(path, outer) for outer in told if outer):
                 continue
-            if path:
-                told.append(path)
-            if path in self.network.called and path in evaluation.called:
-                yield path, f"{others} computes something else in training"
-            else:
-                yield path, f"{self._described(path)} runs in {'training' if in_training else 'evaluation'} only"
+            told.add(path)
+            runs = [path in run.called for run in (self.network, self.evaluation)]
+            kind = kinds[2 if all(runs) else runs.index(True)]
+            lost[kind][path] = place if all(runs) else self._described(path)
+        return lost
 
-    def _statistics(self) -> Iterator[tuple[str, str]]:
-        """(module, text) of norms that change their statistics in the graph, but not in the network."""
-        if self.network.error is None:
-            for path in sorted(
-                {self._owner(name)[0] for name in self.graph.written.keys() - self.network.written.keys()}
-            ):
-                yield path, f"{self._described(path)} keeps its statistics"
+    def _statistics(self) -> dict[str, str]:
+        """Norms that change their statistics in the graph, but not in the network."""
+        paths = [self._owner(name)[0] for name in sorted(self.graph.written.keys() - self.network.written.keys())]
+        return {path: self._described(path) for path in paths}
 
     # -- names ------------------------------------------------------------------------------------------------------
 
@@ -211,19 +220,28 @@ class _Comparison:
     def _described(self, path: str) -> str:
         return described(path, self.owners[path])
 
+    def _place_in_network(self, name: str) -> str:
+        """The innermost module of the network that something of this name lies in."""
+        while name not in self.owners:
+            name = name.rpartition(".")[0]
+        return name
+
     def _owner(self, name: str) -> Attribute:
         """The module that a tensor belongs to, and the name of the tensor in the module."""
-        path = name
-        while path not in self.owners:
-            path = path.rpartition(".")[0]
+        path = self._place_in_network(name)
         return path, name[len(path) :].lstrip(".")
+
+
+def _shortened(places: list[str]) -> str:
+    more = [f"{len(places) - _MOST} more"] if len(places) > _MOST else []
+    return ", ".join(places[:_MOST] + more)
 
 
 def _is_inside(path: str, outer: str) -> bool:
     return path == outer or path.startswith(f"{outer}.")
 
 
-def _others(in_training: list[Any], in_evaluation: list[Any]) -> str | None:
+def _first_other(in_training: list[Any], in_evaluation: list[Any]) -> str | None:
     """The place of the first call that is another one in training than in evaluation; None if there is none."""
     for one, other in zip(in_training, in_evaluation, strict=False):
         if one[0] != other[0]:

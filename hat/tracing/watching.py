@@ -3,7 +3,7 @@
 Example, a part `2 (Noise)` of a network with `return x + torch.randn_like(x)`:
 
     calls        {"2": [("randn_like", ...), ("add", ...)]}     functions, by the module that calls them
-    draws        [Draw("2", "2 (Noise, nets.py:5)", "randn_like", ("aten::randn_like", [4, 32]))]
+    draws        [Draw("2", "2 (Noise, nets.py:5)", "randn_like", "aten.randn_like.default")]
 
 Every operation of torch that draws numbers has a tag, so a draw shows inside of other functions, too.
 """
@@ -11,6 +11,7 @@ Every operation of torch that draws numbers has a tag, so a draw shows inside of
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,13 +44,13 @@ class Draw:
         path: the name of the module that draws.
         place: the module and the line, as text.
         function: the function that the module called.
-        operation: the operation of torch that drew, and the shapes of its inputs and outputs.
+        operation: the operation of torch that drew.
     """
 
     path: str
     place: str
     function: str
-    operation: Any
+    operation: str
 
 
 @dataclass
@@ -88,9 +89,9 @@ def watched(network: nn.Module, module: nn.Module, inputs: tuple[Any, ...], *, t
         training: whether the run is in training mode.
     """
     watch, inputs = _Watch(network, module), tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), inputs)
-    module.train(training)
     torch.manual_seed(0)
     try:
+        module.train(training)
         with warnings.catch_warnings(), watch.watching():
             warnings.simplefilter("ignore")
             answer = module.forward(*inputs)
@@ -123,6 +124,7 @@ class _Watch:
 
     def __init__(self, network: nn.Module, module: nn.Module) -> None:
         self.run, self.function = Run(), ""
+        self._thread = threading.get_ident()
         self._names = {id(part): name for name, part in module.named_modules()}
         self._inside: list[tuple[str, nn.Module]] = [("", module)]
         self._tensors = [(name, tensor) for name, tensor in named_tensors(network) if tensor.layout is torch.strided]
@@ -164,11 +166,15 @@ class _Watch:
     # -- modules ----------------------------------------------------------------------------------------------------
 
     def _enter(self, module: nn.Module, args: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         self._look_at_generators()
         self._inside.append((self._names.get(id(module), self._inside[-1][0]), module))
         self.run.called.add(self._inside[-1][0])
 
     def _leave(self, module: nn.Module, args: Any, answer: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         self._look_at_generators()
         self._inside.pop()
 
@@ -189,17 +195,22 @@ class _Watch:
             key = function.__name__, plain, checkpointed or torch.is_grad_enabled()
             self.run.calls.setdefault(path, []).append((key, self._place()))
 
-    def operation(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note an operation of torch, before it runs."""
-        if torch.Tag.nondeterministic_seeded in operation.tags:
-            shapes = tuple(tuple(value.shape) if isinstance(value, Tensor) else repr(value) for value in flat(args))
-            draw = self._inside[-1][0], self._place(), self.function or str(operation), (str(operation), shapes)
+    def operation(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an operation of torch and note what it does."""
+        if operation._schema.is_mutable:
+            for argument, value in _given(operation._schema, args, kwargs):
+                for tensor in (
+                    tensors(value) if argument.alias_info is not None and argument.alias_info.is_write else ()
+                ):
+                    self._write(tensor)
+        if torch.Tag.nondeterministic_seeded not in operation.tags:
+            return operation(*args, **kwargs)
+        before = _seeds(kwargs)
+        answer = operation(*args, **kwargs)
+        if not same(before, _seeds(kwargs)):  # attention draws nothing if its dropout is 0
+            draw = self._inside[-1][0], self._place(), self.function or str(operation), str(operation)
             self.run.draws.append(Draw(*draw))
-        if not operation._schema.is_mutable:
-            return
-        for argument, value in _given(operation._schema, args, kwargs):
-            for tensor in tensors(value) if argument.alias_info is not None and argument.alias_info.is_write else ():
-                self._write(tensor)
+        return answer
 
     def _write(self, tensor: Tensor) -> None:
         """Note the tensors of the network that share memory with a tensor that is written to, and keep their values."""
@@ -255,8 +266,14 @@ class _Operations(TorchDispatchMode):
         self.watch = watch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.watch.operation(func, args, kwargs or {})
-        return func(*args, **kwargs or {})
+        return self.watch.operation(func, args, kwargs or {})
+
+
+def _seeds(kwargs: dict[str, Any]) -> list[Tensor]:
+    """The states of the generators of torch that an operation may draw from."""
+    given = kwargs.get("generator")
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *on_devices, *([] if given is None else [given.get_state()])]
 
 
 def _given(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
@@ -266,8 +283,8 @@ def _given(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterat
 
 
 def _plain(value: Any) -> Any:
-    """An argument in a form that can be compared."""
-    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+    """An argument in a form that can be compared. Whole numbers are often sizes, which depend on what was drawn before."""
+    return value if value is None or isinstance(value, bool | float | str) else type(value).__name__
 
 
 def _overlap(one: Tensor, other: Tensor) -> bool:
