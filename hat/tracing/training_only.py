@@ -111,7 +111,7 @@ class _Comparison:
         states = {**written, **{attribute: "" for attribute, is_state in attributes.items() if is_state}}
         for (path, name), place in states.items():
             owner = self.owners[path]
-            is_kept = (path, name) in kept or (name in owner._buffers and self._is_whole(path))
+            is_kept = name in owner._buffers and (self._is_whole(path) or (path, name) in kept)
             if is_kept or (isinstance(owner, _NormBase) and path not in self.evaluation.called):  # an auxiliary head
                 continue
             raise ConversionError(self._refusal(path, name, place or self._described(path)))

@@ -283,7 +283,7 @@ def _given(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterat
 
 
 def _plain(value: Any) -> Any:
-    """An argument in a form that can be compared. Whole numbers are often sizes, which depend on what was drawn before."""
+    """An argument in a form that can be compared. Whole numbers are left out: a size may depend on an earlier draw."""
     return value if value is None or isinstance(value, bool | float | str) else type(value).__name__
 
 
