@@ -26,7 +26,7 @@ from hat.tracing.checks import other_inputs, same
 from hat.tracing.errors import ConversionError
 from hat.tracing.places import described
 from hat.tracing.trace import Traced
-from hat.tracing.untouched import CONTAINERS, untouched
+from hat.tracing.untouched import CONTAINERS, holders, untouched
 from hat.tracing.watching import Run, watched
 
 _MOST = 5  # places of one kind in a message
@@ -85,8 +85,7 @@ class _Comparison:
         self._refuse_states(attributes)
         lost = {"random numbers of": self._draws(), "activation checkpoints of": self._checkpoints()}
         if error is None:
-            if not self.traced.learning:
-                lost |= self._other_calls({path for places in lost.values() for path in places})
+            lost |= self._other_calls({path for places in lost.values() for path in places})
             lost["statistics that do not change of"] = self._statistics()
         lost["attributes set in training only by"] = {
             path: f"{self._described(path)}: {name}" for path, name in attributes if not self._is_whole(path)
@@ -190,6 +189,9 @@ class _Comparison:
     def _other_calls(self, told: set[str]) -> dict[str, dict[str, str]]:
         """Modules that call other functions in training than in evaluation, by kind.
 
+        A graph that was recorded in training has all functions of training. It may lack a module that runs in
+        evaluation only, if the module answered there as another one does in training.
+
         Args:
             told: the modules of which the user is warned already. What is inside of them is left out.
         """
@@ -198,6 +200,8 @@ class _Comparison:
         for path in self.owners:
             in_training, in_evaluation = (run.calls.get(path, []) for run in (self.network, self.evaluation))
             place = _first_other(in_training, in_evaluation)
+            if self.traced.learning and path in self.network.called:
+                continue
             if place is None or self._is_whole(path) or any(_is_inside(path, outer) for outer in told if outer):
                 continue
             told.add(path)
@@ -255,14 +259,14 @@ def _tensors_of(module: nn.Module) -> set[str]:
 
 
 def _attributes(network: nn.Module) -> dict[Attribute, Any]:
-    """The attributes of all modules. Containers are copied, because they may be changed in place."""
+    """The attributes of all modules and of plain objects in them. Containers are copied."""
     values: dict[Attribute, Any] = {}
-    for path, part in network.named_modules():
-        for name, value in vars(part).items():
+    for path, holder, fields in holders(network):
+        for name, value in fields.items():
             if name in ("_parameters", "_buffers"):
                 values.update({(path, key): tensor for key, tensor in value.items()})
             elif name not in ("training", "_modules"):
-                values[path, name] = value.copy() if isinstance(value, CONTAINERS) else value
+                values[path, dotted(holder, name)] = value.copy() if isinstance(value, CONTAINERS) else value
     return values
 
 

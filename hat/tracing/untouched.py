@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -20,11 +21,10 @@ CONTAINERS = (dict, list, set, deque)
 def untouched(module: nn.Module) -> Iterator[None]:
     """Restore everything that a forward pass inside the `with` block changes.
 
-    That is: the attributes of all modules, the containers among the attributes, the values of buffers, and the state of
-    random number generators. The fast path of attention is off inside the block.
+    That is: the attributes of all modules and of plain objects in them, the containers among the attributes, the values
+    of buffers, and the state of random number generators. The fast path of attention is off inside the block.
     """
-    modules = list(module.modules())
-    state = [(part, dict(part.__dict__), _contents(part.__dict__)) for part in modules]
+    state = [(fields, dict(fields), _contents(fields)) for _, _, fields in holders(module)]
     saved_buffers = [(buffer, _version(buffer), buffer.clone()) for buffer in module.buffers()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     drawn_from = [(generator, generator.get()) for generator in generators(module)]
@@ -36,9 +36,9 @@ def untouched(module: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for generator, place in drawn_from:
             generator.set(place)
-        for part, attributes, contents in state:
-            part.__dict__.clear()
-            part.__dict__.update(attributes)
+        for fields, attributes, contents in state:
+            fields.clear()
+            fields.update(attributes)
             for container, content in contents:
                 _refill(container, content)
         with torch.no_grad():
@@ -57,6 +57,26 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def holders(module: nn.Module) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """What has attributes in a network: all modules, and the plain objects among their attributes.
+
+    Returns:
+        (path, name, attributes): `path` is the name of the module; `name` is the name of the object in it, "" for the
+        module itself.
+    """
+    known = set()
+    for path, part in module.named_modules():
+        yield path, "", part.__dict__
+        for name, value in list(part.__dict__.items()):
+            fields = None if isinstance(value, _NO_PLAIN_OBJECTS) else getattr(value, "__dict__", None)
+            if isinstance(fields, dict) and id(fields) not in known:
+                known.add(id(fields))
+                yield path, name, fields
+
+
+_NO_PLAIN_OBJECTS = (nn.Module, Tensor, type, FunctionType, MethodType, ModuleType)
 
 
 def _version(buffer: Tensor) -> int | None:

@@ -32,6 +32,7 @@ from hat.tracing.dropouts_and_norms import FUNCTIONS
 from hat.tracing.generators import generators
 from hat.tracing.places import OWN, described
 from hat.tracing.trees import flat, tensors
+from hat.tracing.untouched import holders
 
 _UNIMPORTANT = {"__hash__", "__repr__", "__format__", "__reduce_ex__", "__dir__", "_set_grad_enabled", "_assert"}
 
@@ -104,11 +105,11 @@ def watched(network: nn.Module, module: nn.Module, inputs: tuple[Any, ...], *, t
 
 def named_tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The tensors that a network has: parameters, buffers and other attributes, by name."""
-    for path, part in network.named_modules():
-        for name, value in vars(part).items():
+    for path, holder, fields in holders(network):
+        for name, value in fields.items():
             for key, element in value.items() if isinstance(value, dict) else [("", value)]:
                 inner = (str(key),) if name in ("_parameters", "_buffers") else (name, str(key))
-                yield from ((dotted(path, *inner), tensor) for tensor in tensors(element))
+                yield from ((dotted(path, holder, *inner), tensor) for tensor in tensors(element))
 
 
 class _Watch:
@@ -236,8 +237,9 @@ class _Watch:
         while frame.f_back is not None and frame.f_code is not watched.__code__:
             if frame.f_code.co_filename == checkpoint.__file__:
                 is_inside, line = True, ("", 0)
-            elif is_inside and not frame.f_code.co_filename.startswith(OWN):
-                line = line if line[0] else (frame.f_code.co_filename, frame.f_lineno)
+            elif is_inside:
+                if not line[0] and not frame.f_code.co_filename.startswith(OWN):
+                    line = frame.f_code.co_filename, frame.f_lineno
                 caller = next(iter(frame.f_locals.values()), None)  # `self` of a method
                 if isinstance(caller, nn.Module) and (path := self._names.get(id(caller))) is not None:
                     self.run.checkpoints.setdefault(path, described(path, caller, *line))

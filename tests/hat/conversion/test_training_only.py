@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
@@ -255,6 +256,14 @@ OF_LIBRARIES = [
         text=r"activation checkpoints of 2 \(Part, test_training_only.py:\d+\);",
     ),
     Row(
+        "torch.distributed checkpoint_wrapper", "saves memory", "warned", lambda: flat(checkpoint_wrapper(segments())),
+        text=r"activation checkpoints of 2 \(CheckpointWrapper\);",
+    ),
+    Row(
+        "parametrizations.weight_norm", "the same", "kept",
+        lambda: flat(parametrizations.weight_norm(nn.Linear(16, 16))),
+    ),
+    Row(
         "torchvision StochasticDepth", DROPS, "kept", lambda: maps(vision("StochasticDepth", 0.5, "row")), IMAGES,
         needs="timm",
     ),
@@ -373,6 +382,13 @@ def first_scale(self: Part, x: Tensor) -> Tensor:
     if self.training and not self.is_set:
         self.scale.data, self.is_set = 1 / (1 + x.std(0).detach()), True
     return x * self.scale
+
+
+class Average:
+    """A running mean that belongs to no module."""
+
+    def __init__(self) -> None:
+        self.mean, self.calls = torch.zeros(16), 0
 
 
 class PlainMean(nn.Module):
@@ -504,6 +520,17 @@ OWN = [
         text=r"^2 \(PlainMean, \S+\): changes 2.mean in training, .* register it as a buffer and keep",
     ),
     Row(
+        "running mean in an object", "a running mean", "refused",
+        lambda: flat(tracked(lambda self, x: self.average.mean.lerp_(x.mean(0), 0.1), average=Average())),
+        text=f"^{PLACE}: changes 2.average.mean in training, .* register it as a buffer",
+    ),
+    Row(
+        "counter in an object", "counts", "refused",
+        lambda: flat(tracked(lambda self, x: vars(self.average).update(calls=self.average.calls + 1),
+                             average=Average())),
+        text=r"^2 \(Part\): changes 2.average.calls in training",
+    ),
+    Row(
         "codebook", "an average of inputs", "refused", lambda: flat(Part(codebook, codes=torch.randn(5, 16))),
         text=f"^{PLACE}: changes 2.codes in training",
     ),
@@ -551,6 +578,12 @@ OWN = [
         lambda: nn.Sequential(flat(), Part(lambda self, x: (x, self.more(x)) if self.training else x,
                                            more=nn.Linear(3, 3))),
         text=r"calls in training only of 1.more \(Linear\);",
+    ),
+    Row(
+        "another norm in evaluation", "computes something else", "warned",
+        lambda: flat(Part(lambda self, x: self.one(x) if self.training else self.other(x), one=nn.LayerNorm(16),
+                          other=nn.LayerNorm(16))),
+        text=r"calls in evaluation only of 2.other \(LayerNorm\);",
     ),
     Row(
         "a frozen norm", "stays in evaluation mode", "warned", lambda: flat(FrozenNorm()),
