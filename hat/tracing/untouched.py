@@ -76,7 +76,7 @@ def holders(module: nn.Module) -> Iterator[tuple[str, str, dict[str, Any]]]:
                 yield path, name, fields
 
 
-_NO_PLAIN_OBJECTS = (nn.Module, Tensor, type, FunctionType, MethodType, ModuleType)
+_NO_PLAIN_OBJECTS = (nn.Module, Tensor, *CONTAINERS, type, FunctionType, MethodType, ModuleType)
 
 
 def _version(buffer: Tensor) -> int | None:
