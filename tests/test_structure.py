@@ -39,6 +39,8 @@ MOST_FILES = 8
 
 DRAWS = {
     "hat.tracing.checks: _run": "the network draws, as in dropout: it gets the same numbers as its graph",
+    "hat.tracing.generators: _of": "how to read and set the generators of Python and NumPy",
+    "hat.tracing.watching: watched": "the network draws: it gets the same numbers as its graph",
     "hat.tracing.untouched: untouched": "a trial leaves the generators as they were",
     "hat.exporting.api: export": "an export leaves the generators as they were",
     "hat.conversion.tables: SharedParameter.reset_parameters": "first weights",
