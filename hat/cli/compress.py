@@ -54,7 +54,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
     spec = make_spec(arguments)
     names = _names(spec)
     folder = RunDir(getattr(arguments, "run_dir", None) or Path("runs") / "-".join(["compress", *names]))
-    _refuse_others(folder, "run_dir")
+    _refuse_others(folder, "--run-dir")
     if not hasattr(arguments, "overwrite"):
         taken = [name for name in names if RunDir(folder.path / name).checkpoint.exists()]
         if taken or (folder.path / FIGURES).exists():

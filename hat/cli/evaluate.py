@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hat import metrics
-from hat.cli.stored import StoredRun, open_run
+from hat.cli.stored import open_run
 from hat.training import evaluate
 from hat.verification.verify import ForgettingError, verify
 
@@ -18,7 +18,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         ForgettingError: in mode `binary`, something that finished tasks use has moved; the message names the tensor.
     """
     run = open_run(arguments.run_dir, data=arguments.data, device=arguments.device)
-    tasks = _tasks(run, arguments.task)
+    tasks = run.finished_tasks(arguments.task)
     learned, now, drift = [], [], []
     for task in tasks:
         test = run.stream[task].test
@@ -34,11 +34,3 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         raise ForgettingError(
             f"{run.folder.path}: {verification.kind} {verification.moved} has moved since it was locked", verification
         )
-
-
-def _tasks(run: StoredRun, task: int | None) -> list[int]:
-    if not run.model.remembered:
-        raise ValueError(f"{run.folder.path}: expected a run with a finished task, got none yet")
-    if task is None:
-        return list(run.model.remembered)
-    return [run.model.check_task(task, finished=True, argument="--task")]

@@ -39,7 +39,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     formats = tuple(dict.fromkeys(arguments.format))
     _check_installed(formats)
     run = open_run(arguments.run_dir, data=arguments.data, device=arguments.device)
-    tasks = _tasks(run, arguments.task)
+    tasks = run.finished_tasks(arguments.task)
     folder = arguments.to or run.folder.path / "export" / "-".join(map(str, ("task", *tasks)))
     folder.mkdir(parents=True, exist_ok=True)
     network = export(run.model, tasks[0]) if len(tasks) == 1 else export(run.model, tasks=tasks)
@@ -57,17 +57,9 @@ def _check_installed(formats: Sequence[str]) -> None:
     for name in formats:
         for package in _NEEDS[name]:
             if importlib.util.find_spec(package) is None:
-                raise ImportError(f"--format {name} needs {package}: pip install 'hat-kernels[export]'")
-
-
-def _tasks(run: StoredRun, tasks: list[int]) -> list[int]:
-    if not run.model.tasks:
-        raise ValueError(f"{run.folder.path}: expected a run with a finished task, got none yet")
-    for task in tasks:
-        run.model.check_task(task, finished=True, argument="--task")
-    if len(set(tasks)) < len(tasks):
-        raise ValueError(f"--task: expected every task once, got {' '.join(map(str, tasks))}")
-    return tasks
+                expected = "--format: expected formats whose packages are installed"
+                how = "pip install 'hat-kernels[export]' installs it"
+                raise ImportError(f"{expected}, got {name}, which needs {package}; {how}")
 
 
 def _facts(run: StoredRun, network: nn.Module, tasks: list[int]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from hat import models
-from hat.arguments import check_choice, check_number, check_whole
+from hat.arguments import check_choice, check_number, check_whole, got
 from hat.models.resnet import STEMS
 
 _RESNETS = {"resnet18": models.resnet18, "resnet34": models.resnet34, "resnet50": models.resnet50}
@@ -112,3 +112,5 @@ def check_sizes(name: str, values: object) -> None:
         raise ValueError(f"{name}: expected at least one number, got {values!r}")
     for value in values or ():
         check_whole(name, value, least=1)
+        if value >= 2**31:  # far more than any memory holds; torch itself fails at 2^63
+            raise ValueError(f"{name}: expected below 2^31, got {got(value)}")

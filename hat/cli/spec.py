@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import hat.data
-from hat.arguments import check_choice, check_number, check_switch, check_whole
+from hat.arguments import check_choice, check_number, check_switch, check_whole, got
 from hat.cli.network import NETWORKS, NetworkSpec, check_sizes
 from hat.data import Stream
 from hat.data.loading import is_name
@@ -21,6 +21,8 @@ from hat.units.state import GateConfig
 __all__ = ["NETWORKS", "STREAMS", "NetworkSpec", "RunSpec", "StreamSpec"]
 
 STREAMS = ("permuted", "split", "mixture")
+MOST_TASKS = 1_000_000
+"""More is a slip of the keyboard, and would fill the memory before a run begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +63,13 @@ class StreamSpec:
         for name in ("tasks", "classes_per_task", "limit"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), least=1)
+        if self.tasks is not None and self.tasks > MOST_TASKS:
+            raise ValueError(f"tasks: expected at most {MOST_TASKS:,}, got {got(self.tasks)}")
         if self.stream == "mixture" and self.tasks is not None and self.tasks > len(self.datasets):
             raise ValueError(f"tasks: expected at most {len(self.datasets)}, one a dataset, got {self.tasks}")
         if self.stream != "split" and self.classes_per_task is not None:
-            got = f"{self.classes_per_task} for a {self.stream} stream"
-            raise ValueError(f"classes_per_task: expected for a split stream only, got {got}")
+            given = f"{self.classes_per_task} for a {self.stream} stream"
+            raise ValueError(f"classes_per_task: expected for a split stream only, got {given}")
         check_number("validation", self.validation, above=0, below=1)
         check_whole("seed", self.seed)
         if self.root is not None:

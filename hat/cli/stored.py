@@ -9,6 +9,7 @@ from hat.cli.spec import RunSpec
 from hat.cli.specfile import read_spec
 from hat.data import Stream
 from hat.life.model import HATModel
+from hat.training import TrainConfig
 from hat.training.history import History
 from hat.training.identity import identity
 from hat.training.rundir import RunDir
@@ -33,6 +34,22 @@ class StoredRun:
     stream: Stream
     model: HATModel
 
+    def finished_tasks(self, tasks: list[int] | None) -> list[int]:
+        """The tasks that the user named by `--task`; None names all that are remembered.
+
+        Raises:
+            ValueError: no task is finished, a task is not finished or not there, or a task is named twice.
+        """
+        if not self.model.remembered:
+            raise ValueError(f"{self.folder.path}: expected a run with a finished task, got none yet")
+        if tasks is None:
+            return list(self.model.remembered)
+        for task in tasks:
+            self.model.check_task(task, finished=True, argument="--task")
+        if len(set(tasks)) < len(tasks):
+            raise ValueError(f"--task: expected every task once, got {' '.join(map(str, tasks))}")
+        return tasks
+
 
 def open_run(path: Path, *, data: str | None = None, device: str | None = None) -> StoredRun:
     """Read config and checkpoint, load the data, rebuild the model.
@@ -47,6 +64,8 @@ def open_run(path: Path, *, data: str | None = None, device: str | None = None) 
         FileNotFoundError: the data is missing.
     """
     folder = RunDir.existing(path)
+    if device is not None:
+        TrainConfig(device=device)
     spec = read_spec(folder, data=data, device=device)
     folder.load()  # so that a damaged checkpoint is found before the data is loaded, which may take long
     stream = spec.stream.build()

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hat.cli.compression import FIGURES
 from hat.cli.options import make_spec, refuse_beside_resume, resume_hint
 from hat.cli.report import draw, plots_available
 from hat.cli.spec import RunSpec
@@ -82,6 +83,8 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
     spec = make_spec(arguments)
     name = "-".join([spec.stream.stream, *(Path(dataset).stem for dataset in spec.stream.datasets)])
     folder = RunDir(getattr(arguments, "run_dir", None) or Path("runs") / name)
+    if (folder.path / FIGURES).exists():
+        raise ValueError(f"--run-dir: expected a folder of hat train, got one of hat compress: {folder.path}")
     if not hasattr(arguments, "overwrite"):
         try:
             folder.check_free()

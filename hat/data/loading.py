@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from hat.arguments import got
 from hat.data.catalogue import CATALOGUE, Source
 from hat.data.dataset import Dataset
 from hat.data.download import download
@@ -69,8 +71,11 @@ def load(dataset: str | Path, root: str | Path | None = None, *, size: tuple[int
         return _load_source(source, root)
     path = Path(dataset).expanduser()
     if not path.exists():
+        similar = difflib.get_close_matches(str(dataset).lower()[:100], CATALOGUE, n=1)
+        advice = f"; did you mean {similar[0]}?" if similar else ""
         raise FileNotFoundError(
-            f"dataset: expected one of {', '.join(CATALOGUE)}, or the path of a file or folder; got {str(dataset)!r}"
+            f"dataset: expected one of {', '.join(CATALOGUE)}, or the path of a file or folder; "
+            f"got {got(str(dataset))}{advice}"
         )
     return read(path, size=size)
 

@@ -1,0 +1,180 @@
+"""The parser of the command line. It checks the words before `argparse` reads them.
+
+The messages of `argparse` do not say what was got, and they differ between versions of Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from hat.arguments import got
+from hat.cli.values import Kind, either, suggestion
+from hat.data.loading import is_name
+
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|infinity|nan)$", re.IGNORECASE)
+
+
+@dataclass
+class _Given:
+    """An option as the user typed it, and the words that follow."""
+
+    word: str
+    values: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.word.partition("=")[0]
+
+    @property
+    def attached(self) -> bool:
+        """Whether the option was typed as `--name=value`."""
+        return "=" in self.word
+
+    @property
+    def after(self) -> list[str]:
+        """The values that the user gave to the option."""
+        return [self.word.partition("=")[2]] if self.attached else self.values
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line: the option, what was expected, what was got."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._negative_number_matcher = _NEGATIVE  # argparse takes -1e-3 for an option
+        self.commands: Mapping[str, Parser] = {}
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:  # type: ignore[override]
+        """Add an argument. See `argparse.ArgumentParser.add_argument`; the help shows a `Kind` by its metavar."""
+        if isinstance(options.get("type"), Kind):
+            options.setdefault("metavar", options["type"].metavar)
+        return super().add_argument(*names, **options)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """The arguments. See `argparse.ArgumentParser.parse_args`.
+
+        Raises:
+            SystemExit: with status 0 after `--help`; with status 2 after an error.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        if self.commands:
+            self._check_command(words[:1])
+            if words[0] in self.commands:
+                self.commands[words[0]]._check(words[1:], self.commands)
+        return super().parse_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print a message and exit with status 2."""
+        self.exit(2, f"{self.prog}: error: {message.removeprefix('argument ')}\n")
+
+    def _check_command(self, first: Sequence[str]) -> None:
+        expected = f"COMMAND: expected {either(list(self.commands))}, got"
+        if not first:
+            self.error(f"{expected} none; {self.prog} --help explains them")
+        word = first[0]
+        if word in self.commands or word in self._option_string_actions:
+            return
+        takers = [name for name, parser in self.commands.items() if word in parser._option_string_actions]
+        advice = suggestion(word, list(self.commands))
+        if takers:
+            advice = f"; the command comes before its options, as in {self.prog} {takers[0]} {word}"
+        self.error(f"{expected} {got(word)}{advice}")
+
+    def _check(self, words: Sequence[str], commands: Mapping[str, Parser]) -> None:
+        """Check that every option is known and has as many values as it takes, and that no word is left over."""
+        loose, options = self._grouped(words)
+        actions = [self._action(option, commands) for option in options]
+        if any(action.dest == "help" for action in actions):
+            return
+        surplus: list[tuple[_Given, argparse.Action, list[str]]] = []
+        for number, (option, action) in enumerate(zip(options, actions, strict=True)):
+            self._check_count(option, action, options[number + 1].word if number + 1 < len(options) else None)
+            taken = {None: 1, "+": len(option.values)}.get(action.nargs, action.nargs)  # type: ignore[call-overload]
+            left = option.values if option.attached else option.values[taken:]
+            if left:
+                surplus.append((option, action, left))
+        self._check_loose(loose, surplus)
+        for action in self._actions:
+            if action.required and action.option_strings and action not in actions:
+                self.error(f"{action.option_strings[0]}: expected {_expected(action)}, got none")
+
+    def _grouped(self, words: Sequence[str]) -> tuple[list[str], list[_Given]]:
+        """The words before the first option, and the options with the words after them."""
+        loose: list[str] = []
+        options: list[_Given] = []
+        for number, word in enumerate(words):
+            if word == "--":
+                return loose + list(words[number + 1 :]), options
+            if self._is_option(word):
+                options.append(_Given(word))
+            else:
+                (options[-1].values if options else loose).append(word)
+        return loose, options
+
+    def _is_option(self, word: str) -> bool:
+        if len(word) < 2 or word[0] != "-" or _NEGATIVE.match(word):
+            return False
+        return bool(self._matches(word.partition("=")[0])) or " " not in word
+
+    def _matches(self, name: str) -> list[str]:
+        """The options that a word may stand for: itself, or all that begin with it."""
+        known = self._option_string_actions
+        return [name] if name in known else [option for option in known if name[:2] == "--" and option.startswith(name)]
+
+    def _action(self, option: _Given, commands: Mapping[str, Parser]) -> argparse.Action:
+        matches, known = self._matches(option.name), self._option_string_actions
+        shown = got(option.name)[1:-1]
+        if len(matches) > 1:
+            self.error(f"{shown}: expected the whole name of an option, got the beginning of {', '.join(matches)}")
+        if not matches:
+            takers = [
+                f"hat {name}" for name, parser in commands.items() if option.name in parser._option_string_actions
+            ]
+            kind = f"an option of {' and '.join(takers)}" if takers else "an unknown one"
+            similar = "" if takers else suggestion(option.name, [name for name in known if name.startswith("--")])
+            advice = similar or f"; {self.prog} --help lists all"
+            self.error(f"{shown}: expected an option of {self.prog}, got {kind}{advice}")
+        return known[matches[0]]
+
+    def _check_count(self, option: _Given, action: argparse.Action, following: str | None) -> None:
+        """Check how many values an option got; more than enough are the business of `_check_loose`."""
+        if action.nargs == 0:
+            if option.attached:
+                self.error(f"{got(option.name)[1:-1]}: expected no value, got {got(option.after[0])}")
+            return
+        least = action.nargs if isinstance(action.nargs, int) else 1
+        if len(option.after) >= least:
+            return
+        name = got(option.name)[1:-1]
+        expected = _expected(action) if least == 1 else f"{least} values"
+        if not option.after and following is not None and not self._matches(following.partition("=")[0]):
+            self.error(f"{name}: expected {expected}, got {got(following)}; a value that begins with - follows a =")
+        self.error(f"{name}: expected {expected}, got {' '.join(map(got, option.after)) or 'none'}")
+
+    def _check_loose(self, loose: list[str], surplus: list[tuple[_Given, argparse.Action, list[str]]]) -> None:
+        """Check the words that belong to no option: one for each positional argument."""
+        positionals = [action for action in self._actions if not action.option_strings]
+        words = loose + [word for _, _, left in surplus for word in left]
+        if len(words) < len(positionals):
+            missing = positionals[len(words)]
+            self.error(f"{missing.metavar}: expected {_expected(missing)}, got none")
+        if len(words) == len(positionals):
+            return
+        if len(loose) > len(positionals) or not surplus:
+            if positionals:
+                self.error(f"{positionals[0].metavar}: expected one folder, got {' '.join(map(got, words))}")
+            advice = f"; did you mean --dataset {loose[0]}?" if self._matches("--dataset") and is_name(loose[0]) else ""
+            self.error(f"{got(loose[0])}: expected an option of {self.prog}, got a word that belongs to none{advice}")
+        option, action, left = surplus[-1]
+        count = {None: "one value", 0: "no value"}.get(action.nargs, f"{action.nargs} values")  # type: ignore[call-overload]
+        values = option.after + left if option.attached else option.values
+        self.error(f"{got(option.name)[1:-1]}: expected {count}, got {' '.join(map(got, values))}")
+
+
+def _expected(action: argparse.Action) -> str:
+    return str(getattr(action.type, "expected", "a value"))
