@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 
 from hat.cli.options import option_names
-from hat.cli.values import SYSTEM_ERRORS
+from hat.cli.paths import SYSTEM_ERRORS
 from hat.network.verdict import ForgettingError
 
 _EXPECTED_ERRORS = (ValueError, OSError, ImportError, ArithmeticError, ForgettingError, Warning)

@@ -41,7 +41,10 @@ def run_export(arguments: argparse.Namespace) -> None:
     run = open_run(arguments.run_dir, data=arguments.data, device=arguments.device)
     tasks = run.finished_tasks(arguments.task)
     folder = arguments.to or run.folder.path / "export" / "-".join(map(str, ("task", *tasks)))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise ValueError(f"--to: expected a folder that can be made and written to, got {folder}") from None
     network = export(run.model, tasks[0]) if len(tasks) == 1 else export(run.model, tasks=tasks)
     facts = _facts(run, network, tasks)
     # The example inputs are cloned, because a file would otherwise hold the whole tensor that they are a view of.
@@ -58,8 +61,8 @@ def _check_installed(formats: Sequence[str]) -> None:
         for package in _NEEDS[name]:
             if importlib.util.find_spec(package) is None:
                 expected = "--format: expected formats whose packages are installed"
-                how = "pip install 'hat-kernels[export]' installs it"
-                raise ImportError(f"{expected}, got {name}, which needs {package}; {how}")
+                how = f"--format {name} needs {package}: pip install 'hat-kernels[export]'"
+                raise ImportError(f"{expected}, got {name}; {how}")
 
 
 def _facts(run: StoredRun, network: nn.Module, tasks: list[int]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from hat.cli.spec import RunSpec
 from hat.cli.specfile import read_spec
 from hat.data import Stream
 from hat.life.model import HATModel
-from hat.training import TrainConfig
 from hat.training.history import History
 from hat.training.identity import identity
 from hat.training.rundir import RunDir
@@ -64,8 +63,6 @@ def open_run(path: Path, *, data: str | None = None, device: str | None = None) 
         FileNotFoundError: the data is missing.
     """
     folder = RunDir.existing(path)
-    if device is not None:
-        TrainConfig(device=device)
     spec = read_spec(folder, data=data, device=device)
     folder.load()  # so that a damaged checkpoint is found before the data is loaded, which may take long
     stream = spec.stream.build()

@@ -49,13 +49,15 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = _NEGATIVE  # argparse takes -1e-3 for an option
         self.commands: Mapping[str, Parser] = {}
 
-    def add_argument(self, *names: str, **options: Any) -> argparse.Action:  # type: ignore[override]
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         """Add an argument. See `argparse.ArgumentParser.add_argument`; the help shows a `Kind` by its metavar."""
         if isinstance(options.get("type"), Kind):
             options.setdefault("metavar", options["type"].metavar)
         return super().add_argument(*names, **options)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         """The arguments. See `argparse.ArgumentParser.parse_args`.
 
         Raises:
@@ -80,7 +82,7 @@ class Parser(argparse.ArgumentParser):
         if word in self.commands or word in self._option_string_actions:
             return
         takers = [name for name, parser in self.commands.items() if word in parser._option_string_actions]
-        advice = suggestion(word, list(self.commands))
+        advice = suggestion(word, list(self.commands)) or f"; {self.prog} --help explains them"
         if takers:
             advice = f"; the command comes before its options, as in {self.prog} {takers[0]} {word}"
         self.error(f"{expected} {got(word)}{advice}")
@@ -94,11 +96,8 @@ class Parser(argparse.ArgumentParser):
         surplus: list[tuple[_Given, argparse.Action, list[str]]] = []
         for number, (option, action) in enumerate(zip(options, actions, strict=True)):
             self._check_count(option, action, options[number + 1].word if number + 1 < len(options) else None)
-            taken = {None: 1, "+": len(option.values)}.get(action.nargs, action.nargs)  # type: ignore[call-overload]
-            left = option.values if option.attached else option.values[taken:]
-            if left:
-                surplus.append((option, action, left))
-        self._check_loose(loose, surplus)
+            surplus.append((option, action, _left(option, action)))
+        self._check_loose(loose, [given for given in surplus if given[2]])
         for action in self._actions:
             if action.required and action.option_strings and action not in actions:
                 self.error(f"{action.option_strings[0]}: expected {_expected(action)}, got none")
@@ -147,7 +146,7 @@ class Parser(argparse.ArgumentParser):
             if option.attached:
                 self.error(f"{got(option.name)[1:-1]}: expected no value, got {got(option.after[0])}")
             return
-        least = action.nargs if isinstance(action.nargs, int) else 1
+        least = _count(action)
         if len(option.after) >= least:
             return
         name = got(option.name)[1:-1]
@@ -165,16 +164,35 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{missing.metavar}: expected {_expected(missing)}, got none")
         if len(words) == len(positionals):
             return
-        if len(loose) > len(positionals) or not surplus:
-            if positionals:
-                self.error(f"{positionals[0].metavar}: expected one folder, got {' '.join(map(got, words))}")
-            advice = f"; did you mean --dataset {loose[0]}?" if self._matches("--dataset") and is_name(loose[0]) else ""
-            self.error(f"{got(loose[0])}: expected an option of {self.prog}, got a word that belongs to none{advice}")
-        option, action, left = surplus[-1]
-        count = {None: "one value", 0: "no value"}.get(action.nargs, f"{action.nargs} values")  # type: ignore[call-overload]
-        values = option.after + left if option.attached else option.values
-        self.error(f"{got(option.name)[1:-1]}: expected {count}, got {' '.join(map(got, values))}")
+        option, action, left = surplus[-1] if surplus else (None, None, [])
+        if option is None or action is None or len(loose) > len(positionals):
+            self._refuse_words(positionals, words)
+        elif action.nargs == 0 and not option.attached:
+            self._refuse_words(positionals, left)
+        else:
+            values = option.after + left if option.attached else option.values
+            count = "one value" if _count(action) == 1 else f"{_count(action)} values"
+            self.error(f"{got(option.name)[1:-1]}: expected {count}, got {' '.join(map(got, values))}")
+
+    def _refuse_words(self, positionals: Sequence[argparse.Action], words: Sequence[str]) -> NoReturn:
+        if positionals:
+            self.error(f"{positionals[0].metavar}: expected one folder, got {' '.join(map(got, words))}")
+        is_dataset = "--dataset" in self._option_string_actions and is_name(words[0])
+        advice = f"; did you mean --dataset {words[0]}?" if is_dataset else f"; {self.prog} --help lists all"
+        self.error(f"{got(words[0])}: expected an option of {self.prog}, got a word that belongs to none{advice}")
 
 
 def _expected(action: argparse.Action) -> str:
     return str(getattr(action.type, "expected", "a value"))
+
+
+def _count(action: argparse.Action) -> int:
+    """How many values an option takes; the least, if it takes any number."""
+    return action.nargs if isinstance(action.nargs, int) else 1
+
+
+def _left(option: _Given, action: argparse.Action) -> list[str]:
+    """The words after an option that are not its values."""
+    if option.attached:
+        return option.values
+    return [] if action.nargs == "+" else option.values[_count(action) :]

@@ -119,7 +119,9 @@ def _load_source(source: Source, root: str | Path | None) -> Dataset:
     if path is None:
         hint = "" if chosen is None or not source.remotes else "; without --data and HAT_DATA, hat downloads it"
         how = f"{source.how_to_get(folder)}{hint}"
-        raise FileNotFoundError(f"{folder / source.places[0]}: no such file or folder; {how}")
+        raise FileNotFoundError(
+            f"{folder / source.places[0]}: expected the files of {source.name}, got no such file or folder; {how}"
+        )
     try:
         return source.open(path)
     except (FileNotFoundError, ValueError) as error:

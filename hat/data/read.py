@@ -44,7 +44,7 @@ def read(path: str | Path, name: str | None = None, *, size: tuple[int, int] | N
         if _is_cifar_archive(path):
             return read_cifar(path, name)
         return cached(path, name, f"images {size}", lambda: read_images(path, name, size=size))
-    raise ValueError(f"{path}: expected a folder, an .npz file or an archive ({' '.join(SUFFIXES)})")
+    raise ValueError(f"{path}: expected a folder, an .npz file or an archive ({' '.join(SUFFIXES)}), got another file")
 
 
 def _read_folder(path: Path, name: str, size: tuple[int, int] | None) -> Dataset:

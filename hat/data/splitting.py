@@ -57,7 +57,7 @@ def split(
     groups = [order[start : start + classes_per_task] for start in range(0, count, classes_per_task)]
     if tasks is not None and (not isinstance(tasks, int) or not 1 <= tasks <= len(groups)):
         reason = f"{count} classes, {classes_per_task} a task"
-        raise ValueError(f"tasks: expected None or an int in 1..{len(groups)} ({reason}), got {tasks!r}")
+        raise ValueError(f"tasks: expected an int in 1..{len(groups)} ({reason}), got {tasks!r}")
     empty = [name for label, name in enumerate(data.classes) if not bool((data.y_train == label).any())]
     if empty:
         raise ValueError(f"dataset: expected training images of every class of {data.name}, got none of {empty}")

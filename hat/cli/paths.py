@@ -1,0 +1,87 @@
+"""Check the paths among the arguments of a command, before anything else is done."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import unicodedata
+from pathlib import Path
+
+from hat.arguments import got
+from hat.cli.options import option_names
+
+SYSTEM_ERRORS = {
+    errno.ENOENT: ("a file or folder that exists", "none there"),
+    errno.EEXIST: ("a folder", "a file"),
+    errno.ENOTDIR: ("a folder", "a file"),
+    errno.EISDIR: ("a file", "a folder"),
+    errno.EACCES: ("a file or folder that this user may use", "no permission"),
+    errno.EPERM: ("a file or folder that this user may use", "no permission"),
+    errno.EROFS: ("a place to write to", "a disk that can only be read"),
+    errno.ENAMETOOLONG: ("a shorter path", "a path that is too long"),
+    errno.ELOOP: ("a path without a circle of links", "a circle of links"),
+    errno.ENOSPC: ("room on the disk", "a full disk"),
+    errno.EFBIG: ("a file of a size that the system allows", "a larger file"),
+    errno.EDQUOT: ("room on the disk", "a disk on which this user may use no more"),
+    errno.EMFILE: ("a file that can be opened", "too many open files"),
+    errno.EIO: ("a disk that works", "an error of the disk"),
+}
+"""What was expected and what was got, by the number of an error of the operating system."""
+
+
+def check_paths(arguments: argparse.Namespace) -> None:
+    """Check every path among the arguments, and make a `Path` of each folder of a run or an export.
+
+    Raises:
+        ValueError: a path is empty, too long or has control characters, or a folder is no folder; the message names the
+            option.
+    """
+    for name, option in option_names(arguments).items():
+        value = getattr(arguments, name, None)
+        if option in ("RUN_DIR", "--resume", "--run-dir", "--to") and value is not None:
+            setattr(arguments, name, Path(value))
+            _check_path(option, value)
+        if option in ("--run-dir", "--to") and value is not None:
+            _check_target(option, Path(value))
+        if option == "--data" and value is not None:
+            _check_folder(option, value)
+        if option == "--dataset":
+            for dataset in value or ():
+                _check_path(option, dataset)
+
+
+def _check_path(option: str, text: str) -> None:
+    if not text:
+        raise ValueError(f"{option}: expected a path, got ''")
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
+        raise ValueError(f"{option}: expected a path without control characters, got {got(text)}")
+    try:
+        os.lstat(os.path.expanduser(text))
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # the command says whether something must be there
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(
+                f"{option}: expected a path that the system allows, mostly up to 255 bytes a name and 4095 in all, "
+                f"got {len(os.fsencode(text))} bytes: {got(text)}"
+            ) from None
+        expected, problem = SYSTEM_ERRORS.get(error.errno or 0, ("a path that can be used", "one that cannot be used"))
+        raise ValueError(f"{option}: expected {expected}, got {problem}: {got(text)}") from None
+
+
+def _check_folder(option: str, text: str) -> None:
+    _check_path(option, text)
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        problem = "is a file" if path.exists() else "does not exist"
+        raise ValueError(f"{option}: expected a folder that exists, got {got(text)}, which {problem}")
+
+
+def _check_target(option: str, path: Path) -> None:
+    """Check that files can be written to a folder, which need not exist."""
+    nearest = next((folder for folder in (path, *path.parents) if folder.exists()), path)
+    if not nearest.is_dir():
+        raise ValueError(f"{option}: expected a folder to write to, got {got(str(path))}; {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{option}: expected a folder to write to, got {got(str(path))}; {nearest} may only be read")
