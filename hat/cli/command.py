@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+from hat.cli.checks import check_values
 from hat.cli.errors import one_line, warnings_in_one_line
 from hat.cli.parser import make_parser
-from hat.cli.paths import check_paths
 from hat.cli.stopping import Stop, is_command_line, stopped_by_signals
 from hat.training.subnormals import flushed_subnormals
 
@@ -36,7 +36,7 @@ def run(argv: Sequence[str] | None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        check_paths(arguments)
+        check_values(arguments)
         with flushed_subnormals():
             arguments.run(arguments)
         sys.stdout.flush()

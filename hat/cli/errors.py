@@ -9,14 +9,15 @@ import re
 import warnings
 from collections.abc import Iterator
 
+from hat.cli.checks import SYSTEM_ERRORS
 from hat.cli.options import option_names
-from hat.cli.paths import SYSTEM_ERRORS
 from hat.network.verdict import ForgettingError
 
 _EXPECTED_ERRORS = (ValueError, OSError, ImportError, ArithmeticError, ForgettingError, Warning)
 _SYSTEM_ERROR = re.compile(r"(?:\w+: )?\[Errno (\d+)\] [^:;\[]*?(?=$|[:;])")
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|Cannot allocate memory", re.IGNORECASE)
 _LONGEST = 1000
+_LONGEST_PATH = 300
 
 
 def one_line(error: BaseException, arguments: argparse.Namespace) -> str:
@@ -75,9 +76,10 @@ def _of_system(error: OSError, arguments: argparse.Namespace) -> str:
     """An error of the operating system: the option that named the path, the path, what was expected and got."""
     reason = (error.strerror or type(error).__name__).lower()
     expected, got = SYSTEM_ERRORS.get(error.errno or 0, ("a file or folder that can be used", reason))
-    if error.filename is None:
-        return f"expected {expected}, got {got}"
-    path = printable(os.fsdecode(error.filename))[:_LONGEST] if not isinstance(error.filename, int) else "a file"
+    if isinstance(error.filename, (str, bytes)):
+        path = printable(os.fsdecode(error.filename))[:_LONGEST_PATH]
+    else:
+        path = "a file or standard output"
     return _with_option(f"{path}: expected {expected}, got {got}", arguments)
 
 

@@ -21,7 +21,7 @@ from hat.units.state import GateConfig
 __all__ = ["NETWORKS", "STREAMS", "NetworkSpec", "RunSpec", "StreamSpec"]
 
 STREAMS = ("permuted", "split", "mixture")
-MOST_TASKS = 1_000_000
+MOST_TASKS = 100_000
 """More is a slip of the keyboard, and would fill the memory before a run begins."""
 
 
@@ -132,6 +132,9 @@ class RunSpec:
             check_choice("reference", kind, REFERENCES)
         check_switch("verify", self.verify)
         check_growth(self.grow)
+        if self.verify and self.gates.mask_mode != "binary":
+            mode = f"mask_mode {self.gates.mask_mode}, in which all weights move a little"
+            raise ValueError(f"verify: expected with mask_mode binary only, got {mode}")
 
     def model(self, input_shape: tuple[int, ...], kind: type[HATModel] = HATModel) -> HATModel:
         """A fresh model of the class `kind`. The same seed gives the same model."""

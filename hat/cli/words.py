@@ -90,16 +90,23 @@ class Parser(argparse.ArgumentParser):
     def _check(self, words: Sequence[str], commands: Mapping[str, Parser]) -> None:
         """Check that every option is known and has as many values as it takes, and that no word is left over."""
         loose, options = self._grouped(words)
-        actions = [self._action(option, commands) for option in options]
-        if any(action.dest == "help" for action in actions):
+        known = self._option_string_actions
+        if any(known[name].dest == "help" for option in options for name in self._matches(option.name)):
             return
-        surplus: list[tuple[_Given, argparse.Action, list[str]]] = []
-        for number, (option, action) in enumerate(zip(options, actions, strict=True)):
-            self._check_count(option, action, options[number + 1].word if number + 1 < len(options) else None)
-            surplus.append((option, action, _left(option, action)))
-        self._check_loose(loose, [given for given in surplus if given[2]])
+        used: list[tuple[_Given, argparse.Action]] = []
+        for number, option in enumerate(options):
+            action = self._action(option.name, commands)
+            following = options[number + 1] if number + 1 < len(options) else None
+            if len(option.after) < _least(action):
+                if following is not None and following.name.startswith("--"):
+                    self._action(following.name, commands)  # a misspelled option is the fault, not the missing value
+                self._refuse_count(option, action, following)
+            if action.nargs == 0 and option.attached:
+                self.error(f"{got(option.name)[1:-1]}: expected no value, got {got(option.after[0])}")
+            used.append((option, action))
+        self._check_loose(loose, used)
         for action in self._actions:
-            if action.required and action.option_strings and action not in actions:
+            if action.required and action.option_strings and action not in [action for _, action in used]:
                 self.error(f"{action.option_strings[0]}: expected {_expected(action)}, got none")
 
     def _grouped(self, words: Sequence[str]) -> tuple[list[str], list[_Given]]:
@@ -125,54 +132,44 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         return [name] if name in known else [option for option in known if name[:2] == "--" and option.startswith(name)]
 
-    def _action(self, option: _Given, commands: Mapping[str, Parser]) -> argparse.Action:
-        matches, known = self._matches(option.name), self._option_string_actions
-        shown = got(option.name)[1:-1]
+    def _action(self, name: str, commands: Mapping[str, Parser]) -> argparse.Action:
+        matches, known = self._matches(name), self._option_string_actions
+        shown = got(name)[1:-1]
         if len(matches) > 1:
             self.error(f"{shown}: expected the whole name of an option, got the beginning of {', '.join(matches)}")
         if not matches:
-            takers = [
-                f"hat {name}" for name, parser in commands.items() if option.name in parser._option_string_actions
-            ]
+            takers = [parser.prog for parser in commands.values() if name in parser._option_string_actions]
             kind = f"an option of {' and '.join(takers)}" if takers else "an unknown one"
-            similar = "" if takers else suggestion(option.name, [name for name in known if name.startswith("--")])
+            similar = "" if takers else suggestion(name, [option for option in known if option.startswith("--")])
             advice = similar or f"; {self.prog} --help lists all"
             self.error(f"{shown}: expected an option of {self.prog}, got {kind}{advice}")
         return known[matches[0]]
 
-    def _check_count(self, option: _Given, action: argparse.Action, following: str | None) -> None:
-        """Check how many values an option got; more than enough are the business of `_check_loose`."""
-        if action.nargs == 0:
-            if option.attached:
-                self.error(f"{got(option.name)[1:-1]}: expected no value, got {got(option.after[0])}")
-            return
-        least = _count(action)
-        if len(option.after) >= least:
-            return
-        name = got(option.name)[1:-1]
-        expected = _expected(action) if least == 1 else f"{least} values"
-        if not option.after and following is not None and not self._matches(following.partition("=")[0]):
-            self.error(f"{name}: expected {expected}, got {got(following)}; a value that begins with - follows a =")
-        self.error(f"{name}: expected {expected}, got {' '.join(map(got, option.after)) or 'none'}")
+    def _refuse_count(self, option: _Given, action: argparse.Action, following: _Given | None) -> NoReturn:
+        """Refuse an option with too few values."""
+        expected = _expected(action) if _least(action) == 1 else f"{_least(action)} values"
+        found = " ".join(map(got, option.after)) or "none"
+        if following is not None and not option.after and not self._matches(following.name):
+            found = f"{got(following.word)}; write = between an option and a value that begins with -"
+        self.error(f"{got(option.name)[1:-1]}: expected {expected}, got {found}")
 
-    def _check_loose(self, loose: list[str], surplus: list[tuple[_Given, argparse.Action, list[str]]]) -> None:
-        """Check the words that belong to no option: one for each positional argument."""
+    def _check_loose(self, loose: list[str], used: list[tuple[_Given, argparse.Action]]) -> None:
+        """Check the words that belong to no option: there must be one for each positional argument."""
         positionals = [action for action in self._actions if not action.option_strings]
-        words = loose + [word for _, _, left in surplus for word in left]
+        words = loose + [word for option, action in used for word in _left(option, action)]
         if len(words) < len(positionals):
             missing = positionals[len(words)]
-            self.error(f"{missing.metavar}: expected {_expected(missing)}, got none")
+            takers = [option.name for option, action in used if action.nargs == "+"]
+            advice = f"; all words after {takers[-1]} belong to it" if takers else ""
+            self.error(f"{missing.metavar}: expected {_expected(missing)}, got none{advice}")
         if len(words) == len(positionals):
             return
-        option, action, left = surplus[-1] if surplus else (None, None, [])
-        if option is None or action is None or len(loose) > len(positionals):
+        option, action = next(((option, action) for option, action in used if _left(option, action)), (None, None))
+        if option is None or action is None or action.nargs == 0 or len(loose) > len(positionals):
             self._refuse_words(positionals, words)
-        elif action.nargs == 0 and not option.attached:
-            self._refuse_words(positionals, left)
-        else:
-            values = option.after + left if option.attached else option.values
-            count = "one value" if _count(action) == 1 else f"{_count(action)} values"
-            self.error(f"{got(option.name)[1:-1]}: expected {count}, got {' '.join(map(got, values))}")
+        count = "one value" if _least(action) == 1 else f"{_least(action)} values"
+        values = option.after + option.values if option.attached else option.values
+        self.error(f"{got(option.name)[1:-1]}: expected {count}, got {' '.join(map(got, values))}")
 
     def _refuse_words(self, positionals: Sequence[argparse.Action], words: Sequence[str]) -> NoReturn:
         if positionals:
@@ -186,8 +183,8 @@ def _expected(action: argparse.Action) -> str:
     return str(getattr(action.type, "expected", "a value"))
 
 
-def _count(action: argparse.Action) -> int:
-    """How many values an option takes; the least, if it takes any number."""
+def _least(action: argparse.Action) -> int:
+    """How many values an option takes, at least."""
     return action.nargs if isinstance(action.nargs, int) else 1
 
 
@@ -195,4 +192,4 @@ def _left(option: _Given, action: argparse.Action) -> list[str]:
     """The words after an option that are not its values."""
     if option.attached:
         return option.values
-    return [] if action.nargs == "+" else option.values[_count(action) :]
+    return [] if action.nargs == "+" else option.values[_least(action) :]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hat.arguments import check_choice, check_number, check_switch, check_whole, got
+from hat.arguments import check_choice, check_number, check_switch, check_whole
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,7 +28,7 @@ class TrainConfig:
         optimizer: `"sgd"`, `"adam"`, `"adamw"` or `"rmsprop"`; every task gets a new one.
         momentum: of SGD and RMSprop, >= 0; must be 0 for Adam and AdamW.
         weight_decay: pull of the free weights towards 0, >= 0.
-        seed: of everything random, from -2^63 to 2^64 - 1.
+        seed: of everything random.
         device: a torch device, or `"auto"`: a GPU (CUDA or ROCm) if there is one, else the CPU.
         dtype: `"float32"`, or `"bfloat16"` or `"float16"` for autocast (float16 with a gradient scaler).
         eval_batch_size: images of a batch in evaluation; must stay the same for a run, as equal bits need equal shapes.
@@ -62,8 +62,6 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "lr_patience", "eval_batch_size"):
             check_whole(name, getattr(self, name), least=1)
         check_whole("seed", self.seed)
-        if not -(2**63) <= self.seed < 2**64:  # what torch takes
-            raise ValueError(f"seed: expected from -2^63 to 2^64 - 1, got {got(self.seed)}")
         check_number("lr", self.lr, above=0)
         check_number("lr_factor", self.lr_factor, above=1)
         check_number("clip", self.clip, above=0, finite=False)

@@ -1,4 +1,4 @@
-"""Check the paths among the arguments of a command, before anything else is done."""
+"""Check paths and huge numbers among the arguments of a command, before anything else is done."""
 
 from __future__ import annotations
 
@@ -30,15 +30,18 @@ SYSTEM_ERRORS = {
 """What was expected and what was got, by the number of an error of the operating system."""
 
 
-def check_paths(arguments: argparse.Namespace) -> None:
-    """Check every path among the arguments, and make a `Path` of each folder of a run or an export.
+def check_values(arguments: argparse.Namespace) -> None:
+    """Check the arguments, and make a `Path` of each folder of a run or an export.
 
     Raises:
-        ValueError: a path is empty, too long or has control characters, or a folder is no folder; the message names the
-            option.
+        ValueError: a path is empty, too long or has control characters, a folder is no folder, or a whole number has
+            more than 64 bits; the message names the option.
     """
     for name, option in option_names(arguments).items():
         value = getattr(arguments, name, None)
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number.bit_length() > 63:
+                raise ValueError(f"{option}: expected a whole number between -2^63 and 2^63, got {got(number)}")
         if option in ("RUN_DIR", "--resume", "--run-dir", "--to") and value is not None:
             setattr(arguments, name, Path(value))
             _check_path(option, value)
@@ -56,6 +59,8 @@ def _check_path(option: str, text: str) -> None:
         raise ValueError(f"{option}: expected a path, got ''")
     if any(unicodedata.category(letter) == "Cc" for letter in text):
         raise ValueError(f"{option}: expected a path without control characters, got {got(text)}")
+    if option in ("--dataset", "--data") and text.startswith("~") and os.path.expanduser(text) == text:
+        raise ValueError(f"{option}: expected ~ and the name of a user of this machine, got {got(text)}")
     try:
         os.lstat(os.path.expanduser(text))
     except (FileNotFoundError, NotADirectoryError):
