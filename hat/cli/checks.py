@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 
 from hat.arguments import got
+from hat.cli.compression import FIGURES
 from hat.cli.options import option_names
 
 SYSTEM_ERRORS = {
@@ -45,6 +46,8 @@ def check_values(arguments: argparse.Namespace) -> None:
         if option in ("RUN_DIR", "--resume", "--run-dir", "--to") and value is not None:
             setattr(arguments, name, Path(value))
             _check_path(option, value)
+        if option in ("RUN_DIR", "--resume") and value is not None:
+            _check_run(option, Path(value), of_compress=arguments.command == "compress")
         if option in ("--run-dir", "--to") and value is not None:
             _check_target(option, Path(value))
         if option == "--data" and value is not None:
@@ -75,6 +78,15 @@ def _check_path(option: str, text: str) -> None:
         raise ValueError(f"{option}: expected {expected}, got {problem}: {got(text)}") from None
 
 
+def _check_run(option: str, path: Path, *, of_compress: bool) -> None:
+    if not path.is_dir():
+        problem = "is a file" if path.exists() else "does not exist"
+        raise ValueError(f"{option}: expected the folder of a run, got {path}, which {problem}")
+    if not of_compress and (path / FIGURES).exists():
+        advice = f"{path} has a folder of a run for every dataset"
+        raise ValueError(f"{option}: expected the folder of a run, got one of hat compress; {advice}")
+
+
 def _check_folder(option: str, text: str) -> None:
     _check_path(option, text)
     path = Path(text).expanduser()
@@ -87,6 +99,9 @@ def _check_target(option: str, path: Path) -> None:
     """Check that files can be written to a folder, which need not exist."""
     nearest = next((folder for folder in (path, *path.parents) if folder.exists()), path)
     if not nearest.is_dir():
-        raise ValueError(f"{option}: expected a folder to write to, got {got(str(path))}; {nearest} is a file")
+        problem = "which is a file" if nearest == path else f"but {nearest} is a file"
+        raise ValueError(f"{option}: expected a folder to write to, got {got(str(path))}, {problem}")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"{option}: expected a folder to write to, got {got(str(path))}; {nearest} may only be read")
+        raise ValueError(
+            f"{option}: expected a folder to write to, got {got(str(path))}, but {nearest} may only be read"
+        )

@@ -46,9 +46,10 @@ def either(names: Sequence[str]) -> str:
 
 
 def suggestion(word: str, names: Sequence[str]) -> str:
-    """The ending of a message, if a word looks like a misspelled name; otherwise empty."""
-    close = difflib.get_close_matches(word[:100], names, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    """The ending of a message, if a word looks like a misspelled name; otherwise empty. Leading dashes do not count."""
+    bare = {name.lstrip("-"): name for name in names}
+    close = difflib.get_close_matches(word.lstrip("-")[:100], bare, n=1)
+    return f"; did you mean {bare[close[0]]}?" if close else ""
 
 
 def choice(names: Sequence[str]) -> Kind:
@@ -57,10 +58,15 @@ def choice(names: Sequence[str]) -> Kind:
     return Kind(either(names), lambda word: names[names.index(word)], f"{{{','.join(names)}}}", names)
 
 
-WHOLE = Kind("a whole number", int, "N")
+def _whole(word: str) -> int:
+    """The number; of very many digits only the first ones, because such a number is refused anyway."""
+    return int(word[:1000])
+
+
+WHOLE = Kind("a whole number", _whole, "N")
 NUMBER = Kind("a number", float, "X")
 NAME = Kind("a name", str, "NAME")
-TASK = Kind("the number of a task", int, "T")
+TASK = Kind("the number of a task", _whole, "T")
 DATASET = Kind("a name or a path", str, "NAME")
 DATA = Kind("a folder that exists", str, "FOLDER")
 RUN = Kind("the folder of a run", str, "RUN_DIR")
