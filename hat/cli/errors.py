@@ -39,6 +39,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+def show(text: str) -> None:
+    """Print the lines of a text that has names from a run, which another person may have made."""
+    print("\n".join(map(printable, text.split("\n"))))
+
+
 def as_typed(text: str, arguments: argparse.Namespace) -> str:
     """A message with options in place of the fields that they set, so `--lr-min` for `lr_min`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hat import metrics
+from hat.cli.errors import show
 from hat.cli.stored import open_run
 from hat.training import evaluate
 from hat.verification.verify import ForgettingError, verify
@@ -27,7 +28,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         learned.append(run.history.accuracy[task][task])
         now.append(result.accuracy)
         drift.append(result.drift_from(earlier))
-    print(metrics.table([run.stream[task].name for task in tasks], learned, now))
+    show(metrics.table([run.stream[task].name for task in tasks], learned, now))
     print(f"\nlargest logit drift {max(drift):g}")
     verification = verify(run.model)
     if verification.moved is not None and run.model.config.mask_mode == "binary":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hat import checkpoint
+from hat.cli.errors import show
 from hat.cli.stored import StoredRun, open_run
 from hat.data import Part
 from hat.exporting.api import TasksNetwork, export
@@ -52,7 +53,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     written = _write(network.cpu(), images, folder, formats)
     with checkpoint.replacing(folder / "export.json") as file:
         file.write((json.dumps(facts, indent=2) + "\n").encode())
-    print(_render(facts))
+    show(_render(facts))
     print(f"\nwritten to          {folder}: {', '.join([*written, 'export.json'])}")
 
 

@@ -6,8 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-from hat.arguments import got
-
 
 def cache_folder() -> Path:
     """The folder of this library in the user's cache. The folder may not exist yet."""
@@ -34,9 +32,9 @@ def chosen_root(explicit: str | Path | None = None) -> Path | None:
     named = [("root (--data)", explicit), ("HAT_DATA", os.environ.get("HAT_DATA"))]
     for origin, value in named:
         if value is not None and str(value) != "":
-            folder = Path(os.path.expanduser(value))
-            if not os.path.isdir(folder):  # unlike Path.is_dir, False for a path that is too long
-                raise FileNotFoundError(f"{origin}: expected an existing folder, got {got(str(folder))}")
+            folder = Path(value).expanduser()
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{origin}: expected an existing folder, got {str(folder)!r}")
             return folder
     return None
 
