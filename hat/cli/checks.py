@@ -11,6 +11,7 @@ from pathlib import Path
 from hat.arguments import got
 from hat.cli.compression import FIGURES
 from hat.cli.options import option_names
+from hat.training.rundir import RunDir
 
 SYSTEM_ERRORS = {
     errno.ENOENT: ("a file or folder that exists", "none there"),
@@ -46,8 +47,6 @@ def check_values(arguments: argparse.Namespace) -> None:
         if option in ("RUN_DIR", "--resume", "--run-dir", "--to") and value is not None:
             setattr(arguments, name, Path(value))
             _check_path(option, value)
-        if option in ("RUN_DIR", "--resume") and value is not None:
-            _check_run(option, Path(value), of_compress=arguments.command == "compress")
         if option in ("--run-dir", "--to") and value is not None:
             _check_target(option, Path(value))
         if option == "--data" and value is not None:
@@ -55,6 +54,26 @@ def check_values(arguments: argparse.Namespace) -> None:
         if option == "--dataset":
             for dataset in value or ():
                 _check_path(option, dataset)
+
+
+def existing_run(path: Path, option: str = "RUN_DIR", *, of_compress: bool = False) -> RunDir:
+    """The folder of an earlier run.
+
+    Args:
+        path: of the folder.
+        option: that gave the path.
+        of_compress: take a folder of hat compress, too.
+
+    Raises:
+        ValueError: there is no such folder, or it belongs to hat compress.
+    """
+    if not path.is_dir():
+        problem = "is a file" if path.exists() else "does not exist"
+        raise ValueError(f"{option}: expected the folder of a run, got {path}, which {problem}")
+    if not of_compress and (path / FIGURES).exists():
+        advice = f"{path} has a folder of a run for every dataset"
+        raise ValueError(f"{option}: expected the folder of a run, got one of hat compress; {advice}")
+    return RunDir(path)
 
 
 def _check_path(option: str, text: str) -> None:
@@ -76,15 +95,6 @@ def _check_path(option: str, text: str) -> None:
             ) from None
         expected, problem = SYSTEM_ERRORS.get(error.errno or 0, ("a path that can be used", "one that cannot be used"))
         raise ValueError(f"{option}: expected {expected}, got {problem}: {got(text)}") from None
-
-
-def _check_run(option: str, path: Path, *, of_compress: bool) -> None:
-    if not path.is_dir():
-        problem = "is a file" if path.exists() else "does not exist"
-        raise ValueError(f"{option}: expected the folder of a run, got {path}, which {problem}")
-    if not of_compress and (path / FIGURES).exists():
-        advice = f"{path} has a folder of a run for every dataset"
-        raise ValueError(f"{option}: expected the folder of a run, got one of hat compress; {advice}")
 
 
 def _check_folder(option: str, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hat import plots
+from hat.cli.checks import existing_run
 from hat.cli.compression import FIGURES, Compression, DatasetRun, picture, render
 from hat.cli.options import make_spec, refuse_beside_resume, resume_hint
 from hat.cli.report import plots_available
@@ -67,7 +68,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
 
 def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir]:
     refuse_beside_resume(arguments, _BESIDE_RESUME)
-    folder = RunDir.existing(path, "--resume")
+    folder = existing_run(path, "--resume", of_compress=True)
     _refuse_others(folder, "--resume")
     return read_spec(folder, data=getattr(arguments, "root", None), device=getattr(arguments, "device", None)), folder
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hat import plots
+from hat.cli.checks import existing_run
 from hat.cli.errors import show
 from hat.cli.specfile import read_spec
 from hat.cli.summary import read_references, render, summarise
@@ -34,7 +35,7 @@ def run_report(arguments: argparse.Namespace) -> None:
         ValueError: the folder holds no run, a file is damaged, or no task is finished.
         ImportError: matplotlib is missing.
     """
-    folder = RunDir.existing(arguments.run_dir)
+    folder = existing_run(arguments.run_dir)
     saved = folder.load()
     history = History(**saved["history"])
     if not history.accuracy:

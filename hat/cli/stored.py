@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hat.cli.checks import existing_run
 from hat.cli.spec import RunSpec
 from hat.cli.specfile import read_spec
 from hat.data import Stream
@@ -62,7 +63,7 @@ def open_run(path: Path, *, data: str | None = None, device: str | None = None) 
         ValueError: the folder holds no run, a file is damaged or belongs to another run, or the data has changed.
         FileNotFoundError: the data is missing.
     """
-    folder = RunDir.existing(path)
+    folder = existing_run(path)
     spec = read_spec(folder, data=data, device=device)
     folder.load()  # so that a damaged checkpoint is found before the data is loaded, which may take long
     stream = spec.stream.build()

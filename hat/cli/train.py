@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hat.cli.checks import existing_run
 from hat.cli.compression import FIGURES
 from hat.cli.options import make_spec, refuse_beside_resume, resume_hint
 from hat.cli.report import draw, plots_available
@@ -96,7 +97,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
 
 def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir]:
     refuse_beside_resume(arguments, _BESIDE_RESUME)
-    folder = RunDir.existing(path, "--resume")
+    folder = existing_run(path, "--resume")
     spec = read_spec(folder, data=getattr(arguments, "root", None), device=getattr(arguments, "device", None))
     if not folder.checkpoint.exists():
         raise ValueError(f"{path}: expected a run with a finished epoch, got no checkpoint; start the run again")

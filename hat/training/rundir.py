@@ -34,17 +34,6 @@ class RunDir:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
-    @classmethod
-    def existing(cls, path: Path, option: str = "run_dir") -> RunDir:
-        """The folder of an earlier run.
-
-        Raises:
-            ValueError: there is no such folder; the message names the option that gave the path.
-        """
-        if not path.is_dir():
-            raise ValueError(f"{option}: expected the folder of a run, got {path}")
-        return cls(path)
-
     @property
     def config(self) -> Path:
         return self.path / _CONFIG
