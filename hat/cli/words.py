@@ -90,9 +90,9 @@ class Parser(argparse.ArgumentParser):
     def _check(self, words: Sequence[str], commands: Mapping[str, Parser]) -> None:
         """Check that every option is known and has as many values as it takes, and that no word is left over."""
         loose, options = self._grouped(words)
-        known = self._option_string_actions
-        if any(known[name].dest == "help" for option in options for name in self._matches(option.name)):
-            return
+        if any(self._matches(option.name) in (["-h"], ["--help"]) for option in options):
+            self.print_help()
+            self.exit()
         used: list[tuple[_Given, argparse.Action]] = []
         for number, option in enumerate(options):
             action = self._action(option.name, commands)
@@ -114,8 +114,9 @@ class Parser(argparse.ArgumentParser):
         loose: list[str] = []
         options: list[_Given] = []
         for number, word in enumerate(words):
-            if word == "--":
-                return loose + list(words[number + 1 :]), options
+            if word == "--":  # where there are no positional arguments, it is a word that belongs to no option
+                positionals = any(not action.option_strings for action in self._actions)
+                return loose + list(words[number + positionals :]), options
             if self._is_option(word):
                 options.append(_Given(word))
             else:
@@ -136,7 +137,8 @@ class Parser(argparse.ArgumentParser):
         matches, known = self._matches(name), self._option_string_actions
         shown = got(name)[1:-1]
         if len(matches) > 1:
-            self.error(f"{shown}: expected the whole name of an option, got the beginning of {', '.join(matches)}")
+            some = ", ".join(matches[:6]) + ", ..." * (len(matches) > 6)
+            self.error(f"{shown}: expected the whole name of an option, got the beginning of {some}")
         if not matches:
             takers = [parser.prog for parser in commands.values() if name in parser._option_string_actions]
             kind = f"an option of {' and '.join(takers)}" if takers else "an unknown one"
