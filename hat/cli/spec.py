@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import hat.data
-from hat.arguments import check_choice, check_number, check_switch, check_whole
+from hat.arguments import check_choice, check_number, check_switch, check_whole, got
 from hat.cli.network import NETWORKS, NetworkSpec, check_sizes
 from hat.data import Stream
 from hat.data.limits import MAX_GIB
@@ -22,6 +22,8 @@ from hat.units.state import GateConfig
 __all__ = ["NETWORKS", "STREAMS", "NetworkSpec", "RunSpec", "StreamSpec"]
 
 STREAMS = ("permuted", "split", "mixture")
+MOST_TASKS = 100_000
+"""More is a slip of the keyboard, and would fill the memory before a run begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +67,13 @@ class StreamSpec:
         for name in ("tasks", "classes_per_task", "limit"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), least=1)
+        if self.tasks is not None and self.tasks > MOST_TASKS:
+            raise ValueError(f"tasks: expected at most {MOST_TASKS:,}, got {got(self.tasks)}")
         if self.stream == "mixture" and self.tasks is not None and self.tasks > len(self.datasets):
             raise ValueError(f"tasks: expected at most {len(self.datasets)}, one a dataset, got {self.tasks}")
         if self.stream != "split" and self.classes_per_task is not None:
-            got = f"{self.classes_per_task} for a {self.stream} stream"
-            raise ValueError(f"classes_per_task: expected for a split stream only, got {got}")
+            given = f"{self.classes_per_task} for a {self.stream} stream"
+            raise ValueError(f"classes_per_task: expected for a split stream only, got {given}")
         check_number("validation", self.validation, above=0, below=1)
         check_whole("seed", self.seed)
         if self.root is not None:
@@ -134,6 +138,9 @@ class RunSpec:
             check_choice("reference", kind, REFERENCES)
         check_switch("verify", self.verify)
         check_growth(self.grow)
+        if self.verify and self.gates.mask_mode != "binary":
+            mode = f"mask_mode {self.gates.mask_mode}, in which all weights move a little"
+            raise ValueError(f"verify: expected with mask_mode binary only, got {mode}")
 
     def model(self, input_shape: tuple[int, ...], kind: type[HATModel] = HATModel) -> HATModel:
         """A fresh model of the class `kind`. The same seed gives the same model."""

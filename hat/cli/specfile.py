@@ -26,6 +26,8 @@ def read_spec(folder: RunDir, *, data: str | None = None, device: str | None = N
     Raises:
         ValueError: the config is missing or damaged, or a field is missing, unknown or out of range.
     """
+    if device is not None:
+        TrainConfig(device=device)  # so that an error does not blame the config
     config, where = folder.read_config(), str(folder.config)
     for part, name, value in (("stream", "root", data), ("training", "device", device)):
         if value is not None and isinstance(config.get(part), dict):

@@ -93,5 +93,10 @@ def _fetch(remote: Remote, folder: Path) -> None:
 
 
 def _short(error: Exception) -> str:
+    kind = type(error).__name__
+    if "Timeout" in kind:
+        return f"expected an answer within {TIMEOUT_S} seconds, got none"
+    if kind in ("ConnectionError", "SSLError", "ProxyError"):  # of requests, whose text is about its own classes
+        return "expected a connection, got none"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}"

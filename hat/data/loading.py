@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from hat.arguments import check_type
+from hat.arguments import check_type, got
 from hat.data.catalogue import CATALOGUE, Source
 from hat.data.dataset import Dataset, check_size
 from hat.data.download import download
@@ -85,8 +86,11 @@ def load(
         return _load_source(source, root, max_gib)
     path = checked_path("dataset", dataset)
     if not path.exists() or dataset == "":
+        similar = difflib.get_close_matches(str(dataset).lower()[:100], CATALOGUE, n=1)
+        advice = f"; did you mean {similar[0]}?" if similar else ""
         raise FileNotFoundError(
-            f"dataset: expected one of {', '.join(CATALOGUE)}, or the path of a file or folder; got {str(dataset)!r}"
+            f"dataset: expected one of {', '.join(CATALOGUE)}, or the path of a file or folder; "
+            f"got {got(str(dataset))}{advice}"
         )
     return read(path, size=size, max_gib=max_gib)
 
@@ -136,7 +140,9 @@ def _load_source(source: Source, root: str | Path | None, max_gib: float) -> Dat
     if path is None:
         hint = "" if chosen is None or not source.remotes else "; without --data and HAT_DATA, hat downloads it"
         how = f"{source.how_to_get(folder)}{hint}"
-        raise FileNotFoundError(f"{folder / source.places[0]}: no such file or folder; {how}")
+        raise FileNotFoundError(
+            f"{folder / source.places[0]}: expected the files of {source.name}, got no such file or folder; {how}"
+        )
     try:
         return source.open(path, max_gib)
     except TooLargeError:

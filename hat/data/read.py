@@ -50,7 +50,7 @@ def read(
             return read_cifar(path, name, max_gib=max_gib)
         decode = partial(read_images, path, name, size=size, max_gib=max_gib)
         return cached(path, name, f"images {size}", decode, max_gib)
-    raise ValueError(f"{path}: expected a folder, an .npz file or an archive ({' '.join(SUFFIXES)})")
+    raise ValueError(f"{path}: expected a folder, an .npz file or an archive ({' '.join(SUFFIXES)}), got another file")
 
 
 def _read_folder(path: Path, name: str, size: tuple[int, int] | None, max_gib: float) -> Dataset:

@@ -65,7 +65,7 @@ def split(
     groups = [order[start : start + classes_per_task] for start in range(0, count, classes_per_task)]
     if tasks is not None and (type(tasks) is not int or not 1 <= tasks <= len(groups)):
         reason = f"{count} classes, {classes_per_task} a task"
-        raise ValueError(f"tasks: expected None or an int in 1..{len(groups)} ({reason}), got {got(tasks)}")
+        raise ValueError(f"tasks: expected an int in 1..{len(groups)} ({reason}), got {got(tasks)}")
     counts = torch.bincount(data.y_train, minlength=count).tolist()
     if empty := [name for name, images in zip(data.classes, counts, strict=True) if not images]:
         found = f"none of {empty[:5]}{' and more' if len(empty) > 5 else ''}"

@@ -50,17 +50,6 @@ class RunDir:
         self._lock: Path | None = None
         self._owner = 0  # the thread that owns the folder
 
-    @classmethod
-    def existing(cls, path: Path, option: str = "run_dir") -> RunDir:
-        """The folder of an earlier run.
-
-        Raises:
-            ValueError: there is no such folder; the message names the option that gave the path.
-        """
-        if not os.path.isdir(path):
-            raise ValueError(f"{option}: expected the folder of a run, got {path}")
-        return cls(path)
-
     @property
     def config(self) -> Path:
         return self.path / _CONFIG

@@ -161,6 +161,14 @@ def test_report_rebuilds_a_broken_result(run: Path, capsys: pytest.CaptureFixtur
     assert f"hat report: warning: {run}/result.json: " in printed.err
 
 
+def test_names_of_a_run_do_not_reach_the_terminal_raw(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_checkpoint(run, lambda p: p["history"].update(names=["\x1b[31mred", "permuted digits 1"]))
+    assert main(["report", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert r"\x1b[31mred" in printed
+    assert "\x1b" not in printed
+
+
 def test_unexpected_error_is_one_line_too(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
