@@ -6,9 +6,36 @@ expected and what was got.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from torch import Tensor
+
+
+def check_arguments(function: Callable[..., Any], values: Mapping[str, object]) -> None:
+    """Check the types of all arguments of a function against its annotations; the first line of a public function.
+
+    An `int` is a whole number that 64 bits hold, a `float` is a number and not NaN, and neither is True or False.
+    Elements are checked, too: every one of a `Sequence[int]`, every key and value of a `Mapping[str, float]`.
+
+    Args:
+        function: the function.
+        values: the arguments by name: `locals()`.
+
+    Raises:
+        TypeError: an argument is of another class.
+        ValueError: an argument that is annotated as a number, a text or a switch is something else.
+    """
+    for name, kind in _kinds(function).items():
+        if not _fits(values[name], kind):
+            plain = all(get_origin(part) is None and part in _PLAIN for part in _alternatives(kind))
+            error = ValueError if plain else TypeError
+            raise error(f"{name}: expected {_described(kind)}, got {got(values[name])}")
 
 
 def check_whole(name: str, value: object, *, least: int | None = None) -> None:
@@ -104,3 +131,71 @@ def got(value: object) -> str:
         text = repr(value)
         return text if len(text) <= 60 else f"{text[:57]}..."
     return f"a value of type {type(value).__name__}"
+
+
+_PLAIN = {int: "an int", float: "a number", str: "a string", bool: "True or False", type(None): "None"}
+_MANY = {int: "ints", float: "numbers", str: "strings", bool: "switches", Tensor: "tensors"}
+
+
+@functools.cache
+def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """What the arguments of a function may be. An annotation that only a type checker can read is left out."""
+    kinds: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        one = parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        if one and parameter.annotation is not inspect.Parameter.empty:
+            try:
+                kinds[name] = eval(parameter.annotation, function.__globals__)
+            except NameError:
+                continue
+    return kinds
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """The kinds of a union; otherwise the kind itself."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of a kind, as `check_arguments` understands it."""
+    whole, parts = get_origin(kind) or kind, get_args(kind)
+    if len(alternatives := _alternatives(kind)) > 1:
+        return any(_fits(value, part) for part in alternatives)
+    if whole is Literal:
+        return isinstance(value, str) and value in parts
+    if whole is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value).bit_length() < 64
+    if whole is float:
+        fits = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return fits and value == value and not (isinstance(value, int) and value.bit_length() > 1000)
+    if whole is None:
+        return value is None
+    if not isinstance(whole, type) or whole is Any:
+        return True
+    if not isinstance(value, whole) or (isinstance(value, str | bytes) and issubclass(whole, Sequence)):
+        return isinstance(value, str) and whole is str
+    if issubclass(whole, tuple) and parts and parts[-1] is not ...:
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and parts:
+        return all(_fits(element, parts[0]) for element in value)
+    if isinstance(value, Mapping) and parts:
+        return all(_fits(key, parts[0]) and _fits(element, parts[1]) for key, element in value.items())
+    return True
+
+
+def _described(kind: Any) -> str:
+    """A kind in the words of a message, for example "an int or a sequence of strings"."""
+    whole, parts = get_origin(kind) or kind, get_args(kind)
+    if len(alternatives := _alternatives(kind)) > 1:
+        return " or ".join(map(_described, alternatives))
+    if whole is Literal:
+        return " or ".join(map(repr, parts))
+    if kind is None or whole in _PLAIN:
+        return _PLAIN[type(None) if kind is None else whole]
+    if whole is Tensor:
+        return "a tensor"
+    name = getattr(whole, "__name__", str(whole))
+    if not issubclass(whole, Sequence | Mapping):
+        return "a function" if whole is Callable else f"a {name}"
+    elements = " and ".join(_MANY.get(part, f"{getattr(part, '__name__', part)}s") for part in parts if part is not ...)
+    return f"a {name.lower()}{f' of {elements}' if elements else ''}"
