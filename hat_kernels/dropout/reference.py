@@ -36,7 +36,7 @@ def keep_factor(probability: float) -> float:
 
 def _resolution(probability: float) -> tuple[int, int]:
     """(draws, dropped): how many values a random number can have, and how many of these drop the element."""
-    draws = 2**8 if (probability * 2**8).is_integer() else 2**16  # one byte for each element if that is exact, else two
+    draws = 2**8 if float(probability * 2**8).is_integer() else 2**16  # one byte for each element if that is exact, else two
     return draws, min(round(probability * draws), draws - 1)
 
 
