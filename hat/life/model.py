@@ -26,7 +26,7 @@ from hat.network.verdict import ForgettingError, Verification
 from hat.text import dotted
 from hat.warnings import CapacityWarning
 
-_MOST_CLASSES = 2**24
+_MOST_CLASSES = 2**20
 """A larger number of classes is a mistake: their names alone would fill the memory."""
 
 
@@ -411,29 +411,33 @@ def _names(classes: int | Sequence[str]) -> tuple[str, ...]:
     Raises:
         TypeError, ValueError: as of `HATModel.begin_task`.
     """
+    wrong = TypeError(f"classes: expected a number or a sequence of names, got {got(classes)}")
+    if isinstance(classes, bool | str | bytes):
+        raise wrong
+    given: Iterable[Any]
     try:
-        if isinstance(classes, bool | str | bytes):
-            raise TypeError
-        count = None if isinstance(classes, Iterable) else operator.index(classes)
+        given = range(min(operator.index(classes), _MOST_CLASSES + 1))  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"classes: expected a number or a sequence of names, got {got(classes)}") from None
-    if count is not None and count > _MOST_CLASSES:
-        raise ValueError(f"classes: expected at most {_MOST_CLASSES:,}, got {got(count)}")
-    given = range(count) if count is not None else tuple(classes)  # type: ignore[arg-type]
+        if not isinstance(classes, Iterable) or (isinstance(classes, Tensor) and not classes.dim()):
+            raise wrong from None
+        given = tuple(classes)
     if not all(isinstance(name, str | Integral) for name in given):
-        raise TypeError(f"classes: expected a number or a sequence of names, got {got(classes)}")
+        raise wrong
     names = tuple(map(str, given))
+    if len(names) > _MOST_CLASSES:
+        raise ValueError(f"classes: expected at most {_MOST_CLASSES:,}, got {got(classes)}")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"classes: expected at least one class and no name twice, got {got(classes)}")
     return names
 
 
 def _check_progress(progress: Any) -> None:
-    """Refuse a progress that is not a number in [0, 1]."""
-    kinds: tuple[type, ...] = (Real, Tensor)
-    if isinstance(progress, bool) or not isinstance(progress, kinds):
+    """Refuse a progress that is not a number in [0, 1]; a 0-d tensor is a number."""
+    number = isinstance(progress, Tensor) or (isinstance(progress, Real) and not isinstance(progress, bool))
+    if not number:
         raise ValueError(f"progress: expected in [0, 1], got {got(progress)}")
     if isinstance(progress, Tensor) and (progress.dim() or progress.is_complex() or progress.is_meta):
         raise ValueError(f"progress: expected a number in [0, 1], got {got(progress)}")
-    if not 0 <= progress <= 1:  # refuses NaN, too
+    value: Any = progress
+    if not 0 <= value <= 1:  # refuses NaN, too
         raise ValueError(f"progress: expected in [0, 1], got {got(progress)}")

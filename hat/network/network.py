@@ -310,7 +310,7 @@ class Network(nn.Module):
     def train(self, mode: bool = True) -> Any:
         """Set the mode as `torch.nn.Module.train`, but the heads of earlier tasks stay in evaluation mode."""
         if not isinstance(mode, bool):
-            raise ValueError(f"mode: expected a bool, got {mode!r}")
+            raise ValueError(f"mode: expected a bool, got {got(mode)}")
         self.training = self.heads.training = mode
         last_head = [self.heads[-1]] if len(self.heads) else []
         for child in [*(child for child in self.children() if child is not self.heads), *last_head]:
