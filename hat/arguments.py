@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import numbers
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,19 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from torch import Tensor, nn
+
+from hat_kernels.check import check_choice, check_number, check_switches, check_whole, got
+
+__all__ = [
+    "check_arguments",
+    "check_choice",
+    "check_number",
+    "check_switch",
+    "check_switches",
+    "check_type",
+    "check_whole",
+    "got",
+]
 
 
 def check_arguments(function: Callable[..., Any], values: Mapping[str, object]) -> None:
@@ -41,75 +53,13 @@ def check_arguments(function: Callable[..., Any], values: Mapping[str, object]) 
             raise error(f"{name}: expected {_described(kind)}, got {shown}")
 
 
-def check_whole(name: str, value: object, *, least: int | None = None) -> None:
-    """Check a whole number.
-
-    Raises:
-        ValueError: `value` is not an int, or it is below `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name}: expected an int, got {got(value)}")
-    if least is not None and value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {got(value)}")
-
-
-def check_number(
-    name: str,
-    value: object,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-    finite: bool = True,
-) -> None:
-    """Check a number.
-
-    Args:
-        name: of the argument.
-        value: of the argument.
-        above: exclusive lower bound, or None.
-        least: inclusive lower bound, or None.
-        below: exclusive upper bound, or None.
-        most: inclusive upper bound, or None.
-        finite: whether infinity is refused.
-
-    Raises:
-        ValueError: `value` is not a number, is NaN, or is out of the bounds.
-    """
-    signs = ((">", above), (">=", least), ("<", below), ("<=", most))
-    bounds = [f"{sign} {bound:g}" for sign, bound in signs if bound is not None]
-    expected = " and ".join([" ".join(["a finite number" if finite else "a number", *bounds[:1]]), *bounds[1:]])
-    if not (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and (-math.inf < value < math.inf or (abs(value) == math.inf and not finite))  # a NaN is neither
-        and (above is None or value > above)
-        and (least is None or value >= least)
-        and (below is None or value < below)
-        and (most is None or value <= most)
-    ):
-        raise ValueError(f"{name}: expected {expected}, got {got(value)}")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Check a choice.
-
-    Raises:
-        ValueError: `value` is not one of the choices.
-    """
-    if not (isinstance(value, str) and value in choices):
-        raise ValueError(f"{name}: expected one of {choices}, got {got(value)}")
-
-
 def check_switch(name: str, value: object) -> None:
     """Check a switch.
 
     Raises:
         ValueError: `value` is neither True nor False.
     """
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}: expected True or False, got {got(value)}")
+    check_switches(**{name: value})
 
 
 def check_type(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
@@ -126,18 +76,6 @@ def check_type(name: str, value: object, kind: type | tuple[type, ...], expected
     """
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {got(value)}")
-
-
-def got(value: object) -> str:
-    """What a message says that an argument was: a short value itself, a tensor by its dtype and shape, or the class."""
-    if isinstance(value, Tensor):
-        return f"a tensor of {value.dtype}, shape {tuple(value.shape)}"
-    if isinstance(value, int) and value.bit_length() > 200:
-        return f"an int of {value.bit_length()} bits"
-    if value is None or isinstance(value, (bool, int, float, str)):
-        text = repr(value)
-        return text if len(text) <= 60 else f"{text[:57]}..."
-    return f"a value of type {type(value).__name__}"
 
 
 _PLAIN = {int: "an int", float: "a number", str: "a string", bool: "True or False", type(None): "None"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from hat_kernels.check import check_tensors, got
 from hat_kernels.dropout import reference
 
 
@@ -27,8 +29,11 @@ def dropout(x: Tensor, probability: float) -> Tensor:
         Same shape and dtype as `x`; `x` itself for probability 0.
 
     Raises:
+        TypeError: `x` is not a dense floating tensor.
         ValueError: `probability` is out of range.
     """
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout is not torch.strided:
+        check_tensors(x=x)
     check_probability(probability)
     return reference.dropout(x, probability) if probability else x
 
@@ -39,5 +44,5 @@ def check_probability(probability: float, name: str = "probability") -> None:
     Raises:
         ValueError: `probability` is not in [0, 1).
     """
-    if not 0 <= probability < 1:
-        raise ValueError(f"{name}: expected in [0, 1), got {probability}")
+    if not isinstance(probability, (int, float)) or isinstance(probability, bool) or not 0 <= probability < 1:
+        raise ValueError(f"{name}: expected in [0, 1), got {got(probability)}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hat_kernels.activation import check_activation
-from hat_kernels.check import check_units
+from hat_kernels.check import check_switches, check_tensors, check_units, got
 from hat_kernels.dispatch import use_specification, use_triton
 from hat_kernels.dropout.api import check_probability
 from hat_kernels.gate.form import GateForm, check_is_form
@@ -45,10 +45,12 @@ def gated_activation(
         ValueError: a shape or device does not fit `x`, an argument is out of range, or as `GateForm.check`.
         TypeError: `x` is not floating, `gate` is neither a `GateForm` nor None, or as `GateForm.check`.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
-    if not -x.dim() <= unit_dim < x.dim():
-        raise ValueError(f"unit_dim: expected a dimension of x {tuple(x.shape)}, got {unit_dim}")
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout is not torch.strided:
+        check_tensors(x=x)
+    if not isinstance(unit_dim, int) or not -x.dim() <= unit_dim < x.dim():
+        raise ValueError(f"unit_dim: expected a dimension of x {tuple(x.shape)}, got {got(unit_dim)}")
+    if not isinstance(overwrite, bool):
+        check_switches(overwrite=overwrite)
     units = x.shape[unit_dim]
     if bias is not None:
         check_units("bias", bias, units, x.device)
