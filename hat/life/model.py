@@ -52,7 +52,8 @@ class HATModel(Network):
 
     Args:
         body: maps an input to features [B, ..., features] through gated layers.
-        features: the width of the features; by default what a converted body says, or the units of the last gate.
+        features: the width of the features; by default what a converted body says, or the units of `outputs`, or the
+            units of the last gate in the order of the modules.
         outputs: the gate whose units the features are, channel-major if each unit is several features in a row; by
             default the gate at the end of a converted body. If no gate is known, its units keep their places.
         config: how gates are learned and committed; by default `GateConfig()`.
@@ -68,10 +69,11 @@ class HATModel(Network):
         learning: a task has begun and not ended. For the other attributes see `Network`.
 
     Raises:
-        TypeError: a parameter is spread over several processes, as by `fully_shard`; or `process_group` is no group.
+        TypeError: a parameter is spread over several processes, as by `fully_shard`; `process_group` is no group; or an
+            argument has another type than annotated.
         ValueError: the body has no gate; or it has running statistics that no task could keep for itself, see
-            `hat.HATBatchNorm2d`; or the units of `outputs` do not divide the features; or this process is not in the
-            group.
+            `hat.HATBatchNorm2d`; or `outputs` is no gate of the body, or its units do not divide the features; or this
+            process is not in the group.
     """
 
     @property
@@ -97,7 +99,7 @@ class HATModel(Network):
         Raises:
             RuntimeError: another task is being learned.
             TypeError: `classes` is neither a number nor a sequence of names.
-            ValueError: there is no class, or two classes have the same name.
+            ValueError: there is no class, there are more than a million, or two classes have the same name.
             RuntimeError: another process does not come within the timeout of the group, calls something else, or has
                 other values in what finished tasks have trained. The message names the process and the tensor. The
                 task has not begun then, in no process.
@@ -418,9 +420,10 @@ def _names(classes: int | Sequence[str]) -> tuple[str, ...]:
     try:
         given = range(min(operator.index(classes), _MOST_CLASSES + 1))  # type: ignore[arg-type]
     except TypeError:
-        if not isinstance(classes, Iterable) or (isinstance(classes, Tensor) and not classes.dim()):
+        try:
+            given = tuple(classes)  # type: ignore[arg-type]
+        except TypeError:
             raise wrong from None
-        given = tuple(classes)
     if not all(isinstance(name, str | Integral) for name in given):
         raise wrong
     names = tuple(map(str, given))

@@ -79,7 +79,7 @@ def changes_of(target: Target) -> Iterator[Change]:
             if parameter.default is inspect.Parameter.empty:
                 yield Change(name, MISSING)
     yield Change(UNKNOWN, "None")
-    if target.owner is hat.HATModel:
+    if target.owner is hat.HATModel and target.name not in TRUSTED:
         yield from (Change(INSTANCE, state) for state in ("untrained", "learning", "finished", "forgotten"))
 
 
