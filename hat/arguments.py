@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hat_kernels.check import check_choice, check_number, check_switches, check_whole, got
 
@@ -30,24 +31,26 @@ __all__ = [
 
 
 def check_arguments(function: Callable[..., Any], values: Mapping[str, object]) -> None:
-    """Check the types of all arguments of a function against its annotations; the first line of a public function.
+    """Check the types of arguments of a function against its annotations; the first line of a public function.
 
-    An `int` is a whole number that 64 bits hold, a `float` is a number and not NaN, and neither is True or False.
-    Elements are checked, too: every one of a `Sequence[int]`, every key and value of a `Mapping[str, float]`.
+    An `int` is a whole number that 64 bits hold, a `float` is a number and not NaN, and neither is True or False. A
+    `list` may be a tuple, too. Elements are checked: every one of a `Sequence[int]`, every key and value of a
+    `Mapping[str, float]`.
 
     Args:
-        function: the function.
-        values: the arguments by name: `locals()`.
+        function: the function, or a class for the arguments of its constructor.
+        values: the arguments by name, for example `locals()`.
 
     Raises:
         TypeError: an argument is of another class.
         ValueError: an argument that is annotated as a number, a text or a switch is something else.
     """
     for name, kind in _kinds(function).items():
-        if not _fits(values[name], kind):
+        if name in values and not _fits(values[name], kind):
             plain = all(get_origin(part) is None and part in _PLAIN for part in _alternatives(kind))
             error = ValueError if plain else TypeError
-            raise error(f"{name}: expected {_described(kind)}, got {got(values[name])}")
+            shown = got(values[name]).removeprefix("a value of type ")
+            raise error(f"{name}: expected {_described(kind)}, got {shown}")
 
 
 def check_switch(name: str, value: object) -> None:
@@ -86,8 +89,9 @@ def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
     for name, parameter in inspect.signature(function).parameters.items():
         one = parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         if one and parameter.annotation is not inspect.Parameter.empty:
+            kind = parameter.annotation
             try:
-                kinds[name] = eval(parameter.annotation, function.__globals__)
+                kinds[name] = eval(kind, vars(sys.modules[function.__module__])) if isinstance(kind, str) else kind
             except NameError:
                 continue
     return kinds
@@ -114,6 +118,7 @@ def _fits(value: object, kind: Any) -> bool:
         return value is None
     if not isinstance(whole, type) or whole is Any:
         return True
+    whole = Sequence if whole is list else whole
     if not isinstance(value, whole) or (isinstance(value, str | bytes) and issubclass(whole, Sequence)):
         return isinstance(value, str) and whole is str
     if issubclass(whole, tuple) and parts and parts[-1] is not ...:
@@ -138,6 +143,7 @@ def _described(kind: Any) -> str:
         return "a tensor"
     name = getattr(whole, "__name__", str(whole))
     if not issubclass(whole, Sequence | Mapping):
-        return "a function" if whole is Callable else f"a {name}"
+        house = "hat." if hasattr(sys.modules.get("hat"), name) else "torch.nn." if hasattr(nn, name) else ""
+        return "a function" if whole is Callable else f"a {house}{name}"
     elements = " and ".join(_MANY.get(part, f"{getattr(part, '__name__', part)}s") for part in parts if part is not ...)
     return f"a {name.lower()}{f' of {elements}' if elements else ''}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import hat_kernels
+from hat.arguments import check_arguments, check_switch, got
 from hat.life import loading
 from hat.life.facts import Facts
 from hat.network import moving, seals
@@ -24,6 +26,9 @@ from hat.network.verdict import ForgettingError, Verification
 from hat.text import dotted
 from hat.warnings import CapacityWarning
 
+_MOST_CLASSES = 2**24
+"""A larger number of classes is a mistake: their names alone would fill the memory."""
+
 
 class TaskParameters(list[nn.Parameter]):
     """The parameters of a task: a list that knows its model, so that an optimizer can find the locks.
@@ -33,6 +38,7 @@ class TaskParameters(list[nn.Parameter]):
     """
 
     def __init__(self, parameters: list[nn.Parameter], model: HATModel) -> None:
+        check_arguments(TaskParameters, locals())
         super().__init__(parameters)
         self.model = model
 
@@ -124,8 +130,8 @@ class HATModel(Network):
         Raises:
             ValueError: `progress` is not in [0, 1].
         """
-        if not 0 <= progress <= 1:  # refuses NaN, too
-            raise ValueError(f"progress: expected in [0, 1], got {progress}")
+        if type(progress) is not float or not 0 <= progress <= 1:  # refuses NaN, too
+            _check_progress(progress)
         self.state.set_progress(progress)
 
     def penalty(self) -> Tensor:
@@ -222,6 +228,7 @@ class HATModel(Network):
         Raises:
             ForgettingError: with `verify`, something has moved.
         """
+        check_switch("verify", verify)
         if verify and (name := self.moved()) is not None:
             found = Verification({}, *seals.described(self, name))
             raise ForgettingError(f"state_dict: expected nothing to have moved, got {found}", found)
@@ -292,6 +299,7 @@ class HATModel(Network):
         Warns:
             DriftWarning: a tensor that finished tasks use is not the one that was sealed, see `moved`.
         """
+        check_arguments(HATModel.load_state_dict, locals())
         with interrupt_waits():
             try:
                 return super().load_state_dict(state_dict, strict, assign)
@@ -403,14 +411,29 @@ def _names(classes: int | Sequence[str]) -> tuple[str, ...]:
     Raises:
         TypeError, ValueError: as of `HATModel.begin_task`.
     """
-    if isinstance(classes, bool | str):
-        raise TypeError(f"classes: expected a number or a sequence of names, got {classes!r}")
     try:
-        names = tuple(map(str, range(operator.index(classes))))  # type: ignore[arg-type]
+        if isinstance(classes, bool | str | bytes):
+            raise TypeError
+        count = None if isinstance(classes, Iterable) else operator.index(classes)
     except TypeError:
-        if not isinstance(classes, Iterable):
-            raise TypeError(f"classes: expected a number or a sequence of names, got {classes!r}") from None
-        names = tuple(map(str, classes))
+        raise TypeError(f"classes: expected a number or a sequence of names, got {got(classes)}") from None
+    if count is not None and count > _MOST_CLASSES:
+        raise ValueError(f"classes: expected at most {_MOST_CLASSES:,}, got {got(count)}")
+    given = range(count) if count is not None else tuple(classes)  # type: ignore[arg-type]
+    if not all(isinstance(name, str | Integral) for name in given):
+        raise TypeError(f"classes: expected a number or a sequence of names, got {got(classes)}")
+    names = tuple(map(str, given))
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"classes: expected at least one class and no name twice, got {classes!r}")
+        raise ValueError(f"classes: expected at least one class and no name twice, got {got(classes)}")
     return names
+
+
+def _check_progress(progress: Any) -> None:
+    """Refuse a progress that is not a number in [0, 1]."""
+    kinds: tuple[type, ...] = (Real, Tensor)
+    if isinstance(progress, bool) or not isinstance(progress, kinds):
+        raise ValueError(f"progress: expected in [0, 1], got {got(progress)}")
+    if isinstance(progress, Tensor) and (progress.dim() or progress.is_complex() or progress.is_meta):
+        raise ValueError(f"progress: expected a number in [0, 1], got {got(progress)}")
+    if not 0 <= progress <= 1:  # refuses NaN, too
+        raise ValueError(f"progress: expected in [0, 1], got {got(progress)}")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import hat
 from tests.fuzz.callables import Target
-from tests.fuzz.recipes import instance, valid
+from tests.fuzz.recipes import SPECIAL, instance, valid
 from tests.fuzz.scene import Scene
 from tests.fuzz.values import VALUES
 
@@ -31,6 +31,7 @@ SECONDS = 10
 _CHANGES_NOTHING = ("hat.models.", "hat.metrics.", "hat.plots.", "hat.data.")
 """Functions that make something new. That their refusals change nothing needs no proof, and costs seconds."""
 MISSING, UNKNOWN, INSTANCE = "(missing)", "(unknown)", "(self)"
+_VARIES = {"hat.Gate.identity"}  # addresses
 _OURS = tuple(str(Path(__file__).resolve().parents[2] / package) + "/" for package in ("hat", "hat_kernels"))
 _PYTHON = re.compile(r"argument|positional|keyword")
 
@@ -61,7 +62,8 @@ class _Hang(BaseException):
 def changes_of(target: Target) -> Iterator[Change]:
     """Everything that one wrong argument may be."""
     for name, parameter in target.parameters.items():
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+        known = parameter.kind is not inspect.Parameter.VAR_POSITIONAL or f"{target.name}.{name}" in SPECIAL
+        if known and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             yield from (Change(name, value) for value in VALUES)
             if parameter.default is inspect.Parameter.empty:
                 yield Change(name, MISSING)
@@ -73,7 +75,9 @@ def changes_of(target: Target) -> Iterator[Change]:
 def play(target: Target, changes: tuple[Change, ...]) -> Finding | None:
     """Make one call; None if it is refused or accepted as it should be."""
     scene = _scene()
-    receiver, arguments = instance(target, scene), valid(target, scene)
+    receiver = instance(target, scene)
+    torch.manual_seed(1)
+    arguments = valid(target, scene)
     for name, value in changes:
         if value == MISSING:
             arguments.pop(name, None)
@@ -89,7 +93,7 @@ def play(target: Target, changes: tuple[Change, ...]) -> Finding | None:
     except (Exception, _Hang) as raised:
         error = raised
     text = _wrong_printed(printed.getvalue()) or (
-        _wrong_error(error, changes) if error is not None else _wrong_silence(target, changes, arguments)
+        wrong_error(error, changes) if error is not None else _wrong_silence(target, changes, arguments)
     )
     changes_nothing = target.name.startswith(_CHANGES_NOTHING) or any(name == INSTANCE for name, _ in changes)
     if text is None and error is not None and not changes_nothing:
@@ -109,8 +113,9 @@ def outcome(target: Target) -> Any:
 
 
 def _outcome(target: Target, receiver: Any, scene: Scene) -> Any:
-    arguments = valid(target, scene)
     torch.manual_seed(1)
+    arguments = valid(target, scene)
+    torch.manual_seed(2)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         result = _call(target, receiver, arguments)
     return _plain(result), _plain(receiver)
@@ -160,7 +165,7 @@ def _wrong_printed(text: str) -> str | None:
     return f"prints {text[:80]!r}" if text else None
 
 
-def _wrong_error(error: BaseException, changes: tuple[Change, ...]) -> str | None:
+def wrong_error(error: BaseException, changes: tuple[Change, ...]) -> str | None:
     """What is wrong with an error: not an error of ours, or more than a line."""
     message = f"{type(error).__name__}: {error}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -223,7 +228,11 @@ def _changed(target: Target, receiver: Any, scene: Scene) -> str | None:
         got = _outcome(target, receiver, scene)
     except Exception as error:
         return f"after a refusal, the valid call raises {type(error).__name__}: {str(error)[:200]}"
-    return None if _same(got, expected) else "after a refusal, the valid call gives something else"
+    return (
+        None
+        if _same(got, expected) or target.name in _VARIES
+        else "after a refusal, the valid call gives something else"
+    )
 
 
 def _plain(value: Any) -> Any:

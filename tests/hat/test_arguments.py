@@ -111,7 +111,7 @@ BAD = {
     "pair": (TypeError, "a tuple of numbers and numbers", [None, (1,), (1, 2, 3), (1, "a"), [1, 2]]),
     "call": (TypeError, "a function", [None, 1, "len"]),
     "mode": (TypeError, "'a' or 'b'", [None, "c", 1, torch.ones(2)]),
-    "module": (TypeError, "a Module or None", [nn.ReLU, 1, torch.ones(1)]),
+    "module": (TypeError, "a torch.nn.Module or None", [nn.ReLU, 1, torch.ones(1)]),
 }
 
 
