@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NUMBERS = (int, float, np.floating, np.integer)
+"""The classes of numbers that PyTorch takes as scalars, and bool, which is an int."""
 _PLAIN = (bool, int, float, str, torch.dtype)
 
 
@@ -51,6 +53,7 @@ def check_number(
     above: float | None = None,
     least: float | None = None,
     below: float | None = None,
+    most: float | None = None,
     finite: bool = True,
 ) -> None:
     """Check a number.
@@ -61,22 +64,23 @@ def check_number(
         above: exclusive lower bound, or None.
         least: inclusive lower bound, or None.
         below: exclusive upper bound, or None.
+        most: inclusive upper bound, or None.
         finite: whether infinity is refused.
 
     Raises:
         ValueError: `value` is not a number, is NaN, is an int that 64 bits do not hold, or is out of the bounds.
     """
     if not (
-        isinstance(value, (int, float, np.floating, np.integer))
+        isinstance(value, NUMBERS)
         and not isinstance(value, bool)
         and (-math.inf < value < math.inf or (abs(value) == math.inf and not finite))  # a NaN is neither
         and (above is None or value > above)
         and (least is None or value >= least)
         and (below is None or value < below)
+        and (most is None or value <= most)
     ):
-        bounds = [
-            f"{sign} {bound:g}" for sign, bound in ((">", above), (">=", least), ("<", below)) if bound is not None
-        ]
+        signs = ((">", above), (">=", least), ("<", below), ("<=", most))
+        bounds = [f"{sign} {bound:g}" for sign, bound in signs if bound is not None]
         expected = " and ".join([" ".join(["a finite number" if finite else "a number", *bounds[:1]]), *bounds[1:]])
         raise ValueError(f"{name}: expected {expected}, got {got(value)}")
     if isinstance(value, int) and value.bit_length() > 63:
@@ -126,7 +130,7 @@ def check_tensors(**values: object) -> None:
             raise TypeError(f"{name}: expected a tensor, got {got(value)}")
         if not value.is_floating_point():
             raise TypeError(f"{name}: expected a floating dtype, got {value.dtype}")
-        if value.layout is not torch.strided or value.is_nested:
+        if value.is_nested or value.layout is not torch.strided:
             kind = "a nested one" if value.is_nested else value.layout
             raise TypeError(f"{name}: expected a dense tensor, got {kind}")
 
@@ -140,7 +144,8 @@ def check_list(name: str, values: object) -> None:
     if not isinstance(values, (list, tuple)):
         raise TypeError(f"{name}: expected a list of tensors, got {got(values)}")
     for index, value in enumerate(values):
-        if not (isinstance(value, Tensor) and value.is_floating_point() and value.layout is torch.strided):
+        dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_nested
+        if not dense or not value.is_floating_point():
             check_tensors(**{f"{name}[{index}]": value})
 
 
@@ -255,7 +260,8 @@ def check_units(name: str, value: Tensor, units: int, device: torch.device) -> N
         TypeError: `value` is not a dense floating tensor.
         ValueError: the shape is not [units], or the device differs.
     """
-    if not (isinstance(value, Tensor) and value.is_floating_point() and value.layout is torch.strided):
+    dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_nested
+    if not dense or not value.is_floating_point():
         check_tensors(**{name: value})
     if value.shape != (units,):
         raise ValueError(f"{name}: expected shape ({units},), got {tuple(value.shape)}")

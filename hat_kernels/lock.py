@@ -111,8 +111,8 @@ def _repeated(free: Tensor, repeat: int) -> str:
 def _check_length(free: Tensor, repeat: int, parameter: Tensor, dim: int, groups: int, name: str) -> None:
     if not isinstance(free, Tensor):
         raise TypeError(f"{name}: expected a tensor of torch.float32, got {got(free)}")
-    if free.layout is not torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got {free.layout}")
+    if free.is_nested or free.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if free.is_nested else free.layout}")
     if not isinstance(repeat, int) or repeat < 1:
         raise ValueError(f"{name}: expected units repeated at least 1 time, got {got(repeat)}")
     if parameter.dim() <= dim and not (parameter.dim() == dim == 0):

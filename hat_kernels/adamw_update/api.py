@@ -81,6 +81,9 @@ def adamw_update_(
     states = {"exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
     if amsgrad:
         states["max_exp_avg_sqs"] = max_exp_avg_sqs
+    for index, (grad, parameter) in enumerate(zip(grads, parameters, strict=True)):
+        if grad.dtype == torch.float64 != parameter.dtype:
+            raise TypeError(f"grads[{index}]: expected {parameter.dtype} as the parameter, got torch.float64")
     for name, state in states.items():
         check_states(name, state, parameters)
         for index, (tensor, exp_avg) in enumerate(zip(state, exp_avgs, strict=True)):
@@ -91,13 +94,15 @@ def adamw_update_(
     if len(steps) != len(parameters):
         raise ValueError(f"steps: expected {len(parameters)}, one a parameter, got {len(steps)}")
     for index, (step, parameter) in enumerate(zip(steps, parameters, strict=True)):
-        if not isinstance(step, Tensor) or step.dtype != torch.float32 or step.layout is not torch.strided:
-            kind = step.dtype if isinstance(step, Tensor) and step.layout is torch.strided else got(step)
-            raise TypeError(f"steps[{index}]: expected torch.float32, got {kind}")
+        if not isinstance(step, Tensor) or step.dtype != torch.float32:
+            raise TypeError(f"steps[{index}]: expected torch.float32, got {got(getattr(step, 'dtype', step))}")
+        if step.layout is not torch.strided or step.is_nested:
+            raise TypeError(f"steps[{index}]: expected a dense tensor, got {step.layout}")
         if step.numel() != 1:
             raise ValueError(f"steps[{index}]: expected one element, got shape {tuple(step.shape)}")
         if step.device != parameter.device:
             raise ValueError(f"steps[{index}]: expected a tensor on {parameter.device}, got {step.device}")
+    check_changeable(steps=steps)
     check_locks(locks, parameters)
     update = reference.adamw_update_
     if use_triton("adamw_update_", *parameters, *grads):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hat_kernels.check import check_at_least_0, check_rate, check_scalar, check_switches, got
+from hat_kernels.check import NUMBERS, check_at_least_0, check_rate, check_scalar, check_switches, got
 
 
 class AdamWOptions(NamedTuple):
@@ -51,5 +51,5 @@ def check_betas(betas: tuple[float, float]) -> None:
     if not isinstance(betas, (list, tuple)) or len(betas) != 2:
         raise ValueError(f"betas: expected two in [0, 1), got {got(betas)}")
     for beta in betas:
-        if not isinstance(beta, (int, float)) or isinstance(beta, bool) or not 0 <= beta < 1:
+        if not isinstance(beta, NUMBERS) or isinstance(beta, bool) or not 0 <= beta < 1:
             raise ValueError(f"betas: expected two in [0, 1), got {got(betas)}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from hat_kernels.check import check_tensors, got
+from hat_kernels.check import NUMBERS, check_tensors, got
 from hat_kernels.dropout import reference
 
 
@@ -32,8 +31,7 @@ def dropout(x: Tensor, probability: float) -> Tensor:
         TypeError: `x` is not a dense floating tensor.
         ValueError: `probability` is out of range.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.layout is not torch.strided:
-        check_tensors(x=x)
+    check_tensors(x=x)
     check_probability(probability)
     return reference.dropout(x, probability) if probability else x
 
@@ -44,5 +42,6 @@ def check_probability(probability: float, name: str = "probability") -> None:
     Raises:
         ValueError: `probability` is not in [0, 1).
     """
-    if not isinstance(probability, (int, float)) or isinstance(probability, bool) or not 0 <= probability < 1:
+    is_number = isinstance(probability, NUMBERS) and not isinstance(probability, bool)
+    if not is_number or not 0 <= probability < 1:
         raise ValueError(f"{name}: expected in [0, 1), got {got(probability)}")

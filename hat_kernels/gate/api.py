@@ -40,6 +40,7 @@ def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation
         TypeError: something is not a dense tensor, `embedding` is not float32 or float64, or `scale` has another dtype.
         ValueError: a shape or a device does not fit, `s_max` is not positive, or `compensation` is not known.
     """
+    check_tensors(embedding=embedding)
     check_embedding(embedding, scale, s_max, compensation)
     if use_triton("gate", embedding, scale):
         from hat_kernels.gate import triton as kernels  # here: a machine without a GPU needs no Triton
@@ -49,13 +50,13 @@ def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation
 
 
 def check_embedding(embedding: Tensor, scale: Tensor, s_max: float, compensation: str) -> None:
-    """Check the arguments of a gate that is being learned.
+    """Check the arguments of a gate that is being learned; `embedding` is known to be a dense floating tensor.
 
     Raises:
         TypeError, ValueError: as `gate`.
     """
-    if not isinstance(embedding, Tensor) or not isinstance(scale, Tensor) or embedding.layout is not torch.strided:
-        check_tensors(embedding=embedding, scale=scale)
+    if not isinstance(scale, Tensor) or scale.is_nested or scale.layout is not torch.strided:
+        check_tensors(scale=scale)
     if embedding.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"embedding: expected float32, got {embedding.dtype}")
     if embedding.dim() != 1:

@@ -89,16 +89,6 @@ class GateForm(NamedTuple):
             raise ValueError("gate: expected embedding and scale, or a mask, got neither; None is no gate")
 
 
-def check_is_form(gate: GateForm | None) -> None:
-    """Refuse a gate that is not a value of `GateForm`, such as an embedding alone.
-
-    Raises:
-        TypeError: `gate` is neither a `GateForm` nor None.
-    """
-    if gate is not None and not isinstance(gate, GateForm):
-        raise TypeError(f"gate: expected a GateForm or None, got {type(gate).__name__}")
-
-
 def _shape(mask: object) -> str:
     return str(tuple(mask.shape)) if isinstance(mask, Tensor) else got(mask)
 

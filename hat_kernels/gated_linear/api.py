@@ -8,7 +8,7 @@ from torch import Tensor
 from hat_kernels.activation import check_activation
 from hat_kernels.dispatch import forced, use_triton
 from hat_kernels.dropout.api import check_probability
-from hat_kernels.gate.form import GateForm, check_is_form
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation.api import gated_activation
 from hat_kernels.gated_linear import choice, reference
 from hat_kernels.gated_linear.reference import linear
@@ -52,7 +52,8 @@ def gated_linear(
         RuntimeError: in the backward pass, if `update` has moved the weight while another use of it still needs it.
     """
     check_linear(x, weight, bias, frozen, update)
-    check_is_form(gate)
+    if gate is not None and not isinstance(gate, GateForm):
+        raise TypeError(f"gate: expected a GateForm or None, got {type(gate).__name__}")
     form = GateForm() if gate is None else gate
     if not use_triton("gated_linear", x, weight, bias, form.embedding, form.scale, form.mask):
         return reference.gated_linear(x, weight, bias, frozen, update, activation, dropout, gate)

@@ -74,6 +74,8 @@ def _check(
     if not 1 <= dims <= 3 or x.dim() != weight.dim():
         shapes = f"x {tuple(x.shape)} and weight {tuple(weight.shape)}"
         raise ValueError(f"x, weight: expected the same 3 to 5 dimensions, got {shapes}")
+    if not weight.numel():
+        raise ValueError(f"weight: expected at least one element, got {tuple(weight.shape)}")
     if not isinstance(groups, int) or groups < 1 or weight.shape[0] % groups:
         raise ValueError(f"groups: expected a divisor of {weight.shape[0]}, got {got(groups)}")
     if x.shape[1] != weight.shape[1] * groups:

@@ -104,7 +104,7 @@ def play(target: Target, changes: tuple[Change, ...]) -> Finding | None:
     except (Exception, _Hang) as raised:
         error = raised
     text = _wrong_printed(printed.getvalue()) or (
-        _wrong_error(error, changes) if error is not None else _wrong_silence(target, changes, arguments)
+        wrong_error(error, changes) if error is not None else _wrong_silence(target, changes, arguments)
     )
     changes_nothing = target.name.startswith(_CHANGES_NOTHING) or any(name == INSTANCE for name, _ in changes)
     if text is None and error is not None and not changes_nothing:
@@ -176,7 +176,7 @@ def _wrong_printed(text: str) -> str | None:
     return f"prints {text[:80]!r}" if text else None
 
 
-def _wrong_error(error: BaseException, changes: tuple[Change, ...]) -> str | None:
+def wrong_error(error: BaseException, changes: tuple[Change, ...]) -> str | None:
     """What is wrong with an error: not an error of ours, or more than a line."""
     message = f"{type(error).__name__}: {error}"
     frame = traceback.extract_tb(error.__traceback__)[-1]
