@@ -69,7 +69,9 @@ def convert(
         ValueError: an option is out of range, or the network or the example has no values.
     """
     check_choice("pretrained", pretrained, PRETRAINED)
-    check_arguments(convert, {"head": head, "per_head": per_head, "copy": copy, "config": config})
+    check_arguments(convert, {"head": head, "per_head": per_head, "copy": copy})
+    if config is not None and not isinstance(config, GateConfig):
+        raise TypeError(f"config: expected a hat.GateConfig, got {type(config).__name__}")
     if isinstance(module, nn.Module):
         refuse_sharded(module.named_parameters, "module")
     if copy:
