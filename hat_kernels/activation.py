@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hat_kernels.check import got
+
 
 def _identity(x: Tensor) -> Tensor:
     return x
@@ -35,5 +37,5 @@ def check_activation(activation: str) -> None:
     Raises:
         ValueError: `activation` is not a key of `ACTIVATIONS`.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got {activation!r}")
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, got {got(activation)}")

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from hat_kernels.check import check_choice
+
 BACKENDS = ("auto", "reference", "triton", "compiled")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # the floating dtypes of the kernels
 
@@ -49,8 +51,7 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: `name` is not one of these.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"backend: expected one of {BACKENDS}, got {name!r}")
+    check_choice("backend", name, BACKENDS)
     block, before = object(), vars(_CHOICE).get("requested")
     with _OPENING:
         _OPEN[block] = _CHOICE.requested = _Choice.requested = name

@@ -17,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hat_kernels.check import got
+
 
 class Lock(NamedTuple):
     """The free units along the first two dimensions of a parameter of shape (R, C, ...).
@@ -44,12 +46,16 @@ def check_lock(lock: Lock | None, parameter: Tensor, name: str = "lock") -> None
     """Validate a lock against its parameter.
 
     Raises:
-        TypeError: `rows` or `columns` is not float32.
-        ValueError: the lock has neither rows nor columns, a repeat or the number of groups does not divide a length, or
-            a length or a device does not fit the parameter.
+        TypeError: `lock` is neither a `Lock` nor None, or `rows` or `columns` is not a tensor of float32.
+        ValueError: the lock has neither rows nor columns, a repeat or the number of groups is below 1 or does not
+            divide a length, or a length or a device does not fit the parameter.
     """
     if lock is None:
         return
+    if not isinstance(lock, Lock):
+        raise TypeError(f"{name}: expected a Lock or None, got {got(lock)}")
+    if not isinstance(lock.groups, int) or lock.groups < 1:
+        raise ValueError(f"{name}.groups: expected an int from 1 on, got {got(lock.groups)}")
     if lock.rows is None and lock.columns is None:
         raise ValueError(f"{name}: expected rows, columns or both, got neither")
     if lock.rows is not None:
@@ -62,21 +68,13 @@ def check_lock(lock: Lock | None, parameter: Tensor, name: str = "lock") -> None
 
 def check_locks(locks: Sequence[Lock | None], parameters: Sequence[Tensor]) -> None:
     """Validate a list of one lock for each parameter; see `check_lock`."""
+    if not isinstance(locks, (list, tuple)):
+        raise TypeError(f"locks: expected a list of locks, got {got(locks)}")
     if len(locks) != len(parameters):
         raise ValueError(f"locks: expected {len(parameters)}, one a parameter, got {len(locks)}")
     for index, (lock, parameter) in enumerate(zip(locks, parameters, strict=True)):
-        check_lock(lock, parameter, f"locks[{index}]")
-
-
-def check_own_memory(tensor: Tensor, name: str) -> None:
-    """Check that no two elements of a tensor share memory, so that each can be changed in place.
-
-    Raises:
-        ValueError: a dimension longer than 1 has stride 0.
-    """
-    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        if size > 1 and stride == 0:
-            raise ValueError(f"{name}: expected elements with memory of their own, got stride 0 along dimension {dim}")
+        if lock is not None:
+            check_lock(lock, parameter, f"locks[{index}]")
 
 
 def contiguous(lock: Lock) -> Lock:
@@ -106,13 +104,22 @@ def _repeat(free: Tensor, times: int) -> Tensor:
     return free if times == 1 else free.repeat_interleave(times)
 
 
+def _repeated(free: Tensor, repeat: int) -> str:
+    return f"{tuple(free.shape)} repeated {got(repeat)} times"
+
+
 def _check_length(free: Tensor, repeat: int, parameter: Tensor, dim: int, groups: int, name: str) -> None:
+    if not isinstance(free, Tensor):
+        raise TypeError(f"{name}: expected a tensor of torch.float32, got {got(free)}")
+    if free.is_nested or free.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got {'a nested one' if free.is_nested else free.layout}")
+    if not isinstance(repeat, int) or repeat < 1:
+        raise ValueError(f"{name}: expected units repeated at least 1 time, got {got(repeat)}")
     if parameter.dim() <= dim and not (parameter.dim() == dim == 0):
         raise ValueError(f"{name}: expected a parameter with more than {dim} dimensions, got {parameter.dim()}")
     expected = parameter.shape[dim] * groups if parameter.dim() else 1  # a scalar is one row
     if free.dim() != 1 or free.shape[0] * repeat != expected:
-        got = f"{tuple(free.shape)} repeated {repeat} times"
-        raise ValueError(f"{name}: expected {expected} units along dimension {dim}, got {got}")
+        raise ValueError(f"{name}: expected {expected} units along dimension {dim}, got {_repeated(free, repeat)}")
     if free.dtype != torch.float32:
         raise TypeError(f"{name}: expected torch.float32, got {free.dtype}")
     if free.device != parameter.device:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
+from hat.arguments import got
+from hat.tracing.trees import flat
 from hat.units.gate import Gate
 from hat.units.layout import Layout
 from hat.units.state import Answer
@@ -72,9 +75,39 @@ class Converted(nn.Module, Wired):
         """The inputs of the network to its features [..., features]. Several inputs may come as one tuple."""
         if len(inputs) == 1 and isinstance(inputs[0], tuple):  # a model passes its inputs on as a tuple
             (inputs,) = inputs
-        # The `__call__` of a graph module would print every error.
-        features: Tensor = nn.Module.__call__(self.network, *inputs)
+        try:
+            # The `__call__` of a graph module would print every error.
+            features: Tensor = nn.Module.__call__(self.network, *inputs)
+        except (AttributeError, TypeError, IndexError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError):
+                self._check_inputs(inputs)
+            raise
         return features
+
+    def _check_inputs(self, inputs: tuple[Any, ...]) -> None:
+        """Say what is wrong with inputs that have failed, if they are unlike the example.
+
+        Raises:
+            TypeError: the inputs have another structure than the example, or another class or kind of numbers.
+            ValueError: a tensor has another number of dimensions, other lengths behind the batch, or another device.
+        """
+        examples = self.inputs()
+        expected, given = list(flat(examples)), list(flat(inputs))
+        if len(expected) != len(given):
+            raise TypeError(f"x: expected {len(expected)} inputs as in the conversion, got {len(given)}")
+        for example, value in zip(expected, given, strict=True):
+            if not isinstance(example, Tensor):
+                continue
+            if not isinstance(value, Tensor) or value.is_sparse or value.is_complex() != example.is_complex():
+                raise TypeError(f"x: expected {got(example)}, as in the conversion, got {got(value)}")
+            if value.shape[1:] != example.shape[1:] or value.dim() != example.dim():
+                raise ValueError(
+                    f"x: expected {got(example)}, as in the conversion, except for the batch, got {got(value)}"
+                )
+            if value.dtype != example.dtype:
+                raise TypeError(f"x: expected {example.dtype}, got {value.dtype}")
+            if value.device != example.device:
+                raise ValueError(f"x: expected a tensor on {example.device}, got one on {value.device}")
 
     @contextmanager
     def answering(self, answer: Answer) -> Iterator[None]:

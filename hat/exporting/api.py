@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from hat.arguments import check_arguments, got
 from hat.conversion.body import Converted
 from hat.exporting.errors import ExportError
 from hat.exporting.modules import Exporter
@@ -20,6 +21,7 @@ from hat.resizing.fitting import UnexplainedError
 from hat.resizing.shrink import shrunk
 from hat.tracing.checks import other_inputs
 from hat.tracing.graph_module import GraphModule, loads_as_code
+from hat.tracing.trees import tensors as tensors_in
 from hat.tracing.untouched import evaluating
 
 
@@ -38,6 +40,7 @@ class TaskNetwork(nn.Module):
         self, body: nn.Module, head: nn.Module, *, task: int, classes: Sequence[str], units: dict[str, int]
     ) -> None:
         super().__init__()
+        check_arguments(TaskNetwork, locals())
         self.body, self.head = body, head
         self.task, self.classes, self.units = task, tuple(classes), units
 
@@ -67,6 +70,7 @@ class TasksNetwork(nn.Module):
         chosen: Any,
     ) -> None:
         super().__init__()
+        check_arguments(TasksNetwork, locals())
         self.body, self.classes, self.units = body, classes, units
         self.heads = nn.ModuleDict({str(task): head for task, head in heads.items()})
         self.__dict__["chosen"] = chosen
@@ -80,14 +84,17 @@ class TasksNetwork(nn.Module):
         """The inputs of the body to the logits [B, ..., classes] of a task.
 
         Raises:
+            TypeError: `task` is not an int.
             ValueError: the network was not exported for this task.
         """
+        if not isinstance(task, int):
+            raise TypeError(f"task: expected one of {self.tasks}, got {got(task)}")
         for row, exported_task in enumerate(self.classes):  # a loop, so that a compiler takes the task for a constant
             if task == exported_task:
                 self.__dict__["chosen"].row = row
                 logits: Tensor = self.heads[str(exported_task)](self.body(x, *more_inputs))
                 return logits
-        raise ValueError(f"task: expected one of {self.tasks}, got {task!r}")
+        raise ValueError(f"task: expected one of {self.tasks}, got {got(task)}")
 
 
 def export(
@@ -150,11 +157,10 @@ def _exported(model: HATModel, task_ids: list[int], example: tuple[Any, ...], *,
 
 
 def _task_ids(model: Any, task: Any, tasks: Any) -> list[int]:
-    if not isinstance(model, HATModel):
-        raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
+    check_arguments(export, {"model": model})
     if (task is None) == (tasks is None):
         raise ValueError("task: expected either a task or `tasks`, got " + ("neither" if task is None else "both"))
-    if task is None and not isinstance(tasks, Sequence):
+    if task is None and (not isinstance(tasks, Sequence) or isinstance(tasks, str | bytes)):
         raise TypeError(f"tasks: expected a sequence of ints, got {type(tasks).__name__}")
     task_ids = [task] if task is not None else list(tasks)
     model.check_finished(task_ids)
@@ -164,6 +170,8 @@ def _task_ids(model: Any, task: Any, tasks: Any) -> list[int]:
 
 
 def _example(model: HATModel, example_input: Any) -> tuple[Any, ...]:
+    if example_input is not None and next(tensors_in(example_input), None) is None:
+        raise TypeError(f"example_input: expected a tensor or a tuple of tensors, got {got(example_input)}")
     if example_input is not None:
         return example_input if isinstance(example_input, tuple) else (example_input,)
     if not isinstance(model.body, Converted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hat_kernels
-from hat.layers.gated import GatedLayer
+from hat.arguments import check_arguments, check_type, check_whole, got
+from hat.layers.gated import GatedLayer, check_options, check_same_kind
 from hat.units.gate import Gate
 
 
@@ -33,7 +35,8 @@ class _HATConv(GatedLayer):
             layer.
 
     Raises:
-        ValueError: `activation` or `dropout` is out of range, or a gate has another number of units.
+        TypeError: an argument has another type than annotated, or than in the `torch.nn` layer.
+        ValueError: a number, `activation` or `dropout` is out of range, or a gate has another number of units.
     """
 
     pool: nn.Module | None
@@ -50,7 +53,7 @@ class _HATConv(GatedLayer):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Any,
+        kernel_size: int | Sequence[int],
         *,
         activation: str = "relu",
         dropout: float = 0.0,
@@ -59,6 +62,14 @@ class _HATConv(GatedLayer):
         inputs: Gate | None = None,
         **conv: Any,
     ) -> None:
+        check_options(activation, dropout)
+        arguments = {**locals(), **conv}
+        check_arguments(_HATConv, arguments)
+        check_arguments(self.plain, conv)
+        for name in ("in_channels", "out_channels", "groups"):
+            check_whole(name, int(arguments.get(name, 1)), least=1)
+        for name in ("kernel_size", "stride", "dilation", "padding"):
+            self._check_sizes(name, arguments.get(name, 1), least=int(name != "padding"))
         super().__init__(in_channels, out_channels, kernel_size, **conv)
         self.pool = pool
         self._set_up(out_channels, 1, activation, dropout, gate, inputs)
@@ -72,6 +83,7 @@ class _HATConv(GatedLayer):
             pool: a module that pools every channel by itself, before the gate.
             options: see `GatedLayer.around`.
         """
+        check_type("pool", pool, (nn.Module, type(None)), "a torch.nn.Module or None")
         layer = super().around(plain, **options)
         layer.pool = pool
         return layer
@@ -80,12 +92,18 @@ class _HATConv(GatedLayer):
         """[B, C, *spatial] to [B, N, *spatial].
 
         Raises:
-            ValueError: `x` has another number of dimensions.
+            TypeError: `x` is not a tensor.
+            ValueError: `x` has another number of dimensions or channels.
         """
         dims = len(self.kernel_size) + 2
-        if x.dim() != dims:
-            raise ValueError(f"x: expected {dims} dimensions (B, C, *spatial), got {tuple(x.shape)}")
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x: expected a tensor (B, {self.in_channels}, *spatial), got {got(x)}")
+        if x.dim() != dims or x.shape[1] != self.in_channels:
+            expected = f"{dims} dimensions (B, {self.in_channels}, *spatial)"
+            raise ValueError(f"x: expected {expected}, got {tuple(x.shape)}")
         weight = self.weight  # read only once: a parametrization may compute the weight, and may count the reads
+        if x.dtype != weight.dtype or x.device != weight.device:
+            check_same_kind(x, weight)
         frozen, form = self._frozen(weight), self._form
         folded = self._folded(weight, frozen, form, self._rows(x), self.pool)
         z = self._locked_conv(x, weight, frozen) if folded is None else self._conv_forward(x, *folded)
@@ -102,6 +120,17 @@ class _HATConv(GatedLayer):
             return h
         h = self.pool(h)
         return hat_kernels.gated_activation(h, activation="identity", gate=form, unit_dim=1)
+
+    def _check_sizes(self, name: str, value: Any, *, least: int) -> None:
+        """Check an option of a convolution: one number, or one for each spatial dimension."""
+        dims = _DIMS[self.plain]
+        sizes = value if isinstance(value, Sequence) else (value,) * dims
+        if name == "padding" and isinstance(value, str):
+            return
+        if len(sizes) != dims or any(isinstance(size, bool) or not isinstance(size, Integral) for size in sizes):
+            raise ValueError(f"{name}: expected an int or {dims} ints, got {value!r:.60}")
+        for size in sizes:
+            check_whole(name, int(size), least=least)
 
     def _rows(self, x: Tensor) -> int:
         """About how many positions the convolution makes in all images; the edges are not counted exactly."""
@@ -137,11 +166,18 @@ class _HATConv(GatedLayer):
 
 class HATConv1d(_HATConv, nn.Conv1d):
     __doc__: str | None = _HATConv.__doc__  # type: ignore[assignment]
+    plain = nn.Conv1d
 
 
 class HATConv2d(_HATConv, nn.Conv2d):
     __doc__: str | None = _HATConv.__doc__  # type: ignore[assignment]
+    plain = nn.Conv2d
 
 
 class HATConv3d(_HATConv, nn.Conv3d):
     __doc__: str | None = _HATConv.__doc__  # type: ignore[assignment]
+    plain = nn.Conv3d
+
+
+_DIMS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+"""The number of spatial dimensions."""

@@ -20,7 +20,7 @@ class Dropout(nn.Dropout):
 
     def __init__(self, p: float = 0.5) -> None:
         check_probability(p, "p")
-        super().__init__(p)
+        super().__init__(float(p))
 
     def forward(self, x: Tensor) -> Tensor:
         """The result has the shape and dtype of x."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import hat_kernels
+from hat.arguments import check_arguments, check_whole, got
 from hat.units.gate import Gate
 
 
@@ -24,7 +26,8 @@ class HATEmbedding(nn.Embedding):
         factory: `device` and `dtype`, the same as for `torch.nn.Embedding`.
 
     Raises:
-        ValueError: the gate has another number of units.
+        TypeError: an argument has another type than annotated.
+        ValueError: a number is out of range, or the gate has another number of units.
     """
 
     def __init__(
@@ -36,11 +39,27 @@ class HATEmbedding(nn.Embedding):
         gate: Gate | None = None,
         **factory: Any,
     ) -> None:
+        check_arguments(HATEmbedding, locals())
+        check_whole("num_embeddings", int(num_embeddings), least=1)
+        check_whole("embedding_dim", int(embedding_dim), least=1)
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(f"padding_idx: expected one of {num_embeddings} tokens, got {padding_idx}")
         super().__init__(num_embeddings, embedding_dim, padding_idx, **factory)
         self.gate = Gate(embedding_dim) if gate is None else gate
         self.gate.to(self.weight.device)
         self.gate.attach(self, "weight", 1, table=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[...] int64 in 0..V-1 to [..., C]."""
-        return hat_kernels.gated_activation(super().forward(tokens), activation="identity", gate=self.gate.form())
+        """[...] int64 or int32 in 0..V-1 to [..., C].
+
+        Raises:
+            TypeError: `tokens` is not such a tensor.
+            ValueError: a token is out of range (only a CPU looks).
+        """
+        if not isinstance(tokens, Tensor) or tokens.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"tokens: expected a tensor of torch.int64 or torch.int32, got {got(tokens)}")
+        try:
+            rows = super().forward(tokens)
+        except IndexError:
+            raise ValueError(f"tokens: expected 0 to {self.num_embeddings - 1}, got others") from None
+        return hat_kernels.gated_activation(rows, activation="identity", gate=self.gate.form())

@@ -12,12 +12,13 @@ The weight of `second` [50, 100] lies along second.gate by its rows and along fi
 from __future__ import annotations
 
 from copy import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 import hat_kernels
+from hat.arguments import check_arguments, check_type, check_whole, got
 from hat.layers.folding import folded_dtype, pays
 from hat.layers.updaters import update_of
 from hat.units.gate import Gate, KnowsGates
@@ -40,6 +41,8 @@ class GatedLayer(KnowsGates):
 
     fed_unknown = False
     gated = True
+    plain: ClassVar[type[nn.Module]]
+    """The class of `torch.nn` that this class derives from."""
 
     weight: Tensor
     bias: Any
@@ -54,9 +57,7 @@ class GatedLayer(KnowsGates):
         gate: Gate | None,
         inputs: Gate | None,
     ) -> None:
-        check_activation(activation)
-        check_probability(dropout, "dropout")
-        self.activation, self.dropout = activation, dropout
+        self.activation, self.dropout = activation, float(dropout)
         self.gate = Gate(units, unit_dim=unit_dim) if gate is None else gate
         self.gate.to(self.weight.device)
         self.gate.attach(self, "weight", 0)
@@ -75,10 +76,18 @@ class GatedLayer(KnowsGates):
                 module behind the layer multiplies the result.
             activation: a key of `hat_kernels.ACTIVATIONS`, applied before the gate.
             dropout: probability in [0, 1) of dropping an activation in training mode.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above.
         """
+        check_options(activation, dropout)
+        check_arguments(GatedLayer.around, locals())
+        check_type("plain", plain, cls.plain, f"a torch.nn.{cls.plain.__name__}")
+        if gate is not None and not hasattr(gate, "form"):
+            raise TypeError(f"gate: expected a hat.Gate or None, got {got(gate)}")
         layer = cls.__new__(cls)
         layer.__dict__.update({name: copy(value) for name, value in vars(plain).items()})
-        layer.activation, layer.dropout, layer.gated = activation, dropout, gate is not None
+        layer.activation, layer.dropout, layer.gated = activation, float(dropout), gate is not None
         layer.__dict__["gate"] = gate  # not a submodule of this layer
         return layer
 
@@ -97,10 +106,11 @@ class GatedLayer(KnowsGates):
         Raises:
             ValueError: the number of inputs is not `repeat` times the number of units.
         """
+        check_arguments(GatedLayer.connect, locals())
         groups = getattr(self, "groups", 1)
-        got = self.weight.shape[1] * groups
-        if got != inputs.units * repeat:
-            raise ValueError(f"inputs: expected {inputs.units} units x {repeat}, got {got} inputs")
+        width = self.weight.shape[1] * groups
+        if width != inputs.units * repeat:
+            raise ValueError(f"inputs: expected {inputs.units} units x {repeat}, got {width} inputs")
         inputs.attach(self, "weight", 1, repeat=repeat, groups=groups)
 
     @property
@@ -178,8 +188,11 @@ class HATLinear(GatedLayer, nn.Linear):
         factory: `device` and `dtype`, the same as for `torch.nn.Linear`.
 
     Raises:
-        ValueError: `activation` or `dropout` is out of range, or a gate has another number of units.
+        TypeError: an argument has another type than annotated.
+        ValueError: a number, `activation` or `dropout` is out of range, or a gate has another number of units.
     """
+
+    plain = nn.Linear
 
     def __init__(
         self,
@@ -193,11 +206,17 @@ class HATLinear(GatedLayer, nn.Linear):
         inputs: Gate | None = None,
         **factory: Any,
     ) -> None:
+        check_options(activation, dropout)
+        check_arguments(HATLinear, locals())
+        check_whole("in_features", int(in_features), least=0)
+        check_whole("out_features", int(out_features), least=1)
         super().__init__(in_features, out_features, bias, **factory)
         self._set_up(out_features, -1, activation, dropout, gate, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., K] to [..., N]."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x: expected a tensor of shape (..., {self.in_features}), got {got(x)}")
         weight = self.weight  # read only once: a parametrization may compute the weight, and may count the reads
         update = None if torch.compiler.is_compiling() else update_of(weight)
         frozen, form, bias = self._frozen(weight), self._form, self.bias
@@ -218,3 +237,26 @@ class HATLinear(GatedLayer, nn.Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, activation={self.activation}, dropout={self.dropout}"
+
+
+def check_options(activation: str, dropout: float) -> None:
+    """Check the options that all gated layers have.
+
+    Raises:
+        ValueError: there is no such activation, or `dropout` is not in [0, 1).
+    """
+    check_activation(activation)
+    check_probability(dropout, "dropout")
+
+
+def check_same_kind(x: Tensor, weight: Tensor) -> None:
+    """Check that an input has the device and, outside of autocast, the dtype of a weight.
+
+    Raises:
+        ValueError: the device differs.
+        TypeError: the dtype differs.
+    """
+    if x.device != weight.device:
+        raise ValueError(f"x: expected a tensor on {weight.device}, got one on {x.device}")
+    if not (x.is_floating_point() and not x.is_meta and torch.is_autocast_enabled(x.device.type)):
+        raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 import hat_kernels
+from hat.arguments import check_arguments, check_whole, got
 from hat.layers.folding import folds_affine
 from hat.units.gate import Gate
 from hat.units.per_task import PerTask
@@ -33,7 +36,9 @@ class GatedNorm(PerTask):
         norm: the keyword arguments of the `torch.nn` layer.
 
     Raises:
-        ValueError: the gate has another number of units, or the norm has a gate and is over several dimensions.
+        TypeError: an argument has another type than annotated, or than in the `torch.nn` layer.
+        ValueError: a number is out of range, the gate has another number of units, or the norm has a gate and is over
+            several dimensions.
     """
 
     plain: ClassVar[type[nn.Module]]
@@ -50,6 +55,7 @@ class GatedNorm(PerTask):
 
     def __init__(self, *shape: Any, gate: Any = None, activation: str = "identity", **norm: Any) -> None:
         super().__init__()
+        self._check_options(shape, norm)
         self._adopt(self.plain(*shape, **norm), gate, activation)
 
     @classmethod
@@ -67,15 +73,31 @@ class GatedNorm(PerTask):
         Raises:
             TypeError: `norm` is of another class, or of a derived class with a forward of its own.
         """
-        got, expected = type(norm).__name__, cls.plain.__name__
+        kind, expected = type(norm).__name__, cls.plain.__name__
         if isinstance(norm, nn.SyncBatchNorm):
-            raise TypeError(f"norm: expected {expected}, got {got}, which shares its statistics between processes")
+            raise TypeError(f"norm: expected {expected}, got {kind}, which shares its statistics between processes")
         if not isinstance(norm, cls.plain) or type(norm).forward is not cls.plain.forward:
-            raise TypeError(f"norm: expected {expected}, got {got}")
+            raise TypeError(f"norm: expected {expected}, got {kind}")
         made = cls.__new__(cls)
         PerTask.__init__(made)
         made._adopt(norm, gate, activation)
         return made
+
+    def _check_options(self, shape: tuple[Any, ...], norm: dict[str, Any]) -> None:
+        """Check the arguments of the `torch.nn` layer."""
+        try:
+            options = inspect.signature(self.plain).bind(*shape, **norm).arguments
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}") from None
+        check_arguments(self.plain, options)
+        for name in ("num_features", "num_groups", "num_channels"):
+            check_whole(name, int(options.get(name, 1)), least=1)
+        lengths = options.get("normalized_shape", 1)
+        for length in lengths if isinstance(lengths, Sequence) else (lengths,):
+            check_whole("normalized_shape", int(length), least=1)
+        if options.get("num_channels", 0) % options.get("num_groups", 1):
+            groups, channels = options["num_groups"], options["num_channels"]
+            raise ValueError(f"num_channels: expected a multiple of {groups} groups, got {channels}")
 
     def _adopt(self, plain: nn.Module, gate: Any, activation: str) -> None:
         check_activation(activation)
@@ -104,6 +126,8 @@ class GatedNorm(PerTask):
         Raises:
             ValueError: the gate has another number of units, or the norm is over several dimensions.
         """
+        if not all(hasattr(gate, name) for name in ("units", "state", "form")):
+            raise TypeError(f"gate: expected a hat.Gate, got {got(gate)}")
         if self.units != gate.units:
             expected = "none for a norm over several dimensions" if self.units is None else f"one of {self.units} units"
             raise ValueError(f"gate: expected {expected}, got {gate.units} units")
@@ -116,8 +140,17 @@ class GatedNorm(PerTask):
                 gate.attach(self, name, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The result has the shape and dtype of x."""
+        """The result has the shape and dtype of x.
+
+        Raises:
+            TypeError: `x` is not a tensor, or its dtype does not go with that of the weight.
+            ValueError: `x` has another shape than the norm is for, or another device.
+        """
         weight, bias = self.of_task("weight"), self.of_task("bias")
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.is_sparse:
+            raise TypeError(f"x: expected a dense floating tensor, got {got(x)}")
+        if weight is not None and (x.dtype != weight.dtype or x.device != weight.device):
+            _check_kind(x, weight)
         form: GateForm | None = None if self.gate is None else self.gate.form()
         if weight is not None and form is not None and self._folds(x, weight, form):
             (weight, bias), form = _folded(weight, bias, form), None
@@ -149,6 +182,7 @@ class GatedNorm(PerTask):
             now: the number of units now.
             tasks: the number of finished tasks.
         """
+        check_arguments(GatedNorm.keep_count, locals())
 
     @property
     def _counts(self) -> bool:
@@ -156,6 +190,8 @@ class GatedNorm(PerTask):
         return "count" in self.kept and not self.is_learning
 
     def _keep_count(self, before: int, now: int, tasks: int) -> None:
+        check_arguments(GatedNorm.keep_count, locals())
+        check_whole("tasks", int(tasks), least=0)
         if "count" not in self.kept:
             device = next((values.device for _, values in self.current()), None)
             self._keep("count", torch.tensor(before, device=device), learned=False)
@@ -193,6 +229,13 @@ class GatedNorm(PerTask):
     def extra_repr(self) -> str:
         options = [f"{name}={getattr(self, name)}" for name in self.options]
         return ", ".join([*options, f"activation={self.activation}"])
+
+
+def _check_kind(x: Tensor, weight: Tensor) -> None:
+    if x.device != weight.device:
+        raise ValueError(f"x: expected a tensor on {weight.device}, got one on {x.device}")
+    if torch.promote_types(x.dtype, weight.dtype) != weight.dtype:
+        raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")
 
 
 def _folded(weight: Tensor, bias: Tensor | None, form: GateForm) -> tuple[Tensor, Tensor | None]:

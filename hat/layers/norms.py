@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hat.arguments import got
 from hat.layers import counted
 from hat.layers.gated_norm import GatedNorm
 
@@ -31,11 +32,12 @@ class _HATBatchNorm(GatedNorm):
         statistics of the task. A finished task is always normalised by its own statistics.
 
         Raises:
-            ValueError: `x` has another number of dimensions.
+            TypeError: `x` is not a tensor, or its dtype does not go with that of the weight.
+            ValueError: `x` has another number of dimensions or channels, or another device.
         """
-        if x.dim() not in self.dims:
-            expected = " or ".join(map(str, self.dims))
-            raise ValueError(f"x: expected {expected} dimensions (B, N, ...), got {tuple(x.shape)}")
+        if not isinstance(x, Tensor) or x.dim() not in self.dims or x.shape[1] != self.num_features:
+            expected = f"{' or '.join(map(str, self.dims))} dimensions (B, {self.num_features}, ...)"
+            raise ValueError(f"x: expected {expected}, got {tuple(x.shape) if isinstance(x, Tensor) else got(x)}")
         return super().forward(x)
 
     def _normalised(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -96,6 +98,8 @@ class HATGroupNorm(GatedNorm):
         return self.num_channels
 
     def _normalised(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if x.dim() < 2 or x.shape[1] != self.num_channels:
+            raise ValueError(f"x: expected shape (B, {self.num_channels}, ...), got {tuple(x.shape)}")
         if not self._counts:
             return F.group_norm(x, self.num_groups, weight, bias, self.eps)
         count = self.of_task("count")
@@ -134,6 +138,8 @@ class HATLayerNorm(_LastDimensions):
     plain = nn.LayerNorm
 
     def _normalised(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if x.shape[-len(self.normalized_shape) :] != self.normalized_shape:
+            raise ValueError(f"x: expected (..., {', '.join(map(str, self.normalized_shape))}), got {tuple(x.shape)}")
         if self._counts:
             return _affine(counted.layer_norm(x, *self._elements(x), self.eps), weight, bias)
         return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
@@ -144,6 +150,8 @@ class HATRMSNorm(_LastDimensions):
     plain = nn.RMSNorm
 
     def _normalised(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if x.shape[-len(self.normalized_shape) :] != self.normalized_shape:
+            raise ValueError(f"x: expected (..., {', '.join(map(str, self.normalized_shape))}), got {tuple(x.shape)}")
         if self._counts:
             return _affine(counted.rms_norm(x, *self._elements(x), self.eps), weight, bias)
         return F.rms_norm(x, self.normalized_shape, weight, self.eps)

@@ -23,7 +23,7 @@ class StochasticDepth(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         check_probability(p, "p")
-        self.p = p
+        self.p = float(p)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...] to the same shape and dtype."""

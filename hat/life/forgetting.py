@@ -21,6 +21,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from hat.arguments import check_arguments
 from hat.life.model import HATModel
 from hat.network import moving, seals
 from hat.network.heads import ForgottenHead
@@ -79,8 +80,7 @@ def forget(model: HATModel, task: int) -> None:
     Warns:
         DriftWarning: something that finished tasks use has moved since it was locked, see `HATModel.moved`.
     """
-    if not isinstance(model, HATModel):
-        raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
+    check_arguments(forget, {"model": model})
     agree_to_change(model, f"hat.forget of task {task}", lambda: _check(model, task))
     with interrupt_waits():  # modules draw in place, and get their old values back
         values = drawn(_modules(model))  # all before the first change: an error here changes nothing

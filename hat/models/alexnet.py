@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import nn
 
+from hat.arguments import check_arguments
 from hat.conversion.body import Converted
 from hat.models.shapes import converted
 from hat_kernels.dropout.api import check_probability
@@ -34,9 +35,11 @@ def alexnet(
         A body for `hat.HATModel`: [B, C, H, W] to [B, hidden[-1]].
 
     Raises:
+        TypeError: an argument has another type than annotated.
         ValueError: images are not square or too small, there is a wrong number of channels, hidden widths or dropouts,
             or a width is below 1.
     """
+    check_arguments(alexnet, locals())
     make = partial(plain_alexnet, input_shape, channels=channels, hidden=hidden, dropout=dropout)
     return converted(make, *input_shape)
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from hat.arguments import check_arguments
 from hat.conversion.body import Converted
 from hat.conversion.fusion import ACTIVATIONS
 from hat.models.shapes import converted
@@ -39,8 +40,10 @@ def mlp(
         A body for `hat.HATModel`: [B, ...] to [B, hidden[-1]].
 
     Raises:
+        TypeError: an argument has another type than annotated.
         ValueError: there is no hidden layer, a width is below 1, or an option is out of range.
     """
+    check_arguments(mlp, locals())
     make = partial(plain_mlp, in_features, hidden, input_dropout=input_dropout, dropout=dropout, activation=activation)
     return converted(make, in_features)
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from hat.arguments import check_arguments
 from hat.conversion.body import Converted
 from hat.models.shapes import check_image, check_positive, converted
 from hat_kernels.dropout.api import check_probability
@@ -47,6 +48,7 @@ def resnet18(
         A body for `hat.HATModel`: [B, C, H, W] to [B, 8 width].
 
     Raises:
+        TypeError: an argument has another type than annotated.
         ValueError: an option is out of range.
     """
     return _converted(18, input_shape, width, stem, zero_init, dropout)
@@ -181,6 +183,7 @@ def plain_resnet(
 def _converted(
     layers: int, input_shape: Sequence[int], width: int, stem: str, zero_init: bool, dropout: float
 ) -> Converted:
+    check_arguments(_converted, locals())
     channels, height, breadth = check_image(input_shape)
     make = partial(plain_resnet, layers, input_shape, width=width, stem=stem, zero_init=zero_init, dropout=dropout)
     return converted(make, channels, min(height, ENOUGH), min(breadth, ENOUGH))

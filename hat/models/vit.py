@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hat.arguments import check_arguments
 from hat.conversion.body import Converted
 from hat.layers.stochastic_depth import StochasticDepth
 from hat.models.shapes import check_image, check_positive, converted
@@ -53,8 +54,10 @@ def vit(
         A body for `hat.HATModel`: [B, C, H, W] to [B, features].
 
     Raises:
+        TypeError: an argument has another type than annotated.
         ValueError: an option is out of range.
     """
+    check_arguments(vit, locals())
     make = partial(
         plain_vit,
         input_shape,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hat.arguments import check_arguments, check_type, check_whole, got
 from hat.network import data_parallel
 from hat.network.copying import copied
 from hat.network.frozen import Frozen, keep_frozen_in_place
@@ -63,6 +64,9 @@ class Network(nn.Module):
         process_group: ProcessGroup | Literal["default"] | None = "default",
     ) -> None:
         super().__init__()
+        check_arguments(Network, locals())
+        if features is not None:
+            check_whole("features", int(features), least=1)
         refuse_sharded(body.named_parameters, "body")
         self.processes = Processes(process_group)
         self.state = State(config)
@@ -80,7 +84,8 @@ class Network(nn.Module):
         self.drifted: str | None = None
         self._check_body()
         width_of_body = body.features if isinstance(body, Wired) else None
-        self.features = next(n for n in (features, width_of_body, self._last_gate().units) if n is not None)
+        last = (self._last_gate() if outputs is None else outputs).units
+        self.features = next(n for n in (features, width_of_body, last) if n is not None)
         self.__dict__["outputs"] = self._find_outputs(outputs)  # a module of the body, not of this one
         for part in self.parts():
             part.share(self.state)
@@ -198,7 +203,7 @@ class Network(nn.Module):
         if not 0 <= task < count:
             kind = "finished tasks, " if finished else "" if count else "a task, "
             tasks = f"0 to {count - 1}" if count else "of which there are none"
-            raise ValueError(f"{argument}: expected {kind}{tasks}, got {task}")
+            raise ValueError(f"{argument}: expected {kind}{tasks}, got {got(task)}")
         if task in self._forgotten:
             raise ValueError(f"{argument}: expected a task that is not forgotten, got {task}")
         return task
@@ -210,6 +215,7 @@ class Network(nn.Module):
             TypeError: a task is not an int.
             ValueError: a task is not finished or is forgotten; the message names the first such task.
         """
+        check_type("tasks", tasks, Iterable, "ids of tasks")
         for task in tasks:
             self.check_task(task, finished=True)
 
@@ -304,7 +310,7 @@ class Network(nn.Module):
     def train(self, mode: bool = True) -> Any:
         """Set the mode as `torch.nn.Module.train`, but the heads of earlier tasks stay in evaluation mode."""
         if not isinstance(mode, bool):
-            raise ValueError(f"mode: expected a bool, got {mode!r}")
+            raise ValueError(f"mode: expected a bool, got {got(mode)}")
         self.training = self.heads.training = mode
         last_head = [self.heads[-1]] if len(self.heads) else []
         for child in [*(child for child in self.children() if child is not self.heads), *last_head]:
@@ -337,8 +343,14 @@ class Network(nn.Module):
                     features: Tensor = body(x)
             else:
                 features = body(x)
+        if not isinstance(features, Tensor) or not features.dim():
+            raise TypeError(f"body: expected features, a tensor (B, ..., {self.features}), got {got(features)}")
         if features.shape[-1] != self.features:
-            raise ValueError(f"features: expected {self.features} from the body, got {features.shape[-1]}")
+            width = features.shape[-1]
+            raise ValueError(
+                f"features: expected {self.features} from the body, got {width}; make the model with features={width}, "
+                "and with outputs= if the features are the units of another gate than the last"
+            )
         return features
 
     def _answer_of(self, task: int) -> Answer:
@@ -396,6 +408,10 @@ class Network(nn.Module):
     def _find_outputs(self, outputs: Gate | None) -> Gate | None:
         """The gate whose units the features are."""
         if outputs is not None:
+            if all(gate is not outputs for gate in self.gates.values()):
+                raise ValueError(
+                    f"outputs: expected a gate of the body, one of {', '.join(self.gates)}, got another gate"
+                )
             if self.features % outputs.units:
                 raise ValueError(f"outputs: expected units that divide {self.features} features, got {outputs.units}")
             return outputs

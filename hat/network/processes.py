@@ -31,6 +31,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hat.arguments import got
 from hat.network.checksums import checksum
 
 ProcessGroup = Any
@@ -59,11 +60,12 @@ class Processes:
     """
 
     def __init__(self, group: ProcessGroup | Literal["default"] | None) -> None:
-        if group is not None and group != "default":
-            outside = dist.is_available() and group is dist.GroupMember.NON_GROUP_MEMBER
-            if not outside and not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
-                raise TypeError(f'process_group: expected a process group, "default" or None, got {group!r}')
-            if outside or dist.get_rank(group) < 0:
+        given: Any = group
+        if not isinstance(given, str | None) or given not in (None, "default"):
+            outside = dist.is_available() and given is dist.GroupMember.NON_GROUP_MEMBER
+            if not outside and not (dist.is_available() and isinstance(given, dist.ProcessGroup)):
+                raise TypeError(f'process_group: expected a process group, "default" or None, got {got(group)}')
+            if outside or dist.get_rank(given) < 0:  # type: ignore[arg-type]
                 raise ValueError("process_group: expected a group of this process, got a group of other processes")
         self.group = group
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from hat.arguments import check_arguments
 from hat.life.model import HATModel
 from hat.plots.canvas import save
 from hat.plots.heat_maps import overlap, overlap_matrix
@@ -114,8 +115,9 @@ class Report:
             ImportError: matplotlib is missing.
             OSError: the files cannot be written.
         """
+        check_arguments(Report.save, locals())
         Path(folder).mkdir(parents=True, exist_ok=True)
-        files = []
+        files: list[Path] = []
         for name, figure in self.plots().items():
             files.append(Path(folder) / f"{name}.png")
             save(figure, files[-1])
@@ -167,6 +169,7 @@ def report(model: HATModel, *, names: Sequence[str] | None = None, last: int = L
         TypeError: `model` is not a `HATModel`.
         ValueError: `last` is below 1, or there are more or fewer names than tasks.
     """
+    check_arguments(report, locals())
     axis_forecast = forecast(model, last=last)
     tasks = finished_tasks(model)
     if names is not None and len(names) != model.tasks:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hat.arguments import check_arguments, check_whole
 from hat.life.model import HATModel
 from hat.text import aligned, axis_name
 from hat.units.gate import Gate
@@ -96,10 +97,8 @@ def forecast(model: HATModel, *, last: int = LAST) -> Forecast:
         TypeError: `model` is not a `HATModel`.
         ValueError: `last` is below 1.
     """
-    if not isinstance(model, HATModel):
-        raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
-    if last < 1:
-        raise ValueError(f"last: expected at least 1, got {last}")
+    check_arguments(forecast, locals())
+    check_whole("last", int(last), least=1)
     tasks = finished_tasks(model)[-last:]
     return Forecast(tuple(_axis(name, gate, tasks) for name, gate in model.gates.items()), len(tasks))
 

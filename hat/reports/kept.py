@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from hat.arguments import check_arguments
 from hat.life.model import HATModel
 from hat.units.gate import Gate
 from hat.units.locks import locked_elements, sides, unlocked
@@ -54,8 +55,7 @@ def weights_kept(model: HATModel, task: int | None = None) -> WeightsKept:
         RuntimeError: no task is being learned and `task` is None.
         ValueError: there is no such task, or it is forgotten.
     """
-    if not isinstance(model, HATModel):
-        raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
+    check_arguments(weights_kept, {"model": model})
     task = model.task if task is None else model.check_task(task)
     current = model.learning and task == model.task
     off = {gate: _off(gate.hardened() if current else gate.masks[task]) for gate in model.gates.values()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from hat.arguments import check_arguments
 from hat.conversion.body import Converted
 from hat.life.model import HATModel
 from hat.text import aligned, short_name
@@ -103,8 +104,7 @@ def summary(model: HATModel) -> Summary:
     Raises:
         TypeError: `model` is not a `HATModel`.
     """
-    if not isinstance(model, HATModel):
-        raise TypeError(f"model: expected a hat.HATModel, got {type(model).__name__}")
+    check_arguments(summary, locals())
     names = {module: name for name, module in model.body.named_modules()}
     locks = model.locks()
     task_parameters = (p for module in per_task(model.body).values() for p in module.parameters(recurse=False))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat.arguments import got
 from hat.conversion.body import Converted
 from hat.conversion.trials import vary
 from hat.network import data_parallel, moving, seals
@@ -35,6 +36,7 @@ from hat.units.per_task import PerTask, per_task
 from hat.units.state import Finished
 from hat.warnings import CapacityWarning
 
+_MOST = 2**31  # units; more than that is a mistake
 _SHOWN = 3  # how many names a warning lists
 
 By = int | float | Mapping[str, int | float]
@@ -164,12 +166,15 @@ def _units_to_add(model: Network, by: By) -> dict[str, int]:
     units_to_add = {}
     for name, number in requested.items():
         if name not in model.gates:
-            raise ValueError(f"by: expected names of gates, {', '.join(model.gates)}, got {name!r}")
+            raise ValueError(f"by: expected names of gates, {', '.join(model.gates)}, got {got(name)}")
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise TypeError(f"by: expected numbers, got {type(number).__name__}")
         if not 0 < number < math.inf:
             raise ValueError(f"by: expected numbers > 0, got {number}")
-        units_to_add[name] = number if isinstance(number, int) else math.ceil(number * model.gates[name].units)
+        units = number if isinstance(number, int) else number * model.gates[name].units
+        if units > _MOST:
+            raise ValueError(f"by: expected at most {_MOST:,} new units, got {got(number)} for {name}")
+        units_to_add[name] = math.ceil(units)
     return units_to_add
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import hat_kernels
+from hat.arguments import check_arguments, check_whole, got
 from hat.units.along import Along
 from hat.units.blocks import Side
 from hat.units.change import Change
@@ -37,7 +38,7 @@ class Gate(Float32Module):
         segments: [units] int64, see below.
 
     Raises:
-        ValueError: there is no unit, or `segments` is not int64 of shape [units].
+        TypeError, ValueError: there is no unit, `segments` is not int64 of shape [units], or a type is wrong.
 
     Attributes:
         embedding: [units] float32 parameter, the `e` of the current task.
@@ -68,11 +69,11 @@ class Gate(Float32Module):
 
     def __init__(self, units: int, *, unit_dim: int = -1, segments: Tensor | None = None) -> None:
         super().__init__()
-        if units < 1:
-            raise ValueError(f"units: expected at least 1, got {units}")
+        check_arguments(Gate, locals())
+        check_whole("units", int(units), least=1)
         if segments is not None and (segments.dtype != torch.int64 or segments.shape != (units,)):
-            got = f"{segments.dtype} of {tuple(segments.shape)}"
-            raise ValueError(f"segments: expected torch.int64 of ({units},), got {got}")
+            kind = f"{segments.dtype} of {tuple(segments.shape)}"
+            raise ValueError(f"segments: expected torch.int64 of ({units},), got {kind}")
         self.units, self.unit_dim = units, unit_dim
         self.members: list[Along] = []
         self.complete = self.keeps_places = False
@@ -88,6 +89,7 @@ class Gate(Float32Module):
 
     def share(self, state: State) -> None:
         """Follow the scale and the answer of `state`. The owner of `state` keeps it in its own `state_dict`."""
+        check_arguments(Gate.share, locals())
         self.__dict__["state"] = state  # not a submodule: one state, many gates
         self._count_locked()
 
@@ -114,17 +116,27 @@ class Gate(Float32Module):
             table: the module answers with rows of the parameter.
 
         Raises:
-            AttributeError: the module has no attribute of this name.
-            ValueError: the length of the dimension is not `units * repeat / groups`; or `places` has another length
-                than `units * repeat`, or an index that is too large.
+            TypeError: an argument has another type than annotated.
+            ValueError: the module has no parameter of this name, or the parameter has no such dimension; the length of
+                the dimension is not `units * repeat / groups`; or `places` has another length than `units * repeat`, or
+                an index that is too large.
         """
+        check_arguments(Gate.attach, locals())
+        check_whole("repeat", int(repeat), least=1)
+        check_whole("groups", int(groups), least=1)
         member = Along(module, name, dim, repeat, groups, places, table)
-        parameter = getattr(module, name)
+        parameter = getattr(module, name, self)
+        if not isinstance(parameter, Tensor | None):
+            raise ValueError(f"name: expected a parameter of {type(module).__name__}, got {got(name)}")
         if parameter is not None:
+            if not 0 <= dim < parameter.dim():
+                raise ValueError(f"dim: expected a dimension of {name} {tuple(parameter.shape)}, got {dim}")
             length = parameter.shape[dim] * (groups if dim else 1)
             fits = length == self.units * repeat
             if places is not None:
-                fits = len(places) == self.units * repeat and int(places.max()) < length
+                if places.dtype != torch.int64 or places.shape != (self.units * repeat,) or places.is_meta:
+                    raise ValueError(f"places: expected torch.int64 of ({self.units * repeat},), got {got(places)}")
+                fits = 0 <= int(places.min()) <= int(places.max()) < length
             if not fits:
                 expected = f"{self.units} units x {repeat}"
                 raise ValueError(f"{name}: expected {expected} along dimension {dim}, got {tuple(parameter.shape)}")
@@ -134,10 +146,12 @@ class Gate(Float32Module):
 
     def replace(self, member: Along, by: Along) -> None:
         """Put the member `by` in the place of `member`."""
+        check_arguments(Gate.replace, locals())
         self.members[:] = [by if old is member else old for old in self.members]
 
     def reads(self, module: nn.Module) -> bool:
         """Whether a module takes units of this gate as inputs."""
+        check_arguments(Gate.reads, locals())
         return any(member.module is module and not member.produces for member in self.members)
 
     @property
@@ -147,6 +161,7 @@ class Gate(Float32Module):
 
     def side(self, repeat: int = 1) -> Side:
         """The units along one dimension of a parameter, each unit `repeat` times in a row."""
+        check_whole("repeat", repeat, least=1)
         return Side(self.free, repeat, self.locked, self.in_order)
 
     def identity(self) -> Iterator[int]:
@@ -215,6 +230,9 @@ class Gate(Float32Module):
     @torch.no_grad()
     def forget(self, task: int) -> None:
         """Set the mask of a task to 0, so that the task uses no unit."""
+        check_whole("task", task, least=0)
+        if task >= self.tasks:
+            raise ValueError(f"task: expected less than {self.tasks}, got {got(task)}")
         self.masks[task] = 0
         self._refresh_used()
 
@@ -263,6 +281,7 @@ class Gate(Float32Module):
         Args:
             change: the change of dimension 0 of a tensor [units].
         """
+        check_arguments(Gate.rearrange, locals())
         places, joined = (index[0].to(self.used.device) for index in (change.places, change.joined))
         ranks = torch.where(joined, self.units + joined.cumsum(0), self.origin[places])
         self._keep("origin", ranks.argsort().argsort())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hat.arguments import check_arguments, check_whole, got
 from hat.units.state import LEARNING, OPEN, PLAIN, Finished, PerSample, State
 
 
@@ -59,6 +60,7 @@ class PerTask(nn.Module):
 
     def share(self, state: State) -> None:
         """Follow the answer of `state`. The owner of `state` keeps it in its own `state_dict`."""
+        check_arguments(PerTask.share, locals())
         self.__dict__["state"] = state  # not a submodule: one state is shared by many modules
 
     @property
@@ -70,6 +72,8 @@ class PerTask(nn.Module):
     def of_task(self, name: str) -> Any:
         """The values [...] for the task that `state` answers for; [B, ...] if every sample has a task; or None."""
         answer = self.state.answer
+        if not isinstance(name, str) or (name not in self.kept and not hasattr(self, name)):
+            raise ValueError(f"name: expected one of {self.kept}, got {got(name)}")
         if name not in self.kept or answer is LEARNING or answer is PLAIN:
             return getattr(self, name)
         if answer is OPEN:
@@ -95,6 +99,7 @@ class PerTask(nn.Module):
         Dimension `dim` of the current values is dimension `dim` plus that number of the tensor. The gradient of the
         current values is not in the list.
         """
+        check_arguments(PerTask.moved, locals())
         if name not in self.kept:
             return []
         return [(getattr(self, name), 0), (getattr(self, f"{name}_initial"), 0), (getattr(self, f"{name}_tasks"), 1)]
@@ -125,12 +130,21 @@ class PerTaskParameter(PerTask):
         rank: the number of dimensions of the tensor that the parameter is broadcast with, of which the first is the
             batch. If every sample has a task, the parameter's own dimensions become the last of these. None: the number
             is not known.
+
+    Raises:
+        TypeError: `values` is not a dense tensor of floating or complex numbers.
+        ValueError: `rank` is neither None nor an int of at least 1.
     """
 
     value: Tensor
 
     def __init__(self, values: Tensor, *, rank: int | None = None) -> None:
         super().__init__()
+        check_arguments(PerTaskParameter, locals())
+        if not ((values.is_floating_point() or values.is_complex()) and values.layout is torch.strided):
+            raise TypeError(f"values: expected a dense tensor of floating or complex numbers, got {got(values)}")
+        if rank is not None:
+            check_whole("rank", rank, least=1)
         self.rank = rank
         self._keep("value", values, learned=True)
 

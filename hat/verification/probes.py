@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat.arguments import check_arguments, got
 from hat.life.model import HATModel
 from hat.network.reading import read_by_head, stacks
+from hat.tracing.trees import flat
 from hat.tracing.untouched import evaluating
 from hat.units.buffers import foreign
 from hat.verification.recording import Call, having_used, record
@@ -62,9 +64,15 @@ class Probes:
             inputs: [B, ...], or a tuple of tensors if the model takes several.
 
         Raises:
+            TypeError: `model` is not a `HATModel`, `task` is not an int, or `inputs` are not tensors.
             ValueError: the task is not finished, or it is forgotten; or the model was grown since the last `add`.
         """
+        check_arguments(Probes.add, {"model": model})
         model.check_task(task, finished=True)
+        if not isinstance(inputs, Tensor | tuple) or not all(
+            isinstance(part, Tensor) and not part.is_sparse for part in flat(inputs)
+        ):
+            raise TypeError(f"inputs: expected a dense tensor or a tuple of them, got {got(inputs)}")
         self.check_shapes(model)
         logits = logits_of(model, task, inputs)
         self._drop_forgotten(model)
@@ -95,6 +103,7 @@ class Probes:
 
         Elements that only forgotten tasks have locked do not count.
         """
+        check_arguments(Probes.still_locked, locals())
         if model.forgotten == self.forgotten:
             return self.locked
         remembered = [task for task in model.remembered if task < self.finished]
@@ -114,6 +123,7 @@ class Probes:
         Raises:
             ValueError: a parameter or a mask has another shape.
         """
+        check_arguments(Probes.check_shapes, locals())
         shapes = {name: (p.shape, self.parameters) for name, p in model.named_parameters()}
         shapes |= {f"body.{name}.masks": (gate.masks.shape, self.buffers) for name, gate in model.gates.items()}
         for name, (shape, store) in shapes.items():

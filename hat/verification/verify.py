@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from hat.arguments import check_arguments
 from hat.life.model import HATModel
 from hat.network import seals
 from hat.network.tolerance import largest_change
@@ -33,8 +34,10 @@ def verify(model: HATModel, probes: Probes | None = None) -> Verification:
         The drift of every probed task, and the first parameter, buffer or module that moved.
 
     Raises:
+        TypeError: `model` is not a `HATModel`, or `probes` are no `Probes`.
         ValueError: there is no probe in `probes`, or the model was grown after the probes were made.
     """
+    check_arguments(verify, locals())
     verification = Verification({}, None, 0.0) if probes is None else _compared(model, probes)
     if verification.moved is None and (name := model.moved()) is not None:
         return Verification(verification.drift, *seals.described(model, name))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hat_kernels.adamw_update import reference
 from hat_kernels.adamw_update.options import AdamWOptions
-from hat_kernels.check import check_one_device, check_parallel, check_scalar, check_states
+from hat_kernels.check import check_changeable, check_list, check_one_device, check_parallel, check_states, got
 from hat_kernels.dispatch import use_triton
 from hat_kernels.lock import Lock, check_locks
 
@@ -68,39 +68,46 @@ def adamw_update_(
         found_inf: 0-d float32; if it is not 0, no step is made and `steps` stay. None: the step is made.
 
     Raises:
-        ValueError: the lists differ in length, shapes or devices; a lock does not fit; or a beta is not in [0, 1).
-        TypeError: a state is neither of the parameter's dtype nor float32; `m`, `v` and `u` of a parameter differ in
-            dtype; or a step is not float32.
+        ValueError: the lists differ in length, shapes or devices; a lock does not fit; an option is out of range; or
+            autograd records a change of a parameter.
+        TypeError: something is not a dense floating tensor; a state is neither of the parameter's dtype nor float32;
+            `m`, `v` and `u` of a parameter differ in dtype; or a step is not float32.
     """
+    options = AdamWOptions(lr, betas, eps, weight_decay, decoupled, amsgrad, maximize, grad_scale, found_inf, mend)
+    check_list("parameters", parameters)
+    options.check(check_one_device(parameters))
+    check_changeable(parameters=parameters)
     check_parallel("grads", grads, parameters)
     states = {"exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs}
     if amsgrad:
         states["max_exp_avg_sqs"] = max_exp_avg_sqs
+    for index, (grad, parameter) in enumerate(zip(grads, parameters, strict=True)):
+        if grad.dtype == torch.float64 != parameter.dtype:
+            raise TypeError(f"grads[{index}]: expected {parameter.dtype} as the parameter, got torch.float64")
     for name, state in states.items():
         check_states(name, state, parameters)
         for index, (tensor, exp_avg) in enumerate(zip(state, exp_avgs, strict=True)):
             if tensor.dtype != exp_avg.dtype:
                 raise TypeError(f"{name}[{index}]: expected {exp_avg.dtype}, got {tensor.dtype}")
+    if not isinstance(steps, (list, tuple)):
+        raise TypeError(f"steps: expected a list of tensors, got {got(steps)}")
     if len(steps) != len(parameters):
         raise ValueError(f"steps: expected {len(parameters)}, one a parameter, got {len(steps)}")
     for index, (step, parameter) in enumerate(zip(steps, parameters, strict=True)):
-        check_scalar(f"steps[{index}]", step)
-        if step.dtype != torch.float32:
-            raise TypeError(f"steps[{index}]: expected torch.float32, got {step.dtype}")
+        if not isinstance(step, Tensor) or step.dtype != torch.float32:
+            raise TypeError(f"steps[{index}]: expected torch.float32, got {got(getattr(step, 'dtype', step))}")
+        if step.layout is not torch.strided or step.is_nested:
+            raise TypeError(f"steps[{index}]: expected a dense tensor, got {step.layout}")
+        if step.numel() != 1:
+            raise ValueError(f"steps[{index}]: expected one element, got shape {tuple(step.shape)}")
         if step.device != parameter.device:
             raise ValueError(f"steps[{index}]: expected a tensor on {parameter.device}, got {step.device}")
-    for beta in betas:
-        if not 0 <= beta < 1:
-            raise ValueError(f"betas: expected two in [0, 1), got {betas}")
+    check_changeable(steps=steps)
     check_locks(locks, parameters)
-    check_one_device(parameters)
-    check_scalar("grad_scale", grad_scale)
-    check_scalar("found_inf", found_inf)
     update = reference.adamw_update_
     if use_triton("adamw_update_", *parameters, *grads):
         from hat_kernels.adamw_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.adamw_update_
-    options = AdamWOptions(lr, betas, eps, weight_decay, decoupled, amsgrad, maximize, grad_scale, found_inf, mend)
     largest = max_exp_avg_sqs if amsgrad else []
     update(parameters, grads, exp_avgs, exp_avg_sqs, largest, steps, locks, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hat_kernels.check import NUMBERS, check_tensors, got
 from hat_kernels.dropout import reference
 
 
@@ -27,8 +28,10 @@ def dropout(x: Tensor, probability: float) -> Tensor:
         Same shape and dtype as `x`; `x` itself for probability 0.
 
     Raises:
+        TypeError: `x` is not a dense floating tensor.
         ValueError: `probability` is out of range.
     """
+    check_tensors(x=x)
     check_probability(probability)
     return reference.dropout(x, probability) if probability else x
 
@@ -39,5 +42,6 @@ def check_probability(probability: float, name: str = "probability") -> None:
     Raises:
         ValueError: `probability` is not in [0, 1).
     """
-    if not 0 <= probability < 1:
-        raise ValueError(f"{name}: expected in [0, 1), got {probability}")
+    is_number = isinstance(probability, NUMBERS) and not isinstance(probability, bool)
+    if not is_number or not 0 <= probability < 1:
+        raise ValueError(f"{name}: expected in [0, 1), got {got(probability)}")

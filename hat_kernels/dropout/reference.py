@@ -36,7 +36,8 @@ def keep_factor(probability: float) -> float:
 
 def _resolution(probability: float) -> tuple[int, int]:
     """(draws, dropped): how many values a random number can have, and how many of these drop the element."""
-    draws = 2**8 if (probability * 2**8).is_integer() else 2**16  # one byte for each element if that is exact, else two
+    # One byte for each element if that is exact, else two. `float` because an int of Python 3.11 has no `is_integer`.
+    draws = 2**8 if float(probability * 2**8).is_integer() else 2**16
     return draws, min(round(probability * draws), draws - 1)
 
 

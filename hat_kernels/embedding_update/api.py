@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from hat_kernels.check import check_one_device, check_parallel, check_scalar, check_states
+from hat_kernels.check import (
+    check_changeable,
+    check_list,
+    check_number,
+    check_one_device,
+    check_parallel,
+    check_states,
+)
 from hat_kernels.dispatch import use_triton
 from hat_kernels.embedding_update import reference
 from hat_kernels.sgd_update.options import SGDOptions
@@ -44,23 +52,25 @@ def embedding_update_(
         mend: elements of a gradient that are not finite count as 0, and an embedding that becomes NaN is written as 0.
 
     Raises:
-        ValueError: the lists differ in length, shapes or devices, or `limit` is out of range.
-        TypeError: a momentum buffer is neither of the embedding's dtype nor float32.
+        ValueError: the lists differ in length, shapes or devices, an option is out of range, or autograd records a
+            change of an embedding.
+        TypeError: something is not a dense floating tensor, or a momentum buffer is neither of the embedding's dtype
+            nor float32.
     """
+    options = SGDOptions(
+        lr, momentum, dampening, nesterov, 0.0, maximize, grad_scale, is_first_step, found_inf, mend, limit
+    )
+    check_list("embeddings", embeddings)
+    options.check(check_one_device(embeddings, "embeddings"))
+    check_changeable(embeddings=embeddings)
+    if not isinstance(limit, float) or not 0 < limit < math.inf:
+        check_number("limit", limit, above=0)
     check_parallel("grads", grads, embeddings, "an embedding")
     if momentum:
         check_states("momentum_buffers", momentum_buffers, embeddings, "an embedding")
-    if not limit > 0:
-        raise ValueError(f"limit: expected > 0, got {limit}")
-    check_scalar("grad_scale", grad_scale)
-    check_scalar("found_inf", found_inf)
-    check_one_device(embeddings, "embeddings")
     update = reference.embedding_update_
     if use_triton("embedding_update_", *embeddings, *grads):
         from hat_kernels.embedding_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.embedding_update_
-    options = SGDOptions(
-        lr, momentum, dampening, nesterov, 0.0, maximize, grad_scale, is_first_step, found_inf, mend, limit
-    )
     update(embeddings, grads, momentum_buffers if momentum else [], options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hat_kernels.check import check_units
+from hat_kernels.check import check_tensors, check_units, got
 from hat_kernels.dispatch import use_triton
 from hat_kernels.folded_weight import reference
 from hat_kernels.gate.form import GateForm
@@ -48,13 +48,12 @@ def folded_weight(
         TypeError: a dtype is not one of those described above, or `gate` is not a `GateForm`.
         ValueError: a shape or device does not fit `weight`, `gate` is a mask, or as `GateForm.check`.
     """
-    if not weight.is_floating_point():
-        raise TypeError(f"weight: expected a floating dtype, got {weight.dtype}")
+    check_tensors(weight=weight)
     if not 1 <= weight.dim() <= 5:
         raise ValueError(f"weight: expected 1 to 5 dimensions, got {tuple(weight.shape)}")
     dtype = weight.dtype if dtype is None else dtype
-    if dtype not in DTYPES:
-        raise TypeError(f"dtype: expected float32, bfloat16 or float64, got {dtype}")
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
+        raise TypeError(f"dtype: expected float32, bfloat16 or float64, got {got(dtype)}")
     if not isinstance(gate, GateForm):
         raise TypeError(f"gate: expected a GateForm, got {type(gate).__name__}")
     if gate.mask is not None:
@@ -62,8 +61,6 @@ def folded_weight(
     gate.check(weight, len(weight), 0)
     if bias is not None:
         check_units("bias", bias, len(weight), weight.device)
-        if not bias.is_floating_point():
-            raise TypeError(f"bias: expected a floating dtype, got {bias.dtype}")
     if use_triton("folded_weight", weight, bias, gate.embedding, gate.scale) and dtype != torch.float64:
         from hat_kernels.folded_weight import triton as kernels  # here: a machine without a GPU needs no Triton
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from hat_kernels.check import check_choice, check_number, check_tensors
 from hat_kernels.dispatch import use_triton
 from hat_kernels.gate import reference
 from hat_kernels.limits import GATE_FLOOR
@@ -34,9 +37,10 @@ def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation
         [N] gates in [0, 1]. A gate below `GATE_FLOOR` is set to 0. The floor does not change the gradient.
 
     Raises:
-        TypeError: `embedding` is not float32 or float64, or `scale` has another dtype.
+        TypeError: something is not a dense tensor, `embedding` is not float32 or float64, or `scale` has another dtype.
         ValueError: a shape or a device does not fit, `s_max` is not positive, or `compensation` is not known.
     """
+    check_tensors(embedding=embedding)
     check_embedding(embedding, scale, s_max, compensation)
     if use_triton("gate", embedding, scale):
         from hat_kernels.gate import triton as kernels  # here: a machine without a GPU needs no Triton
@@ -46,11 +50,13 @@ def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation
 
 
 def check_embedding(embedding: Tensor, scale: Tensor, s_max: float, compensation: str) -> None:
-    """Check the arguments of a gate that is being learned.
+    """Check the arguments of a gate that is being learned; `embedding` is known to be a dense floating tensor.
 
     Raises:
         TypeError, ValueError: as `gate`.
     """
+    if not isinstance(scale, Tensor) or scale.is_nested or scale.layout is not torch.strided:
+        check_tensors(scale=scale)
     if embedding.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"embedding: expected float32, got {embedding.dtype}")
     if embedding.dim() != 1:
@@ -61,7 +67,7 @@ def check_embedding(embedding: Tensor, scale: Tensor, s_max: float, compensation
         raise ValueError(f"scale: expected a 0-d tensor, got shape {tuple(scale.shape)}")
     if scale.device != embedding.device:
         raise ValueError(f"scale: expected device {embedding.device}, got {scale.device}")
-    if not s_max > 0:
-        raise ValueError(f"s_max: expected > 0, got {s_max}")
-    if compensation not in COMPENSATIONS:
-        raise ValueError(f"compensation: expected one of {COMPENSATIONS}, got {compensation!r}")
+    if not isinstance(s_max, float) or not 0 < s_max < math.inf:
+        check_number("s_max", s_max, above=0)
+    if not isinstance(compensation, str) or compensation not in COMPENSATIONS:
+        check_choice("compensation", compensation, COMPENSATIONS)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hat_kernels.check import check_device, check_units
+from hat_kernels.check import check_device, check_tensors, check_units, got
 from hat_kernels.dispatch import free_to_read
 from hat_kernels.gate.api import check_embedding, gate
 
@@ -66,8 +66,14 @@ class GateForm(NamedTuple):
         Raises:
             ValueError: a shape or device does not fit; the form has no gate, half a gate or two gates; or a number
                 is out of range.
-            TypeError: the dtype of the embedding or of the scale is not as described above.
+            TypeError: something is not a dense tensor, or its dtype is not as described above.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x: expected a tensor, got {got(x)}")
+        if not isinstance(units, int):
+            raise ValueError(f"units: expected an int, got {got(units)}")
+        if not isinstance(unit_dim, int) or not -x.dim() <= unit_dim < x.dim():
+            raise ValueError(f"unit_dim: expected a dimension of x {tuple(x.shape)}, got {got(unit_dim)}")
         if (self.embedding is None) != (self.scale is None):
             raise ValueError("embedding, scale: expected both or neither")
         if self.embedding is not None and self.mask is not None:
@@ -83,20 +89,16 @@ class GateForm(NamedTuple):
             raise ValueError("gate: expected embedding and scale, or a mask, got neither; None is no gate")
 
 
-def check_is_form(gate: GateForm | None) -> None:
-    """Refuse a gate that is not a value of `GateForm`, such as an embedding alone.
-
-    Raises:
-        TypeError: `gate` is neither a `GateForm` nor None.
-    """
-    if gate is not None and not isinstance(gate, GateForm):
-        raise TypeError(f"gate: expected a GateForm or None, got {type(gate).__name__}")
+def _shape(mask: object) -> str:
+    return str(tuple(mask.shape)) if isinstance(mask, Tensor) else got(mask)
 
 
 def _check_tasks(mask: Tensor | None, task: Tensor, x: Tensor, units: int, unit_dim: int) -> None:
-    if mask is None or mask.dim() != 2 or mask.shape[1] != units:
-        got = None if mask is None else tuple(mask.shape)
-        raise ValueError(f"mask: expected shape (T, {units}) beside a task per sample, got {got}")
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] != units:
+        raise ValueError(f"mask: expected shape (T, {units}) beside a task per sample, got {_shape(mask)}")
+    check_tensors(mask=mask)
+    if not isinstance(task, Tensor):
+        raise TypeError(f"task: expected a tensor of int64, got {got(task)}")
     if task.dtype != torch.int64 or task.dim() != 1 or task.shape[0] != x.shape[0]:
         raise ValueError(f"task: expected int64 of shape ({x.shape[0]},), got {task.dtype} {tuple(task.shape)}")
     readable = free_to_read(task) and task.numel() and not torch.compiler.is_compiling()

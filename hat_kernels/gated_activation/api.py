@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from hat_kernels.activation import check_activation
-from hat_kernels.check import check_units
+from hat_kernels.check import check_switches, check_tensors, check_units, got
 from hat_kernels.dispatch import use_specification, use_triton
 from hat_kernels.dropout.api import check_probability
-from hat_kernels.gate.form import GateForm, check_is_form
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation import cpu, reference
 
 
@@ -45,16 +45,18 @@ def gated_activation(
         ValueError: a shape or device does not fit `x`, an argument is out of range, or as `GateForm.check`.
         TypeError: `x` is not floating, `gate` is neither a `GateForm` nor None, or as `GateForm.check`.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating dtype, got {x.dtype}")
-    if not -x.dim() <= unit_dim < x.dim():
-        raise ValueError(f"unit_dim: expected a dimension of x {tuple(x.shape)}, got {unit_dim}")
+    check_tensors(x=x)
+    if not isinstance(unit_dim, int) or not -x.dim() <= unit_dim < x.dim():
+        raise ValueError(f"unit_dim: expected a dimension of x {tuple(x.shape)}, got {got(unit_dim)}")
+    if not isinstance(overwrite, bool):
+        check_switches(overwrite=overwrite)
     units = x.shape[unit_dim]
     if bias is not None:
         check_units("bias", bias, units, x.device)
     check_activation(activation)
     check_probability(dropout, "dropout")
-    check_is_form(gate)
+    if gate is not None and not isinstance(gate, GateForm):
+        raise TypeError(f"gate: expected a GateForm or None, got {type(gate).__name__}")
     if gate is not None:
         gate.check(x, units, unit_dim)
     if activation == "identity" and bias is None and not dropout and gate is None:

@@ -8,11 +8,11 @@ from torch import Tensor
 from hat_kernels.activation import check_activation
 from hat_kernels.dispatch import forced, use_triton
 from hat_kernels.dropout.api import check_probability
-from hat_kernels.gate.form import GateForm, check_is_form
+from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation.api import gated_activation
 from hat_kernels.gated_linear import choice, reference
 from hat_kernels.gated_linear.reference import linear
-from hat_kernels.locked_linear.api import Update, check_frozen
+from hat_kernels.locked_linear.api import Update, check_linear
 
 
 def gated_linear(
@@ -51,17 +51,9 @@ def gated_linear(
         ValueError: a shape or device does not fit, or as `hat_kernels.gated_activation`.
         RuntimeError: in the backward pass, if `update` has moved the weight while another use of it still needs it.
     """
-    if weight.dim() != 2:
-        raise ValueError(f"weight: expected shape (N, K), got {tuple(weight.shape)}")
-    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"x: expected shape (..., {weight.shape[1]}), got {tuple(x.shape)}")
-    if x.device != weight.device:
-        raise ValueError(f"x: expected device {weight.device}, got {x.device}")
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise TypeError(f"x: expected {weight.dtype} as the weight, got {x.dtype}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    check_is_form(gate)
+    check_linear(x, weight, bias, frozen, update)
+    if gate is not None and not isinstance(gate, GateForm):
+        raise TypeError(f"gate: expected a GateForm or None, got {type(gate).__name__}")
     form = GateForm() if gate is None else gate
     if not use_triton("gated_linear", x, weight, bias, form.embedding, form.scale, form.mask):
         return reference.gated_linear(x, weight, bias, frozen, update, activation, dropout, gate)
@@ -88,7 +80,6 @@ def _fused(
 ) -> Tensor:
     from hat_kernels.gated_linear import triton as kernels  # here: a machine without a GPU needs no Triton
 
-    check_frozen(frozen, weight)
     check_activation(activation)
     check_probability(dropout, "dropout")
     if gate is not None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hat_kernels.gate.form import GateForm
 from hat_kernels.gated_activation.api import gated_activation
-from hat_kernels.locked_linear.api import Update, locked_linear
+from hat_kernels.locked_linear.api import Update, locked
 
 
 def gated_linear(
@@ -32,4 +32,4 @@ def linear(
     """`x W^T + bias`; with `frozen`, the gradient of the weight is that of `hat_kernels.locked_linear`."""
     if frozen is None:
         return F.linear(x, weight, bias)
-    return locked_linear(x, weight, bias, frozen=frozen, update=update)
+    return locked(x, weight, bias, frozen, update)

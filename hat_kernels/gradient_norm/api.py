@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from hat_kernels.check import check_one_device, check_scalar
+from hat_kernels.check import check_list, check_number, check_one_device, check_scalar, check_switches
 from hat_kernels.dispatch import use_triton
 from hat_kernels.gradient_norm import reference
 from hat_kernels.lock import Lock, check_locks
@@ -27,9 +27,9 @@ def gradient_norm(grads: Sequence[Tensor], locks: Sequence[Lock | None], *, mend
 
     Raises:
         ValueError: there is no gradient, the gradients are on several devices, or a lock does not fit.
-        TypeError: the free units of a lock are not float32.
+        TypeError: a gradient is not a dense floating tensor, or the free units of a lock are not float32.
     """
-    _check(grads, locks)
+    _check(grads, locks, mend)
     if use_triton("gradient_norm", *grads):
         from hat_kernels.gradient_norm import triton as kernels  # a plain import, which torch.compile can trace
 
@@ -62,10 +62,9 @@ def clip_factor(
         ValueError: as `gradient_norm`; or `max_norm` is not positive, or `grad_scale` has not one element.
         TypeError: as `gradient_norm`.
     """
-    _check(grads, locks)
-    if not max_norm > 0:
-        raise ValueError(f"max_norm: expected > 0, got {max_norm}")
-    check_scalar("grad_scale", grad_scale)
+    _check(grads, locks, mend)
+    check_number("max_norm", max_norm, above=0, finite=False)
+    check_scalar("grad_scale", grad_scale, grads[0].device)
     if use_triton("clip_factor", *grads):
         from hat_kernels.gradient_norm import triton as kernels
 
@@ -73,8 +72,11 @@ def clip_factor(
     return reference.clip_factor(grads, locks, max_norm, grad_scale, mend)
 
 
-def _check(grads: Sequence[Tensor], locks: Sequence[Lock | None]) -> None:
+def _check(grads: Sequence[Tensor], locks: Sequence[Lock | None], mend: bool) -> None:
+    check_list("grads", grads)
     if not grads:
         raise ValueError("grads: expected at least one gradient, got none")
     check_locks(locks, grads)
     check_one_device(grads, "grads")
+    if not isinstance(mend, bool):
+        check_switches(mend=mend)

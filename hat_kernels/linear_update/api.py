@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hat_kernels.check import check_scalar
+from hat_kernels.check import check_changeable, check_tensors
 from hat_kernels.dispatch import use_triton
 from hat_kernels.linear_update import reference
-from hat_kernels.lock import Lock, check_lock, check_own_memory
+from hat_kernels.lock import Lock, check_lock
+from hat_kernels.sgd_update.options import SGDOptions
 
 
 def linear_update_(
@@ -45,9 +46,12 @@ def linear_update_(
         `weight`.
 
     Raises:
-        ValueError: shapes or devices differ, the lock does not fit, or elements of `weight` share memory.
-        TypeError: `x` and `dz` differ in dtype, or the dtype of `weight` is neither theirs nor float32.
+        ValueError: shapes or devices differ, the lock does not fit, elements of `weight` share memory, a number is out
+            of range, or autograd records a change of `weight`.
+        TypeError: a tensor is not dense and floating, `x` and `dz` differ in dtype, or the dtype of `weight` is neither
+            theirs nor float32.
     """
+    check_tensors(weight=weight, dz=dz, x=x)
     if weight.dim() != 2:
         raise ValueError(f"weight: expected shape (N, K), got {tuple(weight.shape)}")
     for name, tensor, width in (("dz", dz, weight.shape[0]), ("x", x, weight.shape[1])):
@@ -60,11 +64,12 @@ def linear_update_(
         raise TypeError(f"x: expected {dz.dtype} as dz, got {x.dtype}")
     if weight.dtype not in (x.dtype, torch.float32):
         raise TypeError(f"weight: expected {x.dtype} or torch.float32, got {weight.dtype}")
-    check_lock(lock, weight)
-    if lock is not None and lock.groups > 1:
-        raise ValueError(f"lock: expected no groups, got {lock.groups}")
-    check_own_memory(weight, "weight")
-    check_scalar("lr", lr if isinstance(lr, Tensor) else None)
+    if lock is not None:
+        check_lock(lock, weight)
+        if lock.groups > 1:
+            raise ValueError(f"lock: expected no groups, got {lock.groups}")
+    check_changeable(weight=weight)
+    SGDOptions(lr, weight_decay=weight_decay, maximize=maximize, mend=mend).check(weight.device)
     update = reference.linear_update_
     if use_triton("linear_update_", weight, dz, x):
         from hat_kernels.linear_update import triton as kernels  # a plain import, which torch.compile can trace

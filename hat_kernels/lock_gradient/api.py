@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hat_kernels.check import check_changeable, check_tensors
 from hat_kernels.dispatch import use_triton
-from hat_kernels.lock import Lock, check_lock, check_own_memory
+from hat_kernels.lock import Lock, check_lock
 from hat_kernels.lock_gradient import reference
 
 
@@ -22,11 +23,16 @@ def lock_gradient_(grad: Tensor, lock: Lock) -> Tensor:
         `grad`.
 
     Raises:
-        ValueError: the lock does not fit the shape or device of `grad`, or elements of `grad` share memory.
-        TypeError: the free units of the lock are not float32.
+        ValueError: the lock does not fit the shape or device of `grad`, elements of `grad` share memory, or autograd
+            records a change of `grad`.
+        TypeError: `grad` is not a dense floating tensor, `lock` is not a `Lock`, or the free units of the lock are not
+            float32.
     """
+    check_tensors(grad=grad)
     check_lock(lock, grad)
-    check_own_memory(grad, "grad")
+    if lock is None:
+        raise TypeError("lock: expected a Lock, got None")
+    check_changeable(grad=grad)
     if use_triton("lock_gradient_", grad):
         from hat_kernels.lock_gradient import triton
 

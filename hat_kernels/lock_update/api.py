@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hat_kernels.check import check_changeable, check_tensors
 from hat_kernels.dispatch import use_triton
-from hat_kernels.lock import Lock, check_lock, check_own_memory
+from hat_kernels.lock import Lock, check_lock
 from hat_kernels.lock_update import reference
 
 
@@ -25,16 +26,21 @@ def lock_update_(parameter: Tensor, before: Tensor, lock: Lock) -> Tensor:
         `parameter`.
 
     Raises:
-        ValueError: shapes, dtypes or devices differ, the lock does not fit, or elements of `parameter` share memory.
-        TypeError: the free units of the lock are not float32.
+        ValueError: shapes, dtypes or devices differ, the lock does not fit, elements of `parameter` share memory, or
+            autograd records a change of `parameter`.
+        TypeError: a tensor is not dense and floating, `lock` is not a `Lock`, or the free units of the lock are not
+            float32.
     """
+    check_tensors(parameter=parameter, before=before)
     if before.shape != parameter.shape or before.dtype != parameter.dtype:
         expected = f"{tuple(parameter.shape)} {parameter.dtype}"
         raise ValueError(f"before: expected {expected}, got {tuple(before.shape)} {before.dtype}")
     if before.device != parameter.device:
         raise ValueError(f"before: expected a tensor on {parameter.device}, got {before.device}")
     check_lock(lock, parameter)
-    check_own_memory(parameter, "parameter")
+    if lock is None:
+        raise TypeError("lock: expected a Lock, got None")
+    check_changeable(parameter=parameter)
     if use_triton("lock_update_", parameter, before):
         from hat_kernels.lock_update import triton
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hat_kernels.check import check_tensors, check_units, got
 from hat_kernels.dispatch import use_triton
 from hat_kernels.locked_linear import reference
 
@@ -47,10 +48,19 @@ def locked_linear(
         [..., N].
 
     Raises:
-        ValueError: `frozen` is not in 0..N and 0..K.
+        TypeError: `x` and `weight` differ in dtype outside of autocast, or something is not of the kind described
+            above.
+        ValueError: a shape or device does not fit, or `frozen` is not in 0..N and 0..K.
         RuntimeError: in the backward pass, if `update` has moved the weight while another use of W still needs it.
     """
-    check_frozen(frozen, weight)
+    check_linear(x, weight, bias, frozen, update)
+    if frozen is None:
+        raise TypeError("frozen: expected a tuple of two ints, got None")
+    return locked(x, weight, bias, frozen, update)
+
+
+def locked(x: Tensor, weight: Tensor, bias: Tensor | None, frozen: tuple[int, int], update: Update | None) -> Tensor:
+    """`locked_linear` without the checks."""
     if not (torch.is_grad_enabled() and (weight.requires_grad or (bias is not None and bias.requires_grad))):
         return F.linear(x, weight, bias)
     # Autocast does not cast the inputs of an autograd function.
@@ -69,12 +79,43 @@ def _of_master(master: Tensor, update: Update) -> Update:
     return lambda _, dz, x: update(master, dz, x)
 
 
+def check_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, frozen: tuple[int, int] | None, update: Update | None
+) -> None:
+    """Check the arguments of a linear layer.
+
+    Raises:
+        TypeError, ValueError: as `locked_linear`; None is allowed for `frozen`.
+    """
+    check_tensors(x=x, weight=weight)
+    if weight.dim() != 2:
+        raise ValueError(f"weight: expected shape (N, K), got {tuple(weight.shape)}")
+    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"x: expected shape (..., {weight.shape[1]}), got {tuple(x.shape)}")
+    if x.device != weight.device:
+        raise ValueError(f"x: expected device {weight.device}, got {x.device}")
+    autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    if x.dtype != weight.dtype and not autocast:
+        raise TypeError(f"x: expected {weight.dtype} as the weight, got {x.dtype}")
+    if bias is not None:
+        check_units("bias", bias, weight.shape[0], weight.device)
+        if bias.dtype != weight.dtype and not autocast:
+            raise TypeError(f"bias: expected {weight.dtype} as the weight, got {bias.dtype}")
+    if frozen is not None:
+        check_frozen(frozen, weight)
+    if update is not None and not callable(update):
+        raise TypeError(f"update: expected a function or None, got {got(update)}")
+
+
 def check_frozen(frozen: tuple[int, int], weight: Tensor) -> None:
     """Check the size of the frozen block of a weight.
 
     Raises:
+        TypeError: `frozen` is not two ints.
         ValueError: `frozen` has more rows or columns than the weight, or fewer than 0.
     """
+    if not isinstance(frozen, (list, tuple)) or len(frozen) != 2:
+        raise TypeError(f"frozen: expected a tuple of two ints, got {got(frozen)}")
     for name, count, length in zip(("rows", "columns"), frozen, weight.shape, strict=False):
-        if not 0 <= count <= length:
-            raise ValueError(f"frozen: expected 0 to {length} {name}, got {count}")
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= length:
+            raise ValueError(f"frozen: expected 0 to {length} {name}, got {got(count)}")

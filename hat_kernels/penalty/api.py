@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hat_kernels.check import check_one_device, check_parallel
+from hat_kernels.check import check_list, check_one_device, check_parallel
 from hat_kernels.dispatch import use_triton
 from hat_kernels.gate.api import check_embedding
 from hat_kernels.limits import GATE_FLOOR
@@ -41,8 +41,9 @@ def penalty(
 
     Raises:
         ValueError: there is no gate; the lists differ in length, shapes or devices; or as `hat_kernels.gate`.
-        TypeError: an embedding is not float32 or float64.
+        TypeError: something is not a dense floating tensor, or an embedding is not float32 or float64.
     """
+    check_list("embeddings", embeddings)
     if not embeddings:
         raise ValueError("embeddings: expected at least one gate, got none")
     check_parallel("frees", frees, embeddings, "a gate")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from hat_kernels.check import check_one_device, check_parallel, check_scalar, check_states
+from hat_kernels.check import check_changeable, check_list, check_one_device, check_parallel, check_states
 from hat_kernels.dispatch import use_triton
 from hat_kernels.lock import Lock, check_locks
 from hat_kernels.sgd_update import reference
@@ -59,22 +59,24 @@ def sgd_update_(
             multiplies the free weights by an input of exactly 0, but 0 * inf is NaN.
 
     Raises:
-        ValueError: the lists differ in length, shapes or devices, or a lock does not fit.
-        TypeError: a momentum buffer is neither of the parameter's dtype nor float32.
+        ValueError: the lists differ in length, shapes or devices, a lock does not fit, an option is out of range, or
+            autograd records a change of a parameter.
+        TypeError: something is not a dense floating tensor, or a momentum buffer is neither of the parameter's dtype
+            nor float32.
     """
+    options = SGDOptions(
+        lr, momentum, dampening, nesterov, weight_decay, maximize, grad_scale, is_first_step, found_inf, mend
+    )
+    check_list("parameters", parameters)
+    options.check(check_one_device(parameters))
+    check_changeable(parameters=parameters)
     check_parallel("grads", grads, parameters)
     if momentum:
         check_states("momentum_buffers", momentum_buffers, parameters)
     check_locks(locks, parameters)
-    check_one_device(parameters)
-    check_scalar("grad_scale", grad_scale)
-    check_scalar("found_inf", found_inf)
     update = reference.sgd_update_
     if use_triton("sgd_update_", *parameters, *grads):
         from hat_kernels.sgd_update import triton as kernels  # a plain import, which torch.compile can trace
 
         update = kernels.sgd_update_
-    options = SGDOptions(
-        lr, momentum, dampening, nesterov, weight_decay, maximize, grad_scale, is_first_step, found_inf, mend
-    )
     update(parameters, grads, momentum_buffers if momentum else [], locks, options)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from hat_kernels.check import check_at_least_0, check_number, check_rate, check_scalar, check_switches
 
 
 class SGDOptions(NamedTuple):
@@ -25,3 +29,20 @@ class SGDOptions(NamedTuple):
     found_inf: Tensor | None = None
     mend: bool = False
     limit: float | None = None
+
+    def check(self, device: torch.device) -> None:
+        """Check the options for parameters on a device.
+
+        Raises:
+            ValueError: a number is out of range, a switch is not a bool, or a scalar is on another device.
+            TypeError: a scalar is not a dense floating tensor.
+        """
+        if not isinstance(self.lr, float) or not 0 <= self.lr < math.inf:
+            check_rate(self.lr, device)
+        check_at_least_0(momentum=self.momentum, weight_decay=self.weight_decay)
+        if not isinstance(self.dampening, float) or not -math.inf < self.dampening < math.inf:
+            check_number("dampening", self.dampening)
+        check_switches(nesterov=self.nesterov, maximize=self.maximize, is_first_step=self.is_first_step, mend=self.mend)
+        if self.grad_scale is not None or self.found_inf is not None:
+            check_scalar("grad_scale", self.grad_scale, device)
+            check_scalar("found_inf", self.found_inf, device)

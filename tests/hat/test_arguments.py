@@ -1,13 +1,28 @@
 """Checks of single arguments: what passes, what is refused, and in which words."""
 
+from __future__ import annotations
+
 import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from hat.arguments import check_choice, check_number, check_path, check_switch, check_type, check_whole, got
+from hat.arguments import (
+    check_arguments,
+    check_choice,
+    check_number,
+    check_path,
+    check_switch,
+    check_type,
+    check_whole,
+    got,
+)
 
 STRANGE = [None, True, "1", 1.5, [1], {}, object(), np.ones(3), torch.ones(3), math.nan, 10**400, 1j, b"1", type]
 
@@ -53,6 +68,68 @@ def test_a_long_value_is_named_in_one_short_line():
     assert got(10**5000) == "an int of 16610 bits"
     assert got(torch.zeros(2, 3)) == "a tensor of torch.float32, shape (2, 3)"
     assert got("two\nlines") == r"'two\nlines'"
+
+
+def example(
+    number: int,
+    share: float = 0.5,
+    *,
+    on: bool = True,
+    name: str | None = None,
+    sizes: Sequence[int] = (),
+    named: Mapping[str, float] | int = 1,
+    pair: tuple[float, float] = (0.0, 1.0),
+    call: Callable[[int], int] = int,
+    mode: Literal["a", "b"] = "a",
+    module: nn.Module | None = None,
+    anything: Any = None,
+    unknown: NotImported = None,  # noqa: F821
+    **more: int,
+) -> dict[str, Any]:
+    check_arguments(example, locals())
+    return {}
+
+
+GOOD = {
+    "number": [1, -1, np.int64(3), 2**63 - 1],
+    "share": [1, 0.5, math.inf, np.float32(0.5)],
+    "on": [True, False],
+    "name": [None, "", "a"],
+    "sizes": [(), [1, 2], range(3), torch.Size((2,))],
+    "named": [3, {}, {"a": 1, "b": 0.5}],
+    "pair": [(1, 2.5)],
+    "call": [len, lambda: None, int],
+    "mode": ["a", "b"],
+    "module": [None, nn.ReLU()],
+    "anything": [object()],
+    "unknown": [object()],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in GOOD.items() for value in values])
+def test_arguments_of_the_annotated_kinds_pass(name, value):
+    example(**{"number": 1, name: value})
+
+
+BAD = {
+    "number": (ValueError, "an int", [None, True, "1", 1.0, 10**30, [1], torch.ones(1)]),
+    "share": (ValueError, "a number", [None, False, "1", math.nan, 10**400, 1j, [1.0]]),
+    "on": (ValueError, "True or False", [None, 1, "no"]),
+    "name": (ValueError, "a string or None", [1, b"a", ["a"]]),
+    "sizes": (TypeError, "a sequence of ints", [None, 1, "12", b"12", [1, "2"], [True], {1}, {1: 1}, np.ones(2)]),
+    "named": (TypeError, "a mapping of strings and numbers or an int", ["a", {1: 1}, {"a": "b"}, {"a": math.nan}]),
+    "pair": (TypeError, "a tuple of numbers and numbers", [None, (1,), (1, 2, 3), (1, "a"), [1, 2]]),
+    "call": (TypeError, "a function", [None, 1, "len"]),
+    "mode": (TypeError, "'a' or 'b'", [None, "c", 1, torch.ones(2)]),
+    "module": (TypeError, "a torch.nn.Module or None", [nn.ReLU, 1, torch.ones(1)]),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, (*_, values) in BAD.items() for value in values])
+def test_arguments_of_other_kinds_are_refused_in_a_line(name, value):
+    error, expected, _ = BAD[name]
+    with pytest.raises(error, match=rf"^{name}: expected {re.escape(expected)}, got [^\n]{{1,80}}$"):
+        example(**{"number": 1, name: value})
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400)])

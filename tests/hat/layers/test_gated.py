@@ -1,11 +1,14 @@
 """Gated layers compared with plain layers."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import hat
+import hat_kernels
+from hat.layers.gated import GatedLayer
 
 CONVS = [(hat.HATConv1d, F.conv1d, 1), (hat.HATConv2d, F.conv2d, 2), (hat.HATConv3d, F.conv3d, 3)]
 
@@ -61,6 +64,26 @@ def test_dropout_range(dropout):
     for make in (lambda: hat.HATLinear(2, 3, dropout=dropout), lambda: hat.HATConv1d(2, 3, 1, dropout=dropout)):
         with pytest.raises(ValueError, match=r"dropout: expected in \[0, 1\), got"):
             make()
+
+
+@pytest.mark.parametrize("dropout", [0, 0.0, 0.5, np.float32(0.5), np.float64(0.25), np.int64(0)])
+def test_a_probability_of_any_kind_of_number(dropout):
+    """An int has no `is_integer` on Python 3.10 and 3.11."""
+    plain = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(dropout), nn.Linear(3, 2))
+    models = (
+        hat.HATModel(hat.HATLinear(2, 3, dropout=dropout)),
+        hat.HATModel(hat.models.mlp(2, hidden=(3,), input_dropout=dropout, dropout=dropout)),
+        hat.convert(plain, torch.ones(2, 2)),
+    )
+    for model in models:
+        model.begin_task(2)
+        assert model(torch.ones(4, 2)).isfinite().all()
+    layers = [module for model in models for module in model.modules()]
+    assert {type(module.dropout) for module in layers if isinstance(module, GatedLayer)} == {float}
+    hat.HATConv2d(1, 2, 1, dropout=dropout)(torch.ones(2, 1, 3, 3)).sum().backward()
+    layers = hat.models.alexnet((1, 12, 12), channels=(2, 2, 2), hidden=(3,), dropout=(dropout,) * 4)
+    assert layers(torch.ones(2, 1, 12, 12)).isfinite().all()
+    assert (hat_kernels.dropout(torch.ones(64), dropout) <= 2).all()
 
 
 def test_unknown_activation():

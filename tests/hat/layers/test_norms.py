@@ -558,7 +558,7 @@ def test_gates_that_do_not_fit():
         hat.HATLayerNorm((4, 2, 2), gate=hat.Gate(4))
     with pytest.raises(ValueError, match="activation: expected one of"):
         hat.HATGroupNorm(2, 4, activation="softmax")
-    with pytest.raises(ValueError, match=r"x: expected 4 dimensions \(B, N, \.\.\.\), got \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"x: expected 4 dimensions \(B, 4, \.\.\.\), got \(3, 4\)"):
         hat.HATBatchNorm2d(4)(torch.zeros(3, 4))
 
 

@@ -14,9 +14,9 @@ ONE = torch.ones(3)
         ([], [], {}, "grads: expected 1, one an embedding, got 0"),
         ([torch.ones(2)], [], {}, r"grads\[0\]: expected \(3,\), got \(2,\)"),
         ([ONE], [], {"momentum": 0.9}, "momentum_buffers: expected 1, one an embedding, got 0"),
-        ([ONE], [], {"limit": 0.0}, r"limit: expected > 0, got 0\.0"),
-        ([ONE], [], {"limit": -1.0}, r"limit: expected > 0, got -1\.0"),
-        ([ONE], [], {"limit": float("nan")}, "limit: expected > 0, got nan"),
+        ([ONE], [], {"limit": 0.0}, r"limit: expected a finite number > 0, got 0\.0"),
+        ([ONE], [], {"limit": -1.0}, r"limit: expected a finite number > 0, got -1\.0"),
+        ([ONE], [], {"limit": float("nan")}, "limit: expected a finite number > 0, got nan"),
     ],
 )
 def test_value(grads, buffers, options, message):

@@ -46,7 +46,7 @@ def test_dtype(changes, message):
         ),
         ({"scale": torch.ones(1)}, r"scale: expected a 0-d tensor, got shape \(1,\)"),
         ({"embedding": None, "scale": None, "mask": torch.ones(3)}, "gate: expected embedding and scale, got a mask"),
-        ({"s_max": 0.0}, r"s_max: expected > 0, got 0\.0"),
+        ({"s_max": 0.0}, r"s_max: expected a finite number > 0, got 0\.0"),
         ({"compensation": "some"}, r"compensation: expected one of .*'published'.*, got 'some'"),
     ],
 )

@@ -24,8 +24,8 @@ def test_dtype(dtype):
         ({"embedding": torch.tensor(1.0)}, r"embedding: expected shape \(N,\), got \(\)"),
         ({"scale": torch.ones(1)}, r"scale: expected a 0-d tensor, got shape \(1,\)"),
         ({"scale": torch.ones((), device="meta")}, r"scale: expected device cpu, got meta"),
-        ({"s_max": 0.0}, r"s_max: expected > 0, got 0\.0"),
-        ({"s_max": float("nan")}, r"s_max: expected > 0, got nan"),
+        ({"s_max": 0.0}, r"s_max: expected a finite number > 0, got 0\.0"),
+        ({"s_max": float("nan")}, r"s_max: expected a finite number > 0, got nan"),
         ({"compensation": "some"}, r"compensation: expected one of .*'published'.*, got 'some'"),
     ],
 )

@@ -45,7 +45,7 @@ def test_embedding_dtype():
         ({**E, "embedding": torch.zeros(4)}, r"embedding: expected shape \(3,\), got \(4,\)"),
         ({**E, "scale": torch.ones(3)}, r"scale: expected a 0-d tensor, got shape \(3,\)"),
         ({**E, "compensation": "all"}, "compensation: expected one of .*, got 'all'"),
-        ({**E, "s_max": -1.0}, r"s_max: expected > 0, got -1\.0"),
+        ({**E, "s_max": -1.0}, r"s_max: expected a finite number > 0, got -1\.0"),
         ({"mask": torch.ones(2)}, r"mask: expected shape \(3,\), got \(2,\)"),
         ({"mask": torch.ones(2, 3)}, r"mask: expected shape \(3,\), got \(2, 3\)"),
         ({"mask": torch.ones(3, device="meta")}, "mask: expected device cpu, got meta"),
