@@ -18,6 +18,7 @@ from hat.training.form import check_form
 from hat.training.history import History
 from hat.training.identity import IDENTITY_FORM
 from hat.training.random_state import RANDOM_FORM
+from hat.untrusted import read_json
 
 _CONFIG, _CHECKPOINT = "config.json", "checkpoint.pt"
 _METRICS, _ACCURACY, _RESULT = "metrics.jsonl", "accuracy.csv", "result.json"
@@ -185,10 +186,7 @@ class RunDir:
         return self.path / "logits" / f"task-{task:04d}.pt"
 
     def _read_json(self, file: Path) -> dict[str, Any]:
-        try:
-            content = json.loads(file.read_text())
-        except (ValueError, RecursionError):
-            raise ValueError(f"{file}: expected JSON, got other text") from None
+        content = read_json(file)
         if not isinstance(content, dict):
             raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")
         return content
