@@ -158,7 +158,7 @@ def as_tensor(values: Any, argument: str) -> Tensor:
         if isinstance(values, (list, tuple)) and values and all(isinstance(row, Tensor) for row in values):
             values = torch.stack(list(values))
         return torch.as_tensor(values, dtype=torch.float64).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{argument}: expected numbers in rows of one length, got {error}") from None
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hat.arguments import check_choice, check_number, check_switch, check_whole
+from hat.arguments import check_choice, check_number, check_switch, check_type, check_whole, got
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,6 +62,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "lr_patience", "eval_batch_size"):
             check_whole(name, getattr(self, name), least=1)
         check_whole("seed", self.seed)
+        if not -(2**63) <= self.seed < 2**64:  # what torch.manual_seed takes
+            raise ValueError(f"seed: expected at least -2**63 and below 2**64, got {got(self.seed)}")
         check_number("lr", self.lr, above=0)
         check_number("lr_factor", self.lr_factor, above=1)
         check_number("clip", self.clip, above=0, finite=False)
@@ -88,13 +90,14 @@ class TrainConfig:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
+            check_type("device", self.device, (str, torch.device), "a text")
             device = torch.device(self.device)
         except (RuntimeError, TypeError):
-            raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {self.device!r}") from None
+            raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {got(self.device)}") from None
         try:
             torch.empty(0, device=device)
         except Exception:  # a missing backend may raise any error
-            raise ValueError(f"device: expected one that this machine has, got {self.device!r}") from None
+            raise ValueError(f"device: expected one that this machine has, got {got(self.device)}") from None
         if device.type == "meta":
             raise ValueError("device: expected a device that computes, got 'meta'")
         return device

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from hat import checkpoint
-from hat.training.fit import FIT_FORM
+from hat.training.fit import check_fit
 from hat.training.form import check_form
 from hat.training.history import History
 from hat.training.identity import IDENTITY_FORM
@@ -159,9 +159,9 @@ class RunDir:
         saved = checkpoint.load(self.checkpoint)
         check_form(saved, {**_SAVED_FORM, "fit": (dict, type(None))}, str(self.checkpoint))
         if saved["fit"] is not None:
-            check_form(saved["fit"], FIT_FORM, f"{self.checkpoint}: fit")
-        History.read(saved.get("history"), f"{self.checkpoint}: history")
-        return saved
+            check_fit(saved["fit"], saved["model"], f"{self.checkpoint}: fit")
+        history = History.read(saved.get("history"), f"{self.checkpoint}: history")
+        return {**saved, "history": vars(history)}
 
     def save_logits(self, task: int, logits: Tensor) -> None:
         """Write the logits of a task on its test part."""

@@ -47,9 +47,9 @@ def spaces(path: Path) -> None:
         file.truncate(2**30)
 
 
-def irregular(path: Path, make: Callable[[Path], object]) -> None:
-    path.unlink()
-    make(path)
+def irregular(at: Path, file: str, make: Callable[[Path], object]) -> None:
+    (at / file).unlink()
+    make(at / file)
 
 
 PLACES: dict[str, Callable[[Path], object]] = {
@@ -88,7 +88,18 @@ FIELDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("stream",): ("stream", "datasets", "tasks", "classes_per_task", "validation", "seed", "root", "limit", "size"),
     ("network",): ("network", "hidden", "width", "stem", "depth", "heads", "patch", "dropout"),
     ("gates",): ("mask_mode", "compensation", "s_max", "limit", "init", "locked_first", "fold"),
-    ("training",): ("epochs", "batch_size", "lr", "optimizer", "seed", "device", "dtype", "eval_batch_size", "graph", "clip"),
+    ("training",): (
+        "epochs",
+        "batch_size",
+        "lr",
+        "optimizer",
+        "seed",
+        "device",
+        "dtype",
+        "eval_batch_size",
+        "graph",
+        "clip",
+    ),
     (): ("stream", "network", "gates", "training", "references", "verify", "grow"),
 }
 
@@ -143,7 +154,7 @@ MODELS: dict[str, Edit] = {
     "order of 2**62": in_model(".origin", lambda o: o + 2**62),
     "facts too deep": in_model("_extra_state", deep),
     "facts of other text": in_model("_extra_state", lambda s: s * 0),
-    "facts on 10**7 tasks": facts(classes=[["0", "1"]] * 1_000_000),
+    "facts of 100,000 tasks": facts(classes=[["0", "1"]] * 100_000),
     "facts of half a character": facts(classes=[["\ud800", "b"], ["c", "d"]]),
     "facts of forgotten tasks that never were": facts(forgotten=[10**30]),
     "facts without seals": facts(sealed={"a": 1}),
@@ -153,7 +164,12 @@ MODELS: dict[str, Edit] = {
     "names that are numbers": lambda p: p["model"].update({7: torch.zeros(1)}),
     "no tensors": lambda p: p["model"].clear(),
 }
-HARMLESS = ("weight that is not a number", "weight of one number seen many times", "embedding that is not a number")
+HARMLESS = (
+    "facts of half a character",
+    "weight that is not a number",
+    "weight of one number seen many times",
+    "embedding that is not a number",
+)
 
 PAYLOADS: dict[str, Edit] = {
     "no model": lambda p: p.pop("model"),
@@ -169,6 +185,7 @@ PAYLOADS: dict[str, Edit] = {
     "epochs without columns": lambda p: p["history"].update(epochs=[{}]),
     "epochs with tensors": lambda p: p["history"]["epochs"][0].update(loss=torch.zeros(3)),
     "names with codes of the terminal": lambda p: p["history"].update(names=["\x1b[2J\n", "\ud800\0"]),
+    "names of half a character": lambda p: p["history"].update(names=["\ud800", "\udfff"]),
     "names of a megabyte": lambda p: p["history"].update(names=["x" * (1 << 20), "y"]),
     "growth of other types": lambda p: p["history"].update(growth=[{"task": "x", "units": 7}]),
     "drift of 10**400": lambda p: p["history"].update(drift=[[10**400], [0.0, 0.0]]),
@@ -198,7 +215,9 @@ FITS: dict[str, Edit] = {
     "momentum of 10**12 numbers": lambda f: f["optimizer"].update(
         state={0: {"momentum_buffer": torch.zeros(1, dtype=torch.float64).expand(10**12)}}
     ),
-    "momentum that is sparse": lambda f: f["optimizer"].update(state={0: {"momentum_buffer": torch.eye(3).to_sparse()}}),
+    "momentum that is sparse": lambda f: f["optimizer"].update(
+        state={0: {"momentum_buffer": torch.eye(3).to_sparse()}}
+    ),
     "momentum that is text": lambda f: f["optimizer"].update(state={0: {"momentum_buffer": "x"}}),
     "plateau with other keys": lambda f: f["plateau"].update(x=1),
     "plateau of 10**400": lambda f: f["plateau"].update(epoch=10**400),
@@ -232,32 +251,74 @@ def kinds() -> Iterator[Kind]:
             yield from of_bytes("json", command, file, {f"{file} {name}": content}, outcome)
         yield Kind(f"json/{file} of a gigabyte", "report", lambda at, file=file: spaces(at / file), file, outcome)
         for name, make in PLACES.items():
-            yield Kind(f"json/{file} {name}", "report", lambda at, f=X
+            command = "evaluate" if file == "config.json" else "report"
+            build = partial(irregular, file=file, make=make)
+            yield Kind(f"json/{file} {name}", command, build, file, outcome)
     for name, result in RESULTS.items():
-        yield Kind(f"json/result.json {name}", "report",
-            lambda at, result=result: (at / "result.json").write_text(json.dumps(result)), "result.json", EITHER)
+        yield Kind(
+            f"json/result.json {name}",
+            "report",
+            lambda at, result=result: (at / "result.json").write_text(json.dumps(result)),
+            "result.json",
+            EITHER,
+        )
+    for index, sizes in enumerate(([30_000, 30_000], [10**9], [1] * 5000)):
+        build = partial(set_field, place=("network", "hidden"), value=sizes)
+        yield Kind(f"json/network.hidden of {len(sizes)} sizes", _COMMANDS[index], build, "config.json")
     for place, fields in FIELDS.items():
         for index, field in enumerate(fields):
             for number, (name, value) in enumerate(VALUES.items()):
-                yield Kind(f"json/{'.'.join((*place, field))} {name}", _COMMANDS[(index + number) % 3],
-                    partial(set_field, place=(*place, field), value=value), "config.json", EITHER)
+                yield Kind(
+                    f"json/{'.'.join((*place, field))} {name}",
+                    _COMMANDS[(index + number) % 3],
+                    partial(set_field, place=(*place, field), value=value),
+                    "config.json",
+                    EITHER,
+                )
     for index, (name, edit) in enumerate(MODELS.items()):
-        yield Kind(f"state/{name}", _COMMANDS[index % 3], partial(edit_checkpoint, edit=edit), "checkpoint.pt",
-            EITHER if name in HARMLESS else "refused")
-        yield Kind(f"model/{name}", "model", partial(edit_checkpoint, edit=edit), "checkpoint.pt",
-            EITHER if name in HARMLESS else "refused")
+        yield Kind(
+            f"state/{name}",
+            _COMMANDS[index % 3],
+            partial(edit_checkpoint, edit=edit),
+            "checkpoint.pt",
+            EITHER if name in HARMLESS else "refused",
+        )
+        yield Kind(
+            f"model/{name}",
+            "model",
+            partial(edit_checkpoint, edit=edit),
+            "checkpoint.pt",
+            EITHER if name in HARMLESS else "refused",
+        )
     for name, edit in PAYLOADS.items():
         for command in _COMMANDS:
-            yield Kind(f"run/{name}, {command}", command, partial(edit_checkpoint, edit=edit), "checkpoint.pt",
-                EITHER if name.startswith(IGNORED_BY[command]) else "refused")
+            yield Kind(
+                f"run/{name}, {command}",
+                command,
+                partial(edit_checkpoint, edit=edit),
+                "checkpoint.pt",
+                EITHER if name.startswith(IGNORED_BY[command]) else "refused",
+            )
     for name, edit in FITS.items():
-        yield Kind(f"fit/{name}", "halfway", lambda at, e=edit: edit_checkpoint(at, lambda p: e(p["fit"])), "checkpoint.pt",
-            EITHER if "10**400" in name or "before" in name else "refused")
+        yield Kind(
+            f"fit/{name}",
+            "halfway",
+            lambda at, e=edit: edit_checkpoint(at, lambda p: e(p["fit"])),
+            "checkpoint.pt",
+            EITHER if name in ("plateau of 10**400", "optimizer rate of text", "scaler of other types") else "refused",
+        )
     for name in ("packed", "pipe"):
         yield Kind(f"run/logits {name}", "evaluate", partial(hostile_logits, name=name), "logits/task-0000.pt")
-    yield Kind("run/checkpoint that is a pipe", "report", lambda at: irregular(at / "checkpoint.pt", os.mkfifo), "checkpoint.pt")
+    yield Kind(
+        "run/checkpoint that is a pipe",
+        "report",
+        partial(irregular, file="checkpoint.pt", make=os.mkfifo),
+        "checkpoint.pt",
+    )
     for name in ("100,000 deep", "number of a million digits", "bytes that are no text"):
-        yield Kind(f"json/compression.json {name}", "compress", partial(figures, content=TEXTS[name]), "compression.json")
+        yield Kind(
+            f"json/compression.json {name}", "compress", partial(figures, content=TEXTS[name]), "compression.json"
+        )
 
 
 def figures(at: Path, content: bytes) -> None:
