@@ -59,8 +59,8 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file. NaN and Infinity are numbers, as `json.dumps` writes them.
 
     Raises:
-        ValueError: the file is missing, larger than `MAX_JSON`, no regular file or no JSON, or an object in it has a key
-            twice; the message names the file.
+        ValueError: the file is missing, larger than `MAX_JSON`, no regular file or no JSON, or an object in it has a
+            key twice; the message names the file.
     """
     if (size := check_regular(path, "JSON")) > MAX_JSON:
         raise ValueError(f"{path}: expected at most {MAX_JSON >> 20} MiB of JSON, got {size >> 20} MiB")
@@ -102,7 +102,8 @@ def check_torch_file(path: str | os.PathLike[str]) -> Any:
     """Check a file of `torch.save` that holds tensors, numbers and texts, before torch reads it.
 
     The archive must hold every byte once, unpacked and with its checksum. No tensor may reach beyond the bytes of its
-    storage. No list, tuple or dict may be there twice, as such values grow without end when somebody walks through them.
+    storage. No list, tuple or dict may be there twice, as such values grow without end when somebody walks through
+    them.
 
     Returns:
         The value in the file, with an object without content for every tensor.
@@ -158,7 +159,7 @@ def _member_sizes(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
 
 
 def _check_end(file: io.BufferedReader, size: int) -> None:
-    """Check that the second of two directories, if there are two, is where its pointer says; torch follows the pointer."""
+    """Check that the directory for large archives is where its pointer says, as torch follows the pointer."""
     file.seek(max(0, size - 42))
     pointer = file.read(20)
     if pointer.startswith(b"PK\6\7") and int.from_bytes(pointer[8:16], "little") != size - 98:
@@ -170,9 +171,9 @@ class _RefusedError(ValueError):
 
 
 class _Storage(NamedTuple):
-    """A storage of `count` numbers of `width` bytes."""
+    """A storage of `length` numbers of `width` bytes."""
 
-    count: int
+    length: int
     width: int
 
 
@@ -188,14 +189,12 @@ class _Name(NamedTuple):
     width: int
 
 
-_OPCODES = b"".join(
-    getattr(pickle, name)
-    for name in (
-        "PROTO STOP MARK GLOBAL REDUCE BUILD BINPERSID NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT "
-        "BINUNICODE EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS "
-        "BINGET LONG_BINGET BINPUT LONG_BINPUT"
-    ).split()
-)
+_NAMES = """
+    PROTO STOP MARK GLOBAL REDUCE BUILD BINPERSID NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE
+    EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT SETITEM SETITEMS BINGET LONG_BINGET
+    BINPUT LONG_BINPUT
+"""
+_OPCODES = b"".join(getattr(pickle, name) for name in _NAMES.split())
 """What `torch.save` writes. Each of them takes memory in proportion to the bytes of the file."""
 
 
@@ -212,6 +211,8 @@ class _Claims(pickle._Unpickler):  # the one in C gives as much memory to its me
         pickled: the pickle.
         storages: the bytes of the storages by their keys.
     """
+
+    stack: list[Any]
 
     def __init__(self, pickled: bytes, storages: dict[str, int]) -> None:
         super().__init__(io.BytesIO(pickled))
@@ -268,11 +269,13 @@ class _Claims(pickle._Unpickler):  # the one in C gives as much memory to its me
             raise _RefusedError("a tensor with hooks or with other facts")
         count = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-        if last >= storage.count if count else offset > storage.count:
-            raise _RefusedError(f"a tensor that reaches beyond the {storage.count} numbers of its storage")
-        self.expanded += max(0, count - storage.count) * storage.width
+        if last >= storage.length if count else offset > storage.length:
+            raise _RefusedError(f"a tensor that reaches beyond the {storage.length} numbers of its storage")
+        self.expanded += max(0, count - storage.length) * storage.width
         if self.expanded > _EXPANDED:
-            raise _RefusedError(f"tensors of many more numbers than their storages, of {got(count)} in {storage.count}")
+            raise _RefusedError(
+                f"tensors of many more numbers than their storages, of {got(count)} in {storage.length}"
+            )
         return _Tensor()
 
     def _tensor_of_dtype(self, storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> _Tensor:
@@ -280,7 +283,7 @@ class _Claims(pickle._Unpickler):  # the one in C gives as much memory to its me
         requires_grad, hooks, dtype, *metadata = more
         if type(storage) is not _Storage or storage.width != 1 or type(dtype) is not _Name:
             raise _RefusedError("a tensor of other facts")
-        numbers = _Storage(storage.count // dtype.width, dtype.width)
+        numbers = _Storage(storage.length // dtype.width, dtype.width)
         return self._tensor(numbers, offset, size, stride, requires_grad, hooks, *metadata)
 
     def _build(self) -> None:

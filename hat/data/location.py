@@ -39,7 +39,7 @@ def checked_path(argument: str, value: object) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         return path
     except PermissionError as error:
-        raise ValueError(f"{argument}: expected a path that can be read, got {got(str(value))}") from error
+        raise ValueError(f"{argument}: expected a path that can be read, got {str(value)[:300]!r}") from error
     except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL byte, a home folder of nobody
         raise ValueError(f"{argument}: expected a path that this system can have, got {got(str(value))}") from error
     return path

@@ -19,8 +19,8 @@ class Stream(Sequence[Task]):
 
     Raises:
         TypeError: the name is no str, or one of the tasks is no Task.
-        ValueError: `input_shape` is not as above, there is neither a task nor `input_shape`, or a task has another image
-            shape.
+        ValueError: `input_shape` is not as above, there is neither a task nor `input_shape`, or a task has another
+            image shape.
     """
 
     def __init__(self, name: str, tasks: Iterable[Task], *, input_shape: tuple[int, int, int] | None = None) -> None:

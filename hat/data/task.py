@@ -29,8 +29,8 @@ class Task:
 
     Raises:
         TypeError: the name is no str, a part no Part, or the classes no sequence of names.
-        ValueError: `train` is empty, `index` is no int >= 0, two classes have one name, or the image shape or the labels
-            of a part do not fit.
+        ValueError: `train` is empty, `index` is no int >= 0, two classes have one name, or the image shape or the
+            labels of a part do not fit.
     """
 
     name: str

@@ -22,7 +22,7 @@ from hat.training.optimizer import make_optimizer
 from hat.training.progress import Progress
 from hat.training.schedule import Plateau
 
-_FORM = {
+_FORM: dict[str, Any] = {
     "optimizer": {"state": dict, "param_groups": [{"params": [int]}]},
     "scaler": dict,
     "plateau": {"lr": (float, int), "patience": int, "epoch": int, "best": float},
@@ -153,8 +153,9 @@ class Fit:
         self.best = dict(state["best"])
 
     def _check_optimizer(self, state: dict[str, Any]) -> None:
-        """Check that a state has the parameters and the options of this optimizer, and no tensor larger than they are."""
-        groups, parameters = self.optimizer.param_groups, {}
+        """Check that a state has the parameters and options of this optimizer, and no tensor larger than they are."""
+        groups = self.optimizer.param_groups
+        parameters: dict[int, Tensor] = {}
         if [len(group["params"]) for group in groups] != [len(group["params"]) for group in state["param_groups"]]:
             raise ValueError("optimizer: expected groups with as many parameters as the model has, got others")
         for group, saved in zip(groups, state["param_groups"], strict=True):

@@ -23,10 +23,7 @@ def main(parts: list[str]) -> int:
             text = result.wrong(kind)
             wrong += text is not None
             if text is not None:
-                print(
-                    f"{kind.name} ({kind.reader}): {text[:600]!r}"[1:-1] if False else f"{kind.name}: {text[:600]!r}",
-                    flush=True,
-                )
+                print(f"{kind.name}: {text[:600]!r}", flush=True)
     counts = Counter(kind.name.partition("/")[0] for kind in kinds)
     print(f"{len(kinds)} kinds ({', '.join(f'{number} {name}' for name, number in counts.items())}), {wrong} wrong")
     print(f"largest peak {peak / CAP:.2f} times the cap, {time.perf_counter() - started:.0f} s")

@@ -69,7 +69,7 @@ def bomb_zip(path: Path, method: int = zipfile.ZIP_DEFLATED, *, members: int = 1
 
 def many_members(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
-        for index in range(30_000):
+        for index in range(10_000):
             archive.writestr(f"{index}/", b"")
 
 
@@ -129,7 +129,7 @@ ZIPS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "overlapping members": (overlapping, EITHER),
     "zips in zips": (nested, EITHER),
-    "thirty thousand folders": (many_members, "refused"),
+    "ten thousand folders": (many_members, "refused"),
     "path that leads outside": (
         partial(zipped, members=[("../../executed", b"x"), ("../train/a/z.png", png())]),
         EITHER,
@@ -267,7 +267,7 @@ TARS: dict[str, tuple[Callable[[Path], object], str]] = {
     "member of 2**60 bytes.tar": (headers(member("train/a/0.png", size=2**60)), "refused"),
     "member of negative size.tar": (headers(member("train/a/0.png", size=-(2**40))), "refused"),
     "sparse member of 1 TiB.tar": (partial(sparse, real=2**40), "refused"),
-    "sparse member of 160 MiB.tar": (partial(sparse, real=BOMB), "refused"),
+    "sparse member of a bomb.tar": (partial(sparse, real=BOMB), "refused"),
     "pax header of 1 GiB.tar": (pax(record("comment", "x"), size=2**30), "refused"),
     "pax header of negative length.tar": (pax(b"-5 path=x\n"), "refused"),
     "pax header of other text.tar": (pax(b"999999999999999999999 path=x\n"), "refused"),

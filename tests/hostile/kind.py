@@ -9,7 +9,7 @@ from pathlib import Path
 CAP_GIB = 1 / 32
 """The cap on unpacked bytes while the files are read. It is small, so that the bombs are small, too."""
 CAP = int(CAP_GIB * 2**30)
-BOMB = 5 * CAP
+BOMB = 3 * CAP
 """Bytes of a bomb, unpacked."""
 
 COMMANDS = ("evaluate", "report", "resume", "halfway", "compress")

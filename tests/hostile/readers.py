@@ -34,7 +34,7 @@ def load_checkpoint(folder: Path, path: Path) -> None:
 
 
 def load_model(folder: Path, path: Path) -> None:
-    """Load the state of a checkpoint into a model of two tasks. A state that is refused must leave the model as it was."""
+    """Load the state of a checkpoint into a model of two tasks. A refused state must leave the model as it was."""
     model = copy.deepcopy(_model())
     state = hat.checkpoint.load(path)["model"]
     before = {name: value.clone() for name, value in model.state_dict().items()}

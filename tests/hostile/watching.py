@@ -41,8 +41,8 @@ _CALLS = (
 _CALLS += ("socket.connect", "socket.getaddrinfo", "urllib.Request", "ctypes.dlopen", "webbrowser.open")
 _BORROWED = re.compile(
     r"weights_only|allow_pickle|safe_globals|allowlist|if you trust|Errno|Unable to allocate|MemoryError|Traceback"
-    r"|0x[0-9a-fA-F]{6,}|RLIMIT|can't allocate|not enough memory|object has no attribute|object is not|Error:|enforce fail"
-    r"|positional argument|DecompressionBombError|MAX_TEXT_CHUNK|max_header_size|set_int_max_str_digits"
+    r"|0x[0-9a-fA-F]{6,}|RLIMIT|can't allocate|not enough memory|object has no attribute|object is not|Error:"
+    r"|enforce fail|positional argument|DecompressionBombError|MAX_TEXT_CHUNK|max_header_size|set_int_max_str_digits"
 )
 
 
@@ -85,7 +85,7 @@ def wrong_message(message: str, kind: Kind) -> str | None:
         return f"a message of {len(message)} letters: {message}"
     if match := _BORROWED.search(message):
         return f"{match[0]!r} is not ours: {message}"
-    if "expected" not in message and "no such file" not in message:
+    if not any(text in message for text in ("expected", "no such file", "has moved since it was locked")):
         return f"it does not say what was expected: {message}"
     name = "inside" if kind.reader in COMMANDS else Path(kind.path).name
     if name not in message and kind.path != ".":
@@ -167,7 +167,6 @@ def _warm_up() -> None:
     import scipy.io
     import sklearn.datasets
 
-    import hat.data
     from hat import plots
 
     PIL.Image.init()
