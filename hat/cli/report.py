@@ -25,6 +25,9 @@ from hat.training.saved import reading
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PICTURES = tuple(f"plots/{name}.png" for name in ("accuracy_matrix", "accuracy_over_time", "capacity", "overlap"))
+"""The pictures of `hat train`."""
+
 
 def run_report(arguments: argparse.Namespace) -> None:
     """Print the tables of a run and draw its pictures.
@@ -63,7 +66,7 @@ def _model(folder: RunDir, saved: dict[str, Any]) -> HATModel:
     if len(shapes) != 1:
         raise ValueError(f"{folder.checkpoint}: expected inputs of one shape, got {sorted(shapes)}")
     (shape,) = shapes
-    spec.check_size(shape, saved["model"], str(folder.config))
+    spec.check_size(shape, saved["model"], str(folder.checkpoint))
     model = spec.model(shape)
     if layers_of(model) != saved["identity"]["network"]:
         raise ValueError(f"{folder.checkpoint}: expected the network of config.json, got a network of other layers")
@@ -103,6 +106,5 @@ def _accuracy_plots(history: History, references: Mapping[str, list[float]]) -> 
 
 
 def _save(folder: RunDir, figures: Mapping[str, Figure]) -> None:
-    folder.plots.mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        plots.save(figure, folder.plots / f"{name}.png")
+    for figure, file in [(figure, folder.claim(f"plots/{name}.png")) for name, figure in figures.items()]:
+        plots.save(figure, file)

@@ -140,7 +140,7 @@ class RunSpec:
         Args:
             input_shape: (C, H, W).
             state: of the model of the run.
-            where: the file that has the options, for the message.
+            where: the file that has the state, for the message.
 
         Raises:
             ValueError: the network is larger, or cannot take such inputs.
@@ -154,11 +154,11 @@ class RunSpec:
             raise ValueError(f"{where}: expected a network for inputs of {input_shape}, got: {reason}") from error
         sizes = [parameter.numel() for parameter in network.parameters()]
         if len(sizes) > len(state):
-            raise ValueError(f"{where}: expected a network of at most {len(state)} tensors, got one of {len(sizes)}")
-        if (count := sum(sizes)) > saved:
             raise ValueError(
-                f"{where}: expected a network of at most the {saved} numbers of the checkpoint, got {count}"
+                f"{where}: expected the {len(sizes)} tensors of the network of config.json, got {len(state)}"
             )
+        if (count := sum(sizes)) > saved:
+            raise ValueError(f"{where}: expected the {count} numbers of the network of config.json, got {saved}")
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as dicts, tuples, numbers, strings and None."""

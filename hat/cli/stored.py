@@ -50,7 +50,7 @@ def open_run(path: Path, *, data: str | None = None, device: str | None = None) 
     spec = read_spec(folder, data=data, device=device)
     saved = folder.load()  # so that a damaged checkpoint is found before the data is loaded, which may take long
     stream = spec.stream.build()
-    spec.check_size(stream.input_shape, saved["model"], str(folder.config))
+    spec.check_size(stream.input_shape, saved["model"], str(folder.checkpoint))
     model = spec.model(stream.input_shape)
     saved = restore(folder, model, identity(model, stream, spec.training, grow=spec.grow))
     model.to(spec.training.torch_device())

@@ -1,4 +1,4 @@
-"""Read files that may come from anyone: what a file claims is checked before memory is given to it.
+"""Check what a checkpoint claims, before torch gives memory to it.
 
 Example: the pickle in a checkpoint says "a tensor of 10**12 numbers, whose bytes are in data/0". The member `data/0` of
 the archive has 16 bytes. `check_torch_file` finds this without making the tensor.
@@ -7,95 +7,22 @@ the archive has 16 bytes. `check_torch_file` finds this without making the tenso
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import pickle
-import stat
 import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 
 from hat.arguments import got
 
-MAX_JSON = 256 << 20
-"""The largest JSON file that is read, in bytes. Parsed, it may take ten times as much memory."""
 _DEPTH = 1000  # levels of lists, tuples and dicts
 _EXPANDED = 64 << 20  # bytes of all tensors of a file beyond those of their storages: an expanded tensor takes no room
 _NONE = type(None)
-
-
-def check_regular(path: str | os.PathLike[str], expected: str) -> int:
-    """Check that a path leads to a regular file. A pipe or a device would be read for ever.
-
-    Args:
-        path: of the file.
-        expected: what the file should be, for the message.
-
-    Returns:
-        The number of bytes of the file.
-
-    Raises:
-        ValueError: there is no file, or no regular file; the message names the path.
-    """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else _reason(error)
-        raise ValueError(f"{path}: expected {expected}, got {reason}") from None
-    if not stat.S_ISREG(status.st_mode):
-        kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
-        kind = next((kind for kind, test in kinds.items() if test(status.st_mode)), "a device")
-        raise ValueError(f"{path}: expected {expected} in a regular file, got {kind}")
-    return status.st_size
-
-
-def read_json(path: Path) -> Any:
-    """The value in a JSON file. NaN and Infinity are numbers, as `json.dumps` writes them.
-
-    Raises:
-        ValueError: the file is missing, larger than `MAX_JSON`, no regular file or no JSON, or an object in it has a
-            key twice; the message names the file.
-    """
-    if (size := check_regular(path, "JSON")) > MAX_JSON:
-        raise ValueError(f"{path}: expected at most {MAX_JSON >> 20} MiB of JSON, got {size >> 20} MiB")
-    try:
-        return json.loads(path.read_bytes().decode(), object_pairs_hook=_different_keys)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON, got other text in line {error.lineno}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected JSON in UTF-8, got other bytes at position {error.start}") from None
-    except RecursionError:
-        raise ValueError(f"{path}: expected JSON, got lists or objects that are too deep") from None
-    except OSError as error:
-        raise ValueError(f"{path}: expected JSON, got {_reason(error)}") from None
-    except ValueError as error:  # a key twice, or a number of more digits than Python reads
-        reason = error.args[0] if isinstance(error, _TwiceError) else "a number of too many digits"
-        raise ValueError(f"{path}: expected JSON, got {reason}") from None
-
-
-class _TwiceError(ValueError):
-    """A JSON object has a key twice."""
-
-
-def _different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _TwiceError(f"the key {got(twice)} twice")
-    return values
-
-
-def _reason(error: Exception) -> str:
-    """A system error in words."""
-    text = getattr(error, "strerror", None) or "a path that the system does not know"
-    return f"an error of the system: {text}"
 
 
 def check_torch_file(path: str | os.PathLike[str]) -> Any:
@@ -132,7 +59,7 @@ def check_torch_file(path: str | os.PathLike[str]) -> Any:
     storages = {name.removeprefix(f"{top}/data/"): count for name, count in sizes.items()}
     try:
         value = _Claims(pickled, storages).load()
-    except _RefusedError:
+    except _ClaimError:
         raise
     except Exception:  # a damaged pickle may raise any error
         raise ValueError("a damaged pickle") from None
@@ -166,7 +93,7 @@ def _check_end(file: io.BufferedReader, size: int) -> None:
         raise ValueError("an archive with two directories")
 
 
-class _RefusedError(ValueError):
+class _ClaimError(ValueError):
     """A pickle says something that `torch.save` does not write for tensors, numbers and texts."""
 
 
@@ -183,7 +110,7 @@ class _Tensor:
     __slots__ = ()
 
 
-class _Name(NamedTuple):
+class _Numbers(NamedTuple):
     """A dtype or a class of storages, whose numbers have `width` bytes."""
 
     width: int
@@ -232,24 +159,24 @@ class _Claims(pickle._Unpickler):  # the one in C gives as much memory to its me
         if (module, name) in self.functions:
             return self.functions[module, name]
         if (module, name) == ("torch.storage", "UntypedStorage"):
-            return _Name(1)
+            return _Numbers(1)
         if module == "torch" and name in _STORAGES:
-            return _Name(_STORAGES[name])
+            return _Numbers(_STORAGES[name])
         if module == "torch" and name.isidentifier() and isinstance(dtype := getattr(torch, name, None), torch.dtype):
-            return _Name(dtype.itemsize)
-        raise _RefusedError(f"the name {got(f'{module}.{name}')}, which no checkpoint holds")
+            return _Numbers(dtype.itemsize)
+        raise _ClaimError(f"the name {got(f'{module}.{name}')}, which no checkpoint holds")
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage, key, location, count = pid
-        if kind != "storage" or type(storage) is not _Name or type(location) is not str or type(count) is not int:
-            raise _RefusedError("a storage of other facts")
+        if kind != "storage" or type(storage) is not _Numbers or type(location) is not str or type(count) is not int:
+            raise _ClaimError("a storage of other facts")
         size = self.storages.get(key)
         if size is None:
-            raise _RefusedError(f"a storage that the archive lacks, {got(key)}")
+            raise _ClaimError(f"a storage that the archive lacks, {got(key)}")
         if count * storage.width != size:
-            raise _RefusedError(f"a storage of {got(count)} numbers of {storage.width} bytes in {size} bytes")
+            raise _ClaimError(f"a storage of {got(count)} numbers of {storage.width} bytes in {size} bytes")
         if self.widths.setdefault(key, storage.width) != storage.width:
-            raise _RefusedError(f"a storage of two dtypes, {got(key)}")
+            raise _ClaimError(f"a storage of two dtypes, {got(key)}")
         return _Storage(count, storage.width)
 
     def _tensor(
@@ -257,32 +184,30 @@ class _Claims(pickle._Unpickler):  # the one in C gives as much memory to its me
     ) -> _Tensor:
         """Check that a tensor lies within its storage."""
         if type(storage) is not _Storage or not type(size) is type(stride) is tuple or len(size) != len(stride):
-            raise _RefusedError("a tensor of other facts")
+            raise _ClaimError("a tensor of other facts")
         if not all(type(number) is int and 0 <= number < 2**63 for number in (offset, *size, *stride)):
-            raise _RefusedError("a tensor whose sizes are no whole numbers from 0 on")
+            raise _ClaimError("a tensor whose sizes are no whole numbers from 0 on")
         if (
             type(requires_grad) is not bool
             or type(hooks) is not OrderedDict
             or hooks
             or type(metadata) not in (_NONE, dict)
         ):
-            raise _RefusedError("a tensor with hooks or with other facts")
+            raise _ClaimError("a tensor with hooks or with other facts")
         count = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         if last >= storage.length if count else offset > storage.length:
-            raise _RefusedError(f"a tensor that reaches beyond the {storage.length} numbers of its storage")
+            raise _ClaimError(f"a tensor that reaches beyond the {storage.length} numbers of its storage")
         self.expanded += max(0, count - storage.length) * storage.width
         if self.expanded > _EXPANDED:
-            raise _RefusedError(
-                f"tensors of many more numbers than their storages, of {got(count)} in {storage.length}"
-            )
+            raise _ClaimError(f"tensors of many more numbers than their storages, of {got(count)} in {storage.length}")
         return _Tensor()
 
     def _tensor_of_dtype(self, storage: Any, offset: Any, size: Any, stride: Any, *more: Any) -> _Tensor:
         """Check a tensor whose storage has bytes, and whose dtype stands beside it."""
         requires_grad, hooks, dtype, *metadata = more
-        if type(storage) is not _Storage or storage.width != 1 or type(dtype) is not _Name:
-            raise _RefusedError("a tensor of other facts")
+        if type(storage) is not _Storage or storage.width != 1 or type(dtype) is not _Numbers:
+            raise _ClaimError("a tensor of other facts")
         numbers = _Storage(storage.length // dtype.width, dtype.width)
         return self._tensor(numbers, offset, size, stride, requires_grad, hooks, *metadata)
 
@@ -290,7 +215,7 @@ class _Claims(pickle._Unpickler):  # the one in C gives as much memory to its me
         """Give an OrderedDict its attribute `_metadata`; nothing else has a state."""
         state = self.stack.pop()
         if type(self.stack[-1]) is not OrderedDict or type(state) is not dict or {*state} != {"_metadata"}:
-            raise _RefusedError("a state for an object that has none")
+            raise _ClaimError("a state for an object that has none")
         vars(self.stack[-1]).update(state)
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
