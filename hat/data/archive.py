@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
 
-from hat.data.limits import ENTRY, PIECE, Budget, TooLargeError, Unpacking, opened, read_at_most
+from hat.data.limits import ENTRY, PIECE, Budget, RefusedError, Unpacking, opened, read_at_most
 from hat.text import printable
 
 MAX_DEPTH = 5
@@ -52,13 +52,9 @@ def entries(path: Path, budget: Budget) -> Iterator[Entry]:
             budget.hold(path, ENTRY + sum(map(len, names)))
             if len(names) > MOST_FOLDERS or sum(map(len, names)) > LONGEST_NAME:
                 expected = f"names of at most {LONGEST_NAME} letters in {MOST_FOLDERS} folders"
-                raise _RefusedError(f"{path}: expected {expected}, got one that begins with {'/'.join(names)[:60]}")
+                raise RefusedError(f"{path}: expected {expected}, got one that begins with {'/'.join(names)[:60]}")
             if names and not any(n.startswith((".", "__MACOSX")) for n in names):
                 yield names, None if read is None else partial(_read, path, read)
-
-
-class _RefusedError(ValueError):
-    """The archive is whole, but it holds what is not read. The message names the place."""
 
 
 def _read(path: Path, read: Callable[[], bytes]) -> bytes:
@@ -70,7 +66,7 @@ def _read(path: Path, read: Callable[[], bytes]) -> bytes:
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (FileNotFoundError, TooLargeError, _RefusedError):
+    except (FileNotFoundError, RefusedError):
         raise
     except Exception as error:  # damaged archives raise errors of many classes
         raise ValueError(f"{path}: expected a whole zip or tar archive, got a damaged one") from error
@@ -91,17 +87,14 @@ def _folder(path: Path, budget: Budget) -> Iterator[Entry]:
 
 
 def _unreadable(error: OSError) -> NoReturn:
-    raise _RefusedError(f"{error.filename}: expected a folder that can be read, got: {error.strerror}") from error
+    raise RefusedError(f"{error.filename}: expected a folder that can be read, got: {error.strerror}") from error
 
 
 def _from_folder(path: Path, budget: Budget) -> bytes:
-    try:
-        with opened(path, budget) as file:
-            size = path.stat().st_size
-            budget.need(path, size)
-            return read_at_most(file, size)
-    except ValueError as error:
-        raise error if isinstance(error, TooLargeError) else _RefusedError(str(error)) from error
+    with opened(path, budget) as file:
+        size = path.stat().st_size
+        budget.need(path, size)
+        return read_at_most(file, size)
 
 
 class _Directory:
@@ -143,7 +136,7 @@ def zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str, budg
         ValueError: it is encrypted or compressed in an unknown way; the message names `where`.
     """
     if info.flag_bits & 1:
-        raise _RefusedError(f"{where}: expected a member without a password, got an encrypted one")
+        raise RefusedError(f"{where}: expected a member without a password, got an encrypted one")
     # zipfile unpacks bzip2 and lzma without a limit: 4 kB of the file become 80 MB at most, 1 MB would become 20 GB.
     step = PIECE if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 4096
     with archive.open(info) as stream:
@@ -172,7 +165,7 @@ def _tar(path: Path, budget: Budget) -> Iterator[Entry]:
 def _from_tar(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path, budget: Budget) -> bytes:
     where = f"{path}: {printable(info.name)}"
     if info.issparse():
-        raise _RefusedError(f"{where}: expected a plain file, got one with holes")
+        raise RefusedError(f"{where}: expected a plain file, got one with holes")
     budget.need(where, info.size)
     file = archive.extractfile(info)
     assert file is not None  # `info` is a regular file

@@ -13,6 +13,7 @@ from hat.data.dataset import Dataset
 from hat.data.distinct import split_test
 from hat.data.limits import Budget, TooLargeError
 
+MOVED = 1024  # images that move at a time
 COMPARED = 160  # bytes an image that it takes to find equal images
 
 
@@ -96,6 +97,8 @@ def _check_memory(path: Path | None, parts: list[tuple[np.ndarray, np.ndarray]],
     float_size = 4 if any(x.dtype.kind not in "b" and x.dtype != np.uint8 for x, _ in parts) else 1
     label_size = max([8, *(y.dtype.itemsize for _, y in parts)])
     count = sum(float_size * x.size + (label_size + COMPARED) * y.size for x, y in parts)
+    if len(parts) == 1:  # the test part is copied
+        count += count // 5
     budget.allow(path, count)
 
 
@@ -119,5 +122,14 @@ def _make(name: str, parts: list[tuple[np.ndarray, np.ndarray]], classes: Sequen
     targets = [torch.from_numpy(y.astype(np.int64, copy=False)) for y in labels]
     if len(images) == 1:
         rows = split_test(images[0], targets[0])
-        images, targets = [images[0][r] for r in rows], [targets[0][r] for r in rows]
+        images, targets = _cut(images.pop(), *rows), [targets[0][r] for r in rows]
     return Dataset(name, tuple(classes), images[0], targets[0], images[1], targets[1])
+
+
+def _cut(x: Tensor, train: Tensor, test: Tensor) -> list[Tensor]:
+    """The images at the rows of two parts. Those of the training part, in ascending order, move up in their memory."""
+    others = x[test]
+    for start in range(0, len(train), MOVED):
+        rows = train[start : start + MOVED]
+        x[start : start + len(rows)] = x[rows]
+    return [x[: len(train)], others]

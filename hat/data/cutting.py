@@ -18,7 +18,7 @@ from hat.data.seeding import check_seed
 FLOAT32 = 4  # bytes
 
 
-def check_options(validation: object, seed: object, limit: object, size: object) -> None:
+def check_options(validation: object, seed: object, limit: object, size: object, max_gib: float) -> None:
     """Check the options that all streams have.
 
     Raises:
@@ -29,6 +29,7 @@ def check_options(validation: object, seed: object, limit: object, size: object)
     if limit is not None:
         check_whole("limit", limit, least=1)
     check_size(size)
+    Budget(max_gib)  # refuses a wrong limit
 
 
 def check_memory(

@@ -71,6 +71,8 @@ def checked_classes(classes: object) -> tuple[str, ...]:
     """
     check_type("classes", classes, (Sequence, np.ndarray), "a sequence of names")
     assert isinstance(classes, (Sequence, np.ndarray))
+    if isinstance(classes, np.ndarray) and classes.ndim != 1:
+        raise ValueError(f"classes: expected a sequence of names, got an array of shape {classes.shape}")
     for name in classes:
         check_type("classes", name, (str, int, np.integer), "names that are str")
         if isinstance(name, int) and name.bit_length() > 64:

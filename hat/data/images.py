@@ -16,6 +16,7 @@ from hat.data.dataset import Dataset
 from hat.data.limits import MAX_GIB, Budget
 from hat.data.optional import optional
 
+BLOCK = 64 << 20  # bytes; from 32 MiB on, the C library gives memory back to the system as soon as it is freed
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MOST_SCANS = 200  # of a progressive JPEG, which usually has 10: each of them, however short, works on the whole image
 DECODING = 16  # bytes a pixel that Pillow takes at most: it keeps RGB in 4 bytes, and copies to convert and to give out
@@ -78,6 +79,7 @@ def _decoder(size: tuple[int, int] | None, budget: Budget) -> Callable[[str, byt
     """A function (place, bytes) -> uint8 [H, W, 1 or 3] that refuses an image of another size than the first."""
     pillow = optional("PIL.Image", "a folder of images")
     first: list[tuple[str, tuple[int, int]]] = []
+    kept = {1: _ImageBlocks(), 3: _ImageBlocks()}
 
     def decode(where: str, data: bytes) -> np.ndarray:
         pixels = _decoded(pillow, where, data, size, budget)
@@ -88,9 +90,25 @@ def _decoder(size: tuple[int, int] | None, budget: Budget) -> Callable[[str, byt
                 "give a size (H, W) to resize to"
             )
         budget.hold(where, pixels.nbytes)
-        return pixels[:, :, None] if pixels.ndim == 2 else pixels
+        pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+        return kept[pixels.shape[2]].keep(pixels)
 
     return decode
+
+
+class _ImageBlocks:
+    """Images of one size in large blocks, because Python gives the memory of many small arrays back too late."""
+
+    def __init__(self) -> None:
+        self._block, self._used = np.empty((0,)), 0
+
+    def keep(self, pixels: np.ndarray) -> np.ndarray:
+        """The image, in a place of its own in a block."""
+        if self._used == len(self._block):
+            self._block, self._used = np.empty((max(1, BLOCK // max(1, pixels.nbytes)), *pixels.shape), np.uint8), 0
+        self._block[self._used] = pixels
+        self._used += 1
+        return self._block[self._used - 1]
 
 
 def _decoded(pillow: Any, where: str, data: bytes, size: tuple[int, int] | None, budget: Budget) -> np.ndarray:

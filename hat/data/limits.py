@@ -28,7 +28,11 @@ ENTRY = 1024  # bytes that Python needs to keep the name and the place of one fi
 PIECE = 1 << 20  # bytes that are read at a time
 
 
-class TooLargeError(ValueError):
+class RefusedError(ValueError):
+    """A file is not read, though it may be whole. The message says which file and why."""
+
+
+class TooLargeError(RefusedError):
     """A file holds more than `max_gib` allows."""
 
 
@@ -88,11 +92,13 @@ class Budget:
             TooLargeError: more came out than the limit and `RATIO` times the files; the message names `where`.
         """
         self._unpacked += count
-        if self._unpacked > self.most + RATIO * self._packed:
-            raise self._too_large(where, "unpacked", self._unpacked)
+        most = self.most + RATIO * self._packed
+        if self._unpacked > most:
+            raise self._too_large(where, "unpacked", self._unpacked, most)
 
-    def _too_large(self, where: object, what: str, count: int) -> TooLargeError:
-        expected = f"at most {self.most / GIB:.3g} GiB {what}"
+    def _too_large(self, where: object, what: str, count: int, most: int | None = None) -> TooLargeError:
+        expected = f"at most {(most or self.most) / GIB:.3g} GiB {what}"
+        count = min(count, 1 << 100)  # Python cannot print an int of any size as a fraction
         return TooLargeError(
             f"{where}: expected {expected}, got {count / GIB:.3g} GiB or more; max_gib (--max-gib) raises the limit"
         )
@@ -197,11 +203,11 @@ def opened(path: Path, budget: Budget, *, unpack: bool = False) -> Iterator[Any]
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if not path.is_file():
-        raise ValueError(f"{path}: expected a regular file, got a folder, a pipe or a device")
+        raise RefusedError(f"{path}: expected a regular file, got a folder, a pipe or a device")
     try:
         file = path.open("rb")
     except OSError as error:
-        raise ValueError(f"{path}: expected a file that can be read, got: {error.strerror}") from error
+        raise RefusedError(f"{path}: expected a file that can be read, got: {error.strerror}") from error
     with file:
         budget.packed(path.stat().st_size)
         magic = file.read(2) if unpack else b""

@@ -77,7 +77,7 @@ def load(
     """
     check_type("dataset", dataset, (str, Path), "a name, a path or a hat.data.Dataset")
     check_size(size)
-    Budget(max_gib)  # refuses a wrong limit before anything is read
+    Budget(max_gib)  # refuses a wrong limit
     source = _named(dataset) if isinstance(dataset, str) else None
     if source is not None:
         if size is not None:

@@ -55,7 +55,7 @@ def chosen_root(explicit: str | Path | None = None) -> Path | None:
     """
     named = [("root (--data)", explicit), ("HAT_DATA", os.environ.get("HAT_DATA"))]
     for origin, value in named:
-        if value is not None and str(value) != "":
+        if value is not None and not (isinstance(value, str) and value == ""):
             folder = checked_path(origin, value)
             if not folder.is_dir():
                 raise FileNotFoundError(f"{origin}: expected an existing folder, got {str(folder)!r}")

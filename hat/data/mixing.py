@@ -42,7 +42,7 @@ def mixture(
         ValueError: an argument is out of its range; the message names the argument.
         FileNotFoundError, ConnectionError, ImportError: as `hat.data.load`.
     """
-    check_options(validation, seed, limit, size)
+    check_options(validation, seed, limit, size, max_gib)
     if isinstance(datasets, (str, bytes)) or not isinstance(datasets, Sequence) or len(datasets) == 0:
         raise ValueError(f"datasets: expected a list of at least one dataset, got {got(datasets)}")
     loaded = [resolve(dataset, root, size, max_gib) for dataset in datasets]

@@ -14,7 +14,7 @@ import numpy as np
 from hat.data.archive import zip_file, zip_member
 from hat.data.arrays import make_dataset
 from hat.data.dataset import Dataset
-from hat.data.limits import MAX_GIB, Budget, TooLargeError, Unpacking, fill, opened
+from hat.data.limits import MAX_GIB, Budget, RefusedError, Unpacking, fill, opened
 from hat.text import printable
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -76,7 +76,7 @@ def read_arrays(path: Path, keys: Sequence[str], budget: Budget, *, needed: Sequ
                     raise _WrongError(f"got no {', '.join(missing)} among {there}")
                 found = {key: names[key] for key in keys if key in names}
                 return {key: _member(archive, info, path, key, budget) for key, info in found.items()}
-        except TooLargeError:
+        except RefusedError:
             raise
         except _WrongError as error:
             raise ValueError(f"{path}: expected an npz file with {', '.join(needed)}; {error}") from error

@@ -231,7 +231,8 @@ def checked_device(device: object) -> torch.device:
     try:
         return torch.empty(0, device=torch.device(device)).device
     except Exception as error:  # torch raises errors of many classes
-        raise ValueError(f"device: expected a device of this machine, got {got(str(device))}") from error
+        shown = got(str(device) if isinstance(device, torch.device) else device)
+        raise ValueError(f"device: expected a device of this machine, got {shown}") from error
 
 
 def placed(part: Part, device: torch.device) -> Part:

@@ -55,7 +55,7 @@ def permuted(
         FileNotFoundError, ConnectionError, ImportError: as `hat.data.load`.
     """
     check_whole("tasks", tasks, least=1)
-    check_options(validation, seed, limit, size)
+    check_options(validation, seed, limit, size, max_gib)
     data = resolve(dataset, root, size, max_gib)
     labels, given = range(len(data.classes)), isinstance(dataset, Dataset)
     check_memory(data, labels, limit=limit, size=size, max_gib=max_gib, given=given)

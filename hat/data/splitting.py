@@ -54,7 +54,7 @@ def split(
         ValueError: an argument is out of its range; the message names the argument.
         FileNotFoundError, ConnectionError, ImportError: as `hat.data.load`.
     """
-    check_options(validation, seed, limit, size)
+    check_options(validation, seed, limit, size, max_gib)
     check_switch("shuffle_classes", shuffle_classes)
     data = resolve(dataset, root, size, max_gib)
     count = len(data.classes)

@@ -25,9 +25,12 @@ class Stream(Sequence[Task]):
 
     def __init__(self, name: str, tasks: Iterable[Task], *, input_shape: tuple[int, int, int] | None = None) -> None:
         check_type("name", name, str, "a str")
-        check_type("tasks", tasks, Iterable, "tasks, one after the other")
+        try:
+            given = iter(tasks)
+        except TypeError as error:
+            raise TypeError(f"tasks: expected tasks, one after the other, got {got(tasks)}") from error
         checked = []
-        for task in tasks:
+        for task in given:
             check_type("tasks", task, Task, "a hat.data.Task each")
             checked.append(task)
         self.name = name
