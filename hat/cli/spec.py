@@ -151,6 +151,11 @@ class RunSpec:
         Raises:
             ValueError: the network is larger, or cannot take such inputs.
         """
+        layers = max(len(self.network.hidden or ()), self.network.depth or 0)
+        if layers > len(state):
+            raise ValueError(
+                f"{where}: expected the {layers} layers of the network of config.json, got {len(state)} tensors"
+            )
         saved = sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor))
         try:
             with torch.device("meta"):

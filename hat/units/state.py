@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hat.arguments import check_choice, check_number, check_switch
 from hat.units.recomputing import ENTERED
 
 MASK_MODES = ("binary", "published")
@@ -100,12 +101,10 @@ class GateConfig:
             ("init", INITS),
             ("fold", FOLDS),
         ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: expected one of {choices}, got {getattr(self, name)!r}")
-        if not 1 < self.s_max < float("inf"):
-            raise ValueError(f"s_max: expected a finite number > 1, got {self.s_max}")
-        if not 0 < self.limit < float("inf"):
-            raise ValueError(f"limit: expected a finite number > 0, got {self.limit}")
+            check_choice(name, getattr(self, name), choices)
+        check_number("s_max", self.s_max, above=1)
+        check_number("limit", self.limit, above=0)
+        check_switch("locked_first", self.locked_first)
 
 
 class Float32Module(nn.Module):
