@@ -44,6 +44,8 @@ MOST_FILES = 8
 
 DRAWS = {
     "hat.tracing.checks: _run": "the network draws, as in dropout: it gets the same numbers as its graph",
+    "hat.tracing.generators: _of": "how to read and set the generators of Python and NumPy",
+    "hat.tracing.watching: watched": "the network draws: it gets the same numbers as its graph",
     "hat.tracing.untouched: untouched": "a trial leaves the generators as they were",
     "hat.exporting.api: export": "an export leaves the generators as they were",
     "hat.conversion.tables: SharedParameter.reset_parameters": "first weights",
@@ -114,7 +116,7 @@ def room(name: str) -> str | None:
 
 
 def level(name: str) -> int:
-    """On which floor a module of `hat` stands; the ground has numbers below 0, the package itself and the command line the top."""
+    """On which floor a module of `hat` stands; the ground is below 0, the package and the command line at the top."""
     for index, part in enumerate(GROUND):
         if name in part:
             return index - len(GROUND)
