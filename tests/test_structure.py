@@ -15,6 +15,7 @@ import hat
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
+    {"untrusted"},
     {"tracing", "data"},
     {"units"},
     {"layers"},
@@ -33,8 +34,12 @@ ROOMS = (
     {"cli"},
 )
 """From the ground up. A room imports only from rooms before it; rooms of one set do not import each other."""
-GROUND = {"hat.arguments", "hat.checkpoint", "hat.metrics", "hat.ownership", "hat.text", "hat.warnings"}
-"""Files directly in `hat/` that every room may import: they import no room."""
+GROUND = (
+    {"hat.arguments"},
+    {"hat.untrusted", "hat.untrusted.files", "hat.untrusted.torch_file"},
+    {"hat.checkpoint", "hat.metrics", "hat.ownership", "hat.text", "hat.warnings"},
+)
+"""Below all rooms but `untrusted`, from the ground up: files directly in `hat/`, and that room."""
 MOST_FILES = 8
 
 DRAWS = {
@@ -111,9 +116,10 @@ def room(name: str) -> str | None:
 
 
 def level(name: str) -> int:
-    """On which floor a module of `hat` stands; the ground has -1, the package itself and the command line the top."""
-    if name in GROUND:
-        return -1
+    """On which floor a module of `hat` stands; the ground is below 0, the package and the command line at the top."""
+    for index, part in enumerate(GROUND):
+        if name in part:
+            return index - len(GROUND)
     return next((index for index, rooms in enumerate(ROOMS) if room(name) in rooms), len(ROOMS))
 
 

@@ -26,6 +26,7 @@ from hat.network.tolerance import LAYERS, difference, largest_change
 from hat.ownership import owned
 from hat.text import aligned
 from hat.training import TrainConfig, evaluate
+from hat.untrusted.files import read_json
 
 _NEEDS = {"pt2": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript")}
 FORMATS = tuple(_NEEDS)
@@ -82,8 +83,8 @@ def _earlier(folder: Path, names: Sequence[str]) -> set[str]:
         ValueError: one of the given names is that of somebody else's file; the message names it.
     """
     try:
-        content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(folder / FACTS)
+    except ValueError:
         content = None
     ours = isinstance(content, dict) and {"tasks", "input_shape", "units", "parameters", "torch"} <= content.keys()
     # An earlier version wrote no list: its files have the names of an export.

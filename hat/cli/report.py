@@ -67,7 +67,9 @@ def _model(folder: RunDir, saved: dict[str, Any]) -> HATModel:
     shapes = {tuple(task["input_shape"]) for task in saved["identity"]["tasks"]}
     if len(shapes) != 1:
         raise ValueError(f"{folder.checkpoint}: expected inputs of one shape, got {sorted(shapes)}")
-    model = spec.model(shapes.pop())
+    (shape,) = shapes
+    spec.check_size(shape, saved["model"], str(folder.checkpoint))
+    model = spec.model(shape)
     if layers_of(model) != saved["identity"]["network"]:
         raise ValueError(f"{folder.checkpoint}: expected the network of config.json, got a network of other layers")
     with reading(folder.checkpoint):

@@ -147,6 +147,37 @@ class RunSpec:
         torch.manual_seed(self.training.seed)
         return kind(self.network.build(input_shape), config=self.gates)
 
+    def check_size(self, input_shape: tuple[int, ...], state: dict[Any, Any], where: str) -> None:
+        """Check that the network is not larger than its state, before memory is taken for the network.
+
+        Args:
+            input_shape: (C, H, W).
+            state: of the model of the run.
+            where: the file that has the state, for the message.
+
+        Raises:
+            ValueError: the network is larger, or cannot take such inputs.
+        """
+        layers = max(len(self.network.hidden or ()), self.network.depth or 0)
+        if layers > len(state):
+            raise ValueError(
+                f"{where}: expected the {layers} layers of the network of config.json, got {len(state)} tensors"
+            )
+        saved = sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor))
+        try:
+            with torch.device("meta"):
+                network = self.network.build(input_shape)
+        except (ValueError, RuntimeError, TypeError) as error:
+            reason = error if isinstance(error, ValueError) else "sizes that no network has"
+            raise ValueError(f"{where}: expected a network for inputs of {input_shape}, got: {reason}") from error
+        sizes = [parameter.numel() for parameter in network.parameters()]
+        if len(sizes) > len(state):
+            raise ValueError(
+                f"{where}: expected the {len(sizes)} tensors of the network of config.json, got {len(state)}"
+            )
+        if (count := sum(sizes)) > saved:
+            raise ValueError(f"{where}: expected the {count} numbers of the network of config.json, got {saved}")
+
     def to_dict(self) -> dict[str, Any]:
         """The spec as dicts, tuples, numbers, strings and None."""
         return asdict(self)

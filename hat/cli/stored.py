@@ -65,8 +65,9 @@ def open_run(path: Path, *, data: str | None = None, device: str | None = None) 
     """
     folder = existing_run(path)
     spec = read_spec(folder, data=data, device=device)
-    folder.load()  # so that a damaged checkpoint is found before the data is loaded, which may take long
+    saved = folder.load()  # so that a damaged checkpoint is found before the data is loaded, which may take long
     stream = spec.stream.build()
+    spec.check_size(stream.input_shape, saved["model"], str(folder.checkpoint))
     model = spec.model(stream.input_shape)
     saved = restore(folder, model, identity(model, stream, spec.training, grow=spec.grow))
     model.to(spec.training.torch_device())

@@ -33,6 +33,8 @@ def run_train(arguments: argparse.Namespace) -> None:
     arguments.hint = lambda: NOTHING_SAVED if resume is None else resume_hint(arguments, resume)
     spec, folder = _fresh(arguments) if resume is None else _resumed(arguments, resume)
     stream = spec.stream.build()
+    if resume is not None:
+        spec.check_size(stream.input_shape, folder.load()["model"], str(folder.checkpoint))
     model = spec.model(stream.input_shape)
     shown = not arguments.quiet
     if shown:

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
 
-from hat.data.limits import ENTRY, PIECE, Budget, RefusedError, Unpacking, label, opened, read_at_most
+from hat.data.limits import ENTRY, PIECE, Budget, RefusedError, Unpacking, opened, read_at_most
+from hat.text import printable
 
 MAX_DEPTH = 5
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
+LONGEST_NAME, MOST_FOLDERS = 4096, 100
 DIRECTORY_ENTRY = 46  # bytes that a member takes at least in the directory of a zip
 
 Entry = tuple[tuple[str, ...], Callable[[], bytes] | None]
@@ -48,6 +50,9 @@ def entries(path: Path, budget: Budget) -> Iterator[Entry]:
     with _damage_named(path):
         for names, read in walk(path, budget):
             budget.hold(path, ENTRY + sum(map(len, names)))
+            if len(names) > MOST_FOLDERS or sum(map(len, names)) > LONGEST_NAME:
+                expected = f"names of at most {LONGEST_NAME} letters in {MOST_FOLDERS} folders"
+                raise RefusedError(f"{path}: expected {expected}, got one that begins with {'/'.join(names)[:60]}")
             if names and not any(n.startswith((".", "__MACOSX")) for n in names):
                 yield names, None if read is None else partial(_read, path, read)
 
@@ -68,17 +73,17 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _split(name: str) -> tuple[str, ...]:
-    return tuple(label(part) for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+    return tuple(printable(part) for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def _folder(path: Path, budget: Budget) -> Iterator[Entry]:
     for folder, folders, files in os.walk(path, onerror=_unreadable, followlinks=True):
-        inside = tuple(map(label, Path(folder).relative_to(path).parts))
+        inside = tuple(map(printable, Path(folder).relative_to(path).parts))
         folders[:] = sorted(folders) if len(inside) < MAX_DEPTH else []
         if inside:
             yield inside, None
         for file in sorted(files):
-            yield (*inside, label(file)), partial(_from_folder, Path(folder) / file, budget)
+            yield (*inside, printable(file)), partial(_from_folder, Path(folder) / file, budget)
 
 
 def _unreadable(error: OSError) -> NoReturn:
@@ -117,7 +122,7 @@ def zip_file(file: IO[bytes], path: Path, budget: Budget) -> zipfile.ZipFile:
 
 
 def _from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: Budget) -> bytes:
-    where = f"{path}: {label(info.filename)}"
+    where = f"{path}: {printable(info.filename)}"
     budget.need(where, info.file_size)
     with zip_member(archive, info, where, budget) as stream:
         return read_at_most(stream, info.file_size + 1)  # the end is read, too: there zipfile checks the checksum
@@ -150,12 +155,15 @@ def _tar(path: Path, budget: Budget) -> Iterator[Entry]:
                     yield _split(info.name), None
                 elif info.isreg():
                     yield _split(info.name), partial(_from_tar, archive, info, path, budget)
-        if path.name.lower().endswith(".tar") and not _has_end(path):
+        if stream is file:
+            while stream.read(PIECE):  # the checksum of a compressed file comes at its end
+                pass
+        elif not _has_end(path):
             raise tarfile.ReadError("its end is missing")
 
 
 def _from_tar(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path, budget: Budget) -> bytes:
-    where = f"{path}: {label(info.name)}"
+    where = f"{path}: {printable(info.name)}"
     if info.issparse():
         raise RefusedError(f"{where}: expected a plain file, got one with holes")
     budget.need(where, info.size)

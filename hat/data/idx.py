@@ -59,7 +59,10 @@ def _read(path: Path, stream: Any, md5: str | None, budget: Budget) -> np.ndarra
     if len(sizes) < 4 * start[3] or count > on_disk * (1 if stream.seekable() else MOST_GZIP):
         raise ValueError(f"{expected}, got {'' if stream.seekable() else 'a compressed file of '}{on_disk}")
     budget.hold(path, count)
-    array = np.empty(shape, dtype)
+    try:
+        array = np.empty(shape, dtype)
+    except ValueError as error:  # a size of 0 beside others whose product is too large
+        raise ValueError(f"{path}: expected sizes of an array, got {shape}") from error
     got = fill(stream, array)
     if got < count or stream.read(1):
         raise ValueError(f"{expected}, got {on_disk if stream.seekable() else got if got < count else 'more'}")

@@ -245,8 +245,3 @@ def fill(stream: Any, array: np.ndarray) -> int:
         target[place : place + len(piece)] = piece
         place += len(piece)
     return place
-
-
-def label(name: str) -> str:
-    """A name of a file, as it is shown to people: on one line, and without characters that steer a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)

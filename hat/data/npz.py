@@ -14,7 +14,8 @@ import numpy as np
 from hat.data.archive import zip_file, zip_member
 from hat.data.arrays import make_dataset
 from hat.data.dataset import Dataset
-from hat.data.limits import MAX_GIB, Budget, RefusedError, Unpacking, fill, label, opened
+from hat.data.limits import MAX_GIB, Budget, RefusedError, Unpacking, fill, opened
+from hat.text import printable
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 MAX_DIMENSIONS = 8
@@ -71,7 +72,7 @@ def read_arrays(path: Path, keys: Sequence[str], budget: Budget, *, needed: Sequ
             with zip_file(file, path, budget) as archive:
                 names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
                 if missing := [key for key in needed if key not in names]:
-                    there = ", ".join(label(name) for name in list(names)[:10]) or "no arrays"
+                    there = ", ".join(printable(name) for name in list(names)[:10]) or "no arrays"
                     raise _WrongError(f"got no {', '.join(missing)} among {there}")
                 found = {key: names[key] for key in keys if key in names}
                 return {key: _member(archive, info, path, key, budget) for key, info in found.items()}
