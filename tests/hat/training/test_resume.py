@@ -311,7 +311,8 @@ def test_resume_refuses_another_model(
         ),
         (
             lambda: hat.data.split("digits", 5, limit=20),
-            r"checkpoint\.pt: stream: expected permuted digits 0 as in the checkpoint as name of task 0, got split digits 0$",
+            r"checkpoint\.pt: stream: expected permuted digits 0 as in the checkpoint as name of task 0, "
+            r"got split digits 0$",
         ),
         (
             lambda: hat.data.permuted("digits", tasks=2, limit=20, seed=1),
