@@ -49,7 +49,9 @@ def check_fit(saved: Any, model: dict[Any, Any], where: str) -> None:
     for number, state in saved["optimizer"]["state"].items():
         if type(number) is not int or not isinstance(state, dict):
             raise ValueError(f"{where}: optimizer: expected a dict for the number of every parameter")
-        check_form(state, dict.fromkeys(state, (Tensor, int, float, type(None))), f"{where}: optimizer: state {number}")
+        for name, value in state.items():
+            form = [Tensor] if isinstance(value, list) else (Tensor, int, float, type(None))
+            check_form(value, form, f"{where}: optimizer: state {number}: {name}")
     best = saved["best"]
     if best and best.keys() != model.keys():
         raise ValueError(f"{where}: best: expected the names of the model, got others")
@@ -166,10 +168,11 @@ class Fit:
         for number, values in state["state"].items():
             if number not in parameters:
                 raise ValueError(f"optimizer: expected states of the parameters of the model, got one of {got(number)}")
-            most = parameters[number].shape
-            for name, value in values.items():
-                if isinstance(value, Tensor) and value.dim() and not _within(value.shape, most):
-                    raise ValueError(f"optimizer: {name}: expected at most {tuple(most)}, got {tuple(value.shape)}")
+            most = parameters[number].numel()
+            for name, value in values.items():  # a list has the blocks that may move
+                parts = [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, Tensor)]
+                if (count := sum(part.numel() for part in parts if part.dim())) > most:
+                    raise ValueError(f"optimizer: {name}: expected at most {most} numbers, got {count}")
 
 
 def _same(value: Any, other: Any) -> bool:
@@ -179,8 +182,3 @@ def _same(value: Any, other: Any) -> bool:
         if isinstance(value, (list, tuple)) and isinstance(other, (list, tuple))
         else value == other
     )
-
-
-def _within(shape: torch.Size, most: torch.Size) -> bool:
-    """Whether a state covers the parameter or a part of it: a state has the parts that may move."""
-    return shape == most or (len(shape) == len(most) and all(a <= b for a, b in zip(shape, most, strict=True)))

@@ -287,8 +287,11 @@ def other_dropout() -> hat.HATModel:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (other_gates, r"^s_max: expected 400\.0 as in the checkpoint, got 50\.0$"),
-        (other_dropout, "^model: expected the network of the checkpoint, got a network of other layers$"),
+        (other_gates, r"checkpoint\.pt: s_max: expected 400\.0 as in the checkpoint, got 50\.0$"),
+        (
+            other_dropout,
+            r"checkpoint\.pt: model: expected the network of the checkpoint, got a network of other layers$",
+        ),
     ],
 )
 def test_resume_refuses_another_model(
@@ -304,19 +307,20 @@ def test_resume_refuses_another_model(
     [
         (
             lambda: hat.data.permuted("digits", tasks=3, limit=20),
-            "^stream: expected 2 tasks as in the checkpoint, got 3$",
+            r"checkpoint\.pt: stream: expected 2 tasks as in the checkpoint, got 3$",
         ),
         (
             lambda: hat.data.split("digits", 5, limit=20),
-            "^stream: expected permuted digits 0 as in the checkpoint as name of task 0, got split digits 0$",
+            r"checkpoint\.pt: stream: expected permuted digits 0 as in the checkpoint as name of task 0, "
+            r"got split digits 0$",
         ),
         (
             lambda: hat.data.permuted("digits", tasks=2, limit=20, seed=1),
-            "^stream: expected the train data of the checkpoint in task 0, got other data$",
+            r"checkpoint\.pt: stream: expected the train data of the checkpoint in task 0, got other data$",
         ),
         (
             lambda: hat.data.permuted("digits", tasks=2, limit=20, size=(8, 8), validation=0.3),
-            "^stream: expected the train data of the checkpoint in task 0",
+            r"checkpoint\.pt: stream: expected the train data of the checkpoint in task 0",
         ),
     ],
 )
