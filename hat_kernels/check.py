@@ -22,6 +22,8 @@ def got(value: object) -> str:
     """What a message says that an argument was: a short value itself, a tensor by its dtype and shape, or the class."""
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype}, shape {tuple(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if isinstance(value, int) and value.bit_length() > 200:
         return f"an int of {value.bit_length()} bits"
     text = ""
