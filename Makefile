@@ -8,7 +8,7 @@ OLDEST := triton-3.6.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test again soak lint format bench kernels zoo gpu clean
+.PHONY: help run test again soak fuzz lint format bench kernels zoo gpu clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -38,6 +38,9 @@ test: $(READY) $(VENV)/.zoo ## run the tests
 again: $(READY) $(VENV)/$(OLDEST)/.ready ## repeat library tests on interpreted kernels, a third of the kernel tests on the oldest Triton
 	$(PYTEST) --backend triton tests/hat/units/test_gate.py tests/hat/optim/test_guard.py tests/hat/life/test_bounds_of_forgetting.py
 	PYTHONPATH=$(VENV)/$(OLDEST) $(PYTEST) --sample 3 tests/hat_kernels tests/hat/test_on_triton.py -m kernel
+
+fuzz: $(READY) ## call every public callable 10000 times with wrong types and wrong values; prints what is not refused in a line
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
 
 soak: $(READY) ## live 2000 random lives of small models, kill and resume 180 training runs; prints what breaks a promise
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak

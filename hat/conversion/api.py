@@ -42,7 +42,7 @@ def convert_body(
     """The body of the model that `hat.convert` makes. For the arguments and errors see `hat.convert`."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    if filter is not None and not callable(filter):
+    if filter is not None and (isinstance(filter, nn.Module) or not callable(filter)):
         raise TypeError(f"filter: expected a function of (module, name), got {type(filter).__name__}")
     example = example_input if isinstance(example_input, tuple) else (example_input,)
     _check_present(module, example)

@@ -84,14 +84,17 @@ class TasksNetwork(nn.Module):
         """The inputs of the body to the logits [B, ..., classes] of a task.
 
         Raises:
+            TypeError: `task` is not an int.
             ValueError: the network was not exported for this task.
         """
+        if not isinstance(task, int):
+            raise TypeError(f"task: expected one of {self.tasks}, got {got(task)}")
         for row, exported_task in enumerate(self.classes):  # a loop, so that a compiler takes the task for a constant
             if task == exported_task:
                 self.__dict__["chosen"].row = row
                 logits: Tensor = self.heads[str(exported_task)](self.body(x, *more_inputs))
                 return logits
-        raise ValueError(f"task: expected one of {self.tasks}, got {task!r}")
+        raise ValueError(f"task: expected one of {self.tasks}, got {got(task)}")
 
 
 def export(

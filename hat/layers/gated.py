@@ -258,5 +258,5 @@ def check_same_kind(x: Tensor, weight: Tensor) -> None:
     """
     if x.device != weight.device:
         raise ValueError(f"x: expected a tensor on {weight.device}, got one on {x.device}")
-    if not (x.is_floating_point() and torch.is_autocast_enabled(x.device.type)):
+    if not (x.is_floating_point() and not x.is_meta and torch.is_autocast_enabled(x.device.type)):
         raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from hat.arguments import check_arguments, check_choice
 from hat.conversion.api import convert_body
 from hat.life.model import HATModel
 from hat.network.processes import ProcessGroup
@@ -67,8 +68,8 @@ def convert(
             is no group, or a parameter is spread over several processes, as by `fully_shard`.
         ValueError: an option is out of range, or the network or the example has no values.
     """
-    if pretrained not in PRETRAINED:
-        raise ValueError(f"pretrained: expected one of {PRETRAINED}, got {pretrained!r}")
+    check_choice("pretrained", pretrained, PRETRAINED)
+    check_arguments(convert, {"head": head, "per_head": per_head, "copy": copy})
     if config is not None and not isinstance(config, GateConfig):
         raise TypeError(f"config: expected a hat.GateConfig, got {type(config).__name__}")
     if isinstance(module, nn.Module):

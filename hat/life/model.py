@@ -26,7 +26,7 @@ from hat.network.verdict import ForgettingError, Verification
 from hat.text import dotted
 from hat.warnings import CapacityWarning
 
-_MOST_CLASSES = 2**24
+_MOST_CLASSES = 2**20
 """A larger number of classes is a mistake: their names alone would fill the memory."""
 
 
@@ -52,7 +52,8 @@ class HATModel(Network):
 
     Args:
         body: maps an input to features [B, ..., features] through gated layers.
-        features: the width of the features; by default what a converted body says, or the units of the last gate.
+        features: the width of the features; by default what a converted body says, or the units of `outputs`, or the
+            units of the last gate in the order of the modules.
         outputs: the gate whose units the features are, channel-major if each unit is several features in a row; by
             default the gate at the end of a converted body. If no gate is known, its units keep their places.
         config: how gates are learned and committed; by default `GateConfig()`.
@@ -68,10 +69,11 @@ class HATModel(Network):
         learning: a task has begun and not ended. For the other attributes see `Network`.
 
     Raises:
-        TypeError: a parameter is spread over several processes, as by `fully_shard`; or `process_group` is no group.
+        TypeError: a parameter is spread over several processes, as by `fully_shard`; `process_group` is no group; or an
+            argument has another type than annotated.
         ValueError: the body has no gate; or it has running statistics that no task could keep for itself, see
-            `hat.HATBatchNorm2d`; or the units of `outputs` do not divide the features; or this process is not in the
-            group.
+            `hat.HATBatchNorm2d`; or `outputs` is no gate of the body, or its units do not divide the features; or this
+            process is not in the group.
     """
 
     @property
@@ -97,7 +99,7 @@ class HATModel(Network):
         Raises:
             RuntimeError: another task is being learned.
             TypeError: `classes` is neither a number nor a sequence of names.
-            ValueError: there is no class, or two classes have the same name.
+            ValueError: there is no class, there are more than a million, or two classes have the same name.
             RuntimeError: another process does not come within the timeout of the group, calls something else, or has
                 other values in what finished tasks have trained. The message names the process and the tensor. The
                 task has not begun then, in no process.
@@ -411,29 +413,34 @@ def _names(classes: int | Sequence[str]) -> tuple[str, ...]:
     Raises:
         TypeError, ValueError: as of `HATModel.begin_task`.
     """
+    wrong = TypeError(f"classes: expected a number or a sequence of names, got {got(classes)}")
+    if isinstance(classes, bool | str | bytes):
+        raise wrong
+    given: Iterable[Any]
     try:
-        if isinstance(classes, bool | str | bytes):
-            raise TypeError
-        count = None if isinstance(classes, Iterable) else operator.index(classes)
+        given = range(min(operator.index(classes), _MOST_CLASSES + 1))  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"classes: expected a number or a sequence of names, got {got(classes)}") from None
-    if count is not None and count > _MOST_CLASSES:
-        raise ValueError(f"classes: expected at most {_MOST_CLASSES:,}, got {got(count)}")
-    given = range(count) if count is not None else tuple(classes)  # type: ignore[arg-type]
+        try:
+            given = tuple(classes)  # type: ignore[arg-type]
+        except TypeError:
+            raise wrong from None
     if not all(isinstance(name, str | Integral) for name in given):
-        raise TypeError(f"classes: expected a number or a sequence of names, got {got(classes)}")
+        raise wrong
     names = tuple(map(str, given))
+    if len(names) > _MOST_CLASSES:
+        raise ValueError(f"classes: expected at most {_MOST_CLASSES:,}, got {got(classes)}")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"classes: expected at least one class and no name twice, got {got(classes)}")
     return names
 
 
 def _check_progress(progress: Any) -> None:
-    """Refuse a progress that is not a number in [0, 1]."""
-    kinds: tuple[type, ...] = (Real, Tensor)
-    if isinstance(progress, bool) or not isinstance(progress, kinds):
+    """Refuse a progress that is not a number in [0, 1]; a 0-d tensor is a number."""
+    number = isinstance(progress, Tensor) or (isinstance(progress, Real) and not isinstance(progress, bool))
+    if not number:
         raise ValueError(f"progress: expected in [0, 1], got {got(progress)}")
     if isinstance(progress, Tensor) and (progress.dim() or progress.is_complex() or progress.is_meta):
         raise ValueError(f"progress: expected a number in [0, 1], got {got(progress)}")
-    if not 0 <= progress <= 1:  # refuses NaN, too
+    value: Any = progress
+    if not 0 <= value <= 1:  # refuses NaN, too
         raise ValueError(f"progress: expected in [0, 1], got {got(progress)}")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hat.arguments import check_arguments, check_whole, got
+from hat.arguments import check_arguments, check_type, check_whole, got
 from hat.network import data_parallel
 from hat.network.copying import copied
 from hat.network.frozen import Frozen, keep_frozen_in_place
@@ -215,7 +215,7 @@ class Network(nn.Module):
             TypeError: a task is not an int.
             ValueError: a task is not finished or is forgotten; the message names the first such task.
         """
-        check_arguments(Network.check_finished, locals())
+        check_type("tasks", tasks, Iterable, "ids of tasks")
         for task in tasks:
             self.check_task(task, finished=True)
 
@@ -310,7 +310,7 @@ class Network(nn.Module):
     def train(self, mode: bool = True) -> Any:
         """Set the mode as `torch.nn.Module.train`, but the heads of earlier tasks stay in evaluation mode."""
         if not isinstance(mode, bool):
-            raise ValueError(f"mode: expected a bool, got {mode!r}")
+            raise ValueError(f"mode: expected a bool, got {got(mode)}")
         self.training = self.heads.training = mode
         last_head = [self.heads[-1]] if len(self.heads) else []
         for child in [*(child for child in self.children() if child is not self.heads), *last_head]:

@@ -65,7 +65,7 @@ class Processes:
             outside = dist.is_available() and given is dist.GroupMember.NON_GROUP_MEMBER
             if not outside and not (dist.is_available() and isinstance(given, dist.ProcessGroup)):
                 raise TypeError(f'process_group: expected a process group, "default" or None, got {got(group)}')
-            if outside or dist.get_rank(given) < 0:
+            if outside or dist.get_rank(given) < 0:  # type: ignore[arg-type]
                 raise ValueError("process_group: expected a group of this process, got a group of other processes")
         self.group = group
 

@@ -69,8 +69,10 @@ class Probes:
         """
         check_arguments(Probes.add, {"model": model})
         model.check_task(task, finished=True)
-        if not isinstance(inputs, Tensor | tuple) or not all(isinstance(part, Tensor) for part in flat(inputs)):
-            raise TypeError(f"inputs: expected a tensor or a tuple of tensors, got {got(inputs)}")
+        if not isinstance(inputs, Tensor | tuple) or not all(
+            isinstance(part, Tensor) and not part.is_sparse for part in flat(inputs)
+        ):
+            raise TypeError(f"inputs: expected a dense tensor or a tuple of them, got {got(inputs)}")
         self.check_shapes(model)
         logits = logits_of(model, task, inputs)
         self._drop_forgotten(model)

@@ -94,7 +94,7 @@ def check_linear(
         raise ValueError(f"x: expected shape (..., {weight.shape[1]}), got {tuple(x.shape)}")
     if x.device != weight.device:
         raise ValueError(f"x: expected device {weight.device}, got {x.device}")
-    autocast = torch.is_autocast_enabled(x.device.type)
+    autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
     if x.dtype != weight.dtype and not autocast:
         raise TypeError(f"x: expected {weight.dtype} as the weight, got {x.dtype}")
     if bias is not None:

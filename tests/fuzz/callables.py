@@ -15,7 +15,7 @@ MODULES = (
 RECORDS = {
     *("hat.AxisForecast", "hat.AxisSummary", "hat.Forecast", "hat.Summary", "hat.TaskUnits", "hat.TrainResult"),
     *("hat.Verification", "hat.WeightsKept", "hat.StepLoss", "hat.Report", "hat.data.SourceStatus"),
-    *("hat.training.Evaluation", "hat.Along", "hat_kernels.GateForm", "hat_kernels.Lock"),
+    *("hat.Probes", "hat.training.Evaluation", "hat.Along", "hat_kernels.GateForm", "hat_kernels.Lock"),
 }
 """Classes that hold what a function returns, or what a function checks when it gets them: they keep what they get."""
 

@@ -2,9 +2,11 @@
 
 import copy
 import io
+import math
 import signal
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -810,3 +812,73 @@ def test_ctrl_c_while_a_task_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (model.tasks, model.learning, len(model.heads), model.training) == (0, True, 1, True)
     monkeypatch.undo()
     assert model.end_task() == 0
+
+
+class Bottleneck(nn.Module):
+    """The features are the units of the first gate, which is not the last one in the order of the modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = hat.HATLinear(6, 4)
+        self.up = hat.HATLinear(4, 5, inputs=self.stem.gate)
+        self.down = hat.HATLinear(5, 4, inputs=self.up.gate, gate=self.stem.gate)
+
+    def forward(self, x):
+        h = self.stem(x)
+        return h + self.down(self.up(h))
+
+
+def test_the_number_of_features_follows_from_outputs():
+    body = Bottleneck()
+    model = hat.HATModel(body, outputs=body.stem.gate)
+    model.begin_task(2)
+    assert model.features == 4
+    assert model(torch.ones(3, 6)).shape == (3, 2)
+    without = hat.HATModel(Bottleneck())
+    without.begin_task(2)
+    advice = r"^features: expected 5 from the body, got 4; make the model with features=4, and with outputs=[^\n]+$"
+    with pytest.raises(ValueError, match=advice):
+        without(torch.ones(3, 6))
+    body = Bottleneck()
+    wrong = hat.HATModel(body, outputs=body.up.gate)
+    wrong.begin_task(2)
+    with pytest.raises(ValueError, match=advice):
+        wrong(torch.ones(3, 6))
+
+
+def test_outputs_of_another_body():
+    body = Bottleneck()
+    with pytest.raises(
+        ValueError, match=r"^outputs: expected a gate of the body, one of stem.gate, up.gate, got another gate$"
+    ):
+        hat.HATModel(Bottleneck(), outputs=body.stem.gate)
+
+
+@pytest.mark.parametrize("x", [None, "a", 1, [torch.ones(3, 6)], torch.ones(3, 5), torch.ones(3, 6, dtype=torch.int64)])
+def test_an_input_of_another_kind_than_a_network_was_converted_on(x):
+    plain = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
+    model = hat.convert(plain, torch.ones(2, 6))
+    model.begin_task(2)
+    with pytest.raises((TypeError, ValueError), match=r"^x: expected [^\n]+, got [^\n]+$"):
+        model(x)
+
+
+@pytest.mark.parametrize("progress", [None, True, "0.5", math.nan, -0.1, 10**400, [0.5], torch.ones(2), 1j])
+def test_a_progress_that_is_no_share(progress):
+    model = hat.HATModel(hat.HATLinear(2, 3))
+    with pytest.raises(ValueError, match=r"^progress: expected (a number )?in \[0, 1\], got [^\n]+$"):
+        model.anneal(progress)
+    for share in (0, 1, 0.5, np.float32(0.5), torch.tensor(0.5)):
+        model.anneal(share)
+
+
+@pytest.mark.parametrize(
+    "classes", [True, "ab", b"ab", 1.5, None, object(), [None], [0.5], torch.ones(2), {"a": 1}.items()]
+)
+def test_classes_that_are_no_names(classes):
+    model = hat.HATModel(hat.HATLinear(2, 3))
+    with pytest.raises(TypeError, match=r"^classes: expected a number or a sequence of names, got [^\n]+$"):
+        model.begin_task(classes)
+    with pytest.raises(ValueError, match=r"^classes: expected at most 1,048,576, got 10+$"):
+        model.begin_task(10**30)
+    assert model.begin_task(range(3)) == 0
