@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
@@ -22,6 +23,7 @@ __all__ = [
     "check_arguments",
     "check_choice",
     "check_number",
+    "check_path",
     "check_switch",
     "check_switches",
     "check_type",
@@ -76,6 +78,20 @@ def check_type(name: str, value: object, kind: type | tuple[type, ...], expected
     """
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {got(value)}")
+
+
+def check_path(name: str, value: object) -> None:
+    """Check the path of a file or folder.
+
+    Raises:
+        TypeError: `value` is neither a str nor a path.
+        ValueError: `value` is empty, or has a zero character.
+    """
+    check_type(name, value, (str, os.PathLike), "a path")
+    text = os.fspath(value)  # type: ignore[call-overload]
+    check_type(name, text, str, "a path of text")
+    if not text or "\0" in text:
+        raise ValueError(f"{name}: expected a path, got {got(text)}")
 
 
 _PLAIN = {int: "an int", float: "a number", str: "a string", bool: "True or False", type(None): "None"}

@@ -7,6 +7,7 @@ training step, so a check of many values is one function with a loop, and a mess
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,7 +76,7 @@ def check_number(
     if not (
         isinstance(value, NUMBERS)
         and not isinstance(value, bool)
-        and (-math.inf < value < math.inf or (abs(value) == math.inf and not finite))  # a NaN is neither
+        and (abs(value) <= sys.float_info.max or (abs(value) == math.inf and not finite))  # a NaN is neither
         and (above is None or value > above)
         and (least is None or value >= least)
         and (below is None or value < below)

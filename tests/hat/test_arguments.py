@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from hat.arguments import check_arguments, check_choice, check_number, check_switch, check_type, check_whole, got
+from hat.arguments import (
+    check_arguments,
+    check_choice,
+    check_number,
+    check_path,
+    check_switch,
+    check_type,
+    check_whole,
+    got,
+)
 
 STRANGE = [None, True, "1", 1.5, [1], {}, object(), np.ones(3), torch.ones(3), math.nan, 10**400, 1j, b"1", type]
 
@@ -120,3 +130,20 @@ def test_arguments_of_other_kinds_are_refused_in_a_line(name, value):
     error, expected, _ = BAD[name]
     with pytest.raises(error, match=rf"^{name}: expected {re.escape(expected)}, got [^\n]{{1,80}}$"):
         example(**{"number": 1, name: value})
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_a_number_is_one_that_a_float_can_hold(value):
+    with pytest.raises(ValueError, match=r"^lr: expected a finite number, got an int of 1329 bits$"):
+        check_number("lr", value)
+
+
+@pytest.mark.parametrize("value", ["a", " ", "a\nb", Path("a"), Path()])
+def test_paths(value):
+    check_path("folder", value)
+
+
+@pytest.mark.parametrize("value", ["", "a\0b", b"a", None, 3, True, [], ["a"]])
+def test_what_is_no_path(value):
+    with pytest.raises((TypeError, ValueError), match=r"^folder: expected a path[^\n]{0,80}$"):
+        check_path("folder", value)
