@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch.utils.serialization import config
 
+from hat.arguments import check_path, check_type, got
 from hat.ownership import HOST, may_live
 
 FORMAT = "hat-checkpoint"
@@ -42,9 +43,11 @@ def save(path: str | os.PathLike[str], payload: dict[Any, Any]) -> None:
             tensors, and plain tensors for parameters.
 
     Raises:
+        TypeError, ValueError: `path` is not a path.
         TypeError: the payload holds a value that `load` could not read; the message names its place.
         CheckpointError: the file could not be written.
     """
+    check_path("path", path)
     if not isinstance(payload, dict):
         raise TypeError(f"payload: expected a dict, got {type(payload).__name__}")
     try:
@@ -61,7 +64,7 @@ def save(path: str | os.PathLike[str], payload: dict[Any, Any]) -> None:
         if isinstance(reason, KeyboardInterrupt):  # torch wraps every error of a write in its own error
             raise reason from None
         kept = "the previous checkpoint is intact" if os.path.exists(path) else "there is no previous checkpoint"
-        raise CheckpointError(f"{path}: expected to write a checkpoint, got {_line(reason)}; {kept}") from error
+        raise CheckpointError(f"{_shown(path)}: expected to write a checkpoint, got {_line(reason)}; {kept}") from error
 
 
 def load(path: str | os.PathLike[str], *, map_location: str | torch.device = "cpu") -> dict[Any, Any]:
@@ -74,24 +77,33 @@ def load(path: str | os.PathLike[str], *, map_location: str | torch.device = "cp
         map_location: the device of the tensors.
 
     Raises:
+        TypeError, ValueError: `path` is not a path, or `map_location` is not a device.
         CheckpointError: the file is missing, cut short or damaged, is no checkpoint, or has a newer version.
     """
+    check_path("path", path)
+    check_type("map_location", map_location, (str, torch.device), "a device")
+    try:
+        torch.device(map_location)
+    except RuntimeError:
+        raise ValueError(
+            f"map_location: expected a device such as 'cpu' or 'cuda:0', got {got(map_location)}"
+        ) from None
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself does not compare checksums
             damaged = archive.testzip()
         if damaged is None:
             document = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # a malicious file can make the readers raise any error
-        raise CheckpointError(f"{path}: expected a whole checkpoint, got {_line(error)}") from error
+        raise CheckpointError(f"{_shown(path)}: expected a whole checkpoint, got {_line(error)}") from error
     if damaged is not None:
-        raise CheckpointError(f"{path}: expected a whole checkpoint, got a wrong checksum in {damaged}")
+        raise CheckpointError(f"{_shown(path)}: expected a whole checkpoint, got a wrong checksum in {damaged}")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected a file written by hat.checkpoint.save, got another torch file")
+        raise CheckpointError(f"{_shown(path)}: expected a file written by hat.checkpoint.save, got another torch file")
     version, payload = document.get("version"), document.get("payload")
     if type(version) is not int or not 1 <= version <= VERSION:
-        raise CheckpointError(f"{path}: expected version 1 to {VERSION}, got {version!r}; is hat up to date?")
+        raise CheckpointError(f"{_shown(path)}: expected version 1 to {VERSION}, got {version!r}; is hat up to date?")
     if not isinstance(payload, dict):
-        raise CheckpointError(f"{path}: expected a dict as payload, got {type(payload).__name__}")
+        raise CheckpointError(f"{_shown(path)}: expected a dict as payload, got {type(payload).__name__}")
     return payload
 
 
@@ -103,8 +115,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     `.NAME.HOST.PROCESS.RANDOM.tmp`. It is on the disk before it is renamed.
 
     Raises:
+        TypeError, ValueError: `path` is not a path.
         OSError: as `open` and `os.replace`.
     """
+    check_path("path", path)
     target = Path(os.path.realpath(path))
     _remove_leftovers(target)
     temporary = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -190,6 +204,12 @@ def _reason(error: BaseException, handled: BaseException | None) -> BaseExceptio
             return cause
         cause = cause.__cause__ or cause.__context__
     return error
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """A path in one line."""
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)
 
 
 def _line(error: BaseException) -> str:

@@ -73,6 +73,7 @@ def check_number(
     Raises:
         ValueError: `value` is not a number, is NaN, is an int that 64 bits do not hold, or is out of the bounds.
     """
+    value = float(value) if isinstance(value, np.floating) else value  # NumPy warns of a bound that float16 cannot hold
     if not (
         isinstance(value, NUMBERS)
         and not isinstance(value, bool)

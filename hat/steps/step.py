@@ -15,6 +15,7 @@ from hat.life.model import HATModel
 from hat.optim.guard import locker_of
 from hat.steps.graphs import Graphs, kind_of
 from hat.steps.structure import Structure, own_code
+from hat_kernels.capturing import is_capturing
 from hat_kernels.dispatch import free_to_read
 
 
@@ -121,7 +122,8 @@ class TrainStep:
                 host would have to wait.
             RuntimeError: no task is being learned.
             TypeError: `x` or `y` is not a tensor.
-            ValueError: `progress` is not in [0, 1], a tensor is on another device, or there is no such task.
+            ValueError: `progress` is not in [0, 1], a tensor is on another device, there is no such task, or `loss`
+                does not take the logits and `y`, or does not return a 0-d tensor.
         """
         self._check_batch(x, y)
         if progress is not None:
@@ -150,7 +152,8 @@ class TrainStep:
 
     def _step(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
         """Take the step. Returns the losses [task, penalty]."""
-        loss, penalty = self._forward(self.model, self.loss, self.autocast, x, y, task)
+        criterion = self.loss if self.compile else self._loss  # compiled code takes no exception out of a graph
+        loss, penalty = self._forward(self.model, criterion, self.autocast, x, y, task)
         if not isinstance(loss, Tensor) or loss.dim():
             raise ValueError(f"loss: expected a function that returns a 0-d tensor, got one that returns {got(loss)}")
         if free_to_read(loss) and not torch.isfinite(loss):
@@ -165,6 +168,17 @@ class TrainStep:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         return torch.stack([loss.detach().float(), penalty.detach()])
+
+    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The loss of a batch. An error of the loss is told in the words of this house."""
+        try:
+            return self.loss(logits, y)
+        except Exception as error:
+            if type(error) not in _OF_ARGUMENTS or is_capturing(logits.device):
+                raise
+            given = f"logits {tuple(logits.shape)} and {got(y)}"
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(f"loss: expected a function of {given} as y, got {lines[0][:200]}") from error
 
     # -- as a graph -----------------------------------------------------------------------------------------------
 
@@ -223,6 +237,9 @@ class TrainStep:
         finally:
             for group, rate in zip(groups, before, strict=True):
                 group["lr"] = rate
+
+
+_OF_ARGUMENTS = (IndexError, RuntimeError, TypeError, ValueError)  # not their subclasses: memory may be full
 
 
 def _forward(
