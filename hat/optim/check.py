@@ -60,14 +60,16 @@ def check_parameters(optimizer: torch.optim.Optimizer, parameters: list[Any]) ->
         ValueError: a parameter is not a leaf, or the optimizer would hold it twice.
     """
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    new: set[int] = set()
     for index, entry in enumerate(parameters):
         parameter = entry[1] if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str) else entry
         check_tensors(**{f"params[{index}]": parameter})
         if not (parameter.is_leaf or parameter.retains_grad):
             raise ValueError(f"params[{index}]: expected a leaf of the graph, got the result of an operation")
-        if id(parameter) in held:
-            raise ValueError(f"params[{index}]: expected every parameter once, got {got(parameter)} again")
-        held.add(id(parameter))
+        if id(parameter) in held | new:
+            where = "more than one parameter group" if id(parameter) in held else "one parameter group twice"
+            raise ValueError(f"params[{index}]: expected every parameter once, got {got(parameter)} in {where}")
+        new.add(id(parameter))
 
 
 def refuse_foreign(parameters: Iterable[Tensor], model: HATModel, argument: str) -> None:
