@@ -4,6 +4,9 @@ After Serrà, Surís, Miron and Karatzoglou, "Overcoming catastrophic forgetting
 ICML 2018.
 """
 
+from hat.cli import stopping as _stopping  # noqa: F401  first of all, because the other imports take seconds
+
+# isort: split
 from hat import checkpoint, data, metrics, models, optim
 from hat.exporting.api import TaskNetwork, TasksNetwork, export
 from hat.exporting.errors import ExportError
@@ -32,6 +35,7 @@ from hat.warnings import (
     DriftWarning,
     GraphWarning,
     NonFiniteWarning,
+    TrainingOnlyWarning,
     UnguardedWarning,
     UnlockedWarning,
     UntrainedWarning,
@@ -80,6 +84,7 @@ __all__ = [
     "TrainResult",
     "TrainStep",
     "Trainer",
+    "TrainingOnlyWarning",
     "UnguardedWarning",
     "UnlockedWarning",
     "UntrainedWarning",

@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import sys
-import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from torch.utils.serialization import config
 
 from hat.arguments import check_path, check_type, got
 from hat.ownership import HOST, may_live
+from hat.untrusted.files import check_regular
+from hat.untrusted.torch_file import check_torch_file
 
 FORMAT = "hat-checkpoint"
 VERSION = 1
@@ -70,7 +71,8 @@ def save(path: str | os.PathLike[str], payload: dict[Any, Any]) -> None:
 def load(path: str | os.PathLike[str], *, map_location: str | torch.device = "cpu") -> dict[Any, Any]:
     """Read the payload of a checkpoint.
 
-    Nothing in the file is executed (`weights_only`), and every byte is checked against its checksum.
+    Nothing in the file is executed (`weights_only`), every byte is checked against its checksum, and what the file
+    claims is checked before torch reads it, see `hat.untrusted.torch_file`.
 
     Args:
         path: a file that `save` wrote.
@@ -78,33 +80,39 @@ def load(path: str | os.PathLike[str], *, map_location: str | torch.device = "cp
 
     Raises:
         TypeError, ValueError: `path` is not a path, or `map_location` is not a device.
-        CheckpointError: the file is missing, cut short or damaged, is no checkpoint, or has a newer version.
+        CheckpointError: the file is missing, cut short or damaged, is no checkpoint, or has a newer version; or the
+            tensors could not be moved to `map_location`.
     """
     check_path("path", path)
     check_type("map_location", map_location, (str, torch.device), "a device")
     try:
         torch.device(map_location)
     except RuntimeError:
-        raise ValueError(
-            f"map_location: expected a device such as 'cpu' or 'cuda:0', got {got(map_location)}"
-        ) from None
+        raise ValueError(f"map_location: expected a device such as 'cpu', got {got(map_location)}") from None
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not compare checksums
-            damaged = archive.testzip()
-        if damaged is None:
-            document = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # a malicious file can make the readers raise any error
-        raise CheckpointError(f"{_shown(path)}: expected a whole checkpoint, got {_line(error)}") from error
-    if damaged is not None:
-        raise CheckpointError(f"{_shown(path)}: expected a whole checkpoint, got a wrong checksum in {damaged}")
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        check_regular(path, "a whole checkpoint")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    try:
+        claimed = check_torch_file(path)
+    except ValueError as error:
+        raise CheckpointError(f"{_shown(path)}: expected a whole checkpoint, got {error}") from None
+    if not isinstance(claimed, dict) or claimed.get("format") != FORMAT:
         raise CheckpointError(f"{_shown(path)}: expected a file written by hat.checkpoint.save, got another torch file")
-    version, payload = document.get("version"), document.get("payload")
+    version, payload = claimed.get("version"), claimed.get("payload")
     if type(version) is not int or not 1 <= version <= VERSION:
-        raise CheckpointError(f"{_shown(path)}: expected version 1 to {VERSION}, got {version!r}; is hat up to date?")
+        raise CheckpointError(
+            f"{_shown(path)}: expected version 1 to {VERSION}, got {got(version)}; is hat up to date?"
+        )
     if not isinstance(payload, dict):
         raise CheckpointError(f"{_shown(path)}: expected a dict as payload, got {type(payload).__name__}")
-    return payload
+    try:
+        loaded: dict[Any, Any] = torch.load(path, map_location=map_location, weights_only=True)["payload"]
+    except Exception as error:  # the file is right: a device is missing, or memory is short
+        raise CheckpointError(
+            f"{_shown(path)}: expected a checkpoint that can be loaded to {map_location}, got {_line(error)}"
+        ) from error
+    return loaded
 
 
 @contextmanager
@@ -166,7 +174,7 @@ def _plain(value: Any, where: str) -> Any:
     """
     kind = type(value)
     if kind in (torch.Tensor, torch.nn.Parameter):
-        return value.detach()  # without hooks and Python attributes, which would be pickled too
+        return _plain_tensor(value.detach(), where)  # without hooks and Python attributes, which would be pickled too
     if value is None or kind in (bool, float, complex, str):
         return value
     if kind is int and value.bit_length() < 2040:  # `weights_only` cannot read longer integers
@@ -176,8 +184,18 @@ def _plain(value: Any, where: str) -> Any:
         return parts if kind is list else tuple(parts)
     if kind in (dict, OrderedDict):
         return _plain_dict(value, where)
-    got = f"an integer of {value.bit_length()} bits" if kind is int else kind.__name__
-    raise TypeError(f"{where}: expected a tensor, number, string, bool, None, list, tuple or dict, got {got}")
+    bits = f"an integer of {value.bit_length()} bits" if kind is int else kind.__name__
+    raise TypeError(f"{where}: expected a tensor, number, string, bool, None, list, tuple or dict, got {bits}")
+
+
+def _plain_tensor(value: torch.Tensor, where: str) -> torch.Tensor:
+    """`value` itself, or a copy of a tensor that holds more numbers than its storage, as after `expand`."""
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        layout = "a quantized one" if value.is_quantized else "a nested one" if value.is_nested else value.layout
+        raise TypeError(f"{where}: expected a dense tensor, got {layout}")
+    if not value.is_meta and value.nbytes > value.untyped_storage().nbytes():
+        return value.clone(memory_format=torch.contiguous_format)
+    return value
 
 
 def _plain_dict(value: dict[Any, Any], where: str) -> dict[Any, Any]:

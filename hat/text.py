@@ -20,6 +20,11 @@ def axis_name(name: str) -> str:
     return short_name(name).removesuffix(".gate")
 
 
+def printable(text: str) -> str:
+    """`text` on one line, without characters that steer a terminal, and without halves of characters."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def aligned(rows: Sequence[Sequence[str]], numbers: Iterable[int] = (), *, gap: str = "  ") -> list[str]:
     """Pad the cells of a table, so that its columns have equal widths.
 

@@ -15,6 +15,7 @@ import hat
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
+    {"untrusted"},
     {"tracing", "data"},
     {"units"},
     {"layers"},
@@ -33,12 +34,18 @@ ROOMS = (
     {"cli"},
 )
 """From the ground up. A room imports only from rooms before it; rooms of one set do not import each other."""
-GROUND = {"hat.arguments", "hat.checkpoint", "hat.metrics", "hat.ownership", "hat.text", "hat.warnings"}
-"""Files directly in `hat/` that every room may import: they import no room."""
+GROUND = (
+    {"hat.arguments"},
+    {"hat.untrusted", "hat.untrusted.files", "hat.untrusted.torch_file"},
+    {"hat.checkpoint", "hat.metrics", "hat.ownership", "hat.text", "hat.warnings"},
+)
+"""Below all rooms but `untrusted`, from the ground up: files directly in `hat/`, and that room."""
 MOST_FILES = 8
 
 DRAWS = {
     "hat.tracing.checks: _run": "the network draws, as in dropout: it gets the same numbers as its graph",
+    "hat.tracing.generators: _of": "how to read and set the generators of Python and NumPy",
+    "hat.tracing.watching: watched": "the network draws: it gets the same numbers as its graph",
     "hat.tracing.untouched: untouched": "a trial leaves the generators as they were",
     "hat.exporting.api: export": "an export leaves the generators as they were",
     "hat.conversion.tables: SharedParameter.reset_parameters": "first weights",
@@ -109,9 +116,10 @@ def room(name: str) -> str | None:
 
 
 def level(name: str) -> int:
-    """On which floor a module of `hat` stands; the ground has -1, the package itself and the command line the top."""
-    if name in GROUND:
-        return -1
+    """On which floor a module of `hat` stands; the ground is below 0, the package and the command line at the top."""
+    for index, part in enumerate(GROUND):
+        if name in part:
+            return index - len(GROUND)
     return next((index for index, rooms in enumerate(ROOMS) if room(name) in rooms), len(ROOMS))
 
 

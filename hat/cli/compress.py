@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hat import plots
+from hat.cli.checks import existing_run
 from hat.cli.compression import FIGURES, PICTURE, Compression, DatasetRun, picture, render
 from hat.cli.options import make_spec, refuse_beside_resume, resume_hint
 from hat.cli.report import plots_available
@@ -55,7 +56,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
     spec = make_spec(arguments)
     names = _names(spec)
     folder = RunDir(getattr(arguments, "run_dir", None) or Path("runs") / "-".join(["compress", *names]))
-    _refuse_others(folder, "run_dir")
+    _refuse_others(folder, "--run-dir")
     folder.check_not_owned()
     if not hasattr(arguments, "overwrite"):
         taken = [name for name in names if RunDir(folder.path / name).checkpoint.exists()]
@@ -72,7 +73,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
 
 def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir]:
     refuse_beside_resume(arguments, _BESIDE_RESUME)
-    folder = RunDir.existing(path, "--resume")
+    folder = existing_run(path, "--resume", of_compress=True)
     _refuse_others(folder, "--resume")
     folder.check_not_owned()
     return read_spec(folder, data=getattr(arguments, "root", None), device=getattr(arguments, "device", None)), folder

@@ -17,6 +17,7 @@ from hat.training import PlainModel, Trainer
 from hat.training.form import check_form
 from hat.training.history import History
 from hat.training.rundir import RunDir
+from hat.untrusted.files import read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,10 +119,7 @@ class Compression:
         file = self.folder.path / FIGURES
         if not file.exists():
             return
-        try:
-            content = json.loads(file.read_text())
-        except (ValueError, RecursionError):
-            raise ValueError(f"{file}: expected JSON, got other text") from None
+        content = read_json(file)
         check_form(content, {"config": dict, "datasets": dict}, str(file))
         if content["config"] != self._config():
             return

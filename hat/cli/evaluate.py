@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from hat import metrics
-from hat.cli.stored import StoredRun, open_run
+from hat.cli.errors import show
+from hat.cli.stored import open_run
 from hat.training import evaluate
 from hat.verification.verify import ForgettingError, verify
 
@@ -18,7 +19,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         ForgettingError: in mode `binary`, something that finished tasks use has moved; the message names the tensor.
     """
     run = open_run(arguments.run_dir, data=arguments.data, device=arguments.device)
-    tasks = _tasks(run, arguments.task)
+    tasks = run.finished_tasks(arguments.task)
     learned, now, drift = [], [], []
     for task in tasks:
         test = run.stream[task].test
@@ -27,18 +28,10 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         learned.append(run.history.accuracy[task][task])
         now.append(result.accuracy)
         drift.append(result.drift_from(earlier))
-    print(metrics.table([run.stream[task].name for task in tasks], learned, now))
+    show(metrics.table([run.stream[task].name for task in tasks], learned, now))
     print(f"\nlargest logit drift {max(drift):g}")
     verification = verify(run.model)
     if verification.moved is not None and run.model.config.mask_mode == "binary":
         raise ForgettingError(
             f"{run.folder.path}: {verification.kind} {verification.moved} has moved since it was locked", verification
         )
-
-
-def _tasks(run: StoredRun, task: int | None) -> list[int]:
-    if not run.model.remembered:
-        raise ValueError(f"{run.folder.path}: expected a run with a finished task, got none yet")
-    if task is None:
-        return list(run.model.remembered)
-    return [run.model.check_task(task, finished=True, argument="--task")]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hat import checkpoint
+from hat.cli.errors import show
 from hat.cli.stored import StoredRun, open_run
 from hat.data import Part
 from hat.exporting.api import TasksNetwork, export
@@ -25,6 +26,7 @@ from hat.network.tolerance import LAYERS, difference, largest_change
 from hat.ownership import owned
 from hat.text import aligned
 from hat.training import TrainConfig, evaluate
+from hat.untrusted.files import read_json
 
 _NEEDS = {"pt2": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript")}
 FORMATS = tuple(_NEEDS)
@@ -43,9 +45,12 @@ def run_export(arguments: argparse.Namespace) -> None:
     formats = tuple(dict.fromkeys(arguments.format))
     _check_installed(formats)
     run = open_run(arguments.run_dir, data=arguments.data, device=arguments.device)
-    tasks = _tasks(run, arguments.task)
+    tasks = run.finished_tasks(arguments.task)
     folder = arguments.to or run.folder.path / "export" / "-".join(map(str, ("task", *tasks)))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise ValueError(f"--to: expected a folder that can be made and written to, got {folder}") from None
     with owned(folder):
         names = _names(tasks, formats)
         earlier = _earlier(folder, names)
@@ -60,7 +65,7 @@ def run_export(arguments: argparse.Namespace) -> None:
                 file.write((json.dumps(facts, indent=2) + "\n").encode())
             for name in names:
                 os.replace(Path(beside) / name, folder / name)
-    print(_render(facts))
+    show(_render(facts))
     print(f"\nwritten to          {folder}: {', '.join(names)}")
 
 
@@ -78,8 +83,8 @@ def _earlier(folder: Path, names: Sequence[str]) -> set[str]:
         ValueError: one of the given names is that of somebody else's file; the message names it.
     """
     try:
-        content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(folder / FACTS)
+    except ValueError:
         content = None
     ours = isinstance(content, dict) and {"tasks", "input_shape", "units", "parameters", "torch"} <= content.keys()
     # An earlier version wrote no list: its files have the names of an export.
@@ -96,17 +101,9 @@ def _check_installed(formats: Sequence[str]) -> None:
     for name in formats:
         for package in _NEEDS[name]:
             if importlib.util.find_spec(package) is None:
-                raise ImportError(f"--format {name} needs {package}: pip install 'hat-kernels[export]'")
-
-
-def _tasks(run: StoredRun, tasks: list[int]) -> list[int]:
-    if not run.model.tasks:
-        raise ValueError(f"{run.folder.path}: expected a run with a finished task, got none yet")
-    for task in tasks:
-        run.model.check_task(task, finished=True, argument="--task")
-    if len(set(tasks)) < len(tasks):
-        raise ValueError(f"--task: expected every task once, got {' '.join(map(str, tasks))}")
-    return tasks
+                expected = "--format: expected formats whose packages are installed"
+                how = f"--format {name} needs {package}: pip install 'hat-kernels[export]'"
+                raise ImportError(f"{expected}, got {name}; {how}")
 
 
 def _facts(run: StoredRun, network: nn.Module, tasks: list[int]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from hat import models
-from hat.arguments import check_choice, check_number, check_whole
+from hat.arguments import check_choice, check_number, check_whole, got
 from hat.models.resnet import STEMS
 
 _RESNETS = {"resnet18": models.resnet18, "resnet34": models.resnet34, "resnet50": models.resnet50}
@@ -20,6 +20,8 @@ _OPTIONS = {
     "vit": ("hidden", "width", "depth", "heads", "patch", "dropout"),
 }
 NETWORKS = tuple(_OPTIONS)
+MOST_BLOCKS = 10_000
+"""More is a slip of the keyboard, and would fill the memory before a run begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,9 @@ class NetworkSpec:
         check_sizes("hidden", self.hidden)
         for name in ("width", "depth", "heads", "patch"):
             if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), least=1)
+                _check_size(name, getattr(self, name))
+        if self.depth is not None and self.depth > MOST_BLOCKS:
+            raise ValueError(f"depth: expected at most {MOST_BLOCKS:,}, got {self.depth}")
         if self.stem is not None:
             check_choice("stem", self.stem, STEMS)
         if self.dropout is not None:
@@ -74,6 +78,17 @@ class NetworkSpec:
         Raises:
             ValueError: the network cannot take such inputs.
         """
+        try:
+            return self._build(input_shape)
+        except ValueError as error:
+            argument, _, rest = str(error).partition(": ")
+            if argument == "features":  # as the networks call the width of a vit
+                raise ValueError(f"width: {rest}") from None
+            if argument == "input_shape":
+                raise ValueError(f"network: {self.network}: {error}; --size H W resizes all images") from None
+            raise
+
+    def _build(self, input_shape: tuple[int, ...]) -> nn.Module:
         options = self._given()
         if self.network == "mlp":
             return models.mlp(math.prod(input_shape), **self._everywhere(options))
@@ -111,4 +126,10 @@ def check_sizes(name: str, values: object) -> None:
     if values is not None and not (isinstance(values, tuple) and values):
         raise ValueError(f"{name}: expected at least one number, got {values!r}")
     for value in values or ():
-        check_whole(name, value, least=1)
+        _check_size(name, value)
+
+
+def _check_size(name: str, value: int) -> None:
+    check_whole(name, value, least=1)
+    if value >= 2**31:  # far more than any memory holds; torch itself fails at 2^63
+        raise ValueError(f"{name}: expected below 2^31, got {got(value)}")

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from hat.cli.spec import NetworkSpec, RunSpec, StreamSpec
+from hat.cli.values import NAME, NUMBER, WHOLE
 from hat.training import TrainConfig
 from hat.units.state import GateConfig
 
 _FLAGS = {"datasets": "--dataset", "root": "--data", "references": "--reference"}
-_METAVARS = {int: "N", float: "X", str: "NAME"}
+_ALIASES = {"dataset": "--dataset", "data": "--data", "reference": "--reference"}
+_KINDS = {int: WHOLE, float: NUMBER}
 _NO_OPTIONS = ("command", "run", "hint", "resume", "traceback")
+_SPECS = (StreamSpec, NetworkSpec, GateConfig, TrainConfig, RunSpec)
 
 
 def flag(name: str) -> str:
@@ -44,11 +47,20 @@ def add_field(group: argparse._ArgumentGroup, kind: type, name: str, *, default:
         text += f" (default: {' '.join(default) if isinstance(default, tuple) else default})"
     if isinstance(default, bool):
         how["action"] = argparse.BooleanOptionalAction
-    elif "type" not in how and "choices" not in how and isinstance(default, (int, float)):
-        how["type"] = type(default)
-    if "choices" not in how and "action" not in how:
-        how.setdefault("metavar", _METAVARS[how.get("type", str)])
+    else:
+        how.setdefault("type", _KINDS.get(type(default), NAME))
+        how.setdefault("metavar", how["type"].metavar)
     group.add_argument(flag(name), dest=name, default=argparse.SUPPRESS, help=text.replace("%", "%%"), **how)
+
+
+def option_names(arguments: argparse.Namespace) -> dict[str, str]:
+    """What the user calls the fields that the command sets, by the name of the field."""
+    if hasattr(arguments, "run_dir") and not hasattr(arguments, "quiet"):
+        return {name: flag(name) for name in vars(arguments)} | {"run_dir": "RUN_DIR"}
+    given = [name for name in vars(arguments) if name not in _NO_OPTIONS]
+    if hasattr(arguments, "quiet") and not hasattr(arguments, "resume"):  # a fresh run: all its fields are options
+        given += [field.name for kind in _SPECS for field in fields(kind)] + ["run_dir"]
+    return {name: flag(name) for name in (*given, "resume")} | _ALIASES
 
 
 def documentation(kind: type) -> dict[str, str]:

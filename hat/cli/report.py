@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from hat import plots
+from hat.cli.checks import existing_run
+from hat.cli.errors import show
 from hat.cli.specfile import read_spec
 from hat.cli.summary import read_references, render, summarise
 from hat.life.model import HATModel
@@ -36,7 +38,7 @@ def run_report(arguments: argparse.Namespace) -> None:
         ValueError: the folder holds no run, a file is damaged, or no task is finished.
         ImportError: matplotlib is missing.
     """
-    folder = RunDir.existing(arguments.run_dir)
+    folder = existing_run(arguments.run_dir)
     saved = folder.load()
     history = History(**saved["history"])
     if not history.accuracy:
@@ -47,14 +49,14 @@ def run_report(arguments: argparse.Namespace) -> None:
         print(f"hat report: warning: {error}; shown without references", file=sys.stderr)
         references, guesses = {}, []
     model = _model(folder, saved) if folder.config.exists() else None  # a Trainer without description writes no config
-    print(render(summarise(history, references, guesses)))
+    show(render(summarise(history, references, guesses)))
     if model is None:
         print("hat report: warning: no config of the network, so its units are not shown", file=sys.stderr)
         with reading(folder.checkpoint):
             draw(folder, history, saved["model"], references)
     else:
         unit_report = report(model, names=history.names)
-        print(f"\n{unit_report}\n")
+        show(f"\n{unit_report}\n")
         _save(folder, {**_accuracy_plots(history, references), **unit_report.plots()})
     print(f"plots               {folder.plots}")
 
@@ -65,7 +67,9 @@ def _model(folder: RunDir, saved: dict[str, Any]) -> HATModel:
     shapes = {tuple(task["input_shape"]) for task in saved["identity"]["tasks"]}
     if len(shapes) != 1:
         raise ValueError(f"{folder.checkpoint}: expected inputs of one shape, got {sorted(shapes)}")
-    model = spec.model(shapes.pop())
+    (shape,) = shapes
+    spec.check_size(shape, saved["model"], str(folder.checkpoint))
+    model = spec.model(shape)
     if layers_of(model) != saved["identity"]["network"]:
         raise ValueError(f"{folder.checkpoint}: expected the network of config.json, got a network of other layers")
     with reading(folder.checkpoint):

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 import hat.data
-from hat.arguments import check_choice, check_number, check_switch, check_whole
+from hat.arguments import check_choice, check_number, check_switch, check_whole, got
 from hat.cli.network import NETWORKS, NetworkSpec, check_sizes
 from hat.data import Stream
+from hat.data.limits import MAX_GIB
 from hat.data.loading import is_name
 from hat.life.model import HATModel
 from hat.training import REFERENCES, TrainConfig
@@ -21,6 +22,8 @@ from hat.units.state import GateConfig
 __all__ = ["NETWORKS", "STREAMS", "NetworkSpec", "RunSpec", "StreamSpec"]
 
 STREAMS = ("permuted", "split", "mixture")
+MOST_TASKS = 100_000
+"""More is a slip of the keyboard, and would fill the memory before a run begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,8 @@ class StreamSpec:
         root: the data folder; by default $HAT_DATA, else the user's cache, where downloads go.
         limit: use at most this many training images of each class; by default all.
         size: height and width to resize every image to; by default the size of the images.
+        max_gib: the most that a dataset may take in memory, unpacked and as normalised images, in GiB; it protects from
+            files that unpack to far more than their size.
 
     Raises:
         ValueError: an option is out of range, or this stream does not have it.
@@ -52,6 +57,7 @@ class StreamSpec:
     root: str | None = None
     limit: int | None = None
     size: tuple[int, int] | None = None
+    max_gib: float = MAX_GIB
 
     def __post_init__(self) -> None:
         check_choice("stream", self.stream, STREAMS)
@@ -61,11 +67,13 @@ class StreamSpec:
         for name in ("tasks", "classes_per_task", "limit"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), least=1)
+        if self.tasks is not None and self.tasks > MOST_TASKS:
+            raise ValueError(f"tasks: expected at most {MOST_TASKS:,}, got {got(self.tasks)}")
         if self.stream == "mixture" and self.tasks is not None and self.tasks > len(self.datasets):
             raise ValueError(f"tasks: expected at most {len(self.datasets)}, one a dataset, got {self.tasks}")
         if self.stream != "split" and self.classes_per_task is not None:
-            got = f"{self.classes_per_task} for a {self.stream} stream"
-            raise ValueError(f"classes_per_task: expected for a split stream only, got {got}")
+            given = f"{self.classes_per_task} for a {self.stream} stream"
+            raise ValueError(f"classes_per_task: expected for a split stream only, got {given}")
         check_number("validation", self.validation, above=0, below=1)
         check_whole("seed", self.seed)
         if self.root is not None:
@@ -73,6 +81,7 @@ class StreamSpec:
         check_sizes("size", self.size)
         if self.size is not None and len(self.size) != 2:
             raise ValueError(f"size: expected height and width, got {self.size}")
+        check_number("max_gib", self.max_gib, above=0)
 
     def absolute(self) -> StreamSpec:
         """The same options with absolute paths, so that the run can be continued from any folder."""
@@ -86,7 +95,8 @@ class StreamSpec:
             ValueError: an option is out of range for this data.
             FileNotFoundError: the data is missing.
         """
-        common: dict[str, Any] = {name: getattr(self, name) for name in ("validation", "seed", "root", "limit", "size")}
+        names = ("validation", "seed", "root", "limit", "size", "max_gib")
+        common: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.stream == "mixture":
             return hat.data.mixture(list(self.datasets[: self.tasks]), **common)
         if self.stream == "permuted":
@@ -128,11 +138,45 @@ class RunSpec:
             check_choice("reference", kind, REFERENCES)
         check_switch("verify", self.verify)
         check_growth(self.grow)
+        if self.verify and self.gates.mask_mode != "binary":
+            mode = f"mask_mode {self.gates.mask_mode}, in which all weights move a little"
+            raise ValueError(f"verify: expected with mask_mode binary only, got {mode}")
 
     def model(self, input_shape: tuple[int, ...], kind: type[HATModel] = HATModel) -> HATModel:
         """A fresh model of the class `kind`. The same seed gives the same model."""
         torch.manual_seed(self.training.seed)
         return kind(self.network.build(input_shape), config=self.gates)
+
+    def check_size(self, input_shape: tuple[int, ...], state: dict[Any, Any], where: str) -> None:
+        """Check that the network is not larger than its state, before memory is taken for the network.
+
+        Args:
+            input_shape: (C, H, W).
+            state: of the model of the run.
+            where: the file that has the state, for the message.
+
+        Raises:
+            ValueError: the network is larger, or cannot take such inputs.
+        """
+        layers = max(len(self.network.hidden or ()), self.network.depth or 0)
+        if layers > len(state):
+            raise ValueError(
+                f"{where}: expected the {layers} layers of the network of config.json, got {len(state)} tensors"
+            )
+        saved = sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor))
+        try:
+            with torch.device("meta"):
+                network = self.network.build(input_shape)
+        except (ValueError, RuntimeError, TypeError) as error:
+            reason = error if isinstance(error, ValueError) else "sizes that no network has"
+            raise ValueError(f"{where}: expected a network for inputs of {input_shape}, got: {reason}") from error
+        sizes = [parameter.numel() for parameter in network.parameters()]
+        if len(sizes) > len(state):
+            raise ValueError(
+                f"{where}: expected the {len(sizes)} tensors of the network of config.json, got {len(state)}"
+            )
+        if (count := sum(sizes)) > saved:
+            raise ValueError(f"{where}: expected the {count} numbers of the network of config.json, got {saved}")
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as dicts, tuples, numbers, strings and None."""

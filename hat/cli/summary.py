@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 from hat import metrics
+from hat.arguments import got
+from hat.training import REFERENCES
 from hat.training.form import check_form
 from hat.training.history import History
 from hat.training.rundir import RunDir
@@ -77,6 +79,8 @@ def read_references(folder: RunDir, tasks: int) -> tuple[dict[str, list[float]],
     if not result:
         return {}, []
     check_form(result, {"references": dict, "random": [(int, float)]}, where)
+    if unknown := [kind for kind in result["references"] if kind not in REFERENCES]:
+        raise ValueError(f"{where}: references: expected some of {', '.join(REFERENCES)}, got {got(unknown[0])}")
     for kind, column in {**result["references"], "random": result["random"]}.items():
         metrics.fractions(column, f"{where}: {kind}", (tasks,))
     return result["references"], result["random"]

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hat.cli.checks import existing_run
+from hat.cli.compression import FIGURES
 from hat.cli.options import make_spec, refuse_beside_resume, resume_hint
 from hat.cli.report import PICTURES, draw, plots_available
 from hat.cli.spec import RunSpec
@@ -31,6 +33,8 @@ def run_train(arguments: argparse.Namespace) -> None:
     arguments.hint = lambda: NOTHING_SAVED if resume is None else resume_hint(arguments, resume)
     spec, folder = _fresh(arguments) if resume is None else _resumed(arguments, resume)
     stream = spec.stream.build()
+    if resume is not None:
+        spec.check_size(stream.input_shape, folder.load()["model"], str(folder.checkpoint))
     model = spec.model(stream.input_shape)
     shown = not arguments.quiet
     if shown:
@@ -85,6 +89,8 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
     spec = make_spec(arguments)
     name = "-".join([spec.stream.stream, *(Path(dataset).stem for dataset in spec.stream.datasets)])
     folder = RunDir(getattr(arguments, "run_dir", None) or Path("runs") / name)
+    if (folder.path / FIGURES).exists():
+        raise ValueError(f"--run-dir: expected a folder of hat train, got one of hat compress: {folder.path}")
     folder.check_not_owned()
     if not hasattr(arguments, "overwrite"):
         try:
@@ -98,7 +104,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
 
 def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir]:
     refuse_beside_resume(arguments, _BESIDE_RESUME)
-    folder = RunDir.existing(path, "--resume")
+    folder = existing_run(path, "--resume")
     folder.check_not_owned()
     spec = read_spec(folder, data=getattr(arguments, "root", None), device=getattr(arguments, "device", None))
     if not folder.checkpoint.exists():

@@ -59,7 +59,8 @@ class Facts(NamedTuple):
         try:
             written = json.loads(state.cpu().numpy().tobytes())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"expected JSON, got {type(error).__name__}: {str(error)[:80]}") from None
+            reason = "lists that are too deep" if isinstance(error, RecursionError) else "other text"
+            raise ValueError(f"expected JSON, got {reason}") from None
         if not isinstance(written, dict):
             raise ValueError(f"expected a JSON object, got {type(written).__name__}")
         learning, classes, forgotten, sealed, drifted = (written.get(name) for name in cls._fields)

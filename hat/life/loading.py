@@ -63,8 +63,12 @@ class Load:
         Returns:
             Why the state is refused, one sentence each; none if it fits. The model is unchanged then.
         """
+        not_text = [name for name in state if not isinstance(name, str)]
+        for name in not_text:  # torch itself would fail on them
+            del state[name]
         own = {name.removeprefix(self.prefix): value for name, value in state.items() if name.startswith(self.prefix)}
         facts, counts, misfits = plan(self.model, own, assign=assign)
+        misfits = [*(f"expected names that are strings, got {name!r}"[:200] for name in not_text), *misfits]
         if misfits:
             self.absent = [self.prefix + name for name in _missing(self.model, own)]
             for name in own:

@@ -12,7 +12,7 @@ import traceback
 import torch
 from torch import nn
 
-_OWN = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
+OWN = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 
 
 def described(name: str, module: nn.Module, file: str = "", line: int = 0) -> str:
@@ -24,7 +24,7 @@ def described(name: str, module: nn.Module, file: str = "", line: int = 0) -> st
 def running_line(name: str, module: nn.Module) -> str:
     """The module, and the line outside torch and this package that is running."""
     frame = sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(OWN):
         frame = frame.f_back
     return described(name, module, frame.f_code.co_filename, frame.f_lineno)
 
@@ -32,4 +32,4 @@ def running_line(name: str, module: nn.Module) -> str:
 def line_of(error: BaseException, name: str, module: nn.Module) -> str:
     """The module, and the innermost line outside torch and this package that an error came through."""
     lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    return described(name, module, *next((place for place in lines[::-1] if not place[0].startswith(_OWN)), lines[-1]))
+    return described(name, module, *next((place for place in lines[::-1] if not place[0].startswith(OWN)), lines[-1]))

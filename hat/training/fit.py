@@ -11,21 +11,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat.arguments import got
 from hat.life.model import HATModel
 from hat.steps.step import NonFiniteLossError, TrainStep
 from hat.training.config import TrainConfig
+from hat.training.form import check_form
 from hat.training.lesson import Lesson
 from hat.training.loop import train_epoch
 from hat.training.optimizer import make_optimizer
 from hat.training.progress import Progress
 from hat.training.schedule import Plateau
 
-FIT_FORM = {
-    "optimizer": dict,
+_FORM: dict[str, Any] = {
+    "optimizer": {"state": dict, "param_groups": [{"params": [int]}]},
     "scaler": dict,
     "plateau": {"lr": (float, int), "patience": int, "epoch": int, "best": float},
     "best": dict,
 }
+
+
+def check_fit(saved: Any, model: dict[Any, Any], where: str) -> None:
+    """Check the state of a `Fit`.
+
+    Args:
+        saved: the state.
+        model: the state of the model that was saved with it.
+        where: the name of the state, for the message.
+
+    Raises:
+        ValueError: a part is missing or has another form, or the best weights are those of another model.
+    """
+    check_form(saved, _FORM, where)
+    if saved["plateau"].keys() != _FORM["plateau"].keys():
+        raise ValueError(f"{where}: plateau: expected {', '.join(_FORM['plateau'])}, got other entries")
+    if not 0 < saved["plateau"]["lr"] < math.inf or saved["plateau"]["epoch"] < 0:
+        raise ValueError(f"{where}: plateau: expected a finite lr > 0 and an epoch from 0 on")
+    for number, state in saved["optimizer"]["state"].items():
+        if type(number) is not int or not isinstance(state, dict):
+            raise ValueError(f"{where}: optimizer: expected a dict for the number of every parameter")
+        check_form(state, dict.fromkeys(state, (Tensor, int, float, type(None))), f"{where}: optimizer: state {number}")
+    best = saved["best"]
+    if best and best.keys() != model.keys():
+        raise ValueError(f"{where}: best: expected the names of the model, got others")
+    for name, value in best.items():
+        kept = model[name]
+        if not (isinstance(value, Tensor) and isinstance(kept, Tensor) and value.dtype == kept.dtype):
+            raise ValueError(f"{where}: best: {name}: expected a tensor like the one of the model")
+        if value.shape != kept.shape and not name.endswith("_extra_state"):
+            raise ValueError(f"{where}: best: {name}: expected {tuple(kept.shape)}, got {tuple(value.shape)}")
 
 
 class Fit:
@@ -99,7 +132,7 @@ class Fit:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the model, in the form `FIT_FORM`."""
+        """Everything but the model, in a form that `check_fit` knows."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -108,8 +141,46 @@ class Fit:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a `state_dict`."""
+        """Continue from a `state_dict`.
+
+        Raises:
+            ValueError: the state is that of another optimizer.
+        """
+        self._check_optimizer(state["optimizer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.plateau = Plateau(**state["plateau"])
         self.best = dict(state["best"])
+
+    def _check_optimizer(self, state: dict[str, Any]) -> None:
+        """Check that a state has the parameters and options of this optimizer, and no tensor larger than they are."""
+        groups = self.optimizer.param_groups
+        parameters: dict[int, Tensor] = {}
+        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in state["param_groups"]]:
+            raise ValueError("optimizer: expected groups with as many parameters as the model has, got others")
+        for group, saved in zip(groups, state["param_groups"], strict=True):
+            parameters |= dict(zip(saved["params"], group["params"], strict=True))
+            for name, value in saved.items():
+                if name not in ("params", "lr") and name in group and not _same(value, group[name]):
+                    raise ValueError(f"optimizer: {name}: expected {got(group[name])}, got {got(value)}")
+        for number, values in state["state"].items():
+            if number not in parameters:
+                raise ValueError(f"optimizer: expected states of the parameters of the model, got one of {got(number)}")
+            most = parameters[number].shape
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.dim() and not _within(value.shape, most):
+                    raise ValueError(f"optimizer: {name}: expected at most {tuple(most)}, got {tuple(value.shape)}")
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two options of an optimizer are equal; a tuple may have become a list."""
+    return type(value) in (bool, int, float, str, list, tuple, type(None)) and (
+        list(value) == list(other)
+        if isinstance(value, (list, tuple)) and isinstance(other, (list, tuple))
+        else value == other
+    )
+
+
+def _within(shape: torch.Size, most: torch.Size) -> bool:
+    """Whether a state covers the parameter or a part of it: a state has the parts that may move."""
+    return shape == most or (len(shape) == len(most) and all(a <= b for a, b in zip(shape, most, strict=True)))

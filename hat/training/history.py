@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hat.text import printable
 from hat.training.form import check_form
 
 _FORM = {
@@ -17,8 +18,9 @@ _FORM = {
     "capacity": [dict],
     "drift": [[float]],
     "names": [str],
-    "growth": [dict],
+    "growth": [{"task": int, "units": dict, "change": float}],
 }
+_NUMBERS = (str, int, float, bool, type(None))
 
 
 @dataclass
@@ -64,6 +66,15 @@ class History:
                 raise ValueError(f"{where}: {name}: expected rows of 1 to {tasks} numbers, got {lengths}")
         if len(history.capacity) != tasks:
             raise ValueError(f"{where}: capacity: expected {tasks} rows, got {len(history.capacity)}")
+        if not all(math.isnan(value) or 0 <= value <= 1 for row in history.accuracy for value in row):
+            raise ValueError(f"{where}: accuracy: expected values from 0 to 1, or NaN for a forgotten task")
+        for row in history.capacity:
+            if not row or row.keys() != history.capacity[0].keys():
+                raise ValueError(f"{where}: capacity: expected the same gates in every row, and at least one")
+            check_form(row, dict.fromkeys(row, float), f"{where}: capacity")
+        for row in history.epochs:
+            check_form(row, dict.fromkeys(row, _NUMBERS), f"{where}: epochs")
+        history.names = list(map(printable, history.names))
         return history
 
     @property

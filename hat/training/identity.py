@@ -10,6 +10,7 @@ from typing import Any
 
 from hat.data import Task
 from hat.life.model import HATModel
+from hat.text import printable
 from hat.training.config import TrainConfig
 
 PARTS = ("train", "validation", "test")
@@ -58,9 +59,9 @@ def check_same(saved: dict[str, Any], present: dict[str, Any]) -> None:
         for name, value in present[part].items():
             saved_value = saved[part].get(name)
             if name not in _MAY_DIFFER and saved_value != value:
-                raise ValueError(f"{name}: expected {saved_value} as in the checkpoint, got {value}")
+                raise ValueError(f"{name}: expected {_short(saved_value)} as in the checkpoint, got {_short(value)}")
     if saved["grow"] != present["grow"]:
-        raise ValueError(f"grow: expected {saved['grow']} as in the checkpoint, got {present['grow']}")
+        raise ValueError(f"grow: expected {_short(saved['grow'])} as in the checkpoint, got {present['grow']}")
     if saved["network"] != present["network"]:
         raise ValueError("model: expected the network of the checkpoint, got a network of other layers")
     if len(saved["tasks"]) != len(present["tasks"]):
@@ -69,11 +70,17 @@ def check_same(saved: dict[str, Any], present: dict[str, Any]) -> None:
     for index, (saved_task, task) in enumerate(zip(saved["tasks"], present["tasks"], strict=True)):
         for fact in ("name", "classes", "input_shape"):
             if saved_task[fact] != task[fact]:
-                expected = f"{saved_task[fact]} as in the checkpoint"
-                raise ValueError(f"stream: expected {expected} as {fact} of task {index}, got {task[fact]}")
+                expected = f"{_short(saved_task[fact])} as in the checkpoint"
+                raise ValueError(f"stream: expected {expected} as {fact} of task {index}, got {_short(task[fact])}")
         for part in PARTS:
             if not _same_fingerprint(saved_task[part], task[part]):
                 raise ValueError(f"stream: expected the {part} data of the checkpoint in task {index}, got other data")
+
+
+def _short(value: object) -> str:
+    """A value in at most 100 characters."""
+    text = printable(str(value))
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _task(task: Task) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from torch import Tensor
 from hat import checkpoint
 from hat.arguments import check_path, check_type
 from hat.ownership import check_not_owned, keep, owned
-from hat.training.fit import FIT_FORM
+from hat.training.fit import check_fit
 from hat.training.form import check_form
 from hat.training.history import History
 from hat.training.identity import IDENTITY_FORM
 from hat.training.random_state import RANDOM_FORM
 from hat.training.written import Written
+from hat.untrusted.files import read_json
 
 _CONFIG, _CHECKPOINT = "config.json", "checkpoint.pt"
 _METRICS, _ACCURACY, _RESULT = "metrics.jsonl", "accuracy.csv", "result.json"
@@ -49,17 +50,6 @@ class RunDir:
         self._written = Written(self.path)
         self._lock: Path | None = None
         self._owner = 0  # the thread that owns the folder
-
-    @classmethod
-    def existing(cls, path: Path, option: str = "run_dir") -> RunDir:
-        """The folder of an earlier run.
-
-        Raises:
-            ValueError: there is no such folder; the message names the option that gave the path.
-        """
-        if not os.path.isdir(path):
-            raise ValueError(f"{option}: expected the folder of a run, got {path}")
-        return cls(path)
 
     @property
     def config(self) -> Path:
@@ -225,9 +215,9 @@ class RunDir:
         saved = checkpoint.load(self.checkpoint)
         check_form(saved, {**_SAVED_FORM, "fit": (dict, type(None))}, str(self.checkpoint))
         if saved["fit"] is not None:
-            check_form(saved["fit"], FIT_FORM, f"{self.checkpoint}: fit")
-        History.read(saved.get("history"), f"{self.checkpoint}: history")
-        return saved
+            check_fit(saved["fit"], saved["model"], f"{self.checkpoint}: fit")
+        history = History.read(saved.get("history"), f"{self.checkpoint}: history")
+        return {**saved, "history": vars(history)}
 
     def save_logits(self, task: int, logits: Tensor) -> None:
         """Write the logits of a task on its test part."""
@@ -260,10 +250,7 @@ class RunDir:
         return f"logits/task-{task:04d}.pt"
 
     def _read_json(self, file: Path) -> dict[str, Any]:
-        try:
-            content = json.loads(file.read_text())
-        except (ValueError, RecursionError):
-            raise ValueError(f"{file}: expected JSON, got other text") from None
+        content = read_json(file)
         if not isinstance(content, dict):
             raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")
         return content

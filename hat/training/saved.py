@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,10 @@ def restore(folder: RunDir, model: HATModel, present: dict[str, Any]) -> dict[st
         ValueError: the checkpoint is missing or damaged, or belongs to another model, stream or config.
     """
     saved = folder.load()
-    check_same(saved["identity"], present)
+    try:
+        check_same(saved["identity"], present)
+    except ValueError as error:
+        raise ValueError(f"{folder.checkpoint}: {error}") from None
     with reading(folder.checkpoint):
         model.load_state_dict(saved["model"])
     if model.tasks != len(saved["history"]["names"]) or model.learning != (saved["fit"] is not None):
@@ -37,12 +41,15 @@ def restore(folder: RunDir, model: HATModel, present: dict[str, Any]) -> dict[st
     return saved
 
 
+_OF_TORCH = re.compile(r"^Error\(s\) in loading state_dict for \w+:")  # the line before those that name tensors
+
+
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
     """Turn every error in the block into a ValueError of one line that names the file."""
     try:
         yield
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines()[:2]]
-        got = f"{type(error).__name__}: {' '.join(lines)}"[:300]
-        raise ValueError(f"{file}: expected the state of this run, got {got}") from error
+        text = _OF_TORCH.sub("", str(error)).strip() if isinstance(error, (ValueError, RuntimeError)) else ""
+        got = " ".join(line.strip() for line in text.splitlines()[:2])[:300] or "values that do not fit"
+        raise ValueError(f"{file}: expected the state of this run, got: {got}") from error

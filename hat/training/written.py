@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from hat import checkpoint
+from hat.untrusted.files import check_regular, read_json
 
 LIST = ".hat-files"
 _RUNS = ("checkpoint.pt", "compression.json")  # without one of these, a folder holds no run
@@ -140,12 +141,19 @@ def _holds_ours(folder: Path, name: str) -> bool:
         return False
 
 
+_LONGEST_LINE = 1 << 20
+
+
 def _json(*keys: str) -> Callable[[Path], bool]:
     """A test for a file of JSON: the first line, or all of the file, is an object with these keys."""
 
     def test(path: Path) -> bool:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text.partition("\n")[0] if path.suffix == ".jsonl" else text)
+        if path.suffix == ".jsonl":
+            check_regular(path, "metrics")
+            with path.open(encoding="utf-8") as file:
+                content = json.loads(file.readline(_LONGEST_LINE))
+        else:
+            content = read_json(path)
         return isinstance(content, dict) and set(keys) <= content.keys()
 
     return test

@@ -31,7 +31,7 @@ SECONDS = 10
 _CHANGES_NOTHING = ("hat.models.", "hat.metrics.", "hat.plots.", "hat.data.")
 """Functions that make something new. That their refusals change nothing needs no proof, and costs seconds."""
 MISSING, UNKNOWN, INSTANCE = "(missing)", "(unknown)", "(self)"
-_VARIES = {"hat.Gate.identity"}  # addresses
+_VARIES = {"hat.Gate.identity", "hat.Trainer.run"}  # addresses, seconds
 _OURS = tuple(str(Path(__file__).resolve().parents[2] / package) + "/" for package in ("hat", "hat_kernels"))
 _PYTHON = re.compile(r"argument|positional|keyword")
 

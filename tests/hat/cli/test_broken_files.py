@@ -122,6 +122,11 @@ def test_config_edited_by_hand(
         assert message in error
 
 
+def test_config_of_a_version_without_a_limit_for_data(run: Path, unpainted: None) -> None:
+    edit_config(run, lambda c: c["stream"].pop("max_gib"))
+    assert main(["report", str(run)]) == 0
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -154,6 +159,14 @@ def test_report_rebuilds_a_broken_result(run: Path, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr()
     assert "average accuracy" in printed.out
     assert f"hat report: warning: {run}/result.json: " in printed.err
+
+
+def test_names_of_a_run_do_not_reach_the_terminal_raw(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit_checkpoint(run, lambda p: p["history"].update(names=["\x1b[31mred", "permuted digits 1"]))
+    assert main(["report", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert r"\x1b[31mred" in printed
+    assert "\x1b" not in printed
 
 
 def test_unexpected_error_is_one_line_too(

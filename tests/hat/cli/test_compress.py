@@ -182,7 +182,7 @@ def test_a_network_that_does_not_fit_one_dataset_is_refused_before_any_is_learne
 def test_folders_of_other_runs(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command, message in (
         (["--resume", str(run / "digits")], "--resume: expected a folder of hat compress, got a run of hat train in"),
-        ([*QUICK, "--run-dir", str(run / "digits"), "--overwrite"], "run_dir: expected a folder of hat compress"),
+        ([*QUICK, "--run-dir", str(run / "digits"), "--overwrite"], "--run-dir: expected a folder of hat compress"),
         (["--resume", str(tmp_path / "nothing")], "--resume: expected the folder of a run, got"),
         (["--resume", str(tmp_path)], "expected the config of a run, got no such file"),
     ):

@@ -107,7 +107,7 @@ def test_wrong_input(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "--task: expected finished tasks, 0 to 1, got 2" in refused(capsys, run, "--task", 2)
     assert "--task: expected finished tasks, 0 to 1, got -1" in refused(capsys, run, "--task=-1")
     assert "--task: expected every task once, got 1 1" in refused(capsys, run, "--task", 1, "--task", 1)
-    assert "run_dir: expected the folder of a run" in refused(capsys, tmp_path / "none", "--task", 0)
+    assert "RUN_DIR: expected the folder of a run" in refused(capsys, tmp_path / "none", "--task", 0)
     assert "config.json" in refused(capsys, tmp_path, "--task", 0)
     (tmp_path / "file").write_text("")
     assert "file" in refused(capsys, run, "--task", 0, "--to", tmp_path / "file")
