@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch.utils.serialization import config
 
-from hat.arguments import got
+from hat.arguments import check_path, check_type, got
 from hat.ownership import HOST, may_live
 from hat.untrusted.files import check_regular
 from hat.untrusted.torch_file import check_torch_file
@@ -44,9 +44,11 @@ def save(path: str | os.PathLike[str], payload: dict[Any, Any]) -> None:
             tensors, and plain tensors for parameters.
 
     Raises:
+        TypeError, ValueError: `path` is not a path.
         TypeError: the payload holds a value that `load` could not read; the message names its place.
         CheckpointError: the file could not be written.
     """
+    check_path("path", path)
     if not isinstance(payload, dict):
         raise TypeError(f"payload: expected a dict, got {type(payload).__name__}")
     try:
@@ -63,7 +65,7 @@ def save(path: str | os.PathLike[str], payload: dict[Any, Any]) -> None:
         if isinstance(reason, KeyboardInterrupt):  # torch wraps every error of a write in its own error
             raise reason from None
         kept = "the previous checkpoint is intact" if os.path.exists(path) else "there is no previous checkpoint"
-        raise CheckpointError(f"{path}: expected to write a checkpoint, got {_line(reason)}; {kept}") from error
+        raise CheckpointError(f"{_shown(path)}: expected to write a checkpoint, got {_line(reason)}; {kept}") from error
 
 
 def load(path: str | os.PathLike[str], *, map_location: str | torch.device = "cpu") -> dict[Any, Any]:
@@ -77,9 +79,16 @@ def load(path: str | os.PathLike[str], *, map_location: str | torch.device = "cp
         map_location: the device of the tensors.
 
     Raises:
+        TypeError, ValueError: `path` is not a path, or `map_location` is not a device.
         CheckpointError: the file is missing, cut short or damaged, is no checkpoint, or has a newer version; or the
             tensors could not be moved to `map_location`.
     """
+    check_path("path", path)
+    check_type("map_location", map_location, (str, torch.device), "a device")
+    try:
+        torch.device(map_location)
+    except RuntimeError:
+        raise ValueError(f"map_location: expected a device such as 'cpu', got {got(map_location)}") from None
     try:
         check_regular(path, "a whole checkpoint")
     except ValueError as error:
@@ -87,19 +96,21 @@ def load(path: str | os.PathLike[str], *, map_location: str | torch.device = "cp
     try:
         claimed = check_torch_file(path)
     except ValueError as error:
-        raise CheckpointError(f"{path}: expected a whole checkpoint, got {error}") from None
+        raise CheckpointError(f"{_shown(path)}: expected a whole checkpoint, got {error}") from None
     if not isinstance(claimed, dict) or claimed.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected a file written by hat.checkpoint.save, got another torch file")
+        raise CheckpointError(f"{_shown(path)}: expected a file written by hat.checkpoint.save, got another torch file")
     version, payload = claimed.get("version"), claimed.get("payload")
     if type(version) is not int or not 1 <= version <= VERSION:
-        raise CheckpointError(f"{path}: expected version 1 to {VERSION}, got {got(version)}; is hat up to date?")
+        raise CheckpointError(
+            f"{_shown(path)}: expected version 1 to {VERSION}, got {got(version)}; is hat up to date?"
+        )
     if not isinstance(payload, dict):
-        raise CheckpointError(f"{path}: expected a dict as payload, got {type(payload).__name__}")
+        raise CheckpointError(f"{_shown(path)}: expected a dict as payload, got {type(payload).__name__}")
     try:
         loaded: dict[Any, Any] = torch.load(path, map_location=map_location, weights_only=True)["payload"]
     except Exception as error:  # the file is right: a device is missing, or memory is short
         raise CheckpointError(
-            f"{path}: expected a checkpoint that can be loaded to {map_location}, got {_line(error)}"
+            f"{_shown(path)}: expected a checkpoint that can be loaded to {map_location}, got {_line(error)}"
         ) from error
     return loaded
 
@@ -112,8 +123,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     `.NAME.HOST.PROCESS.RANDOM.tmp`. It is on the disk before it is renamed.
 
     Raises:
+        TypeError, ValueError: `path` is not a path.
         OSError: as `open` and `os.replace`.
     """
+    check_path("path", path)
     target = Path(os.path.realpath(path))
     _remove_leftovers(target)
     temporary = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -209,6 +222,12 @@ def _reason(error: BaseException, handled: BaseException | None) -> BaseExceptio
             return cause
         cause = cause.__cause__ or cause.__context__
     return error
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """A path in one line."""
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)
 
 
 def _line(error: BaseException) -> str:

@@ -75,7 +75,7 @@ def forgetting_ratio(accuracy: Any, joint: Any, random: Any) -> Tensor:
     tasks, past = len(matrix), _past(len(matrix))
     guess = fractions(random, "random", (tasks,))
     best = as_tensor(joint, "joint")
-    best = learned_part(best, "joint") if best.ndim == 2 else best.expand(tasks, -1) if best.ndim else best
+    best = learned_part(best, "joint") if best.ndim == 2 else best.expand(tasks, -1) if best.ndim == 1 else best
     if best.shape != matrix.shape:
         raise ValueError(f"joint: expected shape ({tasks},) or ({tasks}, {tasks}), got {tuple(best.shape)}")
     fractions(best[past], "joint", (int(past.sum()),))

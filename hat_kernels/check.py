@@ -23,6 +23,8 @@ def got(value: object) -> str:
     """What a message says that an argument was: a short value itself, a tensor by its dtype and shape, or the class."""
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype}, shape {tuple(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     if isinstance(value, int) and value.bit_length() > 200:
         return f"an int of {value.bit_length()} bits"
     text = ""
@@ -71,6 +73,7 @@ def check_number(
     Raises:
         ValueError: `value` is not a number, is NaN, is an int that 64 bits do not hold, or is out of the bounds.
     """
+    value = float(value) if isinstance(value, np.floating) else value  # NumPy warns of a bound that float16 cannot hold
     if not (
         isinstance(value, NUMBERS)
         and not isinstance(value, bool)

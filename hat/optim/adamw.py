@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,10 @@ from torch import Tensor
 
 import hat_kernels
 from hat.life.model import HATModel
-from hat.optim.base import LockedOptimizer, Piece, StepOptions, check_at_least_0
+from hat.optim.base import LockedOptimizer, Piece, StepOptions
+from hat.optim.check import check_learning_rate
+from hat_kernels.adamw_update.options import check_betas
+from hat_kernels.check import check_at_least_0, check_switches
 
 
 class AdamW(LockedOptimizer):
@@ -34,7 +37,9 @@ class AdamW(LockedOptimizer):
         model: its locks count; by default the model that `params` comes from.
 
     Raises:
-        ValueError: an option is out of range, or the parameters belong to no model.
+        TypeError: an option or a parameter is of another type.
+        ValueError: a parameter belongs to another model, is not a leaf or occurs twice; an option is out of range, or
+            the parameters belong to no model.
     """
 
     def __init__(
@@ -51,9 +56,6 @@ class AdamW(LockedOptimizer):
         max_norm: float | None = None,
         model: HATModel | None = None,
     ) -> None:
-        check_at_least_0(lr=lr, eps=eps, weight_decay=weight_decay)
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas: expected two in [0, 1), got {betas}")
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -64,6 +66,12 @@ class AdamW(LockedOptimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
         }
         super().__init__(params, defaults, max_norm=max_norm, model=model)
+
+    def _check_options(self, options: Mapping[str, Any], model: HATModel) -> None:
+        check_learning_rate(options["lr"], model.state.scale.device)
+        check_betas(options["betas"])
+        check_at_least_0(eps=options["eps"], weight_decay=options["weight_decay"])
+        check_switches(**{name: options[name] for name in ("amsgrad", "maximize", "decoupled_weight_decay")})
 
     def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions) -> None:
         self._update(pieces, group, step, group["weight_decay"])

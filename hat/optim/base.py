@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hat.arguments import check_arguments, check_type, got
 from hat.layers.updaters import claim
 from hat.life.model import HATModel
 from hat.network.moving import Blocks, follow
 from hat.network.sharded import refuse_sharded
 from hat.optim.bounds import Bounds, Grown
+from hat.optim.check import check_group, check_max_norm, check_parameters, check_state, listed, refuse_foreign
 from hat.optim.clip import clip
 from hat.optim.groups import add_group, drop, left_empty
 from hat.units.blocks import Block, cut, join, pack, unpack
@@ -85,8 +87,9 @@ class LockedOptimizer(torch.optim.Optimizer):
         model: its locks count; by default the model that `params` comes from.
 
     Raises:
-        TypeError: a parameter is spread over several processes, as by `fully_shard`.
-        ValueError: an option is out of range, or the parameters belong to no model.
+        TypeError: a parameter is not a dense floating tensor, or is spread over several processes, as by `fully_shard`.
+        ValueError: an option is out of range; the parameters belong to no model; or a parameter belongs to another
+            model, is not a leaf, or occurs twice.
     """
 
     locks_itself = True
@@ -95,11 +98,14 @@ class LockedOptimizer(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[Any], defaults: dict[str, Any], *, max_norm: float | None, model: HATModel | None
     ) -> None:
+        if model is not None:
+            check_type("model", model, HATModel, "a hat.HATModel")
         model = getattr(params, "model", None) if model is None else model
         if not isinstance(model, HATModel):
             raise ValueError("params: expected model.task_parameters(), or model=..., got parameters of no HATModel")
-        if max_norm is not None and not max_norm > 0:
-            raise ValueError(f"max_norm: expected > 0, got {max_norm}")
+        check_max_norm(max_norm)
+        params = listed(params)
+        self._check_options(defaults, model)
         refuse_sharded(model.named_parameters, "params")
         self._model, self._max_norm, self._bounds = model, max_norm, Bounds()
         super().__init__(params, defaults)
@@ -125,6 +131,8 @@ class LockedOptimizer(torch.optim.Optimizer):
         """
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise TypeError(f"closure: expected a function or None, got {got(closure)}")
             with torch.enable_grad():
                 loss = closure()
         blocks = self._model.blocks()
@@ -187,7 +195,20 @@ class LockedOptimizer(torch.optim.Optimizer):
         return states
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer.add_param_group`, in the place that a finished head has left, if there is one."""
+        """As `torch.optim.Optimizer.add_param_group`, in the place that a finished head has left, if there is one.
+
+        Raises:
+            TypeError: it is not a dict with parameters, or a parameter is not a dense floating tensor.
+            ValueError: an option is out of range; or a parameter belongs to another model, is not a leaf, or is in the
+                optimizer already.
+        """
+        check_group("param_group", param_group)
+        given = param_group["params"]
+        parameters = [given] if isinstance(given, Tensor) else list(given)
+        check_parameters(self, parameters)
+        refuse_foreign((p[1] if isinstance(p, tuple) else p for p in parameters), self._model, "params")
+        self._check_options({**self.defaults, **param_group}, self._model)
+        param_group["params"] = parameters
         add_group(self, super().add_param_group, param_group)
 
     def abandon(self) -> None:
@@ -195,6 +216,7 @@ class LockedOptimizer(torch.optim.Optimizer):
 
     def follow(self, changes: Changes, before: Blocks, after: Blocks, like: Mapping[Tensor, Tensor]) -> None:
         """See `hat.network.moving.Follower`."""
+        check_arguments(LockedOptimizer.follow, locals())
         self._bounds.forget()
         drop(self, self._model.frozen.parameters)
         for parameter, state in list(self.state.items()):
@@ -209,6 +231,7 @@ class LockedOptimizer(torch.optim.Optimizer):
 
     def forget(self, gone: Sequence[Tensor]) -> None:
         """See `hat.network.moving.Follower`. The next step starts with a new state."""
+        check_arguments(LockedOptimizer.forget, locals())
         self._bounds.forget()
         drop(self, {id(parameter) for parameter in gone})
         self.state.clear()
@@ -228,7 +251,14 @@ class LockedOptimizer(torch.optim.Optimizer):
         """Load a state as `torch.optim.Optimizer` does, but keep the states in `state_dtype`.
 
         `torch.optim.Optimizer` would cast a state to the dtype of its parameter.
+
+        Raises:
+            TypeError: it is not the state of an optimizer.
+            ValueError: it has other groups, or an option in it is out of range.
         """
+        check_state(self, state_dict)
+        for group in state_dict["param_groups"]:
+            self._check_options({**self.defaults, **group}, self._model)
         super().load_state_dict(state_dict)
         keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         parameters = chain.from_iterable(group["params"] for group in self.param_groups)
@@ -268,6 +298,14 @@ class LockedOptimizer(torch.optim.Optimizer):
         groups = [(group, [piece._replace(norm=next(norms)) for piece in pieces]) for group, pieces in groups]
         return StepOptions(clipped.factor, found_inf, clipped.mend), groups
 
+    def _check_options(self, options: Mapping[str, Any], model: HATModel) -> None:
+        """Check the options of a parameter group of the model.
+
+        Raises:
+            TypeError, ValueError: an option is of another type, or out of range.
+        """
+        raise NotImplementedError
+
     def _update_weights(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions) -> None:
         """Update pieces of weights."""
         raise NotImplementedError
@@ -275,17 +313,6 @@ class LockedOptimizer(torch.optim.Optimizer):
     def _update_embeddings(self, pieces: list[Piece], group: dict[str, Any], step: StepOptions) -> None:
         """Update embeddings and clamp them. They do not decay: weight decay would pull every gate towards 1/2."""
         raise NotImplementedError
-
-
-def check_at_least_0(**options: float | Tensor) -> None:
-    """Validate options such as learning rates.
-
-    Raises:
-        ValueError: an option is negative or NaN.
-    """
-    for name, value in options.items():
-        if not value >= 0:
-            raise ValueError(f"{name}: expected >= 0, got {value}")
 
 
 def state_dtype(parameter: Tensor) -> torch.dtype:

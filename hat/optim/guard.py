@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 import hat_kernels
+from hat.arguments import check_type
 from hat.layers.updaters import claim
 from hat.life.model import HATModel
 from hat.network.interrupt import interrupt_waits
 from hat.network.moving import Blocks, follow
 from hat.network.sharded import refuse_sharded
+from hat.optim.check import check_max_norm, refuse_foreign
 from hat.optim.clip import keep_finite_, tame_
 from hat.optim.groups import add_group, drop, left_empty
 from hat.optim.standins import StandIns, can_stand_in, can_stand_in_whole, moved
@@ -56,21 +58,23 @@ def guard(optimizer: torch.optim.Optimizer, model: HATModel, *, max_norm: float 
         the copy of the model.
 
     Raises:
-        ValueError: no parameter of the optimizer belongs to the model, the optimizer is already guarded, or `max_norm`
-            is not positive.
-        TypeError: the optimizer is one of `hat.optim`, which need no guard; or a parameter is spread over several
-            processes, as by `fully_shard`.
+        ValueError: no parameter of the optimizer belongs to the model, the optimizer is already guarded, `max_norm` is
+            not positive, or the optimizer also holds parameters of another model.
+        TypeError: `optimizer` is not an optimizer of torch, or is one of `hat.optim`, which need no guard; or a
+            parameter is spread over several processes, as by `fully_shard`.
     """
-    if getattr(optimizer, "locks_itself", False):
+    if getattr(optimizer, "locks_itself", False) and not isinstance(optimizer, type):
         raise TypeError(f"optimizer: {type(optimizer).__name__} of hat.optim locks by itself, no guard needed")
-    if max_norm is not None and not max_norm > 0:
-        raise ValueError(f"max_norm: expected > 0, got {max_norm}")
+    check_type("optimizer", optimizer, torch.optim.Optimizer, "an optimizer of torch")
+    check_type("model", model, HATModel, "a hat.HATModel")
+    check_max_norm(max_norm)
     refuse_sharded(model.named_parameters, "model")
     model_ids = {id(p) for p in model.parameters()}
     if not any(id(p) in model_ids for p in _parameters(optimizer)):
         raise ValueError("optimizer: expected parameters of the model, got none")
     if hasattr(optimizer, "_guarded"):  # two guards would apply a fractional rate twice
         raise ValueError("optimizer: expected an optimizer without a guard, got a guarded one")
+    refuse_foreign(_parameters(optimizer), model, "optimizer")
     claim(_parameters(optimizer), None)
     _part_embeddings(optimizer, model)
     return _guarded(optimizer, model, max_norm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,8 +10,10 @@ from torch import Tensor
 import hat_kernels
 from hat.layers.updaters import claim
 from hat.life.model import HATModel
-from hat.optim.base import LockedOptimizer, Piece, StepOptions, check_at_least_0
+from hat.optim.base import LockedOptimizer, Piece, StepOptions
+from hat.optim.check import check_learning_rate
 from hat.optim.in_backward import InBackward
+from hat_kernels.check import check_at_least_0, check_number, check_switches
 
 OPTIONS = ("lr", "momentum", "dampening", "nesterov", "maximize")
 
@@ -43,7 +45,9 @@ class SGD(LockedOptimizer):
         model: its locks count; by default the model that `params` comes from.
 
     Raises:
-        ValueError: an option is out of range, two options exclude each other, or the parameters belong to no model.
+        TypeError: an option or a parameter is of another type.
+        ValueError: a parameter belongs to another model, is not a leaf or occurs twice; an option is out of range, two
+            options exclude each other, or the parameters belong to no model.
     """
 
     def __init__(
@@ -60,10 +64,7 @@ class SGD(LockedOptimizer):
         in_backward: bool = False,
         model: HATModel | None = None,
     ) -> None:
-        check_at_least_0(lr=lr, momentum=momentum, weight_decay=weight_decay)
-        if nesterov and (momentum <= 0 or dampening != 0):
-            got = f"momentum {momentum} and dampening {dampening}"
-            raise ValueError(f"nesterov: expected momentum > 0 and dampening 0, got {got}")
+        check_switches(in_backward=in_backward)
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -72,12 +73,23 @@ class SGD(LockedOptimizer):
             "nesterov": nesterov,
             "maximize": maximize,
         }
+        check_at_least_0(momentum=momentum)
         if in_backward and (momentum or max_norm is not None):
             got = f"momentum {momentum}" if momentum else f"max_norm {max_norm}"
             raise ValueError(f"in_backward: expected neither momentum nor clipping, which need the gradient, got {got}")
         super().__init__(params, defaults, max_norm=max_norm, model=model)
         self._inside: InBackward | None = None
         self._claim(in_backward)
+
+    def _check_options(self, options: Mapping[str, Any], model: HATModel) -> None:
+        check_learning_rate(options["lr"], model.state.scale.device)
+        momentum, dampening = options["momentum"], options["dampening"]
+        check_at_least_0(momentum=momentum, weight_decay=options["weight_decay"])
+        check_number("dampening", dampening)
+        check_switches(nesterov=options["nesterov"], maximize=options["maximize"])
+        if options["nesterov"] and (momentum <= 0 or dampening != 0):
+            got = f"momentum {momentum} and dampening {dampening}"
+            raise ValueError(f"nesterov: expected momentum > 0 and dampening 0, got {got}")
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """See `LockedOptimizer.step`.

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from torch import Tensor
+
+from hat.arguments import check_path, got
 from hat.checkpoint import replacing
 
 if TYPE_CHECKING:
@@ -29,9 +33,13 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
         path: the name of the file; ends in `.png`.
 
     Raises:
+        TypeError: `figure` is not a figure, or `path` not a path.
         ValueError: the name does not end in `.png`.
         OSError: the file cannot be written.
     """
+    check_path("path", path)
+    if not hasattr(figure, "savefig") or isinstance(figure, type):
+        raise TypeError(f"figure: expected a figure of matplotlib, got {got(figure)}")
     if not os.fspath(path).lower().endswith(".png"):
         raise ValueError(f"path: expected a name ending in .png, got {os.fspath(path)!r}")
     with replacing(path) as file:
@@ -73,8 +81,26 @@ def style(axes: Axes) -> None:
     axes.tick_params(labelsize=9, color="#999999", labelcolor=INK)
 
 
+def listed(argument: str, values: Any) -> list[Any]:
+    """The entries of a list, a tuple, an array or a tensor.
+
+    Raises:
+        TypeError: `values` is none of these.
+    """
+    many = isinstance(values, (Sequence, Tensor, np.ndarray)) and not isinstance(values, (str, bytes))
+    if not many or (isinstance(values, (Tensor, np.ndarray)) and not values.ndim):
+        raise TypeError(f"{argument}: expected a list, got {got(values)}")
+    return list(values)
+
+
 def check_names(names: Sequence[str], count: int, argument: str = "names") -> None:
-    """Raise ValueError if `count` is 0, or if there are more or fewer names than `count`."""
+    """Check that there are `count` names, and at least one.
+
+    Raises:
+        TypeError: `names` is not a list.
+        ValueError: there are more or fewer names, or `count` is 0.
+    """
+    names = listed(argument, names)
     if not count:
         raise ValueError(f"{argument}: expected at least one, got none")
     if len(names) != count:

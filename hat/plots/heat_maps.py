@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hat.metrics import fractions, learned_part
-from hat.plots.canvas import INK, canvas, check_names, label, ticks_of
+from hat.metrics import as_tensor, fractions, learned_part
+from hat.plots.canvas import INK, canvas, check_names, label, listed, ticks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +45,7 @@ def overlap(masks_overlap: Any, names: Sequence[str]) -> Figure:
     Raises:
         ValueError: a shape or a value is wrong.
     """
+    names = listed("names", names)
     check_names(names, len(names))
     matrix = fractions(masks_overlap, "masks_overlap", (len(names), len(names)), blank=True)
     figure, axes = _heat_map(matrix, names, "Units shared between tasks", "shared units (% of the row's task)")
@@ -64,10 +65,11 @@ def overlap_matrix(masks: Sequence[Tensor]) -> Tensor:
     Raises:
         ValueError: there are no masks, a shape is wrong, or a value is outside [0, 1].
     """
-    if not len(masks) or any(mask.ndim != 2 for mask in masks):
-        raise ValueError(f"masks: expected tensors [T, N], got {[tuple(mask.shape) for mask in masks]}")
-    tasks = len(masks[0])
-    units = [fractions(mask, f"masks[{i}]", (tasks, mask.shape[1])) for i, mask in enumerate(masks)]
+    tensors = [as_tensor(mask, f"masks[{i}]") for i, mask in enumerate(listed("masks", masks))]
+    if not tensors or any(mask.ndim != 2 for mask in tensors):
+        raise ValueError(f"masks: expected tensors [T, N], got {[tuple(mask.shape) for mask in tensors]}")
+    tasks = len(tensors[0])
+    units = [fractions(mask, f"masks[{i}]", (tasks, mask.shape[1])) for i, mask in enumerate(tensors)]
     used = (torch.cat(units, 1) > 0.5).double()
     return used @ used.T / used.sum(1, keepdim=True).clamp(min=1)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hat.arguments import check_type
 from hat.metrics import as_tensor, fractions, learned_part
-from hat.plots.canvas import COLOURS, FAINT, INK, MARKERS, blank, canvas, check_names, label, style, ticks_of
+from hat.plots.canvas import COLOURS, FAINT, INK, MARKERS, blank, canvas, check_names, label, listed, style, ticks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,9 @@ def accuracy_over_time(
     """
     matrix = learned_part(accuracy)
     tasks = len(matrix)
-    without = {kind: fractions(shares, kind, (tasks,)) for kind, shares in (references or {}).items()}
+    if references is not None:
+        check_type("references", references, Mapping, "a dict of accuracies")
+    without = {kind: fractions(shares, str(kind), (tasks,)) for kind, shares in (references or {}).items()}
     figure, axes = canvas(8.5, 4.8, "Accuracy of each task over time")
     _lines(figure, axes, matrix, names, "task")
     if without:
@@ -59,6 +62,7 @@ def capacity(used: Any, layers: Sequence[str], *, total: Any = None) -> Figure:
     Raises:
         ValueError: a shape or a value is wrong.
     """
+    layers = listed("layers", layers)
     check_names(layers, len(layers), "layers")
     shares = as_tensor(used, "used")
     shares = fractions(shares, "used", (max(1, len(shares) if shares.ndim else 0), len(layers)))
@@ -92,18 +96,30 @@ def compression(
     Raises:
         ValueError: a length or a value is wrong.
     """
+    names = listed("names", names)
+    accuracy, kept = listed("accuracy", accuracy), listed("kept", kept)
+    without = None if without is None else listed("without", without)
+    final = None if final is None else listed("final", final)
     columns = {"accuracy": accuracy, "kept": kept, "without": [()] * len(names) if without is None else without}
     check_names(names, len(accuracy))
     for argument, column in {**columns, "final": names if final is None else final}.items():
         if len(column) != len(names):
             raise ValueError(f"{argument}: expected {len(names)} runs, got {len(column)}")
+    runs = {key: [_run(key, run) for run in column] for key, column in columns.items()}
+    for index, numbers in enumerate(final or ()):
+        check_type(f"final[{index}]", numbers, Mapping, "a dict")
+        if missing := {"kept", "accuracy", "without"} - set(numbers):
+            raise ValueError(f"final[{index}]: expected kept, accuracy and without, got no {min(missing)}")
+        fractions([numbers["kept"], numbers["accuracy"], numbers["without"]], f"final[{index}]", (3,))
+    if final is None and not all(map(len, runs["kept"])):
+        raise ValueError("kept: expected at least one epoch for every run, got none")
     figure = blank(10.5, 4.4)
     left, right = figure.subplots(1, 2)
     _epochs(left, "Accuracy", "validation accuracy (%)")
     _epochs(right, "Compression", "weights kept (%)")
     for index, name in enumerate(names):
         colour, run_label = COLOURS[index % len(COLOURS)], label(name, 26)
-        shares = {key: 100 * fractions(runs[index], key, (len(runs[index]),)).numpy() for key, runs in columns.items()}
+        shares = {key: 100 * column[index].numpy() for key, column in runs.items()}
         end = {"kept": shares["kept"][-1] / 100} if final is None else final[index]
         left.plot(_steps(shares["without"]), shares["without"], color=colour, linestyle="--", linewidth=1.2)
         (line,) = left.plot(_steps(shares["accuracy"]), shares["accuracy"], color=colour, linewidth=1.8)
@@ -118,6 +134,12 @@ def compression(
     _legend_below(left, "" if final is None else "test accuracy (without HAT)")
     _legend_below(right, "kept after the last epoch" if final is None else "kept in the end")
     return figure
+
+
+def _run(argument: str, shares: Any) -> Tensor:
+    """One number in [0, 1] for every epoch of a run."""
+    tensor = as_tensor(shares, argument)
+    return fractions(tensor, argument, (tensor.numel(),))
 
 
 def _epochs(axes: Axes, title: str, unit: str) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hat.arguments import check_type
 from hat.metrics import as_tensor, fractions
-from hat.plots.canvas import COLOURS, INK, blank, check_names, label, style, ticks_of
+from hat.plots.canvas import COLOURS, INK, blank, check_names, label, listed, style, ticks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +39,8 @@ def units(
     Raises:
         ValueError: a shape or a value is wrong.
     """
+    masks, names = listed("masks", masks), listed("names", names)
+    reserved = None if reserved is None else listed("reserved", reserved)
     check_names(layers, len(masks), "layers")
     if reserved is not None and len(reserved) != len(masks):
         raise ValueError(f"reserved: expected {len(masks)}, got {len(reserved)}")
@@ -81,6 +84,8 @@ def channels(mask: Any, layer: str, names: Sequence[str], *, reserved: Any = Non
     Raises:
         ValueError: a shape or a value is wrong.
     """
+    check_type("layer", layer, str, "a string")
+    names = listed("names", names)
     used, before = _used(mask, names, reserved)
     # 0: free; 1: used by other tasks only; 1 + n: used by this task, and by n tasks in all
     codes = torch.where(used, 1 + used.sum(0), (used.any(0) | before).long())

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hat.arguments import check_number, check_switches, check_type, got
 from hat.life.model import HATModel
 from hat.optim.guard import locker_of
 from hat.steps.graphs import Graphs, kind_of
 from hat.steps.structure import Structure, own_code
+from hat_kernels.capturing import is_capturing
 from hat_kernels.dispatch import free_to_read
 
 
@@ -91,6 +92,10 @@ class TrainStep:
         compile: bool = False,
     ) -> None:
         _check(model, optimizer, lamb, autocast)
+        check_type("loss", loss, Callable, "a function")  # type: ignore[arg-type]
+        if scaler is not None:
+            check_type("scaler", scaler, torch.amp.GradScaler, "a torch.amp.GradScaler or None")
+        check_switches(graph=graph, compile=compile)
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.lamb, self.autocast, self.scaler, self.compile = lamb, autocast, scaler, compile
         self._graphs = Graphs(self._recorded, name="the training step", abandon=self._abandon)
@@ -117,7 +122,8 @@ class TrainStep:
                 host would have to wait.
             RuntimeError: no task is being learned.
             TypeError: `x` or `y` is not a tensor.
-            ValueError: `progress` is not in [0, 1], a tensor is on another device, or there is no such task.
+            ValueError: `progress` is not in [0, 1], a tensor is on another device, there is no such task, or `loss`
+                does not take the logits and `y`, or does not return a 0-d tensor.
         """
         self._check_batch(x, y)
         if progress is not None:
@@ -146,7 +152,10 @@ class TrainStep:
 
     def _step(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
         """Take the step. Returns the losses [task, penalty]."""
-        loss, penalty = self._forward(self.model, self.loss, self.autocast, x, y, task)
+        criterion = self.loss if self.compile else self._loss  # compiled code takes no exception out of a graph
+        loss, penalty = self._forward(self.model, criterion, self.autocast, x, y, task)
+        if not isinstance(loss, Tensor) or loss.dim():
+            raise ValueError(f"loss: expected a function that returns a 0-d tensor, got one that returns {got(loss)}")
         if free_to_read(loss) and not torch.isfinite(loss):
             raise NonFiniteLossError(f"loss: expected finite, got {loss.item()}")
         total = loss + self.lamb * penalty
@@ -159,6 +168,17 @@ class TrainStep:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         return torch.stack([loss.detach().float(), penalty.detach()])
+
+    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The loss of a batch. An error of the loss is told in the words of this house."""
+        try:
+            return self.loss(logits, y)
+        except Exception as error:
+            if type(error) not in _OF_ARGUMENTS or is_capturing(logits.device):
+                raise
+            given = f"logits {tuple(logits.shape)} and {got(y)}"
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(f"loss: expected a function of {given} as y, got {lines[0][:200]}") from error
 
     # -- as a graph -----------------------------------------------------------------------------------------------
 
@@ -219,6 +239,9 @@ class TrainStep:
                 group["lr"] = rate
 
 
+_OF_ARGUMENTS = (IndexError, RuntimeError, TypeError, ValueError)  # not their subclasses: memory may be full
+
+
 def _forward(
     model: HATModel,
     criterion: Callable[[Tensor, Tensor], Tensor],
@@ -234,15 +257,15 @@ def _forward(
 
 
 def _check(model: HATModel, optimizer: torch.optim.Optimizer, lamb: float, autocast: torch.dtype | None) -> None:
-    if not isinstance(model, HATModel):
-        raise TypeError(f"model: expected a HATModel, got {type(model).__name__}")
+    check_type("model", model, HATModel, "a hat.HATModel")
+    if isinstance(optimizer, type):
+        raise TypeError(f"optimizer: expected an optimizer, got the class {optimizer.__name__}")
     locker = locker_of(optimizer)
     if locker is None:
-        got = type(optimizer).__name__
-        raise ValueError(f"optimizer: expected one of hat.optim or one guarded by hat.guard, got {got}")
+        kind = type(optimizer).__name__
+        raise ValueError(f"optimizer: expected one of hat.optim or one guarded by hat.guard, got {kind}")
     if locker.model is not model:
         raise ValueError("optimizer: expected an optimizer of this model, got that of another model")
-    if isinstance(lamb, bool) or not isinstance(lamb, Real) or not lamb >= 0:
-        raise ValueError(f"lamb: expected a number >= 0, got {lamb!r}")
-    if autocast not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(f"autocast: expected None, torch.bfloat16 or torch.float16, got {autocast!r}")
+    check_number("lamb", lamb, least=0)
+    if autocast is not None and not (isinstance(autocast, torch.dtype) and autocast in (torch.bfloat16, torch.float16)):
+        raise ValueError(f"autocast: expected None, torch.bfloat16 or torch.float16, got {got(autocast)}")

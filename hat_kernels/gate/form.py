@@ -70,9 +70,9 @@ class GateForm(NamedTuple):
         """
         if not isinstance(x, Tensor):
             raise TypeError(f"x: expected a tensor, got {got(x)}")
-        if not isinstance(units, int):
+        if not isinstance(units, int) or isinstance(units, bool):
             raise ValueError(f"units: expected an int, got {got(units)}")
-        if not isinstance(unit_dim, int) or not -x.dim() <= unit_dim < x.dim():
+        if not isinstance(unit_dim, int) or isinstance(unit_dim, bool) or not -x.dim() <= unit_dim < x.dim():
             raise ValueError(f"unit_dim: expected a dimension of x {tuple(x.shape)}, got {got(unit_dim)}")
         if (self.embedding is None) != (self.scale is None):
             raise ValueError("embedding, scale: expected both or neither")

@@ -46,7 +46,7 @@ def gated_activation(
         TypeError: `x` is not floating, `gate` is neither a `GateForm` nor None, or as `GateForm.check`.
     """
     check_tensors(x=x)
-    if not isinstance(unit_dim, int) or not -x.dim() <= unit_dim < x.dim():
+    if not isinstance(unit_dim, int) or isinstance(unit_dim, bool) or not -x.dim() <= unit_dim < x.dim():
         raise ValueError(f"unit_dim: expected a dimension of x {tuple(x.shape)}, got {got(unit_dim)}")
     if not isinstance(overwrite, bool):
         check_switches(overwrite=overwrite)

@@ -19,6 +19,9 @@ RECORDS = {
 }
 """Classes that hold what a function returns, or what a function checks when it gets them: they keep what they get."""
 
+INTERNAL = {"hat.metrics.as_tensor", "hat.metrics.fractions", "hat.metrics.learned_part"}
+"""Functions for other rooms, not for users: one argument is the name of another argument, for the message."""
+
 
 class Target(NamedTuple):
     """A public callable.
@@ -61,6 +64,8 @@ def find() -> dict[str, Target]:
                 continue
             seen.add(id(value))
             full_name = f"{module_name}.{name}"
+            if full_name in INTERNAL:
+                continue
             if not inspect.isclass(value):
                 targets[full_name] = Target(full_name, None, dict(inspect.signature(value).parameters))
             elif not issubclass(value, BaseException):

@@ -103,6 +103,8 @@ def play(target: Target, changes: tuple[Change, ...]) -> Finding | None:
             _call(target, receiver, arguments)
     except (Exception, _Hang) as raised:
         error = raised
+    if error is not None and any(_is_called(target, name, arguments) for name, _ in changes):
+        return None  # what a function of the user raises is the user's
     text = _wrong_printed(printed.getvalue()) or (
         wrong_error(error, changes) if error is not None else _wrong_silence(target, changes, arguments)
     )
@@ -172,6 +174,12 @@ def _limited() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _is_called(target: Target, name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether an argument is a function that the callable calls."""
+    annotation = target.parameters[name].annotation if name in target.parameters else ""
+    return "Callable" in str(annotation) and callable(arguments.get(name))
+
+
 def _wrong_printed(text: str) -> str | None:
     return f"prints {text[:80]!r}" if text else None
 
@@ -189,7 +197,7 @@ def wrong_error(error: BaseException, changes: tuple[Change, ...]) -> str | None
     if type(error).__module__.startswith("hat") or isinstance(error, ValueError | TypeError | RuntimeError | OSError):
         ours = frame.filename.startswith(_OURS)
         raises = linecache.getline(frame.filename, frame.lineno or 0).strip().startswith("raise ")
-        if not isinstance(error, FileNotFoundError) and not (ours and raises):
+        if not (isinstance(error, OSError) and error.errno) and not (ours and raises):
             return f"not raised by us, at {where}: {message[:200]}"
         return f"a message of several lines: {message[:200]!r}" if "\n" in str(error) or not str(error) else None
     return f"at {where}: {message[:200]}"

@@ -74,7 +74,6 @@ LEARNING_ONLY = {"end_task", "penalty", "task_parameters", "require_learning", "
 
 ARGUMENTS: dict[str, Maker] = {
     "accuracy": _accuracy,
-    "argument": lambda _: "accuracy",
     "batch_size": lambda _: 2,
     "bias": lambda _: torch.zeros(4),
     "body": lambda _: Net(),
@@ -258,9 +257,6 @@ SPECIAL: dict[str, Maker] = {
     "forget.gone": lambda _: [],
     "hat.optim.SGD.load_state_dict.state_dict": lambda s: s.optimizer.state_dict(),
     "hat.optim.AdamW.load_state_dict.state_dict": lambda s: s.adamw.state_dict(),
-    "hat.metrics.as_tensor.values": lambda _: [0.5, 0.5],
-    "hat.metrics.fractions.values": lambda _: [0.5, 0.5],
-    "hat.metrics.fractions.shape": lambda _: (2,),
     "hat.plots.capacity.layers": lambda _: ["a", "b", "c"],
     "hat.plots.channels.mask": _mask_per_task,
     "hat.plots.channels.layer": lambda _: "a",

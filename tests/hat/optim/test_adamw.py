@@ -144,11 +144,11 @@ def test_learning_rate_schedule(tensor):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": -0.1}, r"lr: expected >= 0, got -0\.1"),
-        ({"eps": -1.0}, r"eps: expected >= 0, got -1\.0"),
-        ({"weight_decay": -1.0}, r"weight_decay: expected >= 0, got -1\.0"),
+        ({"lr": -0.1}, r"lr: expected a finite number >= 0, got -0\.1"),
+        ({"eps": -1.0}, r"eps: expected a finite number >= 0, got -1\.0"),
+        ({"weight_decay": -1.0}, r"weight_decay: expected a finite number >= 0, got -1\.0"),
         ({"betas": (0.9, 1.0)}, r"betas: expected two in \[0, 1\), got \(0\.9, 1\.0\)"),
-        ({"max_norm": 0.0}, r"max_norm: expected > 0, got 0\.0"),
+        ({"max_norm": 0.0}, r"max_norm: expected a number > 0, got 0\.0"),
     ],
 )
 def test_options(options, message):

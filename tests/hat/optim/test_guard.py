@@ -139,7 +139,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="optimizer: expected parameters of the model, got none"):
         hat.guard(torch.optim.SGD(torch.nn.Linear(2, 2).parameters()), model)
     for max_norm in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="max_norm: expected > 0, got"):
+        with pytest.raises(ValueError, match="max_norm: expected a number > 0, got"):
             hat.guard(torch.optim.SGD(model.task_parameters()), model, max_norm=max_norm)
 
 

@@ -124,14 +124,14 @@ def test_learning_rate_schedule():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": -0.1}, r"lr: expected >= 0, got -0\.1"),
-        ({"lr": float("nan")}, "lr: expected >= 0, got nan"),
-        ({"momentum": -1.0}, r"momentum: expected >= 0, got -1\.0"),
-        ({"weight_decay": -1.0}, r"weight_decay: expected >= 0, got -1\.0"),
+        ({"lr": -0.1}, r"lr: expected a finite number >= 0, got -0\.1"),
+        ({"lr": float("nan")}, "lr: expected a finite number >= 0, got nan"),
+        ({"momentum": -1.0}, r"momentum: expected a finite number >= 0, got -1\.0"),
+        ({"weight_decay": -1.0}, r"weight_decay: expected a finite number >= 0, got -1\.0"),
         ({"nesterov": True}, "nesterov: expected momentum > 0 and dampening 0"),
         ({"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov: expected momentum > 0 and dampening 0"),
-        ({"max_norm": 0.0}, r"max_norm: expected > 0, got 0\.0"),
-        ({"max_norm": float("nan")}, "max_norm: expected > 0, got nan"),
+        ({"max_norm": 0.0}, r"max_norm: expected a number > 0, got 0\.0"),
+        ({"max_norm": float("nan")}, "max_norm: expected a number > 0, got nan"),
     ],
 )
 def test_options(options, message):

@@ -36,12 +36,12 @@ def test_refused():
     other.begin_task(CLASSES)
     optimizer = OPTIMIZERS["sgd"](model)
     for arguments, options, message in [
-        ((model.body, optimizer), {}, "model: expected a HATModel, got Converted"),
+        ((model.body, optimizer), {}, "model: expected a hat.HATModel, got a value of type Converted"),
         ((model, None), {}, "optimizer: expected one of hat.optim or one guarded by hat.guard, got NoneType"),
         ((model, torch.optim.SGD(model.parameters())), {}, "optimizer: expected one of hat.optim .*, got SGD"),
         ((other, optimizer), {}, "optimizer: expected an optimizer of this model, got that of another model"),
-        ((model, optimizer), {"lamb": -1}, "lamb: expected a number >= 0, got -1"),
-        ((model, optimizer), {"lamb": "a"}, "lamb: expected a number >= 0, got 'a'"),
+        ((model, optimizer), {"lamb": -1}, "lamb: expected a finite number >= 0, got -1"),
+        ((model, optimizer), {"lamb": "a"}, "lamb: expected a finite number >= 0, got 'a'"),
         ((model, optimizer), {"autocast": "bfloat16"}, "autocast: expected None, .*, got 'bfloat16'"),
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
