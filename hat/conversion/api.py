@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -46,6 +46,31 @@ def convert_body(
         raise TypeError(f"filter: expected a function of (module, name), got {type(filter).__name__}")
     example = example_input if isinstance(example_input, tuple) else (example_input,)
     _check_present(module, example)
+    modes = {name: part.training for name, part in module.named_modules()}
+    with evaluating(module):  # the layers of the graph are those of the network, which keeps its modes
+        body, modes_of = _converted(module, example, head, filter, per_head)
+    for part in body.modules():
+        part.training = module.training
+    for name, part in body.network.named_modules():
+        part.training = _mode(modes_of.get(name, name), modes)
+    return body
+
+
+def _mode(name: str, modes: Mapping[str, bool]) -> bool:
+    """The mode that a module of this name had, or else the module around it that had a name."""
+    while name not in modes:
+        name = name.rpartition(".")[0]
+    return modes[name]
+
+
+def _converted(
+    module: nn.Module,
+    example: tuple[Any, ...],
+    head: str | None,
+    filter: Callable[[nn.Module, str], bool] | None,
+    per_head: bool,
+) -> tuple[Converted, dict[str, str]]:
+    """See `convert_body`; and for the modules of the graph that do the work of another module, the name of that."""
     excluded = _excluded(module, filter)
     traced = trace(
         module, example, leaves=lambda part, name: name in excluded or (is_leaf(part, name) and not _is_function(part))
@@ -92,7 +117,7 @@ def convert_body(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnlockedWarning)  # the user's own model will give this warning
         keep_places(Network(body), example)
-    return body
+    return body, rewriter.modes_of
 
 
 def _check_present(module: nn.Module, example: tuple[Any, ...]) -> None:

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from hat.tracing.errors import ConversionError
 from hat.tracing.names import operation, place_of
+from hat.tracing.untouched import evaluating
 
 
 def find_head(network: fx.GraphModule, head: str | None) -> str | None:
@@ -85,9 +86,7 @@ class _Recording(fx.Interpreter):
 
 def run(network: fx.GraphModule, example: Sequence[Any]) -> dict[fx.Node, Any]:
     """The value of every node on the example, in evaluation mode."""
-    training = network.training
-    recording = _Recording(network.eval())
-    with torch.no_grad():
+    recording = _Recording(network)
+    with torch.no_grad(), evaluating(network):
         recording.run(*example)
-    network.train(training)
     return recording.values

@@ -26,7 +26,7 @@ def make_modular(network: fx.GraphModule, concrete: Mapping[fx.Node, Any]) -> No
         if arguments is None or make is None or (layer := make(node, arguments, concrete)) is None:
             continue
         name = _free_name(network, str(arguments["weight"][0]))
-        network.add_submodule(name, layer.train(network.training))
+        network.add_submodule(name, layer)
         with network.graph.inserting_before(node):
             new = network.graph.call_module(name, (arguments["input"],))
             new.meta = dict(node.meta)

@@ -45,6 +45,8 @@ class Rewriter:
         calls: the nodes that call a module, by the name of the module.
         tables: the modules that replace parameters which the graph reads, by the name of the parameter.
         sources: for a new node, the node of the analysis that it replaces or stands behind.
+        modes_of: for the name of a layer that also does the work of a dropout, the name of the dropout, because nothing
+            else in the layer depends on its mode.
     """
 
     axes: Axes
@@ -55,6 +57,7 @@ class Rewriter:
         self.calls: dict[str, list[fx.Node]] = {}
         self.tables: dict[str, Table] = {}
         self.sources: dict[fx.Node, fx.Node] = {}
+        self.modes_of: dict[str, str] = {}
 
     def run(self) -> Axes:
         """Change the graph, attach the parameters to their gates, and return the gates."""
@@ -167,6 +170,8 @@ class Rewriter:
             layer.__dict__["gate"] = gate
         else:
             return False
+        if fusion.dropped is not None:
+            self.modes_of[name] = str(fusion.dropped.target)
         self.network.set_submodule(name, layer)
         self.sources[node] = [node, *fusion.behind][-1]
         for behind in reversed(fusion.behind):

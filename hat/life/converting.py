@@ -80,4 +80,5 @@ def convert(
     if pretrained == "locked":
         for gate in model.gates.values():
             gate.reserve()
-    return model.train(module.training)
+    model.training = model.heads.training = module.training
+    return model

@@ -18,7 +18,7 @@ from hat.tracing.following import follow
 from hat.tracing.leaves import is_leaf
 from hat.tracing.nodes import Nodes
 from hat.tracing.recorder import Recorder
-from hat.tracing.untouched import untouched
+from hat.tracing.untouched import evaluating, untouched
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: b
     for node in reversed(nodes.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             nodes.graph.erase_node(node)
-    graph_module = assembled(module, nodes).eval()
-    check(module, graph_module, example, [*nodes.burnt, *nodes.constants], more=3 if followed else 1)
-    graph_module.train(module.training)
+    graph_module = assembled(module, nodes)
+    with evaluating(graph_module):
+        check(module, graph_module, example, [*nodes.burnt, *nodes.constants], more=3 if followed else 1)
     return Traced(graph_module, {node: nodes.values[node] for node in nodes.graph.nodes})
 
 
