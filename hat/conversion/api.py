@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from hat.conversion.analysis import Analysis
 from hat.conversion.axes import Axes
 from hat.conversion.body import Converted
-from hat.conversion.heads import find_head, run, take_off
+from hat.conversion.heads import check_shape, find_head, run, take_off
 from hat.conversion.modular import make_modular
 from hat.conversion.rewrite import Rewriter
 from hat.conversion.rules import RULES, module_rule
@@ -40,10 +40,6 @@ def convert_body(
     per_head: bool = False,
 ) -> Converted:
     """The body of the model that `hat.convert` makes. For the arguments and errors see `hat.convert`."""
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    if filter is not None and not callable(filter):
-        raise TypeError(f"filter: expected a function of (module, name), got {type(filter).__name__}")
     example = example_input if isinstance(example_input, tuple) else (example_input,)
     _check_present(module, example)
     modes = {name: part.training for name, part in module.named_modules()}
@@ -82,11 +78,8 @@ def _converted(
     network.recompile()
     concrete = run(network, example)
     answer = _answer(network, concrete)
-    if isinstance(taken, nn.Conv2d) and answer.dim() > 2:
-        raise ConversionError(
-            f"head: expected {name}, a convolution, before a flatten to [B, F], got maps {tuple(answer.shape)}; pool "
-            "and flatten the maps, or wrap the network in a module that returns the features for the heads"
-        )
+    if name is not None and taken is not None:
+        check_shape(name, taken, traced.answer, answer)
     trials = [(example, answer), *_other_trial(network, example)]
     analysis = Analysis(
         network,

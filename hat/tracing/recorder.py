@@ -23,6 +23,7 @@ own, only the nodes of the calls inside of it.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -147,6 +148,8 @@ class Recorder(TorchFunctionMode):
             return hides_its_weight(module, *inputs)
 
     def _call_leaf(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        args, kwargs = bound.args, bound.kwargs  # another layer may call the same argument by another name
         in_place = bool(getattr(module, "inplace", False))
         self.nodes.targets[name] = self._out_of_place(module) if in_place else module
         result = self.record("call_module", name, args, kwargs)

@@ -34,6 +34,11 @@ class Traced:
     graph_module: fx.GraphModule
     values: dict[fx.Node, Any]
 
+    @property
+    def answer(self) -> Any:
+        """What the module answers on the example."""
+        return next(value for node, value in self.values.items() if node.op == "output")
+
 
 def trace(module: nn.Module, example: tuple[Any, ...], *, leaves: Callable[[nn.Module, str], bool] = is_leaf) -> Traced:
     """The graph of what a module computes.
@@ -151,7 +156,7 @@ def _names(module: nn.Module, example: tuple[Any, ...]) -> list[str]:
     try:
         bound = inspect.signature(module.forward).bind(*example)
     except TypeError as error:
-        raise ConversionError(f"example: expected the arguments of {type(module).__name__}.forward: {error}") from None
+        raise ConversionError(f"example_input: expected the arguments of {type(module).__name__}.forward: {error}") from None
     names: list[str] = []
     for name, value in bound.arguments.items():
         several = bound.signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
