@@ -58,7 +58,7 @@ from hat.conversion.units import Units
 from hat.conversion.values import Claim, Value
 from hat.text import dotted
 from hat.tracing.errors import ConversionError
-from hat.tracing.names import operation, place_of
+from hat.tracing.names import operation, place_of, placed
 from hat.tracing.trees import flat
 
 Args = tuple[Any, ...]
@@ -130,7 +130,8 @@ class Analysis:
     def run(self) -> Analysis:
         """Walk the graph once, forward."""
         for node in self.network.graph.nodes:
-            self._visit(node)
+            with placed(node):
+                self._visit(node)
         return self
 
     # -- what rules call ------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def convert_body(
     _check_present(module, example)
     modes = {name: part.training for name, part in module.named_modules()}
     with evaluating(module):  # the layers of the graph are those of the network, which keeps its modes
-        body, modes_of = _converted(module, example, head, filter, per_head)
+        body, modes_of = _converted(module, example, _excluded(module, filter), head, per_head)
     for part in body.modules():
         part.training = module.training
     for name, part in body.network.named_modules():
@@ -62,12 +62,11 @@ def _mode(name: str, modes: Mapping[str, bool]) -> bool:
 def _converted(
     module: nn.Module,
     example: tuple[Any, ...],
+    excluded: set[str],
     head: str | None,
-    filter: Callable[[nn.Module, str], bool] | None,
     per_head: bool,
 ) -> tuple[Converted, dict[str, str]]:
     """See `convert_body`; and for the modules of the graph that do the work of another module, the name of that."""
-    excluded = _excluded(module, filter)
     traced = trace(
         module, example, leaves=lambda part, name: name in excluded or (is_leaf(part, name) and not _is_function(part))
     )

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hat.layers.transposed import TransposedLinear
 from hat.tracing.errors import ConversionError
-from hat.tracing.names import operation, place_of
+from hat.tracing.names import operation, place_of, placed
 from hat.tracing.untouched import evaluating
 
 
@@ -101,7 +102,7 @@ def _tells_classes(network: fx.GraphModule, node: fx.Node) -> bool:
     module = network.get_submodule(str(node.target))
     if isinstance(module, nn.Conv2d):
         return module.kernel_size == module.stride == (1, 1) and module.groups == 1
-    return isinstance(module, nn.Linear)
+    return isinstance(module, nn.Linear | TransposedLinear)
 
 
 def _passes_on(network: fx.GraphModule, node: fx.Node) -> bool:
@@ -114,10 +115,12 @@ def _passes_on(network: fx.GraphModule, node: fx.Node) -> bool:
 class _Recording(fx.Interpreter):
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network, garbage_collect_values=False)
+        self.extra_traceback = False  # of several lines
         self.values: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        self.values[n] = super().run_node(n)
+        with placed(n):
+            self.values[n] = super().run_node(n)
         return self.values[n]
 
 

@@ -21,6 +21,7 @@ from hat.layers.gated import HATLinear
 from hat.layers.norms import NORMS
 from hat.text import dotted
 from hat.tracing.known import known_type
+from hat.tracing.names import placed
 from hat.units.composed import Gated, GatedAnywhere, SideBySide
 from hat.units.gate import Gate
 from hat.units.layout import Layout, layouts_in
@@ -74,9 +75,11 @@ class Rewriter:
             if node.op == "call_module":
                 self.calls.setdefault(str(node.target), []).append(node)
         for node, labels in joining.items():  # first, because a layer may take in the nodes between
-            self._gate_behind(node, labels)
+            with placed(node):
+                self._gate_behind(node, labels)
         for node, labels in self.gated.items():
-            self._gate(node, labels)
+            with placed(node):
+                self._gate(node, labels)
         self._replace_rest()
         self._replace_parameters()
         self.network.graph.eliminate_dead_code()

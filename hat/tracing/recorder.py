@@ -35,7 +35,7 @@ from torch.overrides import TorchFunctionMode
 
 from hat.text import dotted
 from hat.tracing import functions, places
-from hat.tracing.errors import ConversionError
+from hat.tracing.errors import ConversionError, told
 from hat.tracing.leaves import hides_its_weight
 from hat.tracing.nodes import Nodes
 from hat.tracing.substitutes import Applied
@@ -77,7 +77,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(error, ConversionError):
             return error
         place = self._failed[1] if self._failed is not None and self._failed[0] is error else self._inside[0]
-        return ConversionError(f"{places.line_of(error, *place)}: {type(error).__name__}: {error}")
+        return ConversionError(f"{places.line_of(error, *place)}: {told(error)}")
 
     # -- running ----------------------------------------------------------------------------------------------------
 

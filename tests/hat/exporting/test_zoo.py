@@ -39,6 +39,7 @@ ONE = {
     "one_hot_rows": [5, 1],  # of 2, 1: a mean over units
     "one_scale_for_units_and_inputs": [5, 1],  # of 2, 1: inputs are units too
     "pixel_shuffle": [4, 2, 1],  # of 1, 2, 1: units become positions
+    "products_with_weights": [2, 1, 1, 1, 5, 7, 2],  # of 2, 1, 1, 1, 4, 1, 2: a mean over tokens that are units
     "projected_words": [1, 6, 1],  # of 1, 2, 1: rows of a table that no unit is in
     "qkv_by_reshape": [3, 1, 2, 3],  # of 3, 1, 1, 3: heads; queries, keys and values alike
     "standardised_weights": [4, 2, 1],  # of 1, 2, 1: a mean over weights
@@ -80,6 +81,7 @@ BOTH = {
     "switched_off_by_units": [6, 6, 6, 4],  # of 4, 2, 3, 4: masks made of units
     "talking_heads": [4, 4, 2, 2, 3],  # of 4, 2, 2, 2, 3: heads
     "torch_encoder": [5, 8, 8, 6, 4],  # of 5, 4, 6, 6, 4: heads
+    "transposed_weights": [4, 2, 6, 7],  # of 4, 2, 3, 7: heads
     "unknown_function": [6, 3, 2],  # of 4, 3, 2: a sum up to each unit
     "words_read_and_written": [4, 3, 11],  # of 4, 3, 8: every word is looked up
 }
