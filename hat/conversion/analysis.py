@@ -92,7 +92,8 @@ class Analysis:
             units. This gate comes behind the node's own gate.
         claims: the parameters that lie along units, by (module, name, dimension).
         unknown: the keys (module, name, dimension) of dimensions that meet elements of no unit in some use.
-        per_task: the names of the parameters that every task has for itself. The dictionary serves as an ordered set.
+        per_task: the names of the parameters that every task has for itself, and the place in the network that is the
+            reason.
         answer: the value that the graph answers with, if it is one tensor.
         frozen: the names of the modules whose parameters belong to no known unit. They are frozen when the first task
             ends. The dictionary serves as an ordered set.
@@ -119,17 +120,19 @@ class Analysis:
         self.joining: dict[fx.Node, Tensor] = {}
         self.claims: dict[tuple[str, str, int], Claim] = {}
         self.unknown: set[tuple[str, str, int]] = set()
-        self.per_task: dict[str, None] = {}
+        self.per_task: dict[str, str] = {}
         self.frozen: dict[str, None] = {}
         self.needed: list[Tensor] = []
         self.answer: Value | None = None
         self._ids: dict[tuple[Any, ...], Tensor] = {}
         self._nodes: dict[int, fx.Node] = {}
         self._dependent: set[fx.Node] = set()
+        self._place = ""
 
     def run(self) -> Analysis:
         """Walk the graph once, forward."""
         for node in self.network.graph.nodes:
+            self._place = place_of(node)
             with placed(node):
                 self._visit(node)
         return self
@@ -212,7 +215,7 @@ class Analysis:
         first task ends.
         """
         for name in value.parameters:
-            self.per_task[name] = None
+            self.per_task.setdefault(name, self._place)
 
     def need(self, labels: Tensor) -> None:
         """Keep the number of these units: none of them may go, and no unit may join them."""

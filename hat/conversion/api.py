@@ -103,6 +103,7 @@ def _converted(
         layouts=rewriter.layouts(),
         needed=_needed(analysis, axes),
         example=torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, example),
+        reasons=rewriter.reasons(),
     )
     for inputs, expected in trials:
         _check_same(body, inputs, expected)

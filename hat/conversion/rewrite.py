@@ -96,6 +96,17 @@ class Rewriter:
         layouts = {node.name: self._layout(value) for node, value in values}
         return {name: layout for name, layout in layouts.items() if any(True for _ in layouts_in(layout))}
 
+    def reasons(self) -> dict[str, tuple[str, str]]:
+        """See `Converted.reasons`."""
+        places = {name: f"because of {place}" for name, place in self.analysis.per_task.items()}
+        reasons = {f"network.{name}": (name, place) for name, place in places.items()}
+        for name, table in self.tables.items():
+            reasons[f"network.{table.module}"] = name, places.get(name, "its units lie along several dimensions")
+        for path in self.analysis.frozen:
+            for name, _ in self.network.get_submodule(path).named_parameters(prefix=path):
+                reasons[f"network.{name}"] = name, "excluded by `filter`"
+        return reasons
+
     def _layout(self, value: Any) -> Any:
         if isinstance(value, tuple | list):
             return tuple(map(self._layout, value))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hat.network import data_parallel
+from hat.network import data_parallel, unshared
 from hat.network.copying import copied
 from hat.network.frozen import Frozen, keep_frozen_in_place
 from hat.network.processes import Processes, ProcessGroup
@@ -375,13 +375,9 @@ class Network(nn.Module):
                     f"body.{name}: expected no {type(module).__name__}: its statistics would be shared by all tasks, "
                     "and every task would change the earlier ones; use hat.HATBatchNorm2d and the like, or hat.convert"
                 )
-        along_no_gate = unlocked(self.body)
-        if along_no_gate:
-            warnings.warn(
-                f"along no gate, so frozen when the first task ends: {', '.join(along_no_gate)}",
-                UnlockedWarning,
-                stacklevel=3,
-            )
+        message = unshared.told(self.body)
+        if message is not None:
+            warnings.warn(message, UnlockedWarning, stacklevel=3)
 
     def _last_gate(self) -> Gate:
         return list(self.gates.values())[-1]
