@@ -278,7 +278,7 @@ class Analysis:
         if not any(v.labels is not None or v.is_parameter for v in tensors((args, kwargs))):
             return plain(concrete)
         name = operation(node)
-        rule = self.rules.get(name) if name is not None else None
+        rule = self.rules.get(name) if name is not None and not _is_complex(concrete) else None
         result = None if rule is None else rule(self, node, args, kwargs)
         return self._unknown(node, args, kwargs) if result is None else result
 
@@ -299,7 +299,8 @@ class Analysis:
     def _module(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         name = str(node.target)
         module = self.network.get_submodule(name)
-        rule = None if self.is_excluded(name) else self.module_rule(module)
+        followed = not self.is_excluded(name) and not _is_complex(self.concrete.get(node))
+        rule = self.module_rule(module) if followed else None
         result = None if rule is None else rule(self, node, module, args, kwargs)
         if result is not None:
             return result
@@ -332,6 +333,11 @@ class Analysis:
 def tensors(value: Any) -> Iterable[Any]:
     """The `Value`s or tensors anywhere in nested tuples, lists and dictionaries."""
     return (element for element in flat(value) if isinstance(element, Value | Tensor))
+
+
+def _is_complex(concrete: Any) -> bool:
+    """Whether a value has complex numbers, which no gate multiplies: no unit is followed into it."""
+    return any(tensor.is_complex() for tensor in tensors(concrete) if isinstance(tensor, Tensor))
 
 
 def plain(concrete: Any) -> Any:

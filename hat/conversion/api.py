@@ -14,15 +14,17 @@ from hat.conversion.axes import Axes
 from hat.conversion.body import Converted
 from hat.conversion.heads import check_shape, find_head, run, take_off
 from hat.conversion.modular import make_modular
+from hat.conversion.nothing import nothing_to_gate
 from hat.conversion.rewrite import Rewriter
 from hat.conversion.rules import RULES, module_rule
 from hat.conversion.trials import keep_places
 from hat.conversion.units import varying
 from hat.network.network import Network
 from hat.network.tolerance import SUMS, difference
-from hat.tracing.checks import other_inputs
+from hat.tracing.checks import other_inputs, refuse_hidden
 from hat.tracing.errors import ConversionError
 from hat.tracing.leaves import is_leaf
+from hat.tracing.places import explained
 from hat.tracing.trace import trace
 from hat.tracing.trees import tensors
 from hat.tracing.untouched import evaluating
@@ -41,10 +43,13 @@ def convert_body(
 ) -> Converted:
     """The body of the model that `hat.convert` makes. For the arguments and errors see `hat.convert`."""
     example = example_input if isinstance(example_input, tuple) else (example_input,)
+    refuse_hidden(module)
     _check_present(module, example)
     modes = {name: part.training for name, part in module.named_modules()}
-    with evaluating(module):  # the layers of the graph are those of the network, which keeps its modes
-        body, modes_of = _converted(module, example, _excluded(module, filter), head, per_head)
+    excluded = _excluded(module, filter)
+    # The layers of the graph are those of the network, which keeps its modes.
+    with evaluating(module), explained(module):
+        body, modes_of = _converted(module, example, excluded, head, per_head)
     for part in body.modules():
         part.training = module.training
     for name, part in body.network.named_modules():
@@ -91,7 +96,7 @@ def _converted(
     rewriter = Rewriter(analysis)
     axes = rewriter.run()
     if not axes.gates:
-        raise ConversionError("the network: expected at least one layer that can be gated, found none")
+        raise nothing_to_gate(module, analysis, name)
     tail, loose = _ending(analysis, axes)
     body = Converted(
         network,
@@ -114,15 +119,21 @@ def _converted(
 
 
 def _check_present(module: nn.Module, example: tuple[Any, ...]) -> None:
-    """Refuse a network or an example without values.
+    """Refuse a network or an example without values, and a network that has gates already.
 
     Raises:
-        ValueError: a tensor is on the meta device, or a tensor of the example is empty.
+        ValueError: a module is a gate, a tensor is on the meta device, or a tensor of the example is empty, sparse or nested.
     """
+    for name, part in module.named_modules():
+        if isinstance(part, Gate):
+            raise ValueError(f"module: expected a network without gates, got a hat.Gate at {name!r}; convert it once")
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_meta:
             raise ValueError(f"module: expected values, got {name} on the meta device; call to_empty and initialise it")
     for tensor in tensors(example):
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else tensor.layout
+            raise ValueError(f"example_input: expected dense tensors, got a {kind} one; call to_dense, or pad it")
         if tensor.is_meta or not tensor.numel():
             raise ValueError(f"example_input: expected values, got {tuple(tensor.shape)} on {tensor.device}")
 
@@ -150,6 +161,8 @@ def _answer(network: fx.GraphModule, concrete: dict[fx.Node, Any]) -> Tensor:
         )
     if answer.dim() < 2 or not answer.is_floating_point():
         raise ConversionError(f"the network: expected features [B, ..., F], got {answer.dtype} {tuple(answer.shape)}")
+    if not answer.isfinite().all():
+        raise ConversionError("the network: expected finite features on the example, got inf or NaN")
     return answer
 
 
@@ -160,7 +173,7 @@ def _other_trial(network: fx.GraphModule, example: tuple[Any, ...]) -> list[tupl
         answer = _answer(network, run(network, inputs))
     except Exception:  # for example lengths that must fit together
         return []
-    return [(inputs, answer)] if answer.isfinite().all() else []
+    return [(inputs, answer)]
 
 
 def _check_same(body: Converted, example: tuple[Any, ...], answer: Tensor) -> None:

@@ -108,7 +108,7 @@ def _tensor(network: fx.GraphModule, node: Any) -> Tensor | None:
 
 def _parameter(network: fx.GraphModule, node: Any) -> nn.Parameter | None:
     tensor = _tensor(network, node)
-    return tensor if isinstance(tensor, nn.Parameter) else None
+    return tensor if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() else None
 
 
 def _free_name(network: fx.GraphModule, parameter: str) -> str:

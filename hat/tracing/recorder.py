@@ -36,7 +36,7 @@ from torch.overrides import TorchFunctionMode
 from hat.text import dotted
 from hat.tracing import functions, places
 from hat.tracing.errors import ConversionError, told
-from hat.tracing.leaves import hides_its_weight
+from hat.tracing.leaves import hides_its_weight, sealed
 from hat.tracing.nodes import Nodes
 from hat.tracing.substitutes import Applied
 from hat.tracing.trees import replaced
@@ -125,7 +125,8 @@ class Recorder(TorchFunctionMode):
         name = self._names.get(id(module))
         self._inside.append((self._inside[-1][0] if name is None else name, module))
         try:
-            self._check(module)
+            if (reason := sealed(module)) is not None:
+                raise self.nodes.refuse(reason)
             if name and (self._leaves(module, name) or self._hides_its_weight(module, args, kwargs)):
                 return self._call_leaf(module, name, args, kwargs)
             return module._call_impl(*args, **kwargs)
@@ -135,12 +136,6 @@ class Recorder(TorchFunctionMode):
             raise
         finally:
             self._inside.pop()
-
-    def _check(self, module: nn.Module) -> None:
-        if isinstance(module, torch.jit.ScriptModule):
-            raise self.nodes.refuse("a scripted module cannot be looked into; convert the module it was made of")
-        if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
-            raise self.nodes.refuse("a compiled module cannot be looked into; convert first, compile afterwards")
 
     def _hides_its_weight(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         with self.paused():

@@ -960,7 +960,7 @@ def transposed_weights():
 
 
 @network
-def products_with_weights():
+def transposed_weights_and_others():
     """Linear maps by all names, with weights of either layout, the last but one over tokens."""
 
     def forward(self, x):

@@ -39,7 +39,7 @@ ONE = {
     "one_hot_rows": [5, 1],  # of 2, 1: a mean over units
     "one_scale_for_units_and_inputs": [5, 1],  # of 2, 1: inputs are units too
     "pixel_shuffle": [4, 2, 1],  # of 1, 2, 1: units become positions
-    "products_with_weights": [2, 1, 1, 1, 5, 7, 2],  # of 2, 1, 1, 1, 4, 1, 2: a mean over tokens that are units
+    "transposed_weights_and_others": [2, 1, 1, 1, 5, 7, 2],  # of 2, 1, 1, 1, 4, 1, 2: a mean over tokens that are units
     "projected_words": [1, 6, 1],  # of 1, 2, 1: rows of a table that no unit is in
     "qkv_by_reshape": [3, 1, 2, 3],  # of 3, 1, 1, 3: heads; queries, keys and values alike
     "standardised_weights": [4, 2, 1],  # of 1, 2, 1: a mean over weights
