@@ -115,7 +115,9 @@ class _Product:
     def times(self, x: Any, weight: Any, bias: Any = None) -> fx.Node:
         """`F.linear` of a weight that is laid out as of `x @ weight`."""
         plain = transposed(weight, self.parameter)
-        return self.linear(x, self._with_place(self.graph.call_method("t", (weight,))) if plain is None else plain, bias)
+        return self.linear(
+            x, self._with_place(self.graph.call_method("t", (weight,))) if plain is None else plain, bias
+        )
 
     def moved(self, x: Any, order: list[int]) -> Any:
         """The value with its dimensions in another order."""
@@ -178,7 +180,10 @@ def _einsum(product: _Product) -> fx.Node | None:
     if parsed is None or len(parsed[0]) != 2:
         return None
     (left, right), out = parsed
-    for x, letters, weight, of_weight in ((operands[0], left, operands[1], right), (operands[1], right, operands[0], left)):
+    for x, letters, weight, of_weight in (
+        (operands[0], left, operands[1], right),
+        (operands[1], right, operands[0], left),
+    ):
         if not product.is_input(x) or not product.is_weight(weight) or len(of_weight) != 2:
             continue
         shared = set(letters) & set(of_weight)

@@ -44,7 +44,9 @@ def told(body: nn.Module) -> str | None:
         for name in largest[:_NAMED]:
             original, reason = reasons.get(name, (name, ""))
             kind = "frozen" if name in frozen else "each task's own"
-            parts.append(f"{original} ({unshared[name].numel() / total:.0%}, {', '.join(filter(None, (kind, reason)))})")
+            parts.append(
+                f"{original} ({unshared[name].numel() / total:.0%}, {', '.join(filter(None, (kind, reason)))})"
+            )
         more = f" and {len(largest) - _NAMED} more" if len(largest) > _NAMED else ""
         sentences.append(f"{count / total:.0%} of the parameters are shared by no two tasks: {', '.join(parts)}{more}")
     return "; ".join(sentences) or None

@@ -156,7 +156,9 @@ def _names(module: nn.Module, example: tuple[Any, ...]) -> list[str]:
     try:
         bound = inspect.signature(module.forward).bind(*example)
     except TypeError as error:
-        raise ConversionError(f"example_input: expected the arguments of {type(module).__name__}.forward: {error}") from None
+        raise ConversionError(
+            f"example_input: expected the arguments of {type(module).__name__}.forward: {error}"
+        ) from None
     names: list[str] = []
     for name, value in bound.arguments.items():
         several = bound.signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL

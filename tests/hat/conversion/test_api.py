@@ -437,7 +437,9 @@ def test_arguments_of_wrong_types_and_values(name, value):
 def test_a_network_that_cannot_be_copied():
     network = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
     network.last = network(torch.randn(2, 5))  # deepcopy takes no tensor that was computed with gradients
-    with pytest.raises(ValueError, match=r"^copy: expected a network that copy\.deepcopy takes, got RuntimeError: Only"):
+    with pytest.raises(
+        ValueError, match=r"^copy: expected a network that copy\.deepcopy takes, got RuntimeError: Only"
+    ):
         hat.convert(network, torch.randn(2, 5), copy=True)
 
 
