@@ -122,7 +122,8 @@ def _check_present(module: nn.Module, example: tuple[Any, ...]) -> None:
     """Refuse a network or an example without values, and a network that has gates already.
 
     Raises:
-        ValueError: a module is a gate, a tensor is on the meta device, or a tensor of the example is empty, sparse or nested.
+        ValueError: a module is a gate, a tensor is on the meta device, or a tensor of the example is empty, sparse or
+            nested.
     """
     for name, part in module.named_modules():
         if isinstance(part, Gate):

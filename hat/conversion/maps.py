@@ -5,8 +5,8 @@ Example: the `Conv1D` of transformers, whose weight [K, N] is the transpose of t
     x = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)      as the network has it
     x = F.linear(x.view(-1, x.size(-1)), self.weight.t(), self.bias)     as the graph has it afterwards
 
-The weight of such a call is a parameter [N, K], or the transpose of a parameter [K, N]. So `hat.conversion.modular` makes
-one of two layers of it. The parameter stays the same object.
+The weight of such a call is a parameter [N, K], or the transpose of a parameter [K, N]. So `hat.conversion.modular`
+makes one of two layers of it. The parameter stays the same object.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def transposed(node: Any, parameter: Parameter) -> Any:
     """The node that reads a parameter of two dimensions, if `node` is the transpose of that parameter; else None."""
     if not isinstance(node, fx.Node) or not node.args:
         return None
-    source, dims = node.args[0], [*node.args[1:], *node.kwargs.values()]
+    source, dims = node.args[0], list[Any]([*node.args[1:], *node.kwargs.values()])
     tensor = parameter(source)
     if tensor is None or tensor.dim() != 2:
         return None
@@ -131,9 +131,7 @@ class _Product:
 
 
 def _matmul(product: _Product) -> fx.Node | None:
-    x, weight = product.node.args[:2] if len(product.node.args) == 2 else product.arguments("input", "other")
-    if weight is None:
-        weight = product.node.kwargs.get("mat2")
+    x, weight = product.arguments("input", "mat2" if "mat2" in product.node.kwargs else "other")
     if product.is_input(x) and product.is_weight(weight):
         return product.times(x, weight)
     if product.is_input(weight) and product.is_weight(x) and product.dims(weight) > 1:
@@ -172,7 +170,7 @@ def _tensordot(product: _Product) -> fx.Node | None:
 
 def _einsum(product: _Product) -> fx.Node | None:
     """`F.linear` over the one letter that an input has and shares with a parameter, if the result lacks the letter."""
-    args = product.node.args
+    args: tuple[Any, ...] = product.node.args
     operands = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
     if len(operands) != 2:
         return None

@@ -47,9 +47,9 @@ def convert(
     their places as long as the model remembers a task, so that they keep every bit.
 
     Args:
-        module: any network that returns one tensor. The model keeps its dtype and device, and its parts keep the mode that
-            they have in the network, until `begin_task`, `train` or `eval` sets one mode for all. No mode of the network
-            changes.
+        module: any network that returns one tensor. The model keeps its dtype and device. Each part of the model has
+            the mode that it has in the network, until `begin_task`, `train` or `eval` sets one mode for all parts. The
+            conversion changes no mode of the network.
         example_input: a tensor or a tuple of tensors, the arguments of a call, with a batch of two or more samples.
         head: the linear layer that is removed, because every task gets a head of its own. `"last"`: the layer that
             makes the output. A name: the same, and the layer must have this name. None: no layer is removed, and heads

@@ -56,8 +56,8 @@ def check(
 def refuse_hidden(module: nn.Module) -> None:
     """Refuse what a recording cannot show.
 
-    That is: scripted and compiled modules, hooks, parameters that do not exist yet, and weights that change when they are
-    read.
+    That is: scripted and compiled modules, hooks, parameters that do not exist yet, and weights that change when they
+    are read.
 
     Raises:
         ConversionError: a module has one of these; the message names the module.

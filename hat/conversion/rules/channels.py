@@ -24,8 +24,8 @@ def _glu_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwar
 def glu(analysis: Analysis, value: Value, dim: int) -> Value | None:
     """The first half of the channels times the sigmoid of the second half.
 
-    None if a unit of one half meets several units of the other, as in a value that was broadcast. A half is the value of
-    no node, so it could not be gated alone.
+    None if a unit of one half meets several units of the other, as in a value that was broadcast. A half is the value
+    of no node, so it could not be gated alone.
     """
     shape = torch.Size(size // 2 if d == dim % len(value.shape) else size for d, size in enumerate(value.shape))
     if value.labels is None:

@@ -176,11 +176,11 @@ def test_a_network_without_a_layer_that_can_be_gated():
     with pytest.raises(ConversionError) as refusal:
         hat.convert(nn.Sequential(*parts), X, filter=lambda module, name: name != "3")
     assert str(refusal.value) == (
-        "the network: expected at least one layer that can be gated, got 0 (ParametrizedLinear) computes its weight by a "
-        "parametrization; remove it (remove_parametrizations); 2 (LayerNorm) is a norm, which every task has for itself; "
-        "3 (Linear) is excluded by `filter`; 4 (Linear) is the head, which every task has for itself"
+        "the network: expected at least one layer that can be gated, got 0 (ParametrizedLinear) computes its weight by "
+        "a parametrization; remove it (remove_parametrizations); 2 (LayerNorm) is a norm, which every task has for "
+        "itself; 3 (Linear) is excluded by `filter`; 4 (Linear) is the head, which every task has for itself"
     )
-    with pytest.raises(ConversionError, match="gated, got a network without parameters$"):
+    with pytest.raises(ConversionError, match=r"gated, got a network without parameters$"):
         hat.convert(nn.Sequential(nn.ReLU()), X, head=None)
     scaled = Net(lambda self, x: (x * self.scale).sigmoid(), scale=nn.Parameter(torch.ones(5)))
     with pytest.raises(ConversionError, match=r"the network \(Net\) meets a call that is no layer: .*: mul$"):
