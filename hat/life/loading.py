@@ -10,6 +10,9 @@ after it has visited all modules. Example: `wrapper.load_state_dict(state)`, whe
     torch visits the wrapper's other modules: one of them may miss a key
     torch calls the wrapper's hooks, at last `Settlement`: if torch is about to raise, the model becomes what it was;
                                otherwise the load is completed
+
+If Ctrl-C or an error of other code breaks this off, no hook is called. The model becomes what it was when it is used
+next: while `Network.unfinished` is set, what uses a model calls it first.
 """
 
 from __future__ import annotations
@@ -87,6 +90,7 @@ class Load:
         """Make the model what it was before `begin`."""
         if self._snapshot is not None:
             self._snapshot.put_back()
+        self.model.unfinished = None
 
     def complete(self) -> None:
         """Finish a load that torch has carried out. All that depends on what was loaded is made anew here."""
@@ -124,6 +128,8 @@ class Settlement:
         """Complete or undo all loads; for `keys` see `__call__`."""
         self.handle.remove()
         for load in self.loads:
+            load.model.unfinished = None
+        for load in self.loads:
             if load.absent is not None:
                 others = [key for key in keys.missing_keys if not key.startswith(load.prefix)]
                 keys.missing_keys[:] = [*others, *load.absent]
@@ -142,8 +148,15 @@ class Settlement:
     def undo(self) -> None:
         """Make all models what they were."""
         self.handle.remove()
-        for load in self.loads:
-            load.undo()
+        with interrupt_waits():
+            for load in reversed(self.loads):  # a model may be there under two names
+                load.undo()
+
+    def undo_if_broken_off(self) -> None:
+        """Make all models what they were if the call of `load_state_dict` has ended without its last hook."""
+        calls = [_call(frame, self.errors) for frame in sys._current_frames().values()]
+        if not any(calls):
+            self.undo()
 
 
 def begin(
@@ -161,16 +174,18 @@ def begin(
     Returns:
         The load if other code than `torch.nn.Module.load_state_dict` visits the modules: the caller must complete it.
     """
+    if model.unfinished is not None:
+        model.unfinished()
     load, settlement = Load(model, prefix), _settlement(errors)
+    if settlement is not None:
+        settlement.loads.append(load)
+        model.unfinished = settlement.undo_if_broken_off
     try:
         errors += load.begin(state, assign=bool(metadata.get(_ASSIGN, False)))
     except BaseException:  # Ctrl-C, or too little memory
         load.undo()
         raise
-    if settlement is None:
-        return load
-    settlement.loads.append(load)
-    return None
+    return load if settlement is None else None
 
 
 def undo(root: nn.Module) -> None:
@@ -186,11 +201,7 @@ def _settlement(errors: list[str]) -> Settlement | None:
     Torch does not tell a module which module's `load_state_dict` was called, nor with which options. So these are read
     from the frame of the call, which is the nearest one with this list of errors.
     """
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and not (
-        frame.f_code.co_name == "load_state_dict" and frame.f_locals.get("error_msgs") is errors
-    ):
-        frame = frame.f_back
+    frame = _call(sys._getframe(), errors)
     if frame is None:
         return None
     root, strict, metadata = (frame.f_locals[name] for name in ("self", "strict", "metadata"))
@@ -203,6 +214,15 @@ def _settlement(errors: list[str]) -> Settlement | None:
                 return hook
             hook.handle.remove()  # of an earlier call, which an error of other code has ended
     return Settlement(root, strict, errors)
+
+
+def _call(frame: FrameType | None, errors: list[str]) -> FrameType | None:
+    """The nearest frame of `load_state_dict` with this list of errors, from `frame` on; None if there is none."""
+    while frame is not None and not (
+        frame.f_code.co_name == "load_state_dict" and frame.f_locals.get("error_msgs") is errors
+    ):
+        frame = frame.f_back
+    return frame
 
 
 def _new_head(model: Network, classes: int) -> nn.Module:

@@ -253,12 +253,16 @@ class HATModel(Network):
             ValueError: there is no such task, the task is forgotten, or a task of a mixed batch is not finished; `task`
                 does not have one id for every sample; or the body gives another number of features than `features`.
         """
+        if self.unfinished is not None:
+            self.unfinished()
         if isinstance(task, Tensor):
             return mixed(self, x, task)
         return self.answer(x, self._resolve(task))
 
     def get_extra_state(self) -> Tensor:
         """All state that is not a tensor, as JSON in a uint8 tensor, so that a `state_dict` holds tensors only."""
+        if self.unfinished is not None:
+            self.unfinished()
         return Facts.of(self).written()
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -324,6 +328,8 @@ class HATModel(Network):
 
     def _check_begin(self, classes: int | Sequence[str]) -> tuple[str, ...]:
         """The names of the classes of a task that may begin now. For the errors see `begin_task`."""
+        if self.unfinished is not None:
+            self.unfinished()
         if self.learning:
             raise RuntimeError(f"begin_task: task {self.task} is still being learned; call end_task() first")
         if any(gate.state is not self.state for gate in self.gates.values()):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -71,6 +71,7 @@ class Network(nn.Module):
         self.classes: list[tuple[str, ...]] = []
         self.learning = False
         self._forgotten: set[int] = set()
+        self.unfinished: Callable[[], None] | None = None  # undoes a load if it has been broken off
         self.frozen = Frozen()
         self._gates, self._per_task = gates(body), per_task(body)
         self._sides: tuple[tuple[int, ...], dict[Tensor, Sides], dict[Tensor, list[Block]]] = ((), {}, {})
@@ -104,6 +105,8 @@ class Network(nn.Module):
     @property
     def gates(self) -> dict[str, Gate]:
         """The gates by name, in the order of the body's modules, as of the last `begin_task`."""
+        if self.unfinished is not None:
+            self.unfinished()
         return self._gates
 
     @property
@@ -122,6 +125,8 @@ class Network(nn.Module):
     @property
     def tasks(self) -> int:
         """How many tasks are finished. Forgotten tasks count too, because their ids are not given again."""
+        if self.unfinished is not None:
+            self.unfinished()
         return len(self.heads) - self.learning
 
     @property
@@ -167,6 +172,8 @@ class Network(nn.Module):
         Raises:
             RuntimeError: no task is being learned.
         """
+        if self.unfinished is not None:
+            self.unfinished()
         if not self.learning:
             raise RuntimeError(f"{what}: no task is being learned; call begin_task() first")
 
@@ -399,4 +406,6 @@ class Network(nn.Module):
         turn(self)
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.unfinished is not None:
+            self.unfinished()
         return {**self.__dict__, "_sides": ((), {}, {})}  # the key holds addresses, which differ in a copy

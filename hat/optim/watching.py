@@ -48,9 +48,12 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
 
 def _look(optimizer: Optimizer) -> None:
     """Warn if an optimizer that is about to step is not guarded, or if a head or an embedding is in no optimizer."""
+    models = living()
+    for model in models:
+        _refuse_outgrown(optimizer, model)
     _seen[optimizer] = turns[0]
     held = _held_by(optimizer)
-    for model in living():
+    for model in models:
         if not isinstance(model, HATModel):
             continue
         # An optimizer that was made for the model may hold only what was trained before.
@@ -61,6 +64,25 @@ def _look(optimizer: Optimizer) -> None:
         _look_for_guard(optimizer, model, held)
         if model.learning and _untrained.get(model) != model.state.edits:
             _look_for_untrained(optimizer, model)
+
+
+def _refuse_outgrown(optimizer: Optimizer, model: nn.Module) -> None:
+    """Refuse a step with states of a parameter that has grown since, because a fused step would read past their end.
+
+    Raises:
+        RuntimeError: a state has another shape than its parameter. States with fewer dimensions, and dimensions of size
+            1, as of Adafactor, do not count.
+    """
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if not isinstance(value, Tensor) or value.dim() != parameter.dim():
+                continue
+            if any(size not in (1, wanted) for size, wanted in zip(value.shape, parameter.shape, strict=True)):
+                raise RuntimeError(
+                    f"{type(optimizer).__name__}: expected {key} of {name} to be {tuple(parameter.shape)}, got "
+                    f"{tuple(value.shape)}: the network has grown since; make a new optimizer, or call "
+                    "hat.guard(optimizer, model) before hat.grow"
+                )
 
 
 def _look_for_guard(optimizer: Optimizer, model: HATModel, held: set[int]) -> None:

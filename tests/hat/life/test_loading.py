@@ -638,6 +638,58 @@ def test_an_error_of_code_in_the_body_leaves_the_model_as_it_was():
     same(source, target)
 
 
+class Stops(nn.Module):
+    """A module of the user that ends a load, as Ctrl-C may and as its own code may."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def _load_from_state_dict(self, *args):
+        if self.error is not None:
+            raise self.error
+
+
+USES = {
+    "forward": lambda model: model.eval()(inputs(model), task=0),
+    "state_dict": lambda model: model.state_dict(),
+    "nested state_dict": lambda model: nn.ModuleDict({"m": model}).state_dict(),
+    "end_task": lambda model: model.end_task(),
+    "penalty": lambda model: model.penalty(),
+    "export": lambda model: hat.export(model, task=0, example_input=inputs(model)),
+    "copy": lambda model: copy.deepcopy(model),
+    "grow": lambda model: hat.grow(model, by=2),
+}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), KeyError("not now")], ids=["ctrl-c", "error"])
+@pytest.mark.parametrize("use", USES)
+def test_a_load_that_another_module_breaks_off_is_undone_at_the_next_use(use, error):
+    """Torch calls no hook then, so nobody tells the model, which has been loaded by then."""
+    source, target = learned(norms, 3, grow=2), learned(norms, 1, learning=True, seed=4)
+    expected = copy.deepcopy(target)
+    root = nn.ModuleDict({"m": target, "z": Stops(error)})
+    with pytest.raises(type(error)):
+        root.load_state_dict(state_of(nn.ModuleDict({"m": source})), strict=False)
+    for model in (target, expected):
+        torch.manual_seed(0)
+        USES[use](model)
+    same(expected, target)
+    root["z"].error = None
+    root.load_state_dict(state_of(nn.ModuleDict({"m": source})))
+    same(source, target)
+
+
+def test_a_model_under_two_names_becomes_what_it_was():
+    source, target = learned(mlp, 2, grow=2), learned(mlp, 1, learning=True, seed=4)
+    before, root = picture(target), nn.ModuleDict({"m": target, "n": target, "z": Stops(KeyboardInterrupt())})
+    with pytest.raises(KeyboardInterrupt):
+        root.load_state_dict(state_of(nn.ModuleDict({"m": source, "n": source})))
+    target.unfinished()
+    unchanged(target, before)
+    assert not hooks(root)
+
+
 @pytest.mark.parametrize("assign", [False, True])
 def test_soft_masks_do_not_load_into_a_binary_model(assign):
     soft, binary = state_of(learned(published)), mlp()

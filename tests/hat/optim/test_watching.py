@@ -256,3 +256,39 @@ def test_a_guard_of_another_model_guards_no_shared_layer():
     F.cross_entropy(second(X), Y).backward()
     with pytest.raises(hat.UnguardedWarning, match=r"body\.network\.2\.weight"):
         optimizer.step()
+
+
+OUTGROWN = {
+    "adam": lambda p: torch.optim.Adam(p),
+    "fused adam": lambda p: torch.optim.Adam(p, fused=True),
+    "foreach adamw": lambda p: torch.optim.AdamW(p, foreach=True),
+    "fused sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, fused=True),
+    "fused adagrad": lambda p: torch.optim.Adagrad(p, fused=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p),
+}
+
+
+@pytest.mark.parametrize("make", OUTGROWN.values(), ids=OUTGROWN)
+def test_states_that_the_network_has_outgrown_are_refused_in_every_step(make):
+    """A fused step would read past the end of the states and crash the process."""
+    model = made(tasks=0)
+    optimizer = make(model.task_parameters())
+    step(model, optimizer)
+    hat.grow(model, by=300)
+    optimizer.zero_grad()
+    backward(model)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r": expected \w+ of body\.\S+ to be \(308, 6\), got \(8, 6\): .*grown"):
+            optimizer.step()
+    step(model, make(model.task_parameters()))
+
+
+def test_states_of_another_form_are_not_outgrown():
+    model = made(tasks=0)
+    optimizer = torch.optim.Adafactor(model.task_parameters())
+    step(model, optimizer)
+    model.end_task()
+    model.begin_task(3)
+    optimizer.add_param_group({"params": list(model.head.parameters())})
+    with pytest.warns(hat.UnguardedWarning):
+        step(model, optimizer)
