@@ -257,6 +257,7 @@ def test_an_old_task_answers_alike_in_training_mode(name):
         assert torch.equal(values, now[buffer]), buffer
 
 
+@pytest.mark.filterwarnings("ignore::hat.UnlockedWarning")  # weights that the network computes are each task's own
 def test_a_network_with_several_inputs():
     module, example = NETWORKS["cross_attention"]()
     model = hat.convert(module, example, head=None)
@@ -300,6 +301,7 @@ def test_names_are_those_of_the_network():
 # ---------------------------------------------------------------- pretrained
 
 
+@pytest.mark.filterwarnings("ignore::hat.UnlockedWarning")  # weights that the network computes are each task's own
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
     "name", ["resnet", "transformer_fused", "language_model", "grouped", "weights_of_another_form"]
