@@ -7,6 +7,8 @@ expected and what was got.
 from __future__ import annotations
 
 import math
+import os
+import sys
 
 from torch import Tensor
 
@@ -50,7 +52,7 @@ def check_number(
     if not (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
-        and (-math.inf < value < math.inf or (abs(value) == math.inf and not finite))  # a NaN is neither
+        and (abs(value) <= sys.float_info.max or (abs(value) == math.inf and not finite))  # a NaN is neither
         and (above is None or value > above)
         and (least is None or value >= least)
         and (below is None or value < below)
@@ -92,6 +94,20 @@ def check_type(name: str, value: object, kind: type | tuple[type, ...], expected
     """
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {got(value)}")
+
+
+def check_path(name: str, value: object) -> None:
+    """Check the path of a file or folder.
+
+    Raises:
+        TypeError: `value` is neither a str nor a path.
+        ValueError: `value` is empty, or has a zero character.
+    """
+    check_type(name, value, (str, os.PathLike), "a path")
+    text = os.fspath(value)  # type: ignore[call-overload]
+    check_type(name, text, str, "a path of text")
+    if not text or "\0" in text:
+        raise ValueError(f"{name}: expected a path, got {got(text)}")
 
 
 def got(value: object) -> str:

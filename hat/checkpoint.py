@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import socket
 import sys
-import time
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -19,11 +17,12 @@ from typing import Any, BinaryIO
 import torch
 from torch.utils.serialization import config
 
+from hat.ownership import HOST, may_live
+
 FORMAT = "hat-checkpoint"
 VERSION = 1
 
-_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
-_DAY = 24 * 60 * 60.0
+_HOST = f"{zlib.crc32(HOST.encode()):08x}"
 _writing: set[Path] = set()  # temporary files that this process is writing, to tell them from those of a dead process
 
 
@@ -141,19 +140,8 @@ def _remove_leftovers(target: Path) -> None:
 
 def _has_writer(file: Path, host: str, process: int) -> bool:
     """Whether a process may still be writing a temporary file."""
-    if host != _HOST:  # in a shared folder, written by another machine: its process may live for a day
-        return time.time() - file.stat().st_mtime < _DAY
-    if process == os.getpid():
-        return file in _writing
-    if os.name == "nt":  # on Windows `os.kill` would harm the process; but there open files cannot be removed anyway
-        return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    touched = file.stat().st_mtime
+    return may_live(here=host == _HOST, process=process, started=None, touched=touched, mine=file in _writing)
 
 
 def _plain(value: Any, where: str) -> Any:

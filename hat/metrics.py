@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hat.arguments import check_type, got
 from hat.text import aligned
 
 
@@ -95,8 +97,11 @@ def table(names: Sequence[str], learned: Any, now: Any, *, extra: Mapping[str, A
     In all columns NaN is printed as "-" and left out of the mean.
 
     Raises:
+        TypeError: `names` is no sequence of names, or `extra` is no mapping.
         ValueError: there is no task, lengths differ, or a value is not in [0, 1].
     """
+    check_type("names", names, Sequence, "a sequence of names")
+    check_type("extra", extra, (Mapping, NoneType), "a mapping from headings to columns, or None")
     if not len(names):
         raise ValueError("names: expected at least one task, got none")
     rows = [["task"], *([" ".join(str(name).split())] for name in names), ["mean"]]
@@ -157,9 +162,13 @@ def as_tensor(values: Any, argument: str) -> Tensor:
     try:
         if isinstance(values, (list, tuple)) and values and all(isinstance(row, Tensor) for row in values):
             values = torch.stack(list(values))
-        return torch.as_tensor(values, dtype=torch.float64).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{argument}: expected numbers in rows of one length, got {error}") from None
+        tensor = torch.as_tensor(values)
+        if not tensor.is_complex() and tensor.layout == torch.strided:
+            return torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+        reason = got(tensor)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).strip().partition("\n")[0]
+    raise ValueError(f"{argument}: expected numbers in rows of one length, got {reason}")
 
 
 def _past(tasks: int) -> Tensor:

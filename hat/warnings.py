@@ -31,3 +31,7 @@ class UnguardedWarning(UserWarning):
 
 class UntrainedWarning(UserWarning):
     """The head of the current task, or an embedding, has a gradient but is in no optimizer, so it never learns."""
+
+
+class TrainingOnlyWarning(UserWarning):
+    """A network does something in training only that its conversion lost, such as noise or activation checkpoints."""

@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The filters are not in pyproject.toml, because pytest would import `hat` for them before `TRITON_INTERPRET` is set.
     """
-    for warning in ("CapacityWarning", "UnlockedWarning"):
+    for warning in ("CapacityWarning", "TrainingOnlyWarning", "UnlockedWarning"):
         config.addinivalue_line("filterwarnings", f"error::hat.{warning}")
 
 

@@ -33,12 +33,14 @@ ROOMS = (
     {"cli"},
 )
 """From the ground up. A room imports only from rooms before it; rooms of one set do not import each other."""
-GROUND = {"hat.arguments", "hat.checkpoint", "hat.metrics", "hat.text", "hat.warnings"}
+GROUND = {"hat.arguments", "hat.checkpoint", "hat.metrics", "hat.ownership", "hat.text", "hat.warnings"}
 """Files directly in `hat/` that every room may import: they import no room."""
 MOST_FILES = 8
 
 DRAWS = {
     "hat.tracing.checks: _run": "the network draws, as in dropout: it gets the same numbers as its graph",
+    "hat.tracing.generators: _of": "how to read and set the generators of Python and NumPy",
+    "hat.tracing.watching: watched": "the network draws: it gets the same numbers as its graph",
     "hat.tracing.untouched: untouched": "a trial leaves the generators as they were",
     "hat.exporting.api: export": "an export leaves the generators as they were",
     "hat.conversion.tables: SharedParameter.reset_parameters": "first weights",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hat import plots
-from hat.cli.compression import FIGURES, Compression, DatasetRun, picture, render
+from hat.cli.compression import FIGURES, PICTURE, Compression, DatasetRun, picture, render
 from hat.cli.options import make_spec, refuse_beside_resume, resume_hint
 from hat.cli.report import plots_available
 from hat.cli.spec import RunSpec
@@ -38,13 +38,14 @@ def run_compress(arguments: argparse.Namespace) -> None:
         arguments.hint = lambda: resume_hint(arguments, folder.path) if run.saved else NOTHING_SAVED
     else:
         run.read_figures()
-    for dataset_run in dataset_runs:
-        run.learn(dataset_run, resume=resume is not None)
-    print(render(run.figures))
-    if plots_available():
-        file = folder.path / "compression.png"
-        plots.save(picture(run.figures), file)
-        print(f"picture {file}")
+    with folder.owned():
+        for dataset_run in dataset_runs:
+            run.learn(dataset_run, resume=resume is not None)
+        print(render(run.figures))
+        if plots_available():
+            file = folder.claim(PICTURE)
+            plots.save(picture(run.figures), file)
+            print(f"picture {file}")
 
 
 def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
@@ -55,6 +56,7 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
     names = _names(spec)
     folder = RunDir(getattr(arguments, "run_dir", None) or Path("runs") / "-".join(["compress", *names]))
     _refuse_others(folder, "run_dir")
+    folder.check_not_owned()
     if not hasattr(arguments, "overwrite"):
         taken = [name for name in names if RunDir(folder.path / name).checkpoint.exists()]
         if taken or (folder.path / FIGURES).exists():
@@ -62,6 +64,9 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
             raise ValueError(
                 f"{folder.path}: expected a folder without a run, got a run; {advice}, or name another with --run-dir"
             )
+    folder.check_names(0, [folder.config.name, FIGURES, PICTURE])
+    for name in names:
+        RunDir(folder.path / name).check_names(1, [folder.config.name])
     return spec, folder
 
 
@@ -69,6 +74,7 @@ def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir
     refuse_beside_resume(arguments, _BESIDE_RESUME)
     folder = RunDir.existing(path, "--resume")
     _refuse_others(folder, "--resume")
+    folder.check_not_owned()
     return read_spec(folder, data=getattr(arguments, "root", None), device=getattr(arguments, "device", None)), folder
 
 

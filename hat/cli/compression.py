@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hat import checkpoint, plots
+from hat import plots
 from hat.cli.spec import RunSpec
 from hat.cli.specfile import read_spec
 from hat.data import Stream
@@ -21,7 +21,7 @@ from hat.training.rundir import RunDir
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURES = "compression.json"
+FIGURES, PICTURE = "compression.json", "compression.png"
 _WITHOUT_FORM = {"accuracy": (float, int), "epochs": [(float, int)]}
 
 Figures = dict[str, dict[str, Any]]
@@ -94,7 +94,7 @@ class Compression:
             model,
             run.stream,
             run.spec.training,
-            run_dir=run.folder.path,
+            run_dir=run.folder,
             description=run.spec.to_dict(),
             progress=False,
             after_epoch=lambda model, row: self._after_epoch(run.name, model, row),
@@ -144,8 +144,7 @@ class Compression:
     def _keep(self, name: str, figures: dict[str, Any]) -> None:
         self.figures = {**self.figures, name: figures}
         text = json.dumps({"config": self._config(), "datasets": self.figures}, indent=1)
-        with checkpoint.replacing(self.folder.path / FIGURES) as file:
-            file.write(f"{text}\n".encode())
+        self.folder.write(FIGURES, f"{text}\n")
 
     def _config(self) -> Any:
         """The spec as JSON reads it back: tuples are lists."""

@@ -6,6 +6,8 @@ import argparse
 import importlib.util
 import json
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,11 +22,13 @@ from hat.data import Part
 from hat.exporting.api import TasksNetwork, export
 from hat.exporting.errors import ExportError
 from hat.network.tolerance import LAYERS, difference, largest_change
+from hat.ownership import owned
 from hat.text import aligned
 from hat.training import TrainConfig, evaluate
 
 _NEEDS = {"pt2": (), "safetensors": ("safetensors",), "onnx": ("onnx", "onnxscript")}
 FORMATS = tuple(_NEEDS)
+FACTS, _WEIGHTS = "export.json", "weights.safetensors"
 DEFAULT = ("pt2", "safetensors")
 
 
@@ -42,15 +46,50 @@ def run_export(arguments: argparse.Namespace) -> None:
     tasks = _tasks(run, arguments.task)
     folder = arguments.to or run.folder.path / "export" / "-".join(map(str, ("task", *tasks)))
     folder.mkdir(parents=True, exist_ok=True)
-    network = export(run.model, tasks[0]) if len(tasks) == 1 else export(run.model, tasks=tasks)
-    facts = _facts(run, network, tasks)
-    # The example inputs are cloned, because a file would otherwise hold the whole tensor that they are a view of.
-    images = {task: run.stream[task].test[:2][0].cpu().clone() for task in tasks}
-    written = _write(network.cpu(), images, folder, formats)
-    with checkpoint.replacing(folder / "export.json") as file:
-        file.write((json.dumps(facts, indent=2) + "\n").encode())
+    with owned(folder):
+        names = _names(tasks, formats)
+        earlier = _earlier(folder, names)
+        network = export(run.model, tasks[0]) if len(tasks) == 1 else export(run.model, tasks=tasks)
+        facts = {**_facts(run, network, tasks), "files": sorted({*earlier, *names})}
+        # The example inputs are cloned, because a file would otherwise hold the whole tensor that they are a view of.
+        images = {task: run.stream[task].test[:2][0].cpu().clone() for task in tasks}
+        # The files are written beside their places, so that a failure leaves nothing that the next export must refuse.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as beside:
+            _write(network.cpu(), images, Path(beside), formats)
+            with checkpoint.replacing(Path(beside) / FACTS) as file:
+                file.write((json.dumps(facts, indent=2) + "\n").encode())
+            for name in names:
+                os.replace(Path(beside) / name, folder / name)
     print(_render(facts))
-    print(f"\nwritten to          {folder}: {', '.join([*written, 'export.json'])}")
+    print(f"\nwritten to          {folder}: {', '.join(names)}")
+
+
+def _names(tasks: Sequence[int], formats: Sequence[str]) -> list[str]:
+    """The names of the files of an export, as `_write` writes them."""
+    networks = ["network"] if len(tasks) == 1 else [f"network-{task}" for task in tasks]
+    graphs = [f"{network}.{kind}" for network in networks for kind in ("pt2", "onnx") if kind in formats]
+    return [*graphs, *([_WEIGHTS] if "safetensors" in formats else []), FACTS]
+
+
+def _earlier(folder: Path, names: Sequence[str]) -> set[str]:
+    """The names of the files that earlier exports have written to a folder.
+
+    Raises:
+        ValueError: one of the given names is that of somebody else's file; the message names it.
+    """
+    try:
+        content = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    ours = isinstance(content, dict) and {"tasks", "input_shape", "units", "parameters", "torch"} <= content.keys()
+    # An earlier version wrote no list: its files have the names of an export.
+    listed = content.get("files", names) if ours else []
+    earlier = {FACTS, *map(str, listed)} if ours and isinstance(listed, Sequence) else set()
+    for name in names:
+        if os.path.lexists(folder / name) and name not in earlier:
+            expected = f"{folder / name}: expected no file or a file of an earlier export, got another"
+            raise ValueError(f"{expected}; move it away, or name another folder with --to")
+    return earlier
 
 
 def _check_installed(formats: Sequence[str]) -> None:
@@ -120,12 +159,11 @@ def _logits(answer: Callable[[Tensor], Tensor], part: Part, config: TrainConfig)
         )
 
 
-def _write(network: nn.Module, images: dict[int, Tensor], folder: Path, formats: Sequence[str]) -> list[str]:
-    """Write the files of a network on the CPU, and return their names.
+def _write(network: nn.Module, images: dict[int, Tensor], folder: Path, formats: Sequence[str]) -> None:
+    """Write the files of a network on the CPU, by the names of `_names`.
 
     A network of several tasks is written as one graph a task, because a graph has no choice of a task.
     """
-    written = []
     for task, x in images.items():
         options = {"task": task} if isinstance(network, TasksNetwork) else {}
         name = f"network-{task}" if options else "network"
@@ -134,11 +172,8 @@ def _write(network: nn.Module, images: dict[int, Tensor], folder: Path, formats:
             for kind, write in (("pt2", _write_program), ("onnx", _write_onnx)):
                 if kind in formats:
                     write(network, x, options, folder / f"{name}.{kind}")
-                    written.append(f"{name}.{kind}")
     if "safetensors" in formats:
-        _write_weights(network, folder / "weights.safetensors")
-        written.append("weights.safetensors")
-    return written
+        _write_weights(network, folder / _WEIGHTS)
 
 
 def _write_weights(network: nn.Module, path: Path) -> None:

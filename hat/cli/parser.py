@@ -115,6 +115,7 @@ def _add_data(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     add_field(tasks, StreamSpec, "limit", type=int)
     add_field(tasks, StreamSpec, "size", type=int, nargs=2, metavar=("H", "W"))
     add_field(tasks, StreamSpec, "root", metavar="FOLDER")
+    add_field(tasks, StreamSpec, "max_gib")
     return tasks
 
 

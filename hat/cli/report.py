@@ -25,6 +25,9 @@ from hat.training.saved import reading
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PICTURES = tuple(f"plots/{name}.png" for name in ("accuracy_matrix", "accuracy_over_time", "capacity", "overlap"))
+"""The pictures of `hat train`."""
+
 
 def run_report(arguments: argparse.Namespace) -> None:
     """Print the tables of a run and draw its pictures.
@@ -101,6 +104,5 @@ def _accuracy_plots(history: History, references: Mapping[str, list[float]]) -> 
 
 
 def _save(folder: RunDir, figures: Mapping[str, Figure]) -> None:
-    folder.plots.mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        plots.save(figure, folder.plots / f"{name}.png")
+    for figure, file in [(figure, folder.claim(f"plots/{name}.png")) for name, figure in figures.items()]:
+        plots.save(figure, file)

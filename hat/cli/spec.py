@@ -12,6 +12,7 @@ import hat.data
 from hat.arguments import check_choice, check_number, check_switch, check_whole
 from hat.cli.network import NETWORKS, NetworkSpec, check_sizes
 from hat.data import Stream
+from hat.data.limits import MAX_GIB
 from hat.data.loading import is_name
 from hat.life.model import HATModel
 from hat.training import REFERENCES, TrainConfig
@@ -38,6 +39,8 @@ class StreamSpec:
         root: the data folder; by default $HAT_DATA, else the user's cache, where downloads go.
         limit: use at most this many training images of each class; by default all.
         size: height and width to resize every image to; by default the size of the images.
+        max_gib: the most that a dataset may take in memory, unpacked and as normalised images, in GiB; it protects from
+            files that unpack to far more than their size.
 
     Raises:
         ValueError: an option is out of range, or this stream does not have it.
@@ -52,6 +55,7 @@ class StreamSpec:
     root: str | None = None
     limit: int | None = None
     size: tuple[int, int] | None = None
+    max_gib: float = MAX_GIB
 
     def __post_init__(self) -> None:
         check_choice("stream", self.stream, STREAMS)
@@ -73,6 +77,7 @@ class StreamSpec:
         check_sizes("size", self.size)
         if self.size is not None and len(self.size) != 2:
             raise ValueError(f"size: expected height and width, got {self.size}")
+        check_number("max_gib", self.max_gib, above=0)
 
     def absolute(self) -> StreamSpec:
         """The same options with absolute paths, so that the run can be continued from any folder."""
@@ -86,7 +91,8 @@ class StreamSpec:
             ValueError: an option is out of range for this data.
             FileNotFoundError: the data is missing.
         """
-        common: dict[str, Any] = {name: getattr(self, name) for name in ("validation", "seed", "root", "limit", "size")}
+        names = ("validation", "seed", "root", "limit", "size", "max_gib")
+        common: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.stream == "mixture":
             return hat.data.mixture(list(self.datasets[: self.tasks]), **common)
         if self.stream == "permuted":

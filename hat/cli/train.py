@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hat.cli.options import make_spec, refuse_beside_resume, resume_hint
-from hat.cli.report import draw, plots_available
+from hat.cli.report import PICTURES, draw, plots_available
 from hat.cli.spec import RunSpec
 from hat.cli.specfile import read_spec
 from hat.cli.summary import read_references, render, summarise
@@ -39,7 +39,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         model,
         stream,
         spec.training,
-        run_dir=folder.path,
+        run_dir=folder,
         description=spec.to_dict(),
         progress=shown,
         verify=spec.verify,
@@ -47,14 +47,17 @@ def run_train(arguments: argparse.Namespace) -> None:
     )
     if resume is None:
         arguments.hint = lambda: resume_hint(arguments, folder.path) if trainer.saved else NOTHING_SAVED
-    result = trainer.run(resume=resume is not None, overwrite=hasattr(arguments, "overwrite"))
-    summary = _compared(spec, stream, folder, result, shown)
-    print()
-    print(render(summary))
-    print(f"learned in          {result.seconds:7.1f} s on {spec.training.torch_device()}")
-    if plots_available():
-        draw(folder, result.history, model.state_dict(), summary["references"])
-        print(f"plots               {folder.plots}")
+    with folder.owned():
+        if resume is not None and hasattr(arguments, "references"):
+            folder.write_config({**folder.read_config(), "references": spec.references})
+        result = trainer.run(resume=resume is not None, overwrite=hasattr(arguments, "overwrite"))
+        summary = _compared(spec, stream, folder, result, shown)
+        print()
+        print(render(summary))
+        print(f"learned in          {result.seconds:7.1f} s on {spec.training.torch_device()}")
+        if plots_available():
+            draw(folder, result.history, model.state_dict(), summary["references"])
+            print(f"plots               {folder.plots}")
 
 
 def _compared(spec: RunSpec, stream: Stream, folder: RunDir, result: TrainResult, shown: bool) -> dict[str, Any]:
@@ -82,24 +85,26 @@ def _fresh(arguments: argparse.Namespace) -> tuple[RunSpec, RunDir]:
     spec = make_spec(arguments)
     name = "-".join([spec.stream.stream, *(Path(dataset).stem for dataset in spec.stream.datasets)])
     folder = RunDir(getattr(arguments, "run_dir", None) or Path("runs") / name)
+    folder.check_not_owned()
     if not hasattr(arguments, "overwrite"):
         try:
             folder.check_free()
         except ValueError as error:
             advice = f"continue it with --resume {folder.path}, " if folder.checkpoint.exists() else ""
             raise ValueError(f"{error}; {advice}replace it with --overwrite, or name another with --run-dir") from None
+    folder.check_names(0, [folder.config.name, folder.result.name, *PICTURES])
     return spec, folder
 
 
 def _resumed(arguments: argparse.Namespace, path: Path) -> tuple[RunSpec, RunDir]:
     refuse_beside_resume(arguments, _BESIDE_RESUME)
     folder = RunDir.existing(path, "--resume")
+    folder.check_not_owned()
     spec = read_spec(folder, data=getattr(arguments, "root", None), device=getattr(arguments, "device", None))
     if not folder.checkpoint.exists():
         raise ValueError(f"{path}: expected a run with a finished epoch, got no checkpoint; start the run again")
     added = [kind for kind in getattr(arguments, "references", ()) if kind not in spec.references]
     if added:
         spec = replace(spec, references=(*spec.references, *dict.fromkeys(added)))
-        folder.write_config({**folder.read_config(), "references": spec.references})
     spec = replace(spec, verify=getattr(arguments, "verify", spec.verify))
     return spec, folder

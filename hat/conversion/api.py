@@ -26,11 +26,12 @@ from hat.tracing.errors import ConversionError
 from hat.tracing.leaves import is_leaf
 from hat.tracing.places import explained
 from hat.tracing.trace import trace
+from hat.tracing.training_only import missing_in_training
 from hat.tracing.trees import tensors
 from hat.tracing.untouched import evaluating
 from hat.units.gate import Gate
 from hat.units.state import OPEN
-from hat.warnings import UnlockedWarning
+from hat.warnings import TrainingOnlyWarning, UnlockedWarning
 
 
 def convert_body(
@@ -75,6 +76,7 @@ def _converted(
     traced = trace(
         module, example, leaves=lambda part, name: name in excluded or (is_leaf(part, name) and not _is_function(part))
     )
+    lost = missing_in_training(module, traced, example)
     network = traced.graph_module
     make_modular(network, traced.values)
     name = find_head(network, head)
@@ -115,6 +117,13 @@ def _converted(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnlockedWarning)  # the user's own model will give this warning
         keep_places(Network(body), example)
+    if lost:
+        warnings.warn(
+            f"the converted network lacks what the network does in training only: {lost}; a module that is kept out "
+            "with filter= stays as it is",
+            TrainingOnlyWarning,
+            stacklevel=4,
+        )
     return body, rewriter.modes_of
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import lzma
 import os
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import IO, NoReturn
+
+from hat.data.limits import ENTRY, PIECE, Budget, RefusedError, Unpacking, label, opened, read_at_most
 
 MAX_DEPTH = 5
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
+DIRECTORY_ENTRY = 46  # bytes that a member takes at least in the directory of a zip
 
 Entry = tuple[tuple[str, ...], Callable[[], bytes] | None]
 
@@ -23,7 +25,7 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def entries(path: Path) -> Iterator[Entry]:
+def entries(path: Path, budget: Budget) -> Iterator[Entry]:
     """Walk through the files and folders inside a folder or an archive.
 
     Hidden files, and the files that macOS adds, are left out. A name in an archive is only a label: nothing is written
@@ -31,18 +33,21 @@ def entries(path: Path) -> Iterator[Entry]:
 
     Args:
         path: a folder, zip, tar, tar.gz, tar.xz or tar.bz2.
+        budget: counts the entries and what is unpacked. The bytes that are read are checked; the caller counts those
+            that it keeps.
 
     Yields:
         (path inside as a tuple of names, function that reads the bytes). A folder has None instead of the function. In
         a tar, call the function before you take the next entry.
 
     Raises:
-        ValueError: the archive is truncated or of another kind; the message names the archive. The function that reads
-            the bytes raises the same error.
+        ValueError: the archive is truncated or of another kind, or holds more than the budget allows; the message names
+            the archive. The function that reads the bytes raises the same errors.
     """
     walk = _folder if path.is_dir() else _zip if path.name.lower().endswith(".zip") else _tar
     with _damage_named(path):
-        for names, read in walk(path):
+        for names, read in walk(path, budget):
+            budget.hold(path, ENTRY + sum(map(len, names)))
             if names and not any(n.startswith((".", "__MACOSX")) for n in names):
                 yield names, None if read is None else partial(_read, path, read)
 
@@ -56,54 +61,110 @@ def _read(path: Path, read: Callable[[], bytes]) -> bytes:
 def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, RefusedError):
         raise
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{path}: expected a whole zip or tar archive, got a damaged one ({error})") from error
+    except Exception as error:  # damaged archives raise errors of many classes
+        raise ValueError(f"{path}: expected a whole zip or tar archive, got a damaged one") from error
 
 
 def _split(name: str) -> tuple[str, ...]:
-    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+    return tuple(label(part) for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
-def _folder(path: Path) -> Iterator[Entry]:
-    for folder, folders, files in os.walk(path, followlinks=True):
-        inside = Path(folder).relative_to(path).parts
+def _folder(path: Path, budget: Budget) -> Iterator[Entry]:
+    for folder, folders, files in os.walk(path, onerror=_unreadable, followlinks=True):
+        inside = tuple(map(label, Path(folder).relative_to(path).parts))
         folders[:] = sorted(folders) if len(inside) < MAX_DEPTH else []
         if inside:
             yield inside, None
         for file in sorted(files):
-            yield (*inside, file), (Path(folder) / file).read_bytes
+            yield (*inside, label(file)), partial(_from_folder, Path(folder) / file, budget)
 
 
-def _zip(path: Path) -> Iterator[Entry]:
-    with zipfile.ZipFile(path) as archive:
+def _unreadable(error: OSError) -> NoReturn:
+    raise RefusedError(f"{error.filename}: expected a folder that can be read, got: {error.strerror}") from error
+
+
+def _from_folder(path: Path, budget: Budget) -> bytes:
+    with opened(path, budget) as file:
+        size = path.stat().st_size
+        budget.need(path, size)
+        return read_at_most(file, size)
+
+
+class _Directory:
+    """A zip file whose directory is not longer than the budget allows. zipfile reads the directory at once."""
+
+    def __init__(self, file: IO[bytes], path: Path, budget: Budget) -> None:
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._file, self._path, self._budget = file, path, budget
+
+    def read(self, size: int = -1) -> bytes:
+        if size > PIECE:
+            self._budget.need(self._path, size // DIRECTORY_ENTRY * ENTRY)
+        return self._file.read(size)
+
+
+def _zip(path: Path, budget: Budget) -> Iterator[Entry]:
+    with opened(path, budget) as file, zip_file(file, path, budget) as archive:
         for info in archive.infolist():
-            yield _split(info.filename), None if info.is_dir() else partial(_from_zip, archive, info)
+            yield _split(info.filename), None if info.is_dir() else partial(_from_zip, archive, info, path, budget)
 
 
-def _from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    try:
-        return archive.read(info)
-    except (RuntimeError, NotImplementedError) as error:  # zipfile wants a password, or does not know the compression
-        raise zipfile.BadZipFile(str(error)) from error
+def zip_file(file: IO[bytes], path: Path, budget: Budget) -> zipfile.ZipFile:
+    """Open a zip whose directory fits into the budget."""
+    return zipfile.ZipFile(_Directory(file, path, budget))
 
 
-def _tar(path: Path) -> Iterator[Entry]:
-    with tarfile.open(path) as archive:
-        for info in archive:
-            if info.isdir():
-                yield _split(info.name), None
-            elif info.isreg():
-                yield _split(info.name), partial(_from_tar, archive, info)
+def _from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: Budget) -> bytes:
+    where = f"{path}: {label(info.filename)}"
+    budget.need(where, info.file_size)
+    with zip_member(archive, info, where, budget) as stream:
+        return read_at_most(stream, info.file_size + 1)  # the end is read, too: there zipfile checks the checksum
+
+
+@contextmanager
+def zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str, budget: Budget) -> Iterator[Unpacking]:
+    """Open a member of a zip to read it.
+
+    Raises:
+        ValueError: it is encrypted or compressed in an unknown way; the message names `where`.
+    """
+    if info.flag_bits & 1:
+        raise RefusedError(f"{where}: expected a member without a password, got an encrypted one")
+    # zipfile unpacks bzip2 and lzma without a limit: 4 kB of the file become 80 MB at most, 1 MB would become 20 GB.
+    step = PIECE if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 4096
+    with archive.open(info) as stream:
+        yield Unpacking(stream, where, budget, step)
+
+
+def _tar(path: Path, budget: Budget) -> Iterator[Entry]:
+    with opened(path, budget, unpack=True) as file:
+        stream = file if isinstance(file, Unpacking) else Unpacking(file, path, budget)
+        with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+            while info := archive.next():
+                archive.members.clear()  # it would keep them all
+                if info.size < 0:  # the next member would be this one again, for ever
+                    raise tarfile.ReadError("a negative size")
+                if info.isdir():
+                    yield _split(info.name), None
+                elif info.isreg():
+                    yield _split(info.name), partial(_from_tar, archive, info, path, budget)
         if path.name.lower().endswith(".tar") and not _has_end(path):
             raise tarfile.ReadError("its end is missing")
 
 
-def _from_tar(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+def _from_tar(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path, budget: Budget) -> bytes:
+    where = f"{path}: {label(info.name)}"
+    if info.issparse():
+        raise RefusedError(f"{where}: expected a plain file, got one with holes")
+    budget.need(where, info.size)
     file = archive.extractfile(info)
     assert file is not None  # `info` is a regular file
-    return file.read()
+    data = read_at_most(file, info.size)
+    if len(data) != info.size:
+        raise tarfile.ReadError("its end is missing")
+    return data
 
 
 def _has_end(path: Path) -> bool:

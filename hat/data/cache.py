@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from hat.data.dataset import Dataset
+from hat.data.limits import Budget
 from hat.data.location import cache_folder
-from hat.data.npz import KEYS
+from hat.data.npz import KEYS, read_arrays
 
 VERSION = 1  # raise this number when a change of the code makes an archive decode to other images
 
 
-def cached(path: Path, name: str, options: str, decode: Callable[[], Dataset]) -> Dataset:
+def cached(path: Path, name: str, options: str, decode: Callable[[], Dataset], max_gib: float) -> Dataset:
     """Decode an archive, or read the dataset that an earlier call decoded.
 
     The cache file is found by the path and `options`. It is valid as long as the archive has the same size and time of
@@ -30,6 +31,7 @@ def cached(path: Path, name: str, options: str, decode: Callable[[], Dataset]) -
         name: of the dataset.
         options: whatever else decides how the archive is decoded.
         decode: decodes the archive.
+        max_gib: the most that a cache file may hold, in GiB; a larger one is not read.
 
     Warns:
         UserWarning: the cache file could not be written.
@@ -39,7 +41,7 @@ def cached(path: Path, name: str, options: str, decode: Callable[[], Dataset]) -
     stamp = f"{VERSION} {resolved} {options} {state.st_size} {state.st_mtime_ns}"
     key = hashlib.blake2b(f"{resolved} {options}".encode(), digest_size=10).hexdigest()
     file = cache_folder() / "decoded" / f"{key}.npz"
-    stored = _read(file, name, stamp)
+    stored = _read(file, name, stamp, max_gib)
     if stored is not None:
         return stored
     dataset = decode()
@@ -50,14 +52,14 @@ def cached(path: Path, name: str, options: str, decode: Callable[[], Dataset]) -
     return dataset
 
 
-def _read(file: Path, name: str, stamp: str) -> Dataset | None:
+def _read(file: Path, name: str, stamp: str, max_gib: float) -> Dataset | None:
     try:
-        with np.load(file, allow_pickle=False) as content:
-            if str(content["stamp"]) != stamp:
-                return None
-            classes = tuple(str(c) for c in content["classes"])
-            return Dataset(name, classes, *(torch.from_numpy(content[key]) for key in KEYS))
-    except Exception:  # the file is missing, truncated or of another kind: in every case it is written anew
+        content = read_arrays(file, (*KEYS, "classes", "stamp"), Budget(max_gib), needed=(*KEYS, "classes", "stamp"))
+        if str(content["stamp"]) != stamp:
+            return None
+        classes = tuple(str(c) for c in content["classes"])
+        return Dataset(name, classes, *(torch.from_numpy(content[key]) for key in KEYS))
+    except Exception:  # the file is missing, truncated, of another kind or too large: it is written anew
         return None
 
 

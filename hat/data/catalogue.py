@@ -26,7 +26,7 @@ class Source:
         about: one line that describes the images.
         places: files and folders under a data root; the first that exists is read. Empty: the data comes with a
             package.
-        open: reads the Dataset from its place.
+        open: reads the Dataset from its place; its second argument is `max_gib`, as in `hat.data.load`.
         remotes: the files of a download, which go into the folder `name` of the download root.
         system: absolute paths where a system package puts the data.
         by_hand: how a person gets the data, if there is no download.
@@ -35,7 +35,7 @@ class Source:
     name: str
     about: str
     places: tuple[str, ...]
-    open: Callable[[Path], Dataset]
+    open: Callable[[Path, float], Dataset]
     remotes: tuple[Remote, ...] = ()
     system: tuple[str, ...] = ()
     by_hand: str = ""
@@ -56,27 +56,29 @@ class Source:
 
 def _mnist_like(
     name: str, names: tuple[str, ...], files: tuple[Remote, ...], one_part: bool = False
-) -> Callable[[Path], Dataset]:
+) -> Callable[[Path, float], Dataset]:
     checksums = {remote.file.removesuffix(".gz"): remote.md5 for remote in files}
-    return lambda path: read_idx_folder(path, name, classes=names, both_parts=not one_part, md5=checksums)
+    return lambda path, max_gib: read_idx_folder(
+        path, name, classes=names, both_parts=not one_part, md5=checksums, max_gib=max_gib
+    )
 
 
-def _cifar(name: str, archive: Remote) -> Callable[[Path], Dataset]:
-    def open_cifar(path: Path) -> Dataset:
+def _cifar(name: str, archive: Remote) -> Callable[[Path, float], Dataset]:
+    def open_cifar(path: Path, max_gib: float) -> Dataset:
         if path.name == "cifar10_jpeg.tar.xz":
-            return read(path, "cifar10-jpeg")
+            return read(path, "cifar10-jpeg", max_gib=max_gib)
         if path.is_file():
             verify(path, archive)
-        return read_cifar(path, name)
+        return read_cifar(path, name, max_gib=max_gib)
 
     return open_cifar
 
 
-def _svhn(path: Path) -> Dataset:
+def _svhn(path: Path, max_gib: float) -> Dataset:
     for remote in remotes.SVHN:
         if (path / remote.file).is_file():  # if the file is missing, read_svhn says so
             verify(path / remote.file, remote)
-    return read_svhn(path)
+    return read_svhn(path, max_gib=max_gib)
 
 
 def _cifar_places(folder: str, unpacked: str, archive: str) -> tuple[str, ...]:
@@ -84,7 +86,7 @@ def _cifar_places(folder: str, unpacked: str, archive: str) -> tuple[str, ...]:
 
 
 _ALL = (
-    Source("digits", "handwritten digits, 8x8 grey, bundled with scikit-learn", (), lambda _: read_digits()),
+    Source("digits", "handwritten digits, 8x8 grey, bundled with scikit-learn", (), lambda _, max_gib: read_digits()),
     Source(
         "mnist",
         "handwritten digits, 28x28 grey",
@@ -127,7 +129,7 @@ _ALL = (
         "traffic-signs",
         "German traffic signs (GTSRB), 43 classes, 32x32 RGB",
         ("traffic-signs/gtsrb32_third.npz",),
-        lambda path: read_npz(path, "traffic-signs", classes=classes.TRAFFIC_SIGNS),
+        lambda path, max_gib: read_npz(path, "traffic-signs", classes=classes.TRAFFIC_SIGNS, max_gib=max_gib),
         by_hand="put gtsrb32_third.npz (x_train, y_train, x_test, y_test; uint8 (N, 32, 32, 3), labels 0..42) in "
         "traffic-signs/ under the data root",
     ),

@@ -7,26 +7,60 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hat.data.dataset import Dataset
+from hat.arguments import check_number, check_whole
+from hat.data.dataset import Dataset, check_size
 from hat.data.distinct import at_most, split_validation
+from hat.data.limits import Budget
 from hat.data.normalise import Normalisation
 from hat.data.part import Part
+from hat.data.seeding import check_seed
+
+FLOAT32 = 4  # bytes
 
 
-def check_options(validation: float, seed: int, limit: int | None, size: tuple[int, int] | None) -> None:
+def check_options(validation: object, seed: object, limit: object, size: object, max_gib: float) -> None:
     """Check the options that all streams have.
 
     Raises:
         ValueError: an option is out of its range.
     """
-    if not 0 <= validation < 1:
-        raise ValueError(f"validation: expected a fraction in [0, 1), got {validation!r}")
-    if not isinstance(seed, int):
-        raise ValueError(f"seed: expected an int, got {seed!r}")
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"limit: expected None or an int >= 1, got {limit!r}")
-    if size is not None and (len(size) != 2 or not all(isinstance(s, int) and s >= 1 for s in size)):
-        raise ValueError(f"size: expected (H, W), each an int >= 1, got {size!r}")
+    check_number("validation", validation, least=0, below=1)
+    check_seed(seed)
+    if limit is not None:
+        check_whole("limit", limit, least=1)
+    check_size(size)
+    Budget(max_gib)  # refuses a wrong limit
+
+
+def check_memory(
+    dataset: Dataset,
+    labels: Sequence[int],
+    *,
+    limit: int | None,
+    size: tuple[int, int] | None,
+    max_gib: float,
+    given: bool,
+) -> None:
+    """Check how much memory the normalised images of the tasks will take, before they take it.
+
+    Args:
+        dataset: where the images come from.
+        labels: of all tasks.
+        limit: at most this many training images of each class.
+        size: (H, W) of the images of the tasks; None takes that of the dataset.
+        max_gib: the most that they may take, in GiB.
+        given: whether the user made the dataset. Then its images may always be normalised in their own size.
+
+    Raises:
+        ValueError: they take more than `max_gib`.
+    """
+    classes, chosen = len(dataset.classes), torch.tensor(list(labels))
+    train, test = (torch.bincount(y, minlength=classes)[chosen] for y in (dataset.y_train, dataset.y_test))
+    rows = int(train.clamp(max=min(limit or 1 << 62, 1 << 62)).sum() + test.sum())
+    channels, height, width = (dataset.input_shape[0], *(size or dataset.input_shape[1:]))
+    count = FLOAT32 * rows * channels * height * width
+    if not given or count > FLOAT32 * (dataset.x_train.numel() + dataset.x_test.numel()):
+        Budget(max_gib).allow(f"{dataset.name}: {rows} images of {(channels, height, width)} in float32", count)
 
 
 def cut(

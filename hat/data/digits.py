@@ -19,4 +19,4 @@ def read_digits() -> Dataset:
     """
     digits = optional("sklearn.datasets", "the digits dataset").load_digits()
     images = digits.images.astype(np.uint8)
-    return make_dataset(None, "digits", (images, digits.target), None, [str(digit) for digit in range(10)])
+    return make_dataset(None, "digits", [(images, digits.target)], [str(digit) for digit in range(10)])

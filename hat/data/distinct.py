@@ -65,9 +65,10 @@ def split_test(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     ids = image_ids(x)
     first = torch.full((int(ids.max()) + 1,), len(ids)).scatter_reduce(0, ids, torch.arange(len(ids)), "amin")
     in_test = torch.zeros(len(first), dtype=torch.bool)
+    firsts = dict(_by_label(y[first]))
     for label in y.unique().tolist():
-        members = (y[first] == label).nonzero().flatten()
-        if len(members) == 1 or len(members) == 0:
+        members = firsts.get(label, first[:0])
+        if len(members) < 2:
             raise ValueError(
                 f"label {label}: expected at least 2 distinct images to make a train and a test part, "
                 f"got {len(members)}"
@@ -83,5 +84,12 @@ def at_most(y: Tensor, limit: int | None, seed: int) -> Tensor:
     if limit is None:
         return torch.arange(len(y))
     order = shuffled(len(y), seed, "limit")
-    kept = [order[y[order] == label][:limit] for label in y.unique().tolist()]
+    kept = [order[places[: min(limit, len(y))]] for _, places in _by_label(y[order])]
     return torch.cat(kept).sort().values
+
+
+def _by_label(y: Tensor) -> list[tuple[int, Tensor]]:
+    """(label, the places of the label in y [N], ascending) for every label in ascending order."""
+    labels, counts = y.unique(return_counts=True)
+    places = y.argsort(stable=True).split(counts.tolist())
+    return list(zip(labels.tolist(), places, strict=True))

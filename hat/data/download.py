@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import lzma
 import os
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hat.data.idx import unpacked
+from hat.data.limits import PIECE, Budget, opened
 from hat.data.optional import optional
 
 TIMEOUT_S = 30
@@ -40,12 +42,12 @@ def verify(path: Path, remote: Remote) -> None:
         ValueError: the checksum differs; the message names the path.
     """
     digest = hashlib.md5()
-    if remote.gzip:
-        digest.update(unpacked(path))
-    else:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
+    with opened(path, Budget(), unpack=remote.gzip) as stream:
+        try:
+            while block := stream.read(PIECE):
                 digest.update(block)
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            raise ValueError(f"{path}: expected a whole gzip file, got a truncated or damaged one") from error
     if digest.hexdigest() != remote.md5:
         hashed = "unpacked bytes" if remote.gzip else "bytes"
         raise ValueError(f"{path}: expected {hashed} with md5 {remote.md5}, got md5 {digest.hexdigest()}")

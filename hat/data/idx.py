@@ -2,61 +2,74 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import lzma
+import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hat.data.arrays import make_dataset
 from hat.data.dataset import Dataset
+from hat.data.limits import MAX_GIB, Budget, fill, opened
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+MAX_DIMENSIONS = 8
+MOST_GZIP = 1100  # gzip packs zeros to 1/1032 of their size; xz to less, but nobody has idx files in xz
 _NAME = re.compile(r"(train|t10k|test)[-_.](images|labels)[-_.]idx\d-ubyte(\.gz)?$")
 
 
-def unpacked(path: Path) -> bytes:
-    """The bytes of a file, unpacked if their beginning says gzip; the name of the file does not matter.
-
-    Raises:
-        ValueError: the gzip stream is truncated or damaged; the message names the file.
-    """
-    raw = path.read_bytes()
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path}: expected a whole gzip file, got a truncated or damaged one ({error})") from error
-
-
-def read_idx(path: str | Path, md5: str | None = None) -> np.ndarray:
+def read_idx(path: str | Path, md5: str | None = None, budget: Budget | None = None) -> np.ndarray:
     """Read the array in one idx file. The header of the file gives its shape and number type.
 
     Args:
-        path: the file, plain or gzip.
+        path: the file, plain or compressed.
         md5: the checksum of the unpacked bytes, if it is known.
+        budget: counts the array; by default 2 GiB.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, is no idx file, or has another checksum; the message names the file.
+        ValueError: the file is truncated, is no idx file, has another checksum, or is larger than the budget allows;
+            the message names the file.
     """
-    path = Path(path)
-    raw = unpacked(path)
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _TYPES or raw[3] == 0:
-        raise ValueError(f"{path}: expected an idx file (magic 00 00, type, dimensions), got {raw[:4].hex(' ')!r}")
-    start = 4 + 4 * raw[3]
-    shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4))
-    dtype = np.dtype(_TYPES[raw[2]])
-    expected = start + dtype.itemsize * int(np.prod(shape, dtype=object))
-    if len(raw) != expected:
-        raise ValueError(f"{path}: expected {expected} bytes for shape {shape}, got {len(raw)}")
-    if md5 is not None and (got := hashlib.md5(raw).hexdigest()) != md5:
-        raise ValueError(f"{path}: expected unpacked bytes with md5 {md5}, got md5 {got}: another file")
-    array = np.frombuffer(raw, dtype, offset=start).reshape(shape)
+    path, budget = Path(path), budget or Budget()
+    with opened(path, budget, unpack=True) as stream:
+        try:
+            return _read(path, stream, md5, budget)
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            raise ValueError(f"{path}: expected a whole gzip file, got a truncated or damaged one") from error
+
+
+def _read(path: Path, stream: Any, md5: str | None, budget: Budget) -> np.ndarray:
+    start = stream.read(4)
+    if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _TYPES or start[3] == 0:
+        raise ValueError(f"{path}: expected an idx file (magic 00 00, type, dimensions), got {start.hex(' ')!r}")
+    sizes = stream.read(4 * start[3])
+    shape = tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
+    if len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{path}: expected at most {MAX_DIMENSIONS} dimensions, got {len(shape)}")
+    dtype = np.dtype(_TYPES[start[2]])
+    count = dtype.itemsize * math.prod(shape)
+    expected = f"{path}: expected {len(start) + 4 * start[3] + count} bytes for shape {shape}"
+    on_disk = path.stat().st_size
+    if len(sizes) < 4 * start[3] or count > on_disk * (1 if stream.seekable() else MOST_GZIP):
+        raise ValueError(f"{expected}, got {'' if stream.seekable() else 'a compressed file of '}{on_disk}")
+    budget.hold(path, count)
+    array = np.empty(shape, dtype)
+    got = fill(stream, array)
+    if got < count or stream.read(1):
+        raise ValueError(f"{expected}, got {on_disk if stream.seekable() else got if got < count else 'more'}")
+    if md5 is not None:
+        digest = hashlib.md5(start + sizes)
+        digest.update(array.data)
+        if digest.hexdigest() != md5:
+            raise ValueError(
+                f"{path}: expected unpacked bytes with md5 {md5}, got md5 {digest.hexdigest()}: another file"
+            )
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
@@ -83,6 +96,7 @@ def read_idx_folder(
     classes: Sequence[str] | None = None,
     both_parts: bool = False,
     md5: Mapping[str, str] | None = None,
+    max_gib: float = MAX_GIB,
 ) -> Dataset:
     """Read a folder of idx files: images and labels of a training and a test part.
 
@@ -94,12 +108,13 @@ def read_idx_folder(
         both_parts: whether both parts must be there. If not, a single part is cut in two, by distinct images and with
             a fixed seed.
         md5: checksums of the unpacked bytes by file name without `.gz`.
+        max_gib: the most that the files may hold, in GiB.
 
     Raises:
         FileNotFoundError: a file is missing; the message names the file.
-        ValueError: a file is damaged or does not fit the others; the message names the file.
+        ValueError: a file is damaged, too large or does not fit the others; the message names the file.
     """
-    folder = Path(folder)
+    folder, budget = Path(folder), Budget(max_gib)
     files = idx_files(folder)
     parts = []
     for part, stem in (("train", "train"), ("test", "t10k")):
@@ -110,11 +125,12 @@ def read_idx_folder(
         for path, kind, axes in zip(paths, ("images-idx3", "labels-idx1"), (3, 1), strict=True):
             if path is None:
                 raise FileNotFoundError(f"{folder / f'{stem}-{kind}-ubyte'}: no such file, nor with .gz")
-            array = read_idx(path, (md5 or {}).get(path.name.removesuffix(".gz")))
+            array = read_idx(path, (md5 or {}).get(path.name.removesuffix(".gz")), budget)
             if array.ndim != axes:
                 raise ValueError(f"{path}: expected {axes} dimensions, got shape {array.shape}")
             arrays.append(array)
         if len(arrays[0]) != len(arrays[1]):
             raise ValueError(f"{paths[1]}: expected {len(arrays[0])} labels, one an image, got {len(arrays[1])}")
         parts.append((arrays[0], arrays[1]))
-    return make_dataset(folder, name, parts[0], parts[1] if len(parts) == 2 else None, classes)
+        del arrays, array
+    return make_dataset(folder, name, parts, classes, budget)

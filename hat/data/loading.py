@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hat.arguments import check_type
 from hat.data.catalogue import CATALOGUE, Source
-from hat.data.dataset import Dataset
+from hat.data.dataset import Dataset, check_size
 from hat.data.download import download
-from hat.data.location import chosen_root, download_folder
+from hat.data.limits import MAX_GIB, Budget, TooLargeError
+from hat.data.location import checked_path, chosen_root, download_folder
 from hat.data.read import read
 
 
@@ -45,7 +47,13 @@ def sources(root: str | Path | None = None) -> tuple[SourceStatus, ...]:
     return tuple(statuses)
 
 
-def load(dataset: str | Path, root: str | Path | None = None, *, size: tuple[int, int] | None = None) -> Dataset:
+def load(
+    dataset: str | Path,
+    root: str | Path | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    max_gib: float = MAX_GIB,
+) -> Dataset:
     """Load a dataset by its name or its path.
 
     Args:
@@ -55,27 +63,40 @@ def load(dataset: str | Path, root: str | Path | None = None, *, size: tuple[int
         root: the data root (`--data`); see `hat.data.root`. If the user names a root (here or by `HAT_DATA`), only this
             root is searched. If not, a dataset that is not found is downloaded to the user's cache and verified.
         size: (H, W) to resize the images of a user's own folder or archive to.
+        max_gib: the most that the dataset may take in memory, and unpacked, in GiB, > 0. It protects from files that
+            unpack to far more than their size. Loading takes less than twice as much for a short time. Images that are
+            resized may be more than that before, up to 100 times the size of the files.
 
     Raises:
+        TypeError: `dataset` or `root` is no str or Path.
         FileNotFoundError: a file or folder is missing; the message says how to get it.
-        ValueError: a file is damaged, or `size` was given for a named dataset; the message names the file or option.
+        ValueError: a file is damaged or holds more than `max_gib`, or `size` was given for a named dataset; the message
+            names the file or option.
         ConnectionError: a download failed; the message says how to get the file by hand.
         ImportError: a package of the `data` extra is missing.
     """
+    check_type("dataset", dataset, (str, Path), "a name, a path or a hat.data.Dataset")
+    check_size(size)
+    Budget(max_gib)  # refuses a wrong limit
     source = _named(dataset) if isinstance(dataset, str) else None
     if source is not None:
         if size is not None:
             raise ValueError(f"size: expected None for the named dataset {source.name!r}, got {size}")
-        return _load_source(source, root)
-    path = Path(dataset).expanduser()
-    if not path.exists():
+        return _load_source(source, root, max_gib)
+    path = checked_path("dataset", dataset)
+    if not path.exists() or dataset == "":
         raise FileNotFoundError(
             f"dataset: expected one of {', '.join(CATALOGUE)}, or the path of a file or folder; got {str(dataset)!r}"
         )
-    return read(path, size=size)
+    return read(path, size=size, max_gib=max_gib)
 
 
-def resolve(dataset: str | Path | Dataset, root: str | Path | None, size: tuple[int, int] | None = None) -> Dataset:
+def resolve(
+    dataset: str | Path | Dataset,
+    root: str | Path | None,
+    size: tuple[int, int] | None = None,
+    max_gib: float = MAX_GIB,
+) -> Dataset:
     """The dataset itself if it is a `Dataset`; otherwise load it by its name or path.
 
     Args:
@@ -83,10 +104,11 @@ def resolve(dataset: str | Path | Dataset, root: str | Path | None, size: tuple[
         root: as in `load`.
         size: (H, W) to resize a user's own images to, which may differ in size. A named dataset ignores it, as its
             images have one size.
+        max_gib: as in `load`.
     """
     if isinstance(dataset, Dataset):
         return dataset
-    return load(dataset, root, size=None if is_name(dataset) else size)
+    return load(dataset, root, size=None if is_name(dataset) else size, max_gib=max_gib)
 
 
 def is_name(dataset: str | Path) -> bool:
@@ -101,9 +123,9 @@ def _named(text: str) -> Source | None:
     return {name.replace("-", ""): source for name, source in CATALOGUE.items()}.get(key.replace("-", ""))
 
 
-def _load_source(source: Source, root: str | Path | None) -> Dataset:
+def _load_source(source: Source, root: str | Path | None, max_gib: float) -> Dataset:
     if not source.places:
-        return source.open(Path())
+        return source.open(Path(), max_gib)
     chosen = chosen_root(root)
     folder = chosen or download_folder()
     path = source.find(folder, system=chosen is None)
@@ -116,7 +138,9 @@ def _load_source(source: Source, root: str | Path | None) -> Dataset:
         how = f"{source.how_to_get(folder)}{hint}"
         raise FileNotFoundError(f"{folder / source.places[0]}: no such file or folder; {how}")
     try:
-        return source.open(path)
+        return source.open(path, max_gib)
+    except TooLargeError:
+        raise
     except (FileNotFoundError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{error}; {source.how_to_get(folder)}") from error

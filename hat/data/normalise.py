@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 CHUNK = 4096  # images a step, so that temporary tensors stay small beside the result
+MOST = 1 << 25  # numbers a step
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +38,9 @@ class Normalisation:
             mean = share @ values
             variance = (share * (values - mean[:, None]) ** 2).sum(1)
         else:
-            pixels = x.numel() / x.shape[1]
-            mean = sum(c.double().sum((0, 2, 3)) for c in x.split(CHUNK)) / pixels
-            squares = [((c.double() - mean[:, None, None]) ** 2).sum((0, 2, 3)) for c in x.split(CHUNK)]
+            pixels, chunk = x.numel() / x.shape[1], _chunk(x.shape[1:].numel())
+            mean = sum(c.double().sum((0, 2, 3)) for c in x.split(chunk)) / pixels
+            squares = [((c.double() - mean[:, None, None]) ** 2).sum((0, 2, 3)) for c in x.split(chunk)]
             variance = torch.stack(squares).sum(0) / pixels
         std = variance.sqrt()
         return Normalisation(mean.float(), torch.where(std > 0, std, 1.0).float())
@@ -57,11 +58,17 @@ class Normalisation:
         """
         count = len(x) if rows is None else len(rows)
         out = torch.empty(count, x.shape[1], *(size or x.shape[2:]))
-        for start in range(0, count, CHUNK):
-            stop = min(start + CHUNK, count)
+        chunk = _chunk(max(x.shape[1:].numel(), out.shape[1:].numel()))
+        for start in range(0, count, chunk):
+            stop = min(start + chunk, count)
             pixels = (x[start:stop] if rows is None else x[rows[start:stop]]).float()
             if out.shape[2:] != x.shape[2:]:
                 pixels = interpolate(pixels, out.shape[2:], mode="bilinear", antialias=True)
             torch.sub(pixels, self.mean[:, None, None], out=out[start:stop])
             out[start:stop] /= self.std[:, None, None]
         return out
+
+
+def _chunk(numbers: int) -> int:
+    """How many images of so many numbers are taken at a time."""
+    return max(1, min(CHUNK, MOST // max(1, numbers)))

@@ -6,8 +6,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from hat.arguments import check_type, check_whole, got
+
+MOST_CHANNELS = 4096
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Part:
@@ -27,21 +33,31 @@ class Part:
         y: int64 [N], the labels.
 
     Raises:
-        ValueError: a shape, dtype or value is not as above.
+        TypeError: an argument is no tensor.
+        ValueError: a shape, dtype, device or value is not as above.
     """
 
     def __init__(
         self, images: Tensor, labels: Tensor, permutation: Tensor | None = None, *, channels: int | None = None
     ) -> None:
+        for name, tensor in (("images", images), ("labels", labels)):
+            check_type(name, tensor, Tensor, "a tensor")
+            if tensor.layout != torch.strided:
+                raise ValueError(f"{name}: expected a dense tensor, got {tensor.layout}")
         if images.dtype != torch.float32 or images.ndim != 4:
             raise ValueError(f"images: expected float32 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
+        if labels.device != images.device:
+            raise ValueError(f"labels: expected a tensor on {images.device} as the images, got {labels.device}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            got = f"{labels.dtype} {tuple(labels.shape)}"
-            raise ValueError(f"labels: expected int64 ({len(images)},), got {got}")
+            found = f"{labels.dtype} {tuple(labels.shape)}"
+            raise ValueError(f"labels: expected int64 ({len(images)},), got {found}")
         if permutation is not None:
-            _check_permutation(permutation, images.shape[2] * images.shape[3])
-        if channels not in (None, images.shape[1]) and images.shape[1] != 1:
-            raise ValueError(f"channels: expected None or {images.shape[1]}, got {channels}")
+            _check_permutation(permutation, images.shape[2] * images.shape[3], images.device)
+        if channels is not None:
+            check_whole("channels", channels, least=1)
+            if channels != images.shape[1] and (images.shape[1] != 1 or channels > MOST_CHANNELS):
+                most = f"1..{MOST_CHANNELS}" if images.shape[1] == 1 else str(images.shape[1])
+                raise ValueError(f"channels: expected None or {most}, got {got(channels)}")
         self._images = images.detach().contiguous()
         self._permutation = permutation
         self._channels = channels or images.shape[1]
@@ -107,11 +123,31 @@ class Part:
             (x [n, C, H, W], y [n]).
 
         Raises:
+            TypeError, ValueError: `rows` is something else.
             IndexError: a row does not exist (checked on a CPU only).
         """
         if isinstance(rows, slice):
-            return self._show(self._images[rows]), self.y[rows]
-        indices = torch.as_tensor(rows, dtype=torch.int64, device=self.device)
+            start, stop, step = _indices(rows, len(self))
+            return self._show(self._images[start:stop:step]), self.y[start:stop:step]
+        indices = self._checked(rows)
+        try:
+            return self._take(indices)
+        except IndexError as error:
+            raise IndexError(f"rows: expected numbers in 0..{len(self) - 1}, got others") from error
+
+    def _checked(self, rows: object) -> Tensor:
+        """Rows as an int64 tensor on the device of the images."""
+        check_type("rows", rows, (Tensor, Sequence, np.ndarray), "an int64 tensor, a list of ints or a slice")
+        try:
+            indices = torch.as_tensor(rows, device=self.device)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"rows: expected a list of ints, got {got(rows)} of other things") from error
+        if indices.ndim != 1 or (len(indices) and indices.dtype not in _WHOLE):
+            raise ValueError(f"rows: expected int64 (n,), got {indices.dtype} {tuple(indices.shape)}")
+        return indices.long()
+
+    def _take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels at rows that lie on the device of the images, int64 [n]."""
         if self.device.type != "cpu":
             return self._show(self._images.index_select(0, indices)), self.y.index_select(0, indices)
         # numpy starts no threads. torch splits a batch of 64 x 784 over all cores: when another process held one of
@@ -120,13 +156,21 @@ class Part:
         return self._show(x), y
 
     def batches(self, batch_size: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x, y) of all images in order, `batch_size` at a time. The last batch may be smaller."""
-        check_batch_size(batch_size)
+        """(x, y) of all images in order, `batch_size` at a time. The last batch may be smaller.
+
+        Raises:
+            ValueError: `batch_size` is no int >= 1.
+        """
+        check_whole("batch_size", batch_size, least=1)
         return (self[start : start + batch_size] for start in range(0, len(self), batch_size))
 
     def to(self, device: torch.device | str) -> Part:
-        """This part on `device`. Parts that share images also share their copy there, as long as one part lives."""
-        device = torch.device(device)
+        """This part on `device`. Parts that share images also share their copy there, as long as one part lives.
+
+        Raises:
+            ValueError: this machine has no such device.
+        """
+        device = checked_device(device)
         if device == self.device:
             return self
         images = self._copies.get(str(device))
@@ -152,22 +196,43 @@ class Part:
         return x
 
 
-def _check_permutation(permutation: Tensor, pixels: int) -> None:
+def _check_permutation(permutation: Tensor, pixels: int, device: torch.device) -> None:
+    check_type("permutation", permutation, Tensor, "None or a tensor")
+    if permutation.layout != torch.strided or permutation.device != device:
+        found = f"{permutation.layout} on {permutation.device}"
+        raise ValueError(f"permutation: expected a dense tensor on {device} as the images, got {found}")
     if permutation.dtype != torch.int64 or permutation.shape != (pixels,):
-        got = f"{permutation.dtype} {tuple(permutation.shape)}"
-        raise ValueError(f"permutation: expected int64 ({pixels},), got {got}")
-    if not torch.equal(permutation.sort().values, torch.arange(pixels, device=permutation.device)):
+        found = f"{permutation.dtype} {tuple(permutation.shape)}"
+        raise ValueError(f"permutation: expected int64 ({pixels},), got {found}")
+    if not permutation.is_meta and not torch.equal(
+        permutation.sort().values, torch.arange(pixels, device=permutation.device)
+    ):
         raise ValueError(f"permutation: expected every number in 0..{pixels - 1} once, got repeated or other numbers")
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Check a batch size.
+def _indices(rows: slice, count: int) -> tuple[int, int, int]:
+    """Start, stop and step of a slice of `count` rows, all within the rows."""
+    ends = (rows.start, rows.stop, rows.step)
+    if not all(end is None or isinstance(end, int) for end in ends) or (rows.step is not None and rows.step < 1):
+        raise ValueError(f"rows: expected a slice of ints with a step >= 1, got ({', '.join(map(got, ends))})")
+    start, stop, step = rows.indices(count)
+    return start, stop, min(step, max(1, count))
+
+
+def checked_device(device: object) -> torch.device:
+    """Bring a device to a `torch.device`.
 
     Raises:
-        ValueError: it is not an int >= 1.
+        TypeError: it is neither a str nor a torch.device.
+        ValueError: this machine has no such device.
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size: expected an int >= 1, got {batch_size!r}")
+    check_type("device", device, (str, int, torch.device), "a str or a torch.device")
+    assert isinstance(device, (str, int, torch.device))
+    try:
+        return torch.empty(0, device=torch.device(device)).device
+    except Exception as error:  # torch raises errors of many classes
+        shown = got(str(device) if isinstance(device, torch.device) else device)
+        raise ValueError(f"device: expected a device of this machine, got {shown}") from error
 
 
 def placed(part: Part, device: torch.device) -> Part:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hat.data.cutting import check_options, cut
+from hat.arguments import check_whole
+from hat.data.cutting import check_memory, check_options, cut
 from hat.data.dataset import Dataset
+from hat.data.limits import MAX_GIB, Budget
 from hat.data.loading import resolve
 from hat.data.normalise import Normalisation
 from hat.data.seeding import shuffled
 from hat.data.stream import Stream
 from hat.data.task import Task
+
+INT64 = 8  # bytes
+TASK = 4096  # bytes that the objects of a task take, beside its permutation
 
 
 def permuted(
@@ -22,6 +27,7 @@ def permuted(
     root: str | Path | None = None,
     limit: int | None = None,
     size: tuple[int, int] | None = None,
+    max_gib: float = MAX_GIB,
 ) -> Stream:
     """Tasks with all classes of a dataset, each with a fixed random permutation of the pixels.
 
@@ -40,18 +46,24 @@ def permuted(
         limit: at most this many training images of each class (validation included), drawn by `seed`, for quick runs.
             The test part stays whole, and all training images count for the normalisation.
         size: (H, W) to resize every image to (bilinear); None leaves the size.
+        max_gib: the most that the files may hold (see `hat.data.load`), that the normalised images may take, and that
+            the permutations may take, each in GiB. Images of a Dataset may always be normalised in their own size.
 
     Raises:
+        TypeError: `dataset` or `root` has a wrong type.
         ValueError: an argument is out of its range; the message names the argument.
         FileNotFoundError, ConnectionError, ImportError: as `hat.data.load`.
     """
-    if not isinstance(tasks, int) or tasks < 1:
-        raise ValueError(f"tasks: expected an int >= 1, got {tasks!r}")
-    check_options(validation, seed, limit, size)
-    data = resolve(dataset, root, size)
+    check_whole("tasks", tasks, least=1)
+    check_options(validation, seed, limit, size, max_gib)
+    data = resolve(dataset, root, size, max_gib)
+    labels, given = range(len(data.classes)), isinstance(dataset, Dataset)
+    check_memory(data, labels, limit=limit, size=size, max_gib=max_gib, given=given)
+    height, width = size or data.input_shape[1:]
+    Budget(max_gib).allow("tasks: the permutations", tasks * (height * width * INT64 + TASK))
     parts = cut(
         data,
-        range(len(data.classes)),
+        labels,
         normalisation=Normalisation.of(data.x_train),
         validation=validation,
         seed=seed,

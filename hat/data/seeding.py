@@ -6,6 +6,21 @@ import hashlib
 
 import torch
 
+from hat.arguments import check_whole, got
+
+MOST_BITS = 1024
+
+
+def check_seed(seed: object) -> None:
+    """Check a seed.
+
+    Raises:
+        ValueError: it is no int, or an int of more than 1024 bits.
+    """
+    check_whole("seed", seed)
+    if isinstance(seed, int) and seed.bit_length() > MOST_BITS:
+        raise ValueError(f"seed: expected an int of at most {MOST_BITS} bits, got {got(seed)}")
+
 
 def generator(*key: int | str) -> torch.Generator:
     """A CPU generator seeded by `key`. Equal keys give equal draws, on any machine and in any order of calls."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hat.data.cutting import check_options, cut
+import torch
+
+from hat.arguments import check_switch, got
+from hat.data.cutting import check_memory, check_options, cut
 from hat.data.dataset import Dataset
+from hat.data.limits import MAX_GIB
 from hat.data.loading import resolve
 from hat.data.normalise import Normalisation
 from hat.data.seeding import shuffled
@@ -24,6 +28,7 @@ def split(
     root: str | Path | None = None,
     limit: int | None = None,
     size: tuple[int, int] | None = None,
+    max_gib: float = MAX_GIB,
 ) -> Stream:
     """Tasks that get the classes of a dataset in order, `classes_per_task` each.
 
@@ -42,25 +47,32 @@ def split(
         limit: at most this many training images of each class (validation included), drawn by `seed`. The test part
             stays whole.
         size: (H, W) to resize every image to (bilinear); None leaves the size.
+        max_gib: as in `hat.data.permuted`.
 
     Raises:
+        TypeError: `dataset` or `root` has a wrong type.
         ValueError: an argument is out of its range; the message names the argument.
         FileNotFoundError, ConnectionError, ImportError: as `hat.data.load`.
     """
-    check_options(validation, seed, limit, size)
-    data = resolve(dataset, root, size)
+    check_options(validation, seed, limit, size, max_gib)
+    check_switch("shuffle_classes", shuffle_classes)
+    data = resolve(dataset, root, size, max_gib)
     count = len(data.classes)
-    if not isinstance(classes_per_task, int) or not 1 <= classes_per_task <= count:
-        got = f"{classes_per_task!r} for {data.name}"
-        raise ValueError(f"classes_per_task: expected an int in 1..{count}, got {got}")
+    if type(classes_per_task) is not int or not 1 <= classes_per_task <= count:
+        expected = f"an int in 1..{count}"
+        raise ValueError(f"classes_per_task: expected {expected}, got {got(classes_per_task)} for {data.name}")
     order = shuffled(count, seed, "classes").tolist() if shuffle_classes else list(range(count))
     groups = [order[start : start + classes_per_task] for start in range(0, count, classes_per_task)]
-    if tasks is not None and (not isinstance(tasks, int) or not 1 <= tasks <= len(groups)):
+    if tasks is not None and (type(tasks) is not int or not 1 <= tasks <= len(groups)):
         reason = f"{count} classes, {classes_per_task} a task"
-        raise ValueError(f"tasks: expected None or an int in 1..{len(groups)} ({reason}), got {tasks!r}")
-    empty = [name for label, name in enumerate(data.classes) if not bool((data.y_train == label).any())]
-    if empty:
-        raise ValueError(f"dataset: expected training images of every class of {data.name}, got none of {empty}")
+        raise ValueError(f"tasks: expected None or an int in 1..{len(groups)} ({reason}), got {got(tasks)}")
+    counts = torch.bincount(data.y_train, minlength=count).tolist()
+    if empty := [name for name, images in zip(data.classes, counts, strict=True) if not images]:
+        found = f"none of {empty[:5]}{' and more' if len(empty) > 5 else ''}"
+        raise ValueError(f"dataset: expected training images of every class of {data.name}, got {found}")
+    labels = [label for group in groups[:tasks] for label in group]
+    given = isinstance(dataset, Dataset)
+    check_memory(data, labels, limit=limit, size=size, max_gib=max_gib, given=given)
     normalisation = Normalisation.of(data.x_train)
     stream = []
     for index, labels in enumerate(groups[:tasks]):

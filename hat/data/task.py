@@ -9,9 +9,10 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from hat.data.dataset import check_labels
-from hat.data.part import Part, check_batch_size, placed
-from hat.data.seeding import shuffled
+from hat.arguments import check_number, check_type, check_whole
+from hat.data.dataset import check_labels, checked_classes
+from hat.data.part import Part, checked_device, placed
+from hat.data.seeding import check_seed, shuffled
 
 Batch = tuple[Tensor, Tensor]
 
@@ -27,7 +28,9 @@ class Task:
         index: the place of the task in the stream, from 0.
 
     Raises:
-        ValueError: `train` is empty, or the image shape or the labels of a part do not fit.
+        TypeError: the name is no str, a part no Part, or the classes no sequence of names.
+        ValueError: `train` is empty, `index` is no int >= 0, two classes have one name, or the image shape or the
+            labels of a part do not fit.
     """
 
     name: str
@@ -38,6 +41,11 @@ class Task:
     index: int = 0
 
     def __post_init__(self) -> None:
+        check_type("name", self.name, str, "a str")
+        object.__setattr__(self, "classes", checked_classes(self.classes))
+        for name in ("train", "validation", "test"):
+            check_type(name, getattr(self, name), Part, "a hat.data.Part")
+        check_whole("index", self.index, least=0)
         if len(self.train) == 0:
             raise ValueError(f"train: expected at least one image in task {self.name!r}, got none")
         for name, part in (("train", self.train), ("validation", self.validation), ("test", self.test)):
@@ -60,12 +68,13 @@ class Task:
             batch_size, seed, device: as in `epoch`.
 
         Raises:
-            ValueError: `epochs` or `batch_size` is out of its range.
+            TypeError: `device` is neither a str nor a torch.device.
+            ValueError: `epochs`, `batch_size` or `seed` is out of its range, or this machine has no such device.
         """
-        if not isinstance(epochs, int) or epochs < 0:
-            raise ValueError(f"epochs: expected an int >= 0, got {epochs!r}")
-        check_batch_size(batch_size)
-        task = self if device is None else replace(self, train=placed(self.train, torch.device(device)))
+        check_whole("epochs", epochs, least=0)
+        check_whole("batch_size", batch_size, least=1)
+        check_seed(seed)
+        task = self if device is None else replace(self, train=placed(self.train, checked_device(device)))
         batches_by_epoch = (task.epoch(e, batch_size=batch_size, seed=seed, device=device) for e in range(epochs))
         return chain.from_iterable(batches_by_epoch)
 
@@ -90,18 +99,23 @@ class Task:
             and 1.0 if B = 1; `x` is float32 [n, C, H, W]; `y` is int64 [n].
 
         Raises:
-            ValueError: `epoch` or `batch_size` is out of its range.
+            TypeError, ValueError: as in `batches`; `epoch` is no int in 0..2^63.
         """
-        check_batch_size(batch_size)
-        if not isinstance(epoch, int) or epoch < 0:
-            raise ValueError(f"epoch: expected an int >= 0, got {epoch!r}")
-        target = self.train.device if device is None else torch.device(device)
+        check_whole("epoch", epoch, least=0)
+        check_number("epoch", epoch, below=1 << 63)
+        check_whole("batch_size", batch_size, least=1)
+        check_seed(seed)
+        target = self.train.device if device is None else checked_device(device)
         part = placed(self.train, target)
         order = shuffled(len(part), seed, self.name, self.index, epoch).to(part.device)
-        return _serve(part, order.split(batch_size), target)
+        return _serve(part, order.split(min(batch_size, len(part))), target)
 
     def to(self, device: torch.device | str) -> Task:
-        """This task with its parts on `device`."""
+        """This task with its parts on `device`.
+
+        Raises:
+            TypeError, ValueError: as in `batches`.
+        """
         parts = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
         return replace(self, **parts)
 
@@ -109,5 +123,5 @@ class Task:
 def _serve(part: Part, rows: tuple[Tensor, ...], device: torch.device) -> Iterator[tuple[float, Batch]]:
     last = len(rows) - 1
     for number, batch in enumerate(rows):
-        x, y = part[batch]
+        x, y = part._take(batch)
         yield (number / last if last else 1.0), (x.to(device), y.to(device))

@@ -43,6 +43,10 @@ def convert(
     are shared with the network, and are locked where finished tasks use them. With open gates the model computes what
     the network computes.
 
+    In training, the model has the dropout, the stochastic depth and the norms of the network. Whatever else the network
+    does in training only is lost: a `TrainingOnlyWarning` lists random numbers, checkpoints of activations and other
+    calculations by place. A network that changes a state in training, such as a running mean of its own, is refused.
+
     Parameters that are frozen (`requires_grad` False), as the base under adapters, are not trained. Their units keep
     their places as long as the model remembers a task, so that they keep every bit.
 
@@ -55,7 +59,7 @@ def convert(
             makes the output. A name: the same, and the layer must have this name. None: no layer is removed, and heads
             read the output.
         filter: (module, name) -> whether to convert the module. The parameters of a module that is not converted are
-            frozen when the first task ends, with an `UnlockedWarning`.
+            frozen when the first task ends, with an `UnlockedWarning`. What it does in training only, it does still.
         pretrained: `"free"`: tasks may change what the network has learned so far, until a finished task uses it.
             `"locked"`: no task may change it; tasks learn which units to use, their norms and their heads.
         per_head: one unit for each head of attention, instead of one for each of its dimensions.

@@ -49,8 +49,9 @@ def _before_step(optimizer: Optimizer, *_: Any) -> None:
 def _look(optimizer: Optimizer) -> None:
     """Warn if an optimizer that is about to step is not guarded, or if a head or an embedding is in no optimizer."""
     models = living()
-    for model in models:
-        _refuse_outgrown(optimizer, model)
+    if locker_of(optimizer) is None:  # a locker keeps states of the blocks that may move, and lets them grow
+        for model in models:
+            _refuse_outgrown(optimizer, model)
     _seen[optimizer] = turns[0]
     held = _held_by(optimizer)
     for model in models:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from hat.tracing.different import AllDifferent
 from hat.tracing.errors import ConversionError
@@ -37,7 +38,12 @@ def check(
         ConversionError: the two answer differently on the example, or on other values in a larger batch. If the module
             fails on the larger batch, other values in a batch of the same size are compared instead.
     """
-    if not _same(_run(module, module, example), _run(module, graph_module, example)):
+    expected = _run(module, module, example)
+    try:
+        answer = _run(module, graph_module, example)
+    except Exception as error:
+        raise ConversionError(f"{type(module).__name__}: the graph fails on the example ({error})") from error
+    if not same(expected, answer):
         raise ConversionError(f"{type(module).__name__}: the graph answers differently on the example; is it random?")
     for inputs in (other_inputs(example, more), other_inputs(example, 0)):
         try:
@@ -45,10 +51,10 @@ def check(
         except Exception:  # the module does not take this size or these values
             continue
         try:
-            same = _same(expected, _run(module, graph_module, inputs))
+            agrees = same(expected, _run(module, graph_module, inputs))
         except Exception as error:
             raise _differs(module, suspects, f"fails ({error})") from error
-        if not same:
+        if not agrees:
             raise _differs(module, suspects, "answers differently")
         return
 
@@ -66,6 +72,11 @@ def refuse_hidden(module: nn.Module) -> None:
         raise ConversionError(f"{described('', module)}: {reason}")
     for name, part in module.named_modules():
         place = described(name, part)
+        if any(isinstance(hook, SpectralNorm) for hook in part._forward_pre_hooks.values()):
+            raise ConversionError(
+                f"{place}: spectral_norm takes a step of its power iteration in each call in training, which a "
+                "converted network cannot do; remove it by torch.nn.utils.remove_spectral_norm(layer)"
+            )
         if any(nn.parameter.is_lazy(parameter) for parameter in part.parameters(recurse=False)):
             raise ConversionError(f"{place}: has no parameters yet; run the network once")
         for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
@@ -107,7 +118,8 @@ def _clones(value: Any) -> Any:
     return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), value)
 
 
-def _same(expected: list[Any], got: list[Any]) -> bool:
+def same(expected: list[Any], got: list[Any]) -> bool:
+    """Whether two flat answers are equal, bit for bit; NaN is equal to NaN."""
     return len(expected) == len(got) and all(map(_equal, expected, got))
 
 

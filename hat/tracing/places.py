@@ -17,7 +17,7 @@ from torch import nn
 from hat.tracing.errors import ConversionError, told
 
 _CONVERSION = os.path.join(os.path.dirname(os.path.dirname(__file__)), "conversion") + os.sep
-_OWN = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
+OWN = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 
 
 def described(name: str, module: nn.Module, file: str = "", line: int = 0) -> str:
@@ -29,7 +29,7 @@ def described(name: str, module: nn.Module, file: str = "", line: int = 0) -> st
 def running_line(name: str, module: nn.Module) -> str:
     """The module, and the line outside torch and this package that is running, if there is one."""
     frame = sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(OWN):
         frame = frame.f_back
     file = frame.f_code.co_filename
     return described(name, module, "" if file.startswith(_CONVERSION) else file, frame.f_lineno)
@@ -38,7 +38,7 @@ def running_line(name: str, module: nn.Module) -> str:
 def line_of(error: BaseException, name: str, module: nn.Module) -> str:
     """The module, and the innermost line outside torch and this package that an error came through."""
     lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    own = (*_OWN, _CONVERSION)
+    own = (*OWN, _CONVERSION)
     return described(name, module, *next((place for place in lines[::-1] if not place[0].startswith(own)), ("", 0)))
 
 

@@ -44,7 +44,6 @@ class Applied:
     def __init__(self, function: type[torch.autograd.Function]) -> None:
         self.function = function
         self.__name__ = self.__qualname__ = function.__name__
-        self.__module__ = function.__module__
 
     def __call__(self, *inputs: Any) -> Any:
         return self.function.apply(*inputs)

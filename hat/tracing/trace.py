@@ -29,10 +29,12 @@ class Traced:
         graph_module: computes what the module computes. It has the layers, parameters and buffers of the module, not
             copies, under the same names.
         values: the value of every node of the graph on the example: tensors without gradients, numbers, tuples.
+        learning: the module was recorded in training mode, so the graph has all functions that it calls in training.
     """
 
     graph_module: fx.GraphModule
     values: dict[fx.Node, Any]
+    learning: bool
 
     @property
     def answer(self) -> Any:
@@ -92,7 +94,7 @@ def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: b
     graph_module = assembled(module, nodes)
     with evaluating(graph_module):
         check(module, graph_module, example, [*nodes.burnt, *nodes.constants], more=3 if followed else 1)
-    return Traced(graph_module, {node: nodes.values[node] for node in nodes.graph.nodes})
+    return Traced(graph_module, {node: nodes.values[node] for node in nodes.graph.nodes}, learning)
 
 
 def recorded(

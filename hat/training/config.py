@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hat.arguments import check_choice, check_number, check_switch, check_whole
+from hat.arguments import check_choice, check_number, check_switch, check_type, check_whole, got
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,7 +28,7 @@ class TrainConfig:
         optimizer: `"sgd"`, `"adam"`, `"adamw"` or `"rmsprop"`; every task gets a new one.
         momentum: of SGD and RMSprop, >= 0; must be 0 for Adam and AdamW.
         weight_decay: pull of the free weights towards 0, >= 0.
-        seed: of everything random.
+        seed: of everything random, from -2^63 to below 2^64.
         device: a torch device, or `"auto"`: a GPU (CUDA or ROCm) if there is one, else the CPU.
         dtype: `"float32"`, or `"bfloat16"` or `"float16"` for autocast (float16 with a gradient scaler).
         eval_batch_size: images of a batch in evaluation; must stay the same for a run, as equal bits need equal shapes.
@@ -61,7 +61,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr_patience", "eval_batch_size"):
             check_whole(name, getattr(self, name), least=1)
+            if getattr(self, name) >= 2**63:  # more than torch can count
+                raise ValueError(f"{name}: expected below 2^63, got {got(getattr(self, name))}")
         check_whole("seed", self.seed)
+        if not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed: expected from -2^63 to below 2^64, got {got(self.seed)}")
         check_number("lr", self.lr, above=0)
         check_number("lr_factor", self.lr_factor, above=1)
         check_number("clip", self.clip, above=0, finite=False)
@@ -77,6 +81,8 @@ class TrainConfig:
         check_choice("dtype", self.dtype, tuple(DTYPES))
         for name in ("graph", "compile"):
             check_switch(name, getattr(self, name))
+        if isinstance(self.device, torch.device):  # a checkpoint and config.json hold its name
+            object.__setattr__(self, "device", str(self.device))
         self.torch_device()
 
     def torch_device(self) -> torch.device:
@@ -88,13 +94,14 @@ class TrainConfig:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
+            check_type("device", self.device, str, "a name")
             device = torch.device(self.device)
-        except (RuntimeError, TypeError):
-            raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {self.device!r}") from None
+        except (RuntimeError, TypeError, ValueError):
+            raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {got(self.device)}") from None
         try:
             torch.empty(0, device=device)
         except Exception:  # a missing backend may raise any error
-            raise ValueError(f"device: expected one that this machine has, got {self.device!r}") from None
+            raise ValueError(f"device: expected one that this machine has, got {got(self.device)}") from None
         if device.type == "meta":
             raise ValueError("device: expected a device that computes, got 'meta'")
         return device

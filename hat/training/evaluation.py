@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import NoneType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hat.arguments import check_type
 from hat.data import Part
 from hat.data.part import placed
 from hat.life.model import HATModel
@@ -40,8 +42,10 @@ class Evaluation:
             earlier: [N, classes], the logits of an earlier evaluation.
 
         Raises:
+            TypeError: `earlier` is no tensor.
             ValueError: `earlier` has another shape.
         """
+        check_type("earlier", earlier, Tensor, "a tensor")
         if earlier.shape != self.logits.shape:
             raise ValueError(f"earlier: expected {tuple(self.logits.shape)}, got {tuple(earlier.shape)}")
         return largest_change(self.logits, earlier)
@@ -90,8 +94,17 @@ def evaluate(
             is kept.
 
     Raises:
-        ValueError: the part is empty, or there is no such task.
+        TypeError: an argument is of another class.
+        ValueError: the part is empty or has labels that the task has not, there is no such task, or `answers` are those
+            of another model or task.
     """
+    check_type("model", model, HATModel, "a HATModel")
+    check_type("part", part, Part, "a hat.data.Part")
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    check_type("answers", answers, (Answers, NoneType), "the Answers of this model and task, or None")
+    model.check_task(task)
+    if answers is not None and (answers.model is not model or answers.task != task):
+        raise ValueError(f"answers: expected those of this model and task {task}, got others, of task {answers.task}")
     if not len(part):
         raise ValueError("part: expected at least one image, got none")
     device = config.torch_device()
@@ -101,6 +114,9 @@ def evaluate(
         batches = placed(part, device).batches(batch_size=config.eval_batch_size)
         logits = torch.cat([answer(x.to(device), graph=graph) for x, _ in batches]).cpu()
     labels = part.y.cpu()
+    if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        got = f"{int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"part: expected labels below {logits.shape[1]}, the classes of task {task}, got {got}")
     accuracy = (logits.argmax(1) == labels).float().mean().item()
     return Evaluation(F.cross_entropy(logits, labels).item(), accuracy, logits)
 

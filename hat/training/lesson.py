@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
+from hat.arguments import check_type, got
 from hat.data import Task
 from hat.data.part import placed
 from hat.data.seeding import shuffled
@@ -81,16 +82,24 @@ class JointLesson:
         return sum(r[0] for r in results) / len(results), sum(r[1] for r in results) / len(results)
 
 
-def check_stream(stream: Sequence[Task]) -> None:
+def check_stream(stream: object) -> None:
     """Refuse before training a stream that would end the training later.
 
     Raises:
-        ValueError: there is no task, or a task has no images to train, validate or test with; the message names the
-            task and the part.
+        TypeError: `stream` is no sequence of tasks.
+        ValueError: there is no task, a task has other inputs than the first, or a task has no images to train, validate
+            or test with; the message names the task and the part.
     """
-    if not len(stream):
+    if isinstance(stream, (str, bytes, Mapping)) or not all(hasattr(stream, n) for n in ("__len__", "__getitem__")):
+        raise TypeError(f"stream: expected a sequence of tasks, such as a list, got {got(stream)}")
+    tasks = cast("Sequence[Task]", stream)
+    if not len(tasks):
         raise ValueError("stream: expected at least one task, got none")
-    for task in stream:
+    for index, task in enumerate(tasks):
+        check_type("stream", task, Task, f"a hat.data.Task in place {index}")
+        if task.input_shape != tasks[0].input_shape:
+            expected = f"inputs of {tasks[0].input_shape} as in task {tasks[0].name!r}"
+            raise ValueError(f"stream: expected {expected}, got {task.input_shape} in task {task.name!r}")
         for name, part in (("train", task.train), ("validation", task.validation), ("test", task.test)):
             if not len(part):
                 raise ValueError(f"stream: expected at least one {name} image in task {task.name!r}, got none")

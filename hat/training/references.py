@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from hat.arguments import check_choice, check_switch, check_type
 from hat.data import Task
 from hat.life.model import HATModel
 from hat.training.config import TrainConfig
 from hat.training.evaluation import evaluate
 from hat.training.fit import Fit
-from hat.training.lesson import JointLesson
+from hat.training.lesson import JointLesson, check_stream
 from hat.training.progress import Progress
 from hat.training.trainer import Trainer
 
@@ -40,15 +41,26 @@ def reference_accuracy(
         The test accuracy of every task, in [0, 1].
 
     Raises:
-        ValueError: the kind is unknown.
+        TypeError: an argument is of another class, or `make_model` makes something else than a model.
+        ValueError: the kind is unknown, the stream is refused as by `Trainer`, or `progress` is neither True nor False.
     """
+    check_choice("kind", kind, REFERENCES)
+    check_type("make_model", make_model, Callable, "a function that makes a model")  # type: ignore[arg-type]
+    check_stream(stream)
+    check_type("config", config, TrainConfig, "a TrainConfig")
+    check_switch("progress", progress)
     if kind == "alone":
-        return [_sequential(make_model(), [task], config, progress)[0] for task in stream]
-    if kind == "joint":
-        return _joint(make_model(), stream, config, progress)
-    if kind == "sequential":
-        return _sequential(make_model(), stream, config, progress)
-    raise ValueError(f"kind: expected one of {REFERENCES}, got {kind!r}")
+        return [_sequential(_made(make_model), [task], config, progress)[0] for task in stream]
+    learn = _joint if kind == "joint" else _sequential
+    return learn(_made(make_model), stream, config, progress)
+
+
+def _made(make_model: Callable[[], HATModel]) -> HATModel:
+    model = make_model()
+    check_type("make_model", model, HATModel, "a function that makes a HATModel")
+    if len(model.heads):
+        raise ValueError(f"make_model: expected a fresh model, got a model with {len(model.heads)} tasks")
+    return model
 
 
 def _sequential(model: HATModel, stream: Sequence[Task], config: TrainConfig, progress: bool) -> list[float]:

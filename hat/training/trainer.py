@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from os import PathLike
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hat.arguments import check_switch, check_type
 from hat.data import Task
 from hat.life.model import HATModel
 from hat.network.interrupt import interrupt_waits
 from hat.training.checks import Checks
 from hat.training.config import TrainConfig
 from hat.training.evaluation import evaluate
+from hat.training.extra import extra_numbers
 from hat.training.fit import Fit
 from hat.training.growth import check_growth, make_room
 from hat.training.history import History
@@ -25,7 +29,7 @@ from hat.training.identity import identity
 from hat.training.lesson import TaskLesson, check_stream
 from hat.training.progress import Progress
 from hat.training.random_state import random_state, set_random_state
-from hat.training.rundir import RunDir
+from hat.training.rundir import RunDir, check_description
 from hat.training.saved import reading, restore
 from hat.training.subnormals import flushed_subnormals
 
@@ -58,15 +62,19 @@ class Trainer:
             model that it has loaded.
         grow: None, or `"auto"`: if the last tasks took more units of an axis than are free, the axis grows before the
             next task, see `hat.grow` and `hat.forecast`. Drift is then measured from the logits after the growth.
-        after_epoch: is called after every epoch with the model and the row of plain numbers of the epoch, before the
-            row is saved. The numbers that it returns are added to the row.
+        after_epoch: is called after every epoch with the model and a copy of the row of plain numbers of the epoch,
+            before the row is saved. It returns more numbers by name, which are added to the row: ints or floats, or
+            tensors of one element. A name that the row has already is refused. If the function raises, or returns
+            something else, the run stops with an error; the epochs before are saved.
 
     Attributes:
         saved: the run directory holds a checkpoint of this run.
 
     Raises:
-        ValueError: the stream is empty, a task has an empty part, or the model has already learned something; `grow` is
-            neither None nor `"auto"`; or `verify` is True in mask mode `"published"`, where all weights move a little.
+        TypeError: an argument is of another class, or JSON cannot hold the description.
+        ValueError: the stream is empty, a task has an empty part or other input shapes than the first task, or the
+            model has already learned something; `grow` is neither None nor `"auto"`; a switch is neither True nor
+            False; `run_dir` is empty; or `verify` is True in mask mode `"published"`, where all weights move a little.
     """
 
     def __init__(
@@ -75,24 +83,29 @@ class Trainer:
         stream: Sequence[Task],
         config: TrainConfig | None = None,
         *,
-        run_dir: str | PathLike[str] | None = None,
+        run_dir: str | PathLike[str] | RunDir | None = None,
         description: dict[str, Any] | None = None,
         progress: bool = True,
         verify: bool = False,
         grow: str | None = None,
         after_epoch: Callable[[HATModel, dict[str, Any]], Mapping[str, float]] = lambda model, row: {},
     ) -> None:
+        check_type("model", model, HATModel, "a HATModel")
         check_stream(stream)
+        check_type("config", config, (TrainConfig, NoneType), "a TrainConfig or None")
+        check_description(description)
+        check_switch("progress", progress)
+        check_switch("verify", verify)
         check_growth(grow)
+        check_type("after_epoch", after_epoch, Callable, "a function")  # type: ignore[arg-type]
         if len(model.heads):
             raise ValueError(f"model: expected a fresh one, got a model with {len(model.heads)} tasks")
-        self.config = config or TrainConfig()
-        self.model = model.to(self.config.torch_device())
-        self.stream = stream
+        self.config, self.stream = config or TrainConfig(), stream
         self._checks = Checks(model, stream, self.config) if verify else None
-        self.run_dir = RunDir(run_dir) if run_dir is not None else None
+        self.run_dir = run_dir if run_dir is None or isinstance(run_dir, RunDir) else RunDir(run_dir)
         self.description, self.saved = description, False
         self.after_epoch, self.grow = after_epoch, grow
+        self.model = model.to(self.config.torch_device())
         self._identity = identity(model, stream, self.config, grow=grow) if self.run_dir else {}
         self.progress = Progress(progress)
         self.history = History()
@@ -116,8 +129,16 @@ class Trainer:
             ForgettingError: with `verify`, an earlier task answers differently or something that it uses has moved; the
                 run is saved.
         """
+        check_switch("resume", resume)
+        check_switch("overwrite", overwrite)
         if resume and overwrite:
             raise ValueError("overwrite: expected False when a run is resumed, got True")
+        if resume:
+            self._check_saved()
+        with nullcontext() if self.run_dir is None else self.run_dir.owned():
+            return self._run(resume=resume, overwrite=overwrite)
+
+    def _run(self, *, resume: bool, overwrite: bool) -> TrainResult:
         if resume:
             self._restore()
         else:
@@ -139,7 +160,7 @@ class Trainer:
         if self.run_dir is not None:
             if not overwrite:
                 self.run_dir.check_free()
-            self.run_dir.prepare()
+            self.run_dir.check_names(len(self.stream), [] if self.description is None else [self.run_dir.config.name])
         torch.manual_seed(self.config.seed)
 
     def _what_is_saved(self) -> str:
@@ -191,7 +212,8 @@ class Trainer:
             self.run_dir.save_logits(task, logits)
 
     def _after_epoch(self, row: dict[str, Any]) -> None:
-        self.history.epochs.append({"task": self.model.task, **row, **self.after_epoch(self.model, row)})
+        extra = extra_numbers(self.after_epoch(self.model, dict(row)), row)
+        self.history.epochs.append({"task": self.model.task, **row, **extra})
         self._save()
 
     def _evaluate(self, last: int) -> None:
@@ -233,9 +255,13 @@ class Trainer:
             self.saved = True
             self.run_dir.write_history(self.history)
 
-    def _restore(self) -> None:
+    def _check_saved(self) -> None:
         if self.run_dir is None:
             raise ValueError("resume: expected a run directory, got none")
+        self.run_dir.check_saved()
+
+    def _restore(self) -> None:
+        assert self.run_dir is not None  # `run` has checked it
         saved = restore(self.run_dir, self.model, self._identity)
         self.history, self._seconds = History(**saved["history"]), saved["seconds"]
         self.learned = [

@@ -1,12 +1,13 @@
 """Checks of single arguments: what passes, what is refused, and in which words."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from hat.arguments import check_choice, check_number, check_switch, check_type, check_whole, got
+from hat.arguments import check_choice, check_number, check_path, check_switch, check_type, check_whole, got
 
 STRANGE = [None, True, "1", 1.5, [1], {}, object(), np.ones(3), torch.ones(3), math.nan, 10**400, 1j, b"1", type]
 
@@ -52,3 +53,20 @@ def test_a_long_value_is_named_in_one_short_line():
     assert got(10**5000) == "an int of 16610 bits"
     assert got(torch.zeros(2, 3)) == "a tensor of torch.float32, shape (2, 3)"
     assert got("two\nlines") == r"'two\nlines'"
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_a_number_is_one_that_a_float_can_hold(value):
+    with pytest.raises(ValueError, match=r"^lr: expected a finite number, got an int of 1329 bits$"):
+        check_number("lr", value)
+
+
+@pytest.mark.parametrize("value", ["a", " ", "a\nb", Path("a"), Path()])
+def test_paths(value):
+    check_path("folder", value)
+
+
+@pytest.mark.parametrize("value", ["", "a\0b", b"a", None, 3, True, [], ["a"]])
+def test_what_is_no_path(value):
+    with pytest.raises((TypeError, ValueError), match=r"^folder: expected a path[^\n]{0,80}$"):
+        check_path("folder", value)

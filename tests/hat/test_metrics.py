@@ -71,6 +71,9 @@ def test_every_form_of_input_gives_the_same(measure):
         ([[0.5, 0.5]], r"got \(1, 2\)"),
         ([[0.5], [0.5, 0.5]], "^accuracy: expected numbers in rows of one length, got"),
         ([["a"]], "^accuracy: expected numbers"),
+        ([[10**400]], "^accuracy: expected numbers"),
+        (torch.ones(1, 1, dtype=torch.complex64), "^accuracy: expected numbers"),
+        (torch.ones(1, 1).to_sparse(), "^accuracy: expected numbers"),
         (torch.zeros(0, 0), "expected a square"),
         ([[90.0]], "^accuracy: expected values from 0 to 1, got 90$"),
         ([[-0.1]], "got -0.1"),
@@ -182,3 +185,9 @@ def test_bad_table(arguments, message):
     names, learned, now, *extra = arguments
     with pytest.raises(ValueError, match=message):
         metrics.table(names, learned, now, extra=extra[0] if extra else None)
+
+
+@pytest.mark.parametrize(("names", "extra", "name"), [(5, None, "names"), (None, None, "names"), (["a"], 3, "extra")])
+def test_a_table_of_something_else(names, extra, name):
+    with pytest.raises(TypeError, match=f"^{name}: expected a "):
+        metrics.table(names, [0.5], [0.5], extra=extra)

@@ -122,6 +122,11 @@ def test_config_edited_by_hand(
         assert message in error
 
 
+def test_config_of_a_version_without_a_limit_for_data(run: Path, unpainted: None) -> None:
+    edit_config(run, lambda c: c["stream"].pop("max_gib"))
+    assert main(["report", str(run)]) == 0
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

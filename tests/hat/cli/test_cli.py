@@ -141,6 +141,10 @@ def test_taken_run_directory_is_refused_then_replaced(
     mine.mkdir()
     (mine / "config.json").write_text("{}")
     (mine / "thesis.txt").write_text("mine")
+    assert main(["train", *QUICK, "--run-dir", str(mine), "--overwrite"]) == 2
+    assert f"{mine}/config.json: expected no file or a file that hat has written" in capsys.readouterr().err
+    assert {file.name: file.read_text() for file in mine.iterdir()} == {"config.json": "{}", "thesis.txt": "mine"}
+    (mine / "config.json").unlink()
     assert main(["train", *QUICK, "--run-dir", str(mine), "--overwrite"]) == 0
     assert (mine / "thesis.txt").read_text() == "mine"
 

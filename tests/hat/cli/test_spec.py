@@ -37,6 +37,7 @@ from hat.cli.spec import NetworkSpec, RunSpec, StreamSpec
         ({"limit": 0}, "limit: expected at least 1"),
         ({"size": (8,)}, "size: expected height and width"),
         ({"size": (8, 0)}, "size: expected at least 1, got 0"),
+        ({"max_gib": 0}, "max_gib: expected a finite number > 0, got 0"),
     ],
 )
 def test_stream_spec_names_what_is_wrong(options: dict[str, object], message: str) -> None:

@@ -58,7 +58,7 @@ def tiny(served, monkeypatch):
         file = f"{stem}-ubyte.gz"
         (folder / file).write_bytes(gzip.compress(raw, mtime=seed))
         remotes.append(Remote(file, (url + file,), hashlib.md5(raw).hexdigest(), gzip=True))
-    source = replace(CATALOGUE["mnist"], remotes=tuple(remotes), open=lambda p: read_idx_folder(p, "mnist"))
+    source = replace(CATALOGUE["mnist"], remotes=tuple(remotes), open=lambda p, _: read_idx_folder(p, "mnist"))
     monkeypatch.setitem(CATALOGUE, "mnist", source)
     return folder
 

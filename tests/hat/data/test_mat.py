@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import hat.data as data
+from hat.data.mat import read_mat
 
 scipy_io = pytest.importorskip("scipy.io")
 
@@ -53,3 +54,26 @@ def test_other_bytes_under_the_name_are_refused(tmp_path):
     save(folder / "train_32x32.mat", 20)
     with pytest.raises(ValueError, match=r"train_32x32\.mat: expected bytes with md5 e26d.*to get svhn"):
         data.load("svhn", root=tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("code", ["u1", "i4", "f8"])
+def test_numbers_are_those_of_scipy(tmp_path, packed, code):
+    draw = np.random.default_rng(0)
+    x, y = draw.integers(0, 256, (3, 4, 3, 1), dtype=np.uint8), np.array([[7]]).astype(code)
+    others = {"text": "some", "cell": np.array([1, "a"], dtype=object), "z": 1j * np.ones(3)}
+    scipy_io.savemat(tmp_path / "x.mat", others | {"X": x, "y": y}, do_compression=packed)
+    images, labels = read_mat(tmp_path / "x.mat")
+    np.testing.assert_array_equal(images, x.transpose(3, 0, 1, 2))
+    assert labels.tolist() == [7]
+
+
+def test_damaged_bytes_are_named(tmp_path):
+    save(tmp_path / "x.mat", 2)
+    raw = (tmp_path / "x.mat").read_bytes()
+    for place in range(128, 400):
+        damaged = bytearray(raw)
+        damaged[place] ^= 0xFF
+        (tmp_path / "x.mat").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"x\.mat: expected"):
+            read_mat(tmp_path / "x.mat")

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import hat.data as data
+from tests.hat.data import bombs
 
 
 def save(path, arrays, **changes):
@@ -63,7 +64,7 @@ def test_missing_key_is_named(tmp_path, arrays, key):
 
 
 def test_object_arrays_are_refused(tmp_path, arrays):
-    with pytest.raises(ValueError, match=r"a\.npz.*x_train: Object arrays cannot be loaded"):
+    with pytest.raises(ValueError, match=r"a\.npz.*x_train: expected numbers or strings, got objects$"):
         data.load(save(tmp_path / "a.npz", arrays, x_train=np.array([1, "two", None], dtype=object)))
 
 
@@ -97,3 +98,49 @@ def test_npy_under_that_name_is_refused(tmp_path):
 def test_wrong_arrays_are_named(tmp_path, arrays, changes, message):
     with pytest.raises(ValueError, match=rf"a\.npz: {message}|a\.npz: .*{message}"):
         data.load(save(tmp_path / "a.npz", arrays, **changes))
+
+
+@pytest.mark.parametrize("descr", ["'|O'", "[('a', '|O')]", "'<M8[ns]'", "'|V8'", "'<c16'", "'|S4'", "('<f4', (2,))"])
+def test_other_elements_than_numbers_and_strings_are_refused(tmp_path, arrays, descr):
+    path = bombs.npz(
+        tmp_path, "a", (2,), x_train=bombs.npy(f"{{'descr': {descr}, 'fortran_order': False, 'shape': (2,)}}")
+    )
+    with pytest.raises(
+        ValueError, match=r"a\.npz: .*x_train: expected numbers or strings, got (objects|elements of an)"
+    ):
+        data.load(path)
+
+
+@pytest.mark.parametrize(
+    "header", ["(" * 9000, "{'descr': '|u1'}", "[]", "{1: 2}", "print('x')", "{'descr': '|u1', " * 200]
+)
+def test_damaged_headers_are_refused(tmp_path, header):
+    with pytest.raises(ValueError, match=r"a\.npz: expected an npz file with .*; got") as caught:
+        data.load(bombs.npz(tmp_path, "a", (2,), x_train=bombs.npy(header)))
+    assert "\n" not in str(caught.value)
+
+
+def test_header_of_python_2_and_columns_first(tmp_path, arrays):
+    x = arrays(12)[0]
+    save(tmp_path / "a.npz", arrays, x_train=np.asfortranarray(x))
+    np.testing.assert_array_equal(data.load(tmp_path / "a.npz").x_train[:, 0].numpy(), x)
+    old = bombs.npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2L, 2L), }") + bytes([1, 2, 3, 4])
+    assert data.load(bombs.npz(tmp_path, "b", (2,), x_train=old, x_test=old)).x_train.flatten(1).tolist() == [
+        [1, 2],
+        [3, 4],
+    ]
+
+
+def test_strings_that_are_no_text_are_refused(tmp_path):
+    labels = bombs.npy("{'descr': '<U1', 'fortran_order': False, 'shape': (2,), }") + b"\xff" * 8
+    with pytest.raises(ValueError, match=r"a\.npz: .*strings that are no text in y_train"):
+        data.load(
+            bombs.npz(
+                tmp_path,
+                "a",
+                (2, 2),
+                size=0,
+                x_train=bombs.npy("{'descr': '|u1', 'fortran_order': False, 'shape': (2, 2), }") + bytes(4),
+                y_train=labels,
+            )
+        )

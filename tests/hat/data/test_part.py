@@ -93,7 +93,7 @@ def test_constructor_checks(arguments, message):
 
 
 def test_batch_size_is_checked_at_once():
-    with pytest.raises(ValueError, match="batch_size: expected an int >= 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         make().batches(batch_size=0)
     with pytest.raises(ValueError, match="channels: expected None or 3, got 2"):
         make(shape=(3, 3, 4), channels=2)

@@ -153,10 +153,10 @@ def test_mixture_normalises_each_by_itself(make_dataset):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda ds: data.permuted(ds, tasks=0), "tasks: expected an int >= 1, got 0"),
-        (lambda ds: data.permuted(ds, validation=1.0), r"validation: expected a fraction in \[0, 1\), got 1.0"),
+        (lambda ds: data.permuted(ds, tasks=0), "tasks: expected at least 1, got 0"),
+        (lambda ds: data.permuted(ds, validation=1.0), "validation: expected a finite number >= 0 and < 1, got 1.0"),
         (lambda ds: data.permuted(ds, validation=-0.1), "validation"),
-        (lambda ds: data.permuted(ds, limit=0), "limit: expected None or an int >= 1, got 0"),
+        (lambda ds: data.permuted(ds, limit=0), "limit: expected at least 1, got 0"),
         (lambda ds: data.permuted(ds, seed=None), "seed: expected an int"),
         (lambda ds: data.split(ds, 0), r"classes_per_task: expected an int in 1\.\.4, got 0 for made"),
         (lambda ds: data.split(ds, 5), "classes_per_task"),

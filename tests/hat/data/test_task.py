@@ -68,11 +68,11 @@ def test_to_and_device():
 
 def test_arguments_are_checked_at_the_call():
     task = make_task()
-    with pytest.raises(ValueError, match="batch_size: expected an int >= 1, got -1"):
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got -1"):
         task.epoch(0, batch_size=-1)
-    with pytest.raises(ValueError, match="epoch: expected an int >= 0, got -1"):
+    with pytest.raises(ValueError, match="epoch: expected at least 0, got -1"):
         task.epoch(-1)
-    with pytest.raises(ValueError, match=r"epochs: expected an int >= 0, got 1\.5"):
+    with pytest.raises(ValueError, match=r"epochs: expected an int, got 1\.5"):
         task.batches(epochs=1.5)
     with pytest.raises(ValueError, match="batch_size"):
         task.batches(batch_size=0)

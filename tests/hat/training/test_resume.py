@@ -15,6 +15,7 @@ import torch
 import hat
 from hat.checkpoint import CheckpointError
 from hat.cli import main
+from hat.ownership import LOCK
 from hat.training.fit import Fit
 from hat.training.rundir import RunDir
 from tests.hat.cut_short import cut_short
@@ -148,7 +149,9 @@ def test_killed_process_resumes_exactly(tmp_path: Path, monkeypatch: pytest.Monk
     killed = RunDir(cut).load()
     assert len(killed["history"]["epochs"]) == 3
     assert killed["fit"] is not None
+    assert (cut / LOCK).exists()
     assert main(["train", "--resume", str(cut), "--quiet"]) == 0
+    assert not (cut / LOCK).exists()
     one, two = (RunDir(folder).load() for folder in (whole, cut))
     assert one["model"].keys() == two["model"].keys()
     assert all(torch.equal(one["model"][name], two["model"][name]) for name in one["model"])
