@@ -40,7 +40,8 @@ def gate(embedding: Tensor, scale: Tensor, *, s_max: float = 400.0, compensation
         TypeError: something is not a dense tensor, `embedding` is not float32 or float64, or `scale` has another dtype.
         ValueError: a shape or a device does not fit, `s_max` is not positive, or `compensation` is not known.
     """
-    check_tensors(embedding=embedding)
+    if not isinstance(embedding, Tensor) or embedding.is_nested or embedding.layout is not torch.strided:
+        check_tensors(embedding=embedding)
     check_embedding(embedding, scale, s_max, compensation)
     if use_triton("gate", embedding, scale):
         from hat_kernels.gate import triton as kernels  # here: a machine without a GPU needs no Triton
