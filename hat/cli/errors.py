@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from hat.cli.checks import SYSTEM_ERRORS
 from hat.cli.options import option_names
 from hat.network.verdict import ForgettingError
+from hat.text import printable
 
 _EXPECTED_ERRORS = (ValueError, OSError, ImportError, ArithmeticError, ForgettingError, Warning)
 _SYSTEM_ERROR = re.compile(r"(?:\w+: )?\[Errno (\d+)\] [^:;\[]*?(?=$|[:;])")
@@ -32,11 +33,6 @@ def one_line(error: BaseException, arguments: argparse.Namespace) -> str:
     if text and isinstance(error, _EXPECTED_ERRORS):
         return text
     return f"{type(error).__name__}: {text} (--traceback shows where in the code it was raised)"
-
-
-def printable(text: str) -> str:
-    """A text without characters that a terminal obeys: each is written as its escape."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def show(text: str) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,10 @@ def test_a_living_process_keeps_its_folder(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("process", [dead_process(), 2**70, os.getpid()])
-def test_the_folder_of_a_dead_process_is_taken_over(tmp_path: Path, process: int) -> None:
+@pytest.mark.parametrize("process", [dead_process, lambda: 2**70, os.getpid], ids=["dead", "none", "own"])
+def test_the_folder_of_a_dead_process_is_taken_over(tmp_path: Path, process: Callable[[], int]) -> None:
     """The number of this process is in the lock of a process that died, as in a container that was started again."""
-    lock_of(tmp_path, process=process)
+    lock_of(tmp_path, process=process())
     assert taken(tmp_path)
 
 

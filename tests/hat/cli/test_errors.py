@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hat.cli.errors import as_typed, one_line, printable, warnings_in_one_line
+from hat.cli.errors import as_typed, one_line, warnings_in_one_line
+from hat.text import printable
 from hat.warnings import CapacityWarning
 
 

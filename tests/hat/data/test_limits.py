@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import hat.data as data
-from hat.data.limits import GIB, Budget, TooLargeError, Unpacking, label, opened
+from hat.data.limits import GIB, Budget, TooLargeError, Unpacking, opened
 from tests.hat.data import bombs
 
 MAX_GIB = 1 / 32
@@ -139,11 +139,6 @@ def test_encrypted_zip_is_named(tmp_path):
     path.write_bytes(raw)
     with pytest.raises(ValueError, match=r"x\.zip: a/0\.png: expected a member without a password"):
         data.load(path)
-
-
-def test_names_stay_on_one_line():
-    assert label("a\nb\x1b[2J\udcff.png") == r"a\nb\x1b[2J\udcff.png"
-    assert label("日本 é.png") == "日本 é.png"
 
 
 def test_progressive_jpeg_with_many_scans(tmp_path):
