@@ -17,6 +17,7 @@ next: while `Network.unfinished` is set, what uses a model calls it first.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Mapping
 from types import FrameType
@@ -158,7 +159,7 @@ class Settlement:
 
     def undo_if_broken_off(self) -> None:
         """Make all models what they were if the call of `load_state_dict` has ended without its last hook."""
-        calls = [_call(frame, self.errors) for frame in sys._current_frames().values()]
+        calls = [_call(frame, self.errors) for frame in _frames_of_all_threads()]
         if not any(calls):
             self.undo()
 
@@ -218,6 +219,21 @@ def _settlement(errors: list[str]) -> Settlement | None:
                 return hook
             hook.handle.remove()  # of an earlier call, which an error of other code has ended
     return Settlement(root, strict, errors)
+
+
+def _frames_of_all_threads() -> list[FrameType]:
+    """The frame that every thread is in.
+
+    Python holds a lock while it makes the list. A garbage collection in that moment that frees a `threading.local`, as
+    every model has one, needs the same lock and would wait for ever (gh-106883), so there is none.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return list(sys._current_frames().values())
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _call(frame: FrameType | None, errors: list[str]) -> FrameType | None:

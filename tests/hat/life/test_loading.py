@@ -2,7 +2,9 @@
 
 import copy
 import functools
+import gc
 import json
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -678,6 +680,19 @@ def test_a_load_that_another_module_breaks_off_is_undone_at_the_next_use(use, er
     root["z"].error = None
     root.load_state_dict(state_of(nn.ModuleDict({"m": source})))
     same(source, target)
+
+
+def test_the_garbage_collector_waits_while_python_lists_the_frames(monkeypatch):
+    """A collection in that moment that frees a model of an earlier test would wait for a lock for ever."""
+    frames, collecting = sys._current_frames, []
+    monkeypatch.setattr(sys, "_current_frames", lambda: collecting.append(gc.isenabled()) or frames())
+    source, target = learned(norms, 2), learned(norms, 1, seed=4)
+    root = nn.ModuleDict({"m": target, "z": Stops(KeyboardInterrupt())})
+    with pytest.raises(KeyboardInterrupt):
+        root.load_state_dict(state_of(nn.ModuleDict({"m": source})), strict=False)
+    target.unfinished()
+    assert set(collecting) == {False}
+    assert gc.isenabled()
 
 
 def test_a_model_under_two_names_becomes_what_it_was():
