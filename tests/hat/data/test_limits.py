@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import hat.data as data
-from hat.data.limits import GIB, Budget, TooLargeError, Unpacking, label, opened
+from hat.data.limits import GIB, Budget, TooLargeError, Unpacking, opened
+from hat.text import printable
 from tests.hat.data import bombs
 
 MAX_GIB = 1 / 32
@@ -142,8 +143,8 @@ def test_encrypted_zip_is_named(tmp_path):
 
 
 def test_names_stay_on_one_line():
-    assert label("a\nb\x1b[2J\udcff.png") == r"a\nb\x1b[2J\udcff.png"
-    assert label("日本 é.png") == "日本 é.png"
+    assert printable("a\nb\x1b[2J\udcff.png") == r"a\nb\x1b[2J\udcff.png"
+    assert printable("日本 é.png") == "日本 é.png"
 
 
 def test_progressive_jpeg_with_many_scans(tmp_path):
