@@ -10,7 +10,11 @@ class NonFiniteWarning(UserWarning):
 
 
 class UnlockedWarning(UserWarning):
-    """A shared parameter lies along no gate, so it will be frozen when the first task ends."""
+    """Parameters that no two tasks share: along no gate, so frozen when the first task ends, or each task's own.
+
+    All that will be frozen is told. Each task's own parameters, without norms, are told only if both kinds together are
+    more than a tenth of the parameters. The message names the largest, their shares and the reasons.
+    """
 
 
 class GraphWarning(UserWarning):

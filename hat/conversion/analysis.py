@@ -58,7 +58,7 @@ from hat.conversion.units import Units
 from hat.conversion.values import Claim, Value
 from hat.text import dotted
 from hat.tracing.errors import ConversionError
-from hat.tracing.names import operation, place_of
+from hat.tracing.names import operation, place_of, placed
 from hat.tracing.trees import flat
 
 Args = tuple[Any, ...]
@@ -92,7 +92,8 @@ class Analysis:
             units. This gate comes behind the node's own gate.
         claims: the parameters that lie along units, by (module, name, dimension).
         unknown: the keys (module, name, dimension) of dimensions that meet elements of no unit in some use.
-        per_task: the names of the parameters that every task has for itself. The dictionary serves as an ordered set.
+        per_task: the names of the parameters that every task has for itself, and the place in the network that is the
+            reason.
         answer: the value that the graph answers with, if it is one tensor.
         frozen: the names of the modules whose parameters belong to no known unit. They are frozen when the first task
             ends. The dictionary serves as an ordered set.
@@ -119,18 +120,21 @@ class Analysis:
         self.joining: dict[fx.Node, Tensor] = {}
         self.claims: dict[tuple[str, str, int], Claim] = {}
         self.unknown: set[tuple[str, str, int]] = set()
-        self.per_task: dict[str, None] = {}
+        self.per_task: dict[str, str] = {}
         self.frozen: dict[str, None] = {}
         self.needed: list[Tensor] = []
         self.answer: Value | None = None
         self._ids: dict[tuple[Any, ...], Tensor] = {}
         self._nodes: dict[int, fx.Node] = {}
         self._dependent: set[fx.Node] = set()
+        self._place = ""
 
     def run(self) -> Analysis:
         """Walk the graph once, forward."""
         for node in self.network.graph.nodes:
-            self._visit(node)
+            self._place = place_of(node)
+            with placed(node):
+                self._visit(node)
         return self
 
     # -- what rules call ------------------------------------------------------------------------------------------
@@ -211,7 +215,7 @@ class Analysis:
         first task ends.
         """
         for name in value.parameters:
-            self.per_task[name] = None
+            self.per_task.setdefault(name, self._place)
 
     def need(self, labels: Tensor) -> None:
         """Keep the number of these units: none of them may go, and no unit may join them."""
@@ -274,7 +278,7 @@ class Analysis:
         if not any(v.labels is not None or v.is_parameter for v in tensors((args, kwargs))):
             return plain(concrete)
         name = operation(node)
-        rule = self.rules.get(name) if name is not None else None
+        rule = self.rules.get(name) if name is not None and not _is_complex(concrete) else None
         result = None if rule is None else rule(self, node, args, kwargs)
         return self._unknown(node, args, kwargs) if result is None else result
 
@@ -295,7 +299,8 @@ class Analysis:
     def _module(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         name = str(node.target)
         module = self.network.get_submodule(name)
-        rule = None if self.is_excluded(name) else self.module_rule(module)
+        followed = not self.is_excluded(name) and not _is_complex(self.concrete.get(node))
+        rule = self.module_rule(module) if followed else None
         result = None if rule is None else rule(self, node, module, args, kwargs)
         if result is not None:
             return result
@@ -328,6 +333,11 @@ class Analysis:
 def tensors(value: Any) -> Iterable[Any]:
     """The `Value`s or tensors anywhere in nested tuples, lists and dictionaries."""
     return (element for element in flat(value) if isinstance(element, Value | Tensor))
+
+
+def _is_complex(concrete: Any) -> bool:
+    """Whether a value has complex numbers, which no gate multiplies: no unit is followed into it."""
+    return any(tensor.is_complex() for tensor in tensors(concrete) if isinstance(tensor, Tensor))
 
 
 def plain(concrete: Any) -> Any:

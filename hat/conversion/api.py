@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,17 +12,19 @@ from torch import Tensor, fx, nn
 from hat.conversion.analysis import Analysis
 from hat.conversion.axes import Axes
 from hat.conversion.body import Converted
-from hat.conversion.heads import find_head, run, take_off
+from hat.conversion.heads import check_shape, find_head, run, take_off
 from hat.conversion.modular import make_modular
+from hat.conversion.nothing import nothing_to_gate
 from hat.conversion.rewrite import Rewriter
 from hat.conversion.rules import RULES, module_rule
 from hat.conversion.trials import keep_places
 from hat.conversion.units import varying
 from hat.network.network import Network
 from hat.network.tolerance import SUMS, difference
-from hat.tracing.checks import other_inputs
+from hat.tracing.checks import other_inputs, refuse_hidden
 from hat.tracing.errors import ConversionError
 from hat.tracing.leaves import is_leaf
+from hat.tracing.places import explained
 from hat.tracing.trace import trace
 from hat.tracing.training_only import missing_in_training
 from hat.tracing.trees import tensors
@@ -41,13 +43,36 @@ def convert_body(
     per_head: bool = False,
 ) -> Converted:
     """The body of the model that `hat.convert` makes. For the arguments and errors see `hat.convert`."""
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    if filter is not None and (isinstance(filter, nn.Module) or not callable(filter)):
-        raise TypeError(f"filter: expected a function of (module, name), got {type(filter).__name__}")
     example = example_input if isinstance(example_input, tuple) else (example_input,)
+    refuse_hidden(module)
     _check_present(module, example)
+    modes = {name: part.training for name, part in module.named_modules()}
     excluded = _excluded(module, filter)
+    # The layers of the graph are those of the network, which keeps its modes.
+    with evaluating(module), explained(module):
+        body, modes_of = _converted(module, example, excluded, head, per_head)
+    for part in body.modules():
+        part.training = module.training
+    for name, part in body.network.named_modules():
+        part.training = _mode(modes_of.get(name, name), modes)
+    return body
+
+
+def _mode(name: str, modes: Mapping[str, bool]) -> bool:
+    """The mode that a module of this name had, or else the module around it that had a name."""
+    while name not in modes:
+        name = name.rpartition(".")[0]
+    return modes[name]
+
+
+def _converted(
+    module: nn.Module,
+    example: tuple[Any, ...],
+    excluded: set[str],
+    head: str | None,
+    per_head: bool,
+) -> tuple[Converted, dict[str, str]]:
+    """See `convert_body`; and for the modules of the graph that do the work of another module, the name of that."""
     traced = trace(
         module, example, leaves=lambda part, name: name in excluded or (is_leaf(part, name) and not _is_function(part))
     )
@@ -59,11 +84,8 @@ def convert_body(
     network.recompile()
     concrete = run(network, example)
     answer = _answer(network, concrete)
-    if isinstance(taken, nn.Conv2d) and answer.dim() > 2:
-        raise ConversionError(
-            f"head: expected {name}, a convolution, before a flatten to [B, F], got maps {tuple(answer.shape)}; pool "
-            "and flatten the maps, or wrap the network in a module that returns the features for the heads"
-        )
+    if name is not None and taken is not None:
+        check_shape(name, taken, traced.answer, answer)
     trials = [(example, answer), *_other_trial(network, example)]
     analysis = Analysis(
         network,
@@ -76,7 +98,7 @@ def convert_body(
     rewriter = Rewriter(analysis)
     axes = rewriter.run()
     if not axes.gates:
-        raise ConversionError("the network: expected at least one layer that can be gated, found none")
+        raise nothing_to_gate(module, analysis, name)
     tail, loose = _ending(analysis, axes)
     body = Converted(
         network,
@@ -88,6 +110,7 @@ def convert_body(
         layouts=rewriter.layouts(),
         needed=_needed(analysis, axes),
         example=torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, example),
+        reasons=rewriter.reasons(),
     )
     for inputs, expected in trials:
         _check_same(body, inputs, expected)
@@ -99,21 +122,28 @@ def convert_body(
             f"the converted network lacks what the network does in training only: {lost}; a module that is kept out "
             "with filter= stays as it is",
             TrainingOnlyWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return body
+    return body, rewriter.modes_of
 
 
 def _check_present(module: nn.Module, example: tuple[Any, ...]) -> None:
-    """Refuse a network or an example without values.
+    """Refuse a network or an example without values, and a network that has gates already.
 
     Raises:
-        ValueError: a tensor is on the meta device, or a tensor of the example is empty.
+        ValueError: a module is a gate, a tensor is on the meta device, or a tensor of the example is empty, sparse or
+            nested.
     """
+    for name, part in module.named_modules():
+        if isinstance(part, Gate):
+            raise ValueError(f"module: expected a network without gates, got a hat.Gate at {name!r}; convert it once")
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_meta:
             raise ValueError(f"module: expected values, got {name} on the meta device; call to_empty and initialise it")
     for tensor in tensors(example):
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else tensor.layout
+            raise ValueError(f"example_input: expected dense tensors, got a {kind} one; call to_dense, or pad it")
         if tensor.is_meta or not tensor.numel():
             raise ValueError(f"example_input: expected values, got {tuple(tensor.shape)} on {tensor.device}")
 
@@ -141,6 +171,8 @@ def _answer(network: fx.GraphModule, concrete: dict[fx.Node, Any]) -> Tensor:
         )
     if answer.dim() < 2 or not answer.is_floating_point():
         raise ConversionError(f"the network: expected features [B, ..., F], got {answer.dtype} {tuple(answer.shape)}")
+    if not answer.isfinite().all():
+        raise ConversionError("the network: expected finite features on the example, got inf or NaN")
     return answer
 
 
@@ -151,7 +183,7 @@ def _other_trial(network: fx.GraphModule, example: tuple[Any, ...]) -> list[tupl
         answer = _answer(network, run(network, inputs))
     except Exception:  # for example lengths that must fit together
         return []
-    return [(inputs, answer)] if answer.isfinite().all() else []
+    return [(inputs, answer)]
 
 
 def _check_same(body: Converted, example: tuple[Any, ...], answer: Tensor) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hat.conversion.tables import SharedParameter
 from hat.conversion.units import Units, narrowed
 from hat.conversion.values import Claim
 from hat.units.gate import Gate
@@ -122,5 +123,6 @@ def attach(axes: Axes, claim: Claim, module: nn.Module) -> None:
             in_order = len(places) == len(index) and torch.equal(places, torch.arange(len(places)))
             repeat = len(places) // gate.units
             given = None if in_order else places
-            gate.attach(module, claim.name, claim.dim, repeat=repeat, groups=claim.groups, places=given)
+            table = claim.dim == 1 and isinstance(module, nn.Embedding | SharedParameter)
+            gate.attach(module, claim.name, claim.dim, repeat=repeat, groups=claim.groups, places=given, table=table)
         first += gate.units

@@ -32,6 +32,7 @@ class Converted(nn.Module, Wired):
             Nodes without units are left out. A node that answers with a tuple has a tuple of layouts.
         needed: [units] bool, for all gates in order: the unit may not go, and no unit may join it.
         example: inputs of the network, on the device and in the dtype that the network had at first; see `inputs`.
+        reasons: see `Wired`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Converted(nn.Module, Wired):
         layouts: dict[str, Any],
         needed: Tensor,
         example: tuple[Any, ...],
+        reasons: dict[str, tuple[str, str]],
     ) -> None:
         super().__init__()
         self.network = network
@@ -53,6 +55,7 @@ class Converted(nn.Module, Wired):
         self.features, self.head, self.loose = features, head, loose
         self.__dict__["tail"] = tail  # one of the gates
         self.layouts, self.needed, self.example = layouts, needed, example
+        self.reasons = reasons
         self.__dict__["_made"] = tuple(network.modules())
 
     @property

@@ -32,6 +32,7 @@ class Fusion:
         layer: the node of the layer, or None.
         behind: the nodes of the activation, the dropout and the pool, as far as there are any.
         activation: the name of the activation, a key of `hat_kernels.ACTIVATIONS`.
+        dropped: the node of the dropout, or None.
         dropout: the probability of the dropout, 0 if there is none.
         pool: the module that pools, or None.
         activated: the node of the activation, if it is the last of the row; else None.
@@ -42,6 +43,7 @@ class Fusion:
         self.behind: list[fx.Node] = []
         self.activation, self.dropout = "identity", 0.0
         self.pool: nn.Module | None = None
+        self.dropped: fx.Node | None = None
         self.activated: fx.Node | None = None
 
     @classmethod
@@ -54,7 +56,7 @@ class Fusion:
             current = fusion._before(node)
         dropout = None if current is None else _dropout(network, current)
         if current is not None and dropout is not None:
-            fusion.dropout = dropout
+            fusion.dropped, fusion.dropout = current, dropout
             current = fusion._before(current)
         activation = None if current is None else activation_of(network, current)
         if current is not None and activation is not None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hat.conversion.maps import transposed, write_as_linear
+from hat.layers.transposed import TransposedLinear
 from hat.tracing.known import known_type
 from hat.tracing.names import operation
 
@@ -20,18 +22,19 @@ def make_modular(network: fx.GraphModule, concrete: Mapping[fx.Node, Any]) -> No
         network: changed in place.
         concrete: the value of every node on the example.
     """
+    write_as_linear(network.graph, concrete, lambda node: _parameter(network, node))
     for node in list(network.graph.nodes):
         make = _LAYERS.get(operation(node) or "")
         arguments = None if make is None else _arguments(network, node)
         if arguments is None or make is None or (layer := make(node, arguments, concrete)) is None:
             continue
         name = _free_name(network, str(arguments["weight"][0]))
-        network.add_submodule(name, layer.train(network.training))
+        network.add_submodule(name, layer)
         with network.graph.inserting_before(node):
             new = network.graph.call_module(name, (arguments["input"],))
             new.meta = dict(node.meta)
             if "computed_bias" in arguments:
-                new = _add_bias(network.graph, new, arguments["computed_bias"], concrete[node].dim())
+                new = _add_bias(network.graph, new, arguments["computed_bias"], concrete.get(node))
         node.replace_all_uses_with(new)
         network.graph.erase_node(node)
     network.graph.eliminate_dead_code()
@@ -61,14 +64,19 @@ def _arguments(network: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None:
     names = _NAMES[operation(node) or ""]
     arguments = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     # `aten.embedding` takes the weight first
-    if operation(node) == "embedding" and _is_parameter(network, arguments.get("input")):
+    if operation(node) == "embedding" and _parameter(network, arguments.get("input")) is not None:
         arguments["input"], arguments["weight"] = arguments["weight"], arguments["input"]
     for name in ("weight", "bias", "running_mean", "running_var"):
         value = arguments.get(name)
         if value is None:
             continue
         tensor = _tensor(network, value)
-        if name == "bias" and not isinstance(tensor, nn.Parameter) and operation(node) in _ADDS_BIAS:
+        if name == "weight" and operation(node) == "linear":
+            source = transposed(value, lambda read: _parameter(network, read))
+            if source is not None:
+                value, tensor, arguments["transposed"] = source, _tensor(network, source), True
+        is_bias = isinstance(tensor, nn.Parameter) and tensor.dim() == 1
+        if name == "bias" and not is_bias and operation(node) in _ADDS_BIAS:
             arguments["computed_bias"], arguments["bias"] = value, None
             continue
         if tensor is None or (name in ("weight", "bias") and not isinstance(tensor, nn.Parameter)):
@@ -77,16 +85,16 @@ def _arguments(network: fx.GraphModule, node: fx.Node) -> dict[str, Any] | None:
     return arguments if arguments.get("weight") is not None else None
 
 
-def _add_bias(graph: fx.Graph, node: fx.Node, bias: fx.Node, dims: int) -> fx.Node:
+def _add_bias(graph: fx.Graph, node: fx.Node, bias: fx.Node, result: Any) -> fx.Node:
     """The result of a layer plus a bias along the last dimension; along dimension 1 behind a convolution."""
     if _is_convolution(node):
-        bias = graph.call_method("view", (bias, -1, *[1] * (dims - 2)))
+        bias = graph.call_method("view", (bias, -1, *[1] * (result.dim() - 2)))
     return graph.call_function(operator.add, (node, bias))
 
 
 def _is_convolution(node: fx.Node) -> bool:
     owner = node.graph.owning_module
-    return owner is not None and not isinstance(owner.get_submodule(str(node.target)), nn.Linear)
+    return owner is not None and isinstance(owner.get_submodule(str(node.target)), nn.modules.conv._ConvNd)
 
 
 def _tensor(network: fx.GraphModule, node: Any) -> Tensor | None:
@@ -98,8 +106,9 @@ def _tensor(network: fx.GraphModule, node: Any) -> Tensor | None:
     return attribute if isinstance(attribute, Tensor) else None
 
 
-def _is_parameter(network: fx.GraphModule, node: Any) -> bool:
-    return isinstance(_tensor(network, node), nn.Parameter)
+def _parameter(network: fx.GraphModule, node: Any) -> nn.Parameter | None:
+    tensor = _tensor(network, node)
+    return tensor if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() else None
 
 
 def _free_name(network: fx.GraphModule, parameter: str) -> str:
@@ -147,6 +156,9 @@ def _around(cls: type[nn.Module], arguments: dict[str, Any], *args: Any, **kwarg
 
 
 def _linear(node: fx.Node, arguments: dict[str, Any], concrete: Any) -> nn.Module | None:
+    if "transposed" in arguments:
+        bias = arguments.get("bias")
+        return TransposedLinear(arguments["weight"][1], None if bias is None else bias[1])
     rows, columns = arguments["weight"][1].shape
     return _around(nn.Linear, arguments, columns, rows, arguments.get("bias") is not None)
 

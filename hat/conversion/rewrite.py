@@ -21,6 +21,7 @@ from hat.layers.gated import HATLinear
 from hat.layers.norms import NORMS
 from hat.text import dotted
 from hat.tracing.known import known_type
+from hat.tracing.names import placed
 from hat.units.composed import Gated, GatedAnywhere, SideBySide
 from hat.units.gate import Gate
 from hat.units.layout import Layout, layouts_in
@@ -45,6 +46,8 @@ class Rewriter:
         calls: the nodes that call a module, by the name of the module.
         tables: the modules that replace parameters which the graph reads, by the name of the parameter.
         sources: for a new node, the node of the analysis that it replaces or stands behind.
+        modes_of: for the name of a layer that also does the work of a dropout, the name of the dropout, because nothing
+            else in the layer depends on its mode.
     """
 
     axes: Axes
@@ -55,6 +58,7 @@ class Rewriter:
         self.calls: dict[str, list[fx.Node]] = {}
         self.tables: dict[str, Table] = {}
         self.sources: dict[fx.Node, fx.Node] = {}
+        self.modes_of: dict[str, str] = {}
 
     def run(self) -> Axes:
         """Change the graph, attach the parameters to their gates, and return the gates."""
@@ -71,9 +75,11 @@ class Rewriter:
             if node.op == "call_module":
                 self.calls.setdefault(str(node.target), []).append(node)
         for node, labels in joining.items():  # first, because a layer may take in the nodes between
-            self._gate_behind(node, labels)
+            with placed(node):
+                self._gate_behind(node, labels)
         for node, labels in self.gated.items():
-            self._gate(node, labels)
+            with placed(node):
+                self._gate(node, labels)
         self._replace_rest()
         self._replace_parameters()
         self.network.graph.eliminate_dead_code()
@@ -89,6 +95,17 @@ class Rewriter:
         values = ((node, self.analysis.values.get(self.sources.get(node, node))) for node in self.network.graph.nodes)
         layouts = {node.name: self._layout(value) for node, value in values}
         return {name: layout for name, layout in layouts.items() if any(True for _ in layouts_in(layout))}
+
+    def reasons(self) -> dict[str, tuple[str, str]]:
+        """See `Converted.reasons`."""
+        places = {name: f"because of {place}" for name, place in self.analysis.per_task.items()}
+        reasons = {f"network.{name}": (name, place) for name, place in places.items()}
+        for name, table in self.tables.items():
+            reasons[f"network.{table.module}"] = name, places.get(name, "its units lie along several dimensions")
+        for path in self.analysis.frozen:
+            for name, _ in self.network.get_submodule(path).named_parameters(prefix=path):
+                reasons[f"network.{name}"] = name, "excluded by `filter`"
+        return reasons
 
     def _layout(self, value: Any) -> Any:
         if isinstance(value, tuple | list):
@@ -167,6 +184,8 @@ class Rewriter:
             layer.__dict__["gate"] = gate
         else:
             return False
+        if fusion.dropped is not None:
+            self.modes_of[name] = str(fusion.dropped.target)
         self.network.set_submodule(name, layer)
         self.sources[node] = [node, *fusion.behind][-1]
         for behind in reversed(fusion.behind):

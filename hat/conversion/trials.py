@@ -114,25 +114,26 @@ def _vary_gates(model: Network) -> None:
 def _varied(model: Network, example: tuple[Any, ...]) -> tuple[Any, ...]:
     """Inputs whose values are not all equal, if the network takes such inputs; else the example."""
     inputs = other_inputs(example, 0)
-    try:
-        _answer(model, inputs)
-    except Exception:  # for example lengths that must fit together
-        return example
-    return inputs
+    return example if _answer(model, inputs) is None else inputs  # for example lengths that must fit together
 
 
 def _changes(model: Network, gates: Iterable[Gate], example: tuple[Any, ...]) -> bool:
-    """Whether the network answers differently after units of these gates have changed places.
+    """Whether the network answers differently after units of these gates have changed places, or fails.
 
     At the end, the units are back at their places.
     """
     before, gates = _answer(model, example), list(gates)
+    if before is None:
+        return True
     unmoved = {gate: torch.arange(gate.units, device=gate.used.device) for gate in gates}
     present, changed = unmoved, False
     for orders in _orders(gates):
         _rearrange(present, orders)
         present = orders
         after = _answer(model, example)
+        if after is None:
+            changed = True
+            break
         new = orders.get(model.outputs) if model.outputs is not None else None
         expected = before if new is None else before[..., expanded(new, before.shape[-1] // len(new))]
         changed = bool(difference(after, expected, LAYERS))
@@ -172,8 +173,14 @@ def _rolled_but_last(places: Tensor) -> Tensor:
     return torch.cat([places[:-1].roll(1), places[-1:]])
 
 
-def _answer(model: Network, example: tuple[Any, ...]) -> Tensor:
-    """The features with the gates of `_vary_gates`. With open gates it is the same function, of other numbers."""
-    with model.state.answering(LEARNING):
-        features: Tensor = model.body(*example)
+def _answer(model: Network, example: tuple[Any, ...]) -> Tensor | None:
+    """The features with the gates of `_vary_gates`, or None if the network fails, as one that inverts a matrix.
+
+    With open gates it is the same function, of other numbers.
+    """
+    try:
+        with model.state.answering(LEARNING):
+            features: Tensor = model.body(*example)
+    except Exception:
+        return None
     return features

@@ -38,11 +38,12 @@ class Units:
 
     def find(self, ids: Tensor) -> Tensor:
         """The smallest id in the class of every id."""
-        roots = self._parent[ids]
+        flat = ids.flatten()  # an index without dimensions would give a view
+        roots = self._parent[flat]
         while not torch.equal(above := self._parent[roots], roots):
             roots = above
-        self._parent[ids.flatten()] = roots.flatten()
-        return roots
+        self._parent[flat] = roots
+        return roots.view(ids.shape)
 
     def resolved(self, labels: Tensor) -> Tensor:
         """The classes of labels; -1 stays -1. Dimensions along which the classes do not vary take no memory."""

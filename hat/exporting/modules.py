@@ -25,6 +25,7 @@ from hat.layers.folding import POOLS
 from hat.layers.gated import GatedLayer
 from hat.layers.gated_norm import GatedNorm
 from hat.layers.stochastic_depth import StochasticDepth
+from hat.layers.transposed import TransposedLinear
 from hat.tracing.substitutes import DroppedAttention
 from hat.units.composed import Gated, GatedAnywhere
 from hat.units.gate import Gate
@@ -183,6 +184,12 @@ class Exporter:
         table.weight = self.parameter(module.weight)
         return _sequence([table, self.scale(module.gate, -1)])
 
+    def transposed(self, module: TransposedLinear) -> nn.Module:
+        linear = module.plain()
+        linear.weight = nn.Parameter(_values(module.weight.t()))
+        linear.register_parameter("bias", None if module.bias is None else self.parameter(module.bias))
+        return linear
+
     def dropped(self, module: DroppedAttention) -> nn.Module:
         return FusedAttention(module.p)
 
@@ -194,6 +201,7 @@ class Exporter:
 _MAKES: tuple[tuple[type[nn.Module], Callable[[Exporter, Any], nn.Module]], ...] = (
     (DroppedAttention, Exporter.dropped),
     (HATEmbedding, Exporter.embedding),
+    (TransposedLinear, Exporter.transposed),
     (GatedLayer, Exporter.layer),
     (GatedNorm, Exporter.norm),
     (GatedAnywhere, Exporter.anywhere),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hat.arguments import check_arguments, check_type, check_whole, got
-from hat.network import data_parallel
+from hat.network import data_parallel, unshared
 from hat.network.copying import copied
 from hat.network.frozen import Frozen, keep_frozen_in_place
 from hat.network.processes import Processes, ProcessGroup
@@ -394,13 +394,9 @@ class Network(nn.Module):
                     f"body.{name}: expected no {type(module).__name__}: its statistics would be shared by all tasks, "
                     "and every task would change the earlier ones; use hat.HATBatchNorm2d and the like, or hat.convert"
                 )
-        along_no_gate = unlocked(self.body)
-        if along_no_gate:
-            warnings.warn(
-                f"along no gate, so frozen when the first task ends: {', '.join(along_no_gate)}",
-                UnlockedWarning,
-                stacklevel=3,
-            )
+        message = unshared.told(self.body)
+        if message is not None:
+            warnings.warn(message, UnlockedWarning, stacklevel=3)
 
     def _last_gate(self) -> Gate:
         return list(self.gates.values())[-1]

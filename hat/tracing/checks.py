@@ -10,6 +10,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from hat.tracing.different import AllDifferent
 from hat.tracing.errors import ConversionError
+from hat.tracing.leaves import sealed
 from hat.tracing.places import described
 from hat.tracing.trees import flat, tensors
 from hat.tracing.untouched import untouched
@@ -61,11 +62,14 @@ def check(
 def refuse_hidden(module: nn.Module) -> None:
     """Refuse what a recording cannot show.
 
-    That is: hooks, parameters that do not exist yet, and weights that change when they are read.
+    That is: scripted and compiled modules, hooks, parameters that do not exist yet, and weights that change when they
+    are read.
 
     Raises:
         ConversionError: a module has one of these; the message names the module.
     """
+    if (reason := sealed(module)) is not None:
+        raise ConversionError(f"{described('', module)}: {reason}")
     for name, part in module.named_modules():
         place = described(name, part)
         if any(isinstance(hook, SpectralNorm) for hook in part._forward_pre_hooks.values()):

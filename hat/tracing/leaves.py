@@ -34,6 +34,15 @@ def overrides_forward(module: nn.Module) -> bool:
     return not str(getattr(type(module).forward, "__module__", "")).startswith("torch.nn.modules")
 
 
+def sealed(module: nn.Module) -> str | None:
+    """Why nobody can look into a module; None if one can."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a scripted module cannot be looked into; convert the module it was made of"
+    if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
+        return "a compiled module cannot be looked into; convert first, compile afterwards"
+    return None
+
+
 def hides_its_weight(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a linear layer or convolution computes the weight that it applies from its parameter `weight`.
 

@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import fx
+
+from hat.tracing.errors import ConversionError, told
 
 _SYNONYMS = {
     "truediv": "div",
@@ -63,3 +68,14 @@ def place_of(node: fx.Node) -> str:
     called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     place = node.meta.get("place")
     return f"{place}: {called}" if place else str(called)
+
+
+@contextmanager
+def placed(node: fx.Node) -> Iterator[None]:
+    """Turn an error inside the `with` block into a `ConversionError` that names the place of a node."""
+    try:
+        yield
+    except ConversionError:
+        raise
+    except Exception as error:
+        raise ConversionError(f"{place_of(node)}: this call could not be converted ({told(error)})") from error

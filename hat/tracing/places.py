@@ -8,10 +8,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from hat.tracing.errors import ConversionError, told
+
+_CONVERSION = os.path.join(os.path.dirname(os.path.dirname(__file__)), "conversion") + os.sep
 OWN = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
 
 
@@ -22,14 +27,27 @@ def described(name: str, module: nn.Module, file: str = "", line: int = 0) -> st
 
 
 def running_line(name: str, module: nn.Module) -> str:
-    """The module, and the line outside torch and this package that is running."""
+    """The module, and the line outside torch and this package that is running, if there is one."""
     frame = sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(OWN):
         frame = frame.f_back
-    return described(name, module, frame.f_code.co_filename, frame.f_lineno)
+    file = frame.f_code.co_filename
+    return described(name, module, "" if file.startswith(_CONVERSION) else file, frame.f_lineno)
 
 
 def line_of(error: BaseException, name: str, module: nn.Module) -> str:
     """The module, and the innermost line outside torch and this package that an error came through."""
     lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    return described(name, module, *next((place for place in lines[::-1] if not place[0].startswith(OWN)), lines[-1]))
+    own = (*OWN, _CONVERSION)
+    return described(name, module, *next((place for place in lines[::-1] if not place[0].startswith(own)), ("", 0)))
+
+
+@contextmanager
+def explained(module: nn.Module) -> Iterator[None]:
+    """Turn any error inside the `with` block into a `ConversionError` that names the line where the network fails."""
+    try:
+        yield
+    except ConversionError:
+        raise
+    except Exception as error:
+        raise ConversionError(f"{line_of(error, '', module)}: {told(error)}") from error

@@ -23,6 +23,7 @@ own, only the nodes of the calls inside of it.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,8 +35,8 @@ from torch.overrides import TorchFunctionMode
 
 from hat.text import dotted
 from hat.tracing import functions, places
-from hat.tracing.errors import ConversionError
-from hat.tracing.leaves import hides_its_weight
+from hat.tracing.errors import ConversionError, told
+from hat.tracing.leaves import hides_its_weight, sealed
 from hat.tracing.nodes import Nodes
 from hat.tracing.substitutes import Applied
 from hat.tracing.trees import replaced
@@ -76,7 +77,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(error, ConversionError):
             return error
         place = self._failed[1] if self._failed is not None and self._failed[0] is error else self._inside[0]
-        return ConversionError(f"{places.line_of(error, *place)}: {type(error).__name__}: {error}")
+        return ConversionError(f"{places.line_of(error, *place)}: {told(error)}")
 
     # -- running ----------------------------------------------------------------------------------------------------
 
@@ -124,7 +125,8 @@ class Recorder(TorchFunctionMode):
         name = self._names.get(id(module))
         self._inside.append((self._inside[-1][0] if name is None else name, module))
         try:
-            self._check(module)
+            if (reason := sealed(module)) is not None:
+                raise self.nodes.refuse(reason)
             if name and (self._leaves(module, name) or self._hides_its_weight(module, args, kwargs)):
                 return self._call_leaf(module, name, args, kwargs)
             return module._call_impl(*args, **kwargs)
@@ -135,18 +137,14 @@ class Recorder(TorchFunctionMode):
         finally:
             self._inside.pop()
 
-    def _check(self, module: nn.Module) -> None:
-        if isinstance(module, torch.jit.ScriptModule):
-            raise self.nodes.refuse("a scripted module cannot be looked into; convert the module it was made of")
-        if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
-            raise self.nodes.refuse("a compiled module cannot be looked into; convert first, compile afterwards")
-
     def _hides_its_weight(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         with self.paused():
             inputs = replaced((args, kwargs), lambda arg: self.nodes.value(arg) if isinstance(arg, Tensor) else arg)
             return hides_its_weight(module, *inputs)
 
     def _call_leaf(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        args, kwargs = bound.args, bound.kwargs  # another layer may call the same argument by another name
         in_place = bool(getattr(module, "inplace", False))
         self.nodes.targets[name] = self._out_of_place(module) if in_place else module
         result = self.record("call_module", name, args, kwargs)

@@ -18,7 +18,7 @@ from hat.tracing.following import follow
 from hat.tracing.leaves import is_leaf
 from hat.tracing.nodes import Nodes
 from hat.tracing.recorder import Recorder
-from hat.tracing.untouched import untouched
+from hat.tracing.untouched import evaluating, untouched
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Traced:
     graph_module: fx.GraphModule
     values: dict[fx.Node, Any]
     learning: bool
+
+    @property
+    def answer(self) -> Any:
+        """What the module answers on the example."""
+        return next(value for node, value in self.values.items() if node.op == "output")
 
 
 def trace(module: nn.Module, example: tuple[Any, ...], *, leaves: Callable[[nn.Module, str], bool] = is_leaf) -> Traced:
@@ -86,9 +91,9 @@ def _trace(module: nn.Module, example: tuple[Any, ...], leaves: Any, learning: b
     for node in reversed(nodes.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             nodes.graph.erase_node(node)
-    graph_module = assembled(module, nodes).eval()
-    check(module, graph_module, example, [*nodes.burnt, *nodes.constants], more=3 if followed else 1)
-    graph_module.train(module.training)
+    graph_module = assembled(module, nodes)
+    with evaluating(graph_module):
+        check(module, graph_module, example, [*nodes.burnt, *nodes.constants], more=3 if followed else 1)
     return Traced(graph_module, {node: nodes.values[node] for node in nodes.graph.nodes}, learning)
 
 
@@ -153,7 +158,9 @@ def _names(module: nn.Module, example: tuple[Any, ...]) -> list[str]:
     try:
         bound = inspect.signature(module.forward).bind(*example)
     except TypeError as error:
-        raise ConversionError(f"example: expected the arguments of {type(module).__name__}.forward: {error}") from None
+        raise ConversionError(
+            f"example_input: expected the arguments of {type(module).__name__}.forward: {error}"
+        ) from None
     names: list[str] = []
     for name, value in bound.arguments.items():
         several = bound.signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL

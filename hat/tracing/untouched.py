@@ -49,9 +49,13 @@ def untouched(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the `with` block; after it every part of the module is in the mode that it had before."""
+    """Evaluation mode inside the `with` block; after it every part of the module is in the mode that it had before.
+
+    `train` and `eval` are not called, because a module may do more there, as merge an adapter into its weight.
+    """
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    for part, _ in modes:
+        part.training = False
     try:
         yield
     finally:

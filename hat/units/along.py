@@ -25,7 +25,8 @@ class Along(NamedTuple):
         module: the module that owns the parameter.
         name: the name of the parameter in that module.
         dim: the dimension of the parameter that lies along the axis: 0 of a module that makes the units, 1 of a module
-            that reads the units, 1 of a table.
+            that reads the units, 1 of a table. The other way round if the weight of the module is `transposed`, as that
+            of a transposed convolution.
         repeat: how many consecutive indices of that dimension belong to one unit (the pixels of a channel after a
             flatten).
         groups: the number of groups, if a grouped convolution reads the units.
@@ -47,7 +48,8 @@ class Along(NamedTuple):
     @property
     def produces(self) -> bool:
         """The units are outputs of the module, not its inputs."""
-        return self.dim == 0 or self.table
+        transposed = self.name == "weight" and getattr(self.module, "transposed", False)
+        return self.table or self.dim == (1 if transposed else 0)
 
     @property
     def parameter(self) -> Tensor | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from hat.units.gate import Gate
 
 
@@ -11,10 +14,13 @@ class Wired:
     Attributes:
         tail: the gate whose units are the features, one or several features in a row per unit; None if there is none.
         features: the number of features; None if it is the number of units of the last gate.
+        reasons: for names of parameters that no two tasks share, the name that the parameter had in the network that
+            the body was made from, and why tasks do not share it.
     """
 
     tail: Gate | None = None
     features: int | None = None
+    reasons: Mapping[str, tuple[str, str]] = MappingProxyType({})
 
     def complete(self) -> dict[Gate, bool]:
         """For every gate, whether only this body and the heads behind it read the units."""

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule, Rule
-from hat.conversion.rules.elementwise import multiply
+from hat.conversion.rules.elementwise import meet_one_to_one, multiply
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 
@@ -21,12 +21,18 @@ def _glu_module(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwar
     return glu(analysis, args[0], module.dim)
 
 
-def glu(analysis: Analysis, value: Value, dim: int) -> Value:
-    """The first half of the channels times the sigmoid of the second half."""
+def glu(analysis: Analysis, value: Value, dim: int) -> Value | None:
+    """The first half of the channels times the sigmoid of the second half.
+
+    None if a unit of one half meets several units of the other, as in a value that was broadcast. A half is the value
+    of no node, so it could not be gated alone.
+    """
     shape = torch.Size(size // 2 if d == dim % len(value.shape) else size for d, size in enumerate(value.shape))
     if value.labels is None:
         return Value(shape)
     first, second = value.labels.chunk(2, dim)
+    if not meet_one_to_one(analysis, first, second):
+        return None
     analysis.units.part(first.clamp(min=0), torch.tensor(0))
     analysis.units.part(second.clamp(min=0), torch.tensor(1))
     return multiply(analysis, Value(shape, first, value.gated), Value(shape, second.clamp(min=0)), shape)

@@ -154,8 +154,7 @@ def multiply(analysis: Analysis, x: Value, y: Value, shape: torch.Size) -> Value
     if x.labels is None or y.labels is None:
         labelled, unlabelled = (x, y) if y.labels is None else (y, x)
         return _against_unlabelled(analysis, labelled, unlabelled, keeps_zero=True)
-    x_count, y_count, pairs = _counts(analysis, x.labels, y.labels)
-    if pairs == x_count == y_count:  # every unit meets one unit
+    if meet_one_to_one(analysis, x.labels, y.labels):
         analysis.units.unite(x.labels.clamp(min=0), y.labels.clamp(min=0))
         _keep_beside_strangers(analysis, x.labels, y.labels)
         is_zero = _zeros(x) | _zeros(y)
@@ -163,12 +162,19 @@ def multiply(analysis: Analysis, x: Value, y: Value, shape: torch.Size) -> Value
         return Value(shape, joined, bool((is_zero.expand(shape) | (joined <= 0)).all()))
     analysis.demand(x)
     analysis.demand(y)
+    x_count, y_count, _ = _counts(analysis, x.labels, y.labels)
     fine, coarse = (x, y) if x_count >= y_count else (y, x)
     assert fine.labels is not None
     assert coarse.labels is not None
     analysis.units.fix(coarse.labels.clamp(min=0))
     analysis.units.fix(fine.labels.clamp(min=0))
     return Value(shape, fine.labels.expand(shape), gated=True)
+
+
+def meet_one_to_one(analysis: Analysis, x: Tensor, y: Tensor) -> bool:
+    """Whether every unit of one tensor that meets units of the other meets a single one. The tensors have labels."""
+    x_count, y_count, pairs = _counts(analysis, x, y)
+    return pairs == x_count == y_count
 
 
 def _counts(analysis: Analysis, x: Tensor, y: Tensor) -> tuple[int, int, int]:

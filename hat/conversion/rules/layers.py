@@ -11,6 +11,7 @@ from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule
 from hat.conversion.rules.rows import keeps_rows_apart
 from hat.conversion.units import constant, of_one, varying
 from hat.conversion.values import Value
+from hat.layers.transposed import TransposedLinear
 
 
 def _rows(analysis: Analysis, node: fx.Node, module: Any, length: int, *, dim: int = 0, groups: int = 1) -> Tensor:
@@ -75,10 +76,10 @@ def _of_units_only(analysis: Analysis, labels: Tensor, ids: Tensor) -> Tensor:
     return torch.where(strangers | (flat <= 0).all(0), 0, ids)
 
 
-def _linear(analysis: Analysis, node: fx.Node, module: nn.Linear, args: Args, kwargs: Kwargs) -> Any:
-    value = args[0] if args else kwargs["input"]
-    _columns(analysis, node, module, value, module.in_features, -1)
-    rows = _rows(analysis, node, module, module.out_features)
+def _linear(analysis: Analysis, node: fx.Node, module: Any, args: Args, kwargs: Kwargs) -> Any:
+    of_outputs = 1 if isinstance(module, TransposedLinear) else 0
+    _columns(analysis, node, module, args[0], module.in_features, -1, dim=1 - of_outputs)
+    rows = _rows(analysis, node, module, module.out_features, dim=of_outputs)
     return Value(analysis.concrete[node].shape, rows.expand(analysis.concrete[node].shape))
 
 
@@ -201,7 +202,7 @@ def _along_norm(analysis: Analysis, node: fx.Node, module: Any, value: Value, un
 
 
 MODULES: dict[type[nn.Module], ModuleRule] = {
-    nn.Linear: _linear,
+    **dict.fromkeys((nn.Linear, TransposedLinear), _linear),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _conv),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed_conv),
     nn.Embedding: _embedding,

@@ -40,6 +40,8 @@ def _move(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     value = args[0]
     if not isinstance(value, Value) or any(True for _ in tensors((args[1:], kwargs))):
         return None
+    if any(isinstance(arg, torch.dtype) for arg in (*args[1:], *kwargs.values())):  # a view of the bits
+        return None
     moved = run_on(analysis.labels(value), node, args[1:], kwargs)
     return _like(value, moved)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hat.conversion.analysis import Analysis, Args, Kwargs, ModuleRule, Rule
+from hat.conversion.maps import words
 from hat.conversion.units import constant
 from hat.conversion.values import Value
 from hat.tracing.substitutes import DroppedAttention
@@ -38,12 +39,12 @@ def matmul(analysis: Analysis, x: Value, y: Value, shape: torch.Size) -> Value |
 
 
 def _einsum(analysis: Analysis, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    if len(args) != 3 or not isinstance(args[0], str):
+    parsed = words(args[0]) if len(args) == 3 else None
+    if parsed is None:
         return None
-    inputs, _, out = args[0].replace(" ", "").partition("->")
+    letters, out = parsed
     x, y = args[1:]
-    letters = inputs.split(",")
-    if "." in inputs or len(letters) != 2 or not all(isinstance(value, Value) for value in (x, y)):
+    if len(letters) != 2 or not all(isinstance(value, Value) for value in (x, y)):
         return None
     if any(len(set(word)) < len(word) for word in (*letters, out)) or not set(out) <= set(letters[0] + letters[1]):
         return None

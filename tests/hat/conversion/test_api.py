@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -256,6 +257,7 @@ def test_an_old_task_answers_alike_in_training_mode(name):
         assert torch.equal(values, now[buffer]), buffer
 
 
+@pytest.mark.filterwarnings("ignore::hat.UnlockedWarning")  # weights that the network computes are each task's own
 def test_a_network_with_several_inputs():
     module, example = NETWORKS["cross_attention"]()
     model = hat.convert(module, example, head=None)
@@ -299,6 +301,7 @@ def test_names_are_those_of_the_network():
 # ---------------------------------------------------------------- pretrained
 
 
+@pytest.mark.filterwarnings("ignore::hat.UnlockedWarning")  # weights that the network computes are each task's own
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
     "name", ["resnet", "transformer_fused", "language_model", "grouped", "weights_of_another_form"]
@@ -411,15 +414,43 @@ def test_an_error_names_the_module_and_a_remedy(make, options, message):
         hat.convert(Net(forward, part=module, **last), torch.randn(4, 5), **options)
 
 
-def test_arguments_out_of_range():
-    with pytest.raises(TypeError, match=r"module: expected a torch\.nn\.Module, got function"):
-        hat.convert(lambda x: x, torch.randn(2, 5))
-    with pytest.raises(ValueError, match=r"pretrained: expected one of .*'frozen'"):
-        hat.convert(nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 2)), torch.randn(2, 5), pretrained="frozen")
-    with pytest.raises(TypeError, match=r"filter: expected a function.*got str"):
-        hat.convert(nn.Linear(5, 5), torch.randn(2, 5), filter="1")
-    with pytest.raises(TypeError, match=r"config: expected a hat.GateConfig, got int"):
-        hat.convert(nn.Linear(5, 5), torch.randn(2, 5), config=3)
+_WRONG = {
+    "module": [lambda x: x, nn.Linear, None, "net", {"weight": torch.ones(2)}],
+    "example_input": [None, {}, (), [], "image", 3, np.ones((2, 5), np.float32), (3, None), [[]], ({"x": 1},)],
+    "head": [0, True, b"1", ["1"], nn.Linear(5, 2), object()],
+    "filter": ["1", 3, lambda module: True, lambda a, b, c: True, ["1"], object()],
+    "pretrained": ["frozen", None, 1, True, ["free"]],
+    "per_head": ["yes", 1, None, 0.0],
+    "copy": ["no", 0, None, torch.ones(1)],
+    "config": [3, {}, "binary", hat.GateConfig],
+    "process_group": [3, "world", ()],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in _WRONG.items() for value in values])
+def test_arguments_of_wrong_types_and_values(name, value):
+    network = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
+    arguments = {"module": network, "example_input": torch.randn(2, 5)} | {name: value}
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: expected ") as refusal:
+        hat.convert(arguments.pop("module"), arguments.pop("example_input"), **arguments)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_network_that_cannot_be_copied():
+    network = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
+    network.last = network(torch.randn(2, 5))  # deepcopy takes no tensor that was computed with gradients
+    with pytest.raises(
+        ValueError, match=r"^copy: expected a network that copy\.deepcopy takes, got RuntimeError: Only"
+    ):
+        hat.convert(network, torch.randn(2, 5), copy=True)
+
+
+def test_containers_with_tensors_are_examples():
+    def forward(self, inputs):
+        return self.head(F.relu(self.one(inputs["x"])))
+
+    module = Net(forward, one=nn.Linear(5, 6), head=nn.Linear(6, 3))
+    assert hat.convert(module, {"x": torch.randn(2, 5)}).features == 6
 
 
 def test_tensors_without_values_are_refused():

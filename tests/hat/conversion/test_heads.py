@@ -33,10 +33,49 @@ def test_no_head():
 
 
 def test_a_head_by_name():
-    """The layers behind the head stay."""
-    module = Net(lambda self, x: self.one(self.head(F.relu(self.one(x)))), one=nn.Linear(5, 5), head=nn.Linear(5, 5))
+    module = Net(lambda self, x: self.head(F.relu(self.one(x))), one=nn.Linear(5, 5), head=nn.Linear(5, 5))
     model = hat.convert(module, X, head="head")
-    assert (model.body.head, model.features) == ("head", 5)
+    assert (model.body.head, model.features, list(model.gates)) == ("head", 5, ["gates.one"])
+
+
+@pytest.mark.parametrize("width", [5, 6])
+def test_a_head_that_is_not_last_is_refused(width):
+    """Also if the layers behind it would take its inputs as well."""
+    module = Net(lambda self, x: self.head(F.relu(self.one(x))), one=nn.Linear(5, width), head=nn.Linear(width, 3))
+    with pytest.raises(ConversionError, match=r"head: expected .* got 'one'; it answers with head$"):
+        hat.convert(module, X, head="one")
+
+
+def test_a_head_in_front_of_a_softmax_is_refused():
+    """The softmax would be taken over the features."""
+    module = Net(lambda self, x: self.head(F.relu(self.one(x))).softmax(1), one=nn.Linear(5, 6), head=nn.Linear(6, 3))
+    with pytest.raises(ConversionError, match=r"got 'head'; it answers with .*softmax, which is no such layer"):
+        hat.convert(module, X, head="head")
+
+
+def test_a_named_head_that_is_called_twice():
+    module = Net(lambda self, x: self.one(self.two(F.relu(self.one(x)))), one=nn.Linear(5, 5), two=nn.Linear(5, 5))
+    for name in ("one", "two"):
+        with pytest.raises(ConversionError, match=rf"got '{name}'; it answers with one \(called twice\)"):
+            hat.convert(module, X, head=name)
+
+
+def test_a_head_that_is_called_by_keyword():
+    module = Net(lambda self, x: self.head(input=F.relu(self.one(input=x))), one=nn.Linear(5, 6), head=nn.Linear(6, 3))
+    assert hat.convert(module, X).features == 6
+
+
+@pytest.mark.parametrize("behind", [lambda h: h.view(-1, 3), lambda h: h.reshape(-1, 3).squeeze()])
+def test_a_call_behind_the_head_must_fit_the_features(behind):
+    """Three classes from 6 features: `view(-1, 3)` would make two samples of one."""
+    module = Net(lambda self, x: behind(self.head(F.relu(self.one(x)))), one=nn.Linear(5, 6), head=nn.Linear(6, 3))
+    with pytest.raises(ConversionError, match="head: expected only calls behind head"):
+        hat.convert(module, X)
+
+
+def test_the_only_class_may_be_squeezed():
+    module = Net(lambda self, x: self.head(F.relu(self.one(x))).squeeze(-1), one=nn.Linear(5, 6), head=nn.Linear(6, 1))
+    assert hat.convert(module, X).features == 6
 
 
 def test_a_convolution_of_one_position():

@@ -95,3 +95,12 @@ def test_dimensions_that_vary():
     assert constant(labels, 0)
     assert not constant(labels, 1)
     assert [tuple(t.shape) for t in narrowed(labels, torch.arange(4))] == [(1, 3, 1), (1, 1, 4)]
+
+
+def test_a_single_id_is_found_as_any_other():
+    """An index without dimensions gives a view of the table that is written to."""
+    units = Units()
+    units.unite(units.new(3), units.new(3))
+    assert units.find(torch.tensor(5)).item() == 2
+    assert units.find(torch.tensor(5)).shape == ()
+    assert units.find(torch.tensor([[5, 4]])).tolist() == [[2, 1]]

@@ -357,11 +357,11 @@ def constants():
 
 @network
 def matrix_by_hand():
-    """A parameter that is multiplied with units, outside of a layer."""
+    """A matrix that is computed from a parameter and multiplied with units, outside of a layer."""
 
     def forward(self, x):
-        x = F.relu(self.one(x)) @ self.matrix
-        return self.last(F.relu(torch.einsum("bi,ij->bj", x, self.other)))
+        x = F.relu(self.one(x)) @ self.matrix.tanh()
+        return self.last(F.relu(torch.einsum("bi,ij->bj", x, self.other.tanh())))
 
     return Net(forward, one=nn.Linear(5, 6), last=nn.Linear(5, 4), matrix=parameter(6, 4), other=parameter(4, 5)), FLAT
 
@@ -927,6 +927,53 @@ def weights_of_another_form():
     """Parametrizations: the graph computes the weight."""
     one = nn.utils.parametrizations.weight_norm(nn.Linear(5, 6))
     return nn.Sequential(one, nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 4)), FLAT
+
+
+class Conv1D(nn.Module):
+    """As in transformers: a linear layer whose weight is [inputs, outputs]."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.nf, self.nx = outputs, inputs
+        self.weight, self.bias = parameter(inputs, outputs), parameter(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size_out = (*x.size()[:-1], self.nf)
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(size_out)
+
+
+@network
+def transposed_weights():
+    """A block of GPT-2."""
+
+    def forward(self, x):
+        x = self.words(x)
+        q, k, v = self.c_attn(self.ln_1(x)).split(6, 2)
+        q, k, v = (y.view(*y.shape[:2], 2, 3).transpose(1, 2) for y in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.c_proj(y.transpose(1, 2).reshape(x.shape))
+        return self.ln_f(x + self.mlp_proj(F.gelu(self.mlp_fc(self.ln_2(x)), approximate="tanh")))
+
+    norms = {name: nn.LayerNorm(6) for name in ("ln_1", "ln_2", "ln_f")}
+    maps = {"c_attn": Conv1D(18, 6), "c_proj": Conv1D(6, 6), "mlp_fc": Conv1D(8, 6), "mlp_proj": Conv1D(6, 8)}
+    return Net(forward, words=nn.Embedding(11, 6), **norms, **maps), words()
+
+
+@network
+def transposed_weights_and_others():
+    """Linear maps by all names, with weights of either layout, the last but one over tokens."""
+
+    def forward(self, x):
+        x = F.relu(x @ self.one)
+        x = F.relu(torch.einsum("bti,io->bto", x, self.two) + self.bias)
+        x = F.relu(F.linear(x, self.three.t(), self.shift))
+        x = F.relu(torch.einsum("oi,...i->...o", self.four, x))
+        x = F.relu(torch.matmul(x, self.five.T))
+        return F.relu(self.over_tokens @ x).mean(1) @ self.last
+
+    layers = {"one": (5, 6), "two": (6, 4), "three": (4, 4), "four": (6, 4), "five": (5, 6), "last": (5, 3)}
+    weights = {name: parameter(*shape) for name, shape in layers.items()}
+    return Net(forward, bias=parameter(4), shift=parameter(4), over_tokens=parameter(7, 3), **weights), (3, 5)
 
 
 class Standardised(nn.Conv2d):

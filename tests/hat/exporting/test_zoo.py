@@ -48,6 +48,7 @@ ONE = {
     "transformer_by_hand": [3, 2, 6, 2, 2],  # of 3, 1, 3, 2, 2: heads
     "transformer_fused": [3, 2, 6, 2, 2],  # of 3, 1, 3, 2, 2: heads
     "transposed": [1, 4, 2, 1],  # of 1, 2, 1, 1: groups of two
+    "transposed_weights": [2, 2, 2, 4],  # of 2, 1, 1, 4: heads
     "units_beside_inputs_times_a_switch": [4, 5, 1],  # of 1, 2, 1: a switch a unit and an input
     "windows": [1, 2, 2, 1, 2],  # of 1, 2, 1, 1, 2: heads
 }
@@ -80,6 +81,7 @@ BOTH = {
     "switched_off_by_units": [6, 6, 6, 4],  # of 4, 2, 3, 4: masks made of units
     "talking_heads": [4, 4, 2, 2, 3],  # of 4, 2, 2, 2, 3: heads
     "torch_encoder": [5, 8, 8, 6, 4],  # of 5, 4, 6, 6, 4: heads
+    "transposed_weights_and_others": [4, 2, 3, 4, 5, 7, 3],  # of 4, 2, 3, 4, 5, 4, 3: a mean over tokens that are units
     "unknown_function": [6, 3, 2],  # of 4, 3, 2: a sum up to each unit
     "words_read_and_written": [4, 3, 11],  # of 4, 3, 8: every word is looked up
 }

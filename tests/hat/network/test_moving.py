@@ -734,7 +734,7 @@ def test_a_tail_whose_units_are_not_the_features():
 
 def test_a_name_that_a_module_does_not_have():
     """A lock of nothing would forget."""
-    with pytest.raises(AttributeError, match="wieght"):
+    with pytest.raises(ValueError, match="name: expected a parameter of Linear, got 'wieght'"):
         hat.Gate(8).attach(nn.Linear(8, 8), "wieght", 1)
 
 

@@ -262,6 +262,7 @@ GROWN = {
     "mlp": 3, "resnet": 4, "concatenation": 4, "swiglu": 2, "depthwise_of_inputs": 2, "grouped_inputs": 2,
     "flattened_by_view": 2, "flattened_positions_first": 2, "squeeze_and_excite": 3, "convnext": 3, "dense": 4,
     "transformer_fused": 5, "qkv_by_reshape": 4, "torch_encoder": 5, "preactivation": 2, "scales": 2,
+    "transposed_weights": 4,
 }  # fmt: skip
 """The number of gates of each network. All must grow, because a gate that does not grow would not be tested."""
 

@@ -480,7 +480,7 @@ def test_hooks_are_refused(hook):
         (lambda: nn.Sequential(nn.Embedding(4, 2, max_norm=1.0)), r"0 \(Embedding\): changes its weight"),
         (lambda: nn.Sequential(nn.LazyLinear(4)), r"0 \(LazyLinear\): has no parameters yet"),
         (lambda: nn.Sequential(torch.jit.script(nn.Linear(4, 4))), "a scripted module"),
-        (lambda: nn.Bilinear(4, 4, 1), "example: expected the arguments of Bilinear.forward"),
+        (lambda: nn.Bilinear(4, 4, 1), "example_input: expected the arguments of Bilinear.forward"),
     ],
 )
 def test_modules_that_are_refused(module, reason):
