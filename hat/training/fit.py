@@ -171,6 +171,10 @@ class Fit:
             most = parameters[number].numel()
             for name, value in values.items():  # a list has the blocks that may move
                 parts = [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, Tensor)]
+                axes = parameters[number].dim()
+                if any(part.dim() not in (0, axes) for part in parts):
+                    shapes = [tuple(part.shape) for part in parts]
+                    raise ValueError(f"optimizer: {name}: expected parts of {axes} dimensions, got {shapes}"[:300])
                 if (count := sum(part.numel() for part in parts if part.dim())) > most:
                     raise ValueError(f"optimizer: {name}: expected at most {most} numbers, got {count}")
 

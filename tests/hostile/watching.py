@@ -205,7 +205,7 @@ class _Watched:
             result.outcome, result.message = "refused", str(error)
         except BaseException as error:
             result.outcome, result.message = "escaped", f"{type(error).__name__}: {error}"[:2000]
-            if kind.reader == "model" and isinstance(error, RuntimeError):
+            if kind.reader == "model" and isinstance(error, (RuntimeError, TypeError)) and "state_dict" in str(error):
                 result.outcome = "refused"
         self.on = False
         result.peak, result.seconds = _peak() - memory, time.perf_counter() - started
