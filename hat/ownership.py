@@ -118,6 +118,8 @@ def _held_lock(folder: Path, lock: Path) -> Iterator[Path]:
                 with _held_lock(folder, lock.with_name(f"{LOCK}.{zlib.crc32(dead):08x}")):
                     if _read(lock) == dead:
                         lock.unlink()
+        if lock.name == LOCK:
+            _remove_leftovers(folder)
         yield lock
     finally:
         _held.discard(owner.key)  # first: if Ctrl-C comes now, the lock is that of nobody
@@ -125,6 +127,14 @@ def _held_lock(folder: Path, lock: Path) -> Iterator[Path]:
         if os.getpid() == owner.process and content is not None and _owner(content) == owner:
             with suppress(OSError):
                 lock.unlink()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while they made or removed a lock have left."""
+    for leftover in folder.glob(f"{LOCK}.*"):
+        with suppress(ValueError, OSError):  # its process lives
+            if _check_dead(folder, leftover) is not None:
+                leftover.unlink()
 
 
 def _written(lock: Path, owner: Owner) -> bool:

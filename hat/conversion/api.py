@@ -41,8 +41,13 @@ def convert_body(
     head: str | None = "last",
     filter: Callable[[nn.Module, str], bool] | None = None,
     per_head: bool = False,
+    ours: bool = False,
 ) -> Converted:
-    """The body of the model that `hat.convert` makes. For the arguments and errors see `hat.convert`."""
+    """The body of the model that `hat.convert` makes. For the other arguments and the errors see `hat.convert`.
+
+    Args:
+        ours: the network is of this library: it does nothing in training that its graph does not, as the tests show.
+    """
     example = example_input if isinstance(example_input, tuple) else (example_input,)
     refuse_hidden(module)
     _check_present(module, example)
@@ -50,7 +55,7 @@ def convert_body(
     excluded = _excluded(module, filter)
     # The layers of the graph are those of the network, which keeps its modes.
     with evaluating(module), explained(module):
-        body, modes_of = _converted(module, example, excluded, head, per_head)
+        body, modes_of = _converted(module, example, excluded, head, per_head, ours)
     for part in body.modules():
         part.training = module.training
     for name, part in body.network.named_modules():
@@ -71,12 +76,13 @@ def _converted(
     excluded: set[str],
     head: str | None,
     per_head: bool,
+    ours: bool,
 ) -> tuple[Converted, dict[str, str]]:
     """See `convert_body`; and for the modules of the graph that do the work of another module, the name of that."""
     traced = trace(
         module, example, leaves=lambda part, name: name in excluded or (is_leaf(part, name) and not _is_function(part))
     )
-    lost = missing_in_training(module, traced, example)
+    lost = "" if ours else missing_in_training(module, traced, example)
     network = traced.graph_module
     make_modular(network, traced.values)
     name = find_head(network, head)

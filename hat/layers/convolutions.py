@@ -35,7 +35,7 @@ class _HATConv(GatedLayer):
             layer.
 
     Raises:
-        TypeError: an argument has another type than annotated, or than in the `torch.nn` layer.
+        TypeError: an argument is of another class than annotated, or than in the `torch.nn` layer.
         ValueError: a number, `activation` or `dropout` is out of range, or a gate has another number of units.
     """
 

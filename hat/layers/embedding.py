@@ -26,7 +26,7 @@ class HATEmbedding(nn.Embedding):
         factory: `device` and `dtype`, the same as for `torch.nn.Embedding`.
 
     Raises:
-        TypeError: an argument has another type than annotated.
+        TypeError: an argument is of another class than annotated; a number, text or switch is a `ValueError`.
         ValueError: a number is out of range, or the gate has another number of units.
     """
 

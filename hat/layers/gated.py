@@ -188,7 +188,7 @@ class HATLinear(GatedLayer, nn.Linear):
         factory: `device` and `dtype`, the same as for `torch.nn.Linear`.
 
     Raises:
-        TypeError: an argument has another type than annotated.
+        TypeError: an argument is of another class than annotated; a number, text or switch is a `ValueError`.
         ValueError: a number, `activation` or `dropout` is out of range, or a gate has another number of units.
     """
 
@@ -258,5 +258,7 @@ def check_same_kind(x: Tensor, weight: Tensor) -> None:
     """
     if x.device != weight.device:
         raise ValueError(f"x: expected a tensor on {weight.device}, got one on {x.device}")
-    if not (x.is_floating_point() and not x.is_meta and torch.is_autocast_enabled(x.device.type)):
+    if x.dtype != weight.dtype and not (
+        x.is_floating_point() and not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    ):
         raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")

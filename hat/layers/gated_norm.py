@@ -36,7 +36,7 @@ class GatedNorm(PerTask):
         norm: the keyword arguments of the `torch.nn` layer.
 
     Raises:
-        TypeError: an argument has another type than annotated, or than in the `torch.nn` layer.
+        TypeError: an argument is of another class than annotated, or than in the `torch.nn` layer.
         ValueError: a number is out of range, the gate has another number of units, or the norm has a gate and is over
             several dimensions.
     """

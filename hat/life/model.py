@@ -70,7 +70,7 @@ class HATModel(Network):
 
     Raises:
         TypeError: a parameter is spread over several processes, as by `fully_shard`; `process_group` is no group; or an
-            argument has another type than annotated.
+            argument is of another class than annotated.
         ValueError: the body has no gate; or it has running statistics that no task could keep for itself, see
             `hat.HATBatchNorm2d`; or `outputs` is no gate of the body, or its units do not divide the features; or this
             process is not in the group.

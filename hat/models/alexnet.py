@@ -35,7 +35,7 @@ def alexnet(
         A body for `hat.HATModel`: [B, C, H, W] to [B, hidden[-1]].
 
     Raises:
-        TypeError: an argument has another type than annotated.
+        TypeError: an argument is of another class than annotated; a number, text or switch is a `ValueError`.
         ValueError: images are not square or too small, there is a wrong number of channels, hidden widths or dropouts,
             or a width is below 1.
     """

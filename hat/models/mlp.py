@@ -40,7 +40,7 @@ def mlp(
         A body for `hat.HATModel`: [B, ...] to [B, hidden[-1]].
 
     Raises:
-        TypeError: an argument has another type than annotated.
+        TypeError: an argument is of another class than annotated; a number, text or switch is a `ValueError`.
         ValueError: there is no hidden layer, a width is below 1, or an option is out of range.
     """
     check_arguments(mlp, locals())

@@ -48,7 +48,7 @@ def resnet18(
         A body for `hat.HATModel`: [B, C, H, W] to [B, 8 width].
 
     Raises:
-        TypeError: an argument has another type than annotated.
+        TypeError: an argument is of another class than annotated; a number, text or switch is a `ValueError`.
         ValueError: an option is out of range.
     """
     return _converted(18, input_shape, width, stem, zero_init, dropout)

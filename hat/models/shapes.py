@@ -45,7 +45,7 @@ def converted(make: Callable[[], nn.Module], *shape: int) -> Converted:
         shape: of one input.
     """
     if torch.get_default_device().type != "meta":
-        return convert_body(make(), _two_inputs(*shape), head=None)
+        return convert_body(make(), _two_inputs(*shape), head=None, ours=True)
     with torch.device("cpu"):
         return converted(make, *shape).to("meta")
 

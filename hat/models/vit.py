@@ -54,7 +54,7 @@ def vit(
         A body for `hat.HATModel`: [B, C, H, W] to [B, features].
 
     Raises:
-        TypeError: an argument has another type than annotated.
+        TypeError: an argument is of another class than annotated; a number, text or switch is a `ValueError`.
         ValueError: an option is out of range.
     """
     check_arguments(vit, locals())

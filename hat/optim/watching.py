@@ -138,7 +138,8 @@ def _optimizers() -> list[Optimizer]:
     """All optimizers of this process, also those that have not stepped. To find them takes some milliseconds."""
     objects = gc.get_objects()
     classes = {cls for cls in set(map(type, objects)) if issubclass(cls, Optimizer)}
-    return [found for found in objects if type(found) in classes]
+    # An error in a constructor leaves an optimizer without groups; a traceback may hold it.
+    return [found for found in objects if type(found) in classes and hasattr(found, "param_groups")]
 
 
 def _look_again_at_gradient(optimizer: Optimizer, parameter: Tensor) -> None:

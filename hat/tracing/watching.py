@@ -267,8 +267,13 @@ class _Operations(TorchDispatchMode):
         super().__init__()
         self.watch = watch
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.watch.operation(func, args, kwargs or {})
+
+def _dispatch(self: _Operations, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    return self.watch.operation(func, args, kwargs or {})
+
+
+# Inside of the class, torch would wrap it so that its first call loads the compiler: seconds, and 160 MiB.
+_Operations.__torch_dispatch__ = _dispatch  # type: ignore[method-assign, assignment]
 
 
 def _seeds(kwargs: dict[str, Any]) -> list[Tensor]:

@@ -116,7 +116,7 @@ class Gate(Float32Module):
             table: the module answers with rows of the parameter.
 
         Raises:
-            TypeError: an argument has another type than annotated.
+            TypeError: an argument is of another class than annotated; a number, text or switch is a `ValueError`.
             ValueError: the module has no parameter of this name, or the parameter has no such dimension; the length of
                 the dimension is not `units * repeat / groups`; or `places` has another length than `units * repeat`, or
                 an index that is too large.

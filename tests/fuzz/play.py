@@ -160,18 +160,21 @@ def _scene() -> Scene:
 
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
-    """Raise `_Hang` after `SECONDS`."""
+    """Raise `_Hang` after `SECONDS` of work, however busy the machine is, or after a wait of half a minute a second."""
 
     def stop(_: int, frame: FrameType | None) -> None:
         raise _Hang(f"more than {SECONDS} s, in {frame.f_code.co_qualname if frame else ''}")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(30 * SECONDS)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _is_called(target: Target, name: str, arguments: Mapping[str, Any]) -> bool:

@@ -209,6 +209,15 @@ def test_kill_9_leaves_a_lock_that_the_next_process_takes_over(tmp_path: Path) -
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs fork")
+def test_what_a_process_left_that_was_killed_while_it_made_a_lock_is_removed(tmp_path: Path) -> None:
+    left, living = tmp_path / f"{LOCK}.0123", tmp_path / f"{LOCK}.4567"
+    lock_of(tmp_path, process=dead_process()).rename(left)
+    lock_of(tmp_path).rename(living)
+    with owned(tmp_path):
+        assert not left.exists()
+    assert list(tmp_path.iterdir()) == [living]
+
+
 def test_a_fork_of_the_owner_leaves_the_lock(tmp_path: Path) -> None:
     owner = owned(tmp_path)
     lock = owner.__enter__()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 import random
 import re
+import subprocess
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import hat
+from hat.conversion.api import convert_body
 from hat.tracing.generators import generators
 from tests.zoo.environment import prepare
 
@@ -806,3 +809,37 @@ def test_a_failure_in_training_does_not_hide_a_state():
     centre = tracked(lambda self, x: self.mean.lerp_(x.mean(0), 0.1), mean=torch.zeros(16))
     with pytest.raises(hat.ConversionError, match=r"changes 2\.mean in training"):
         hat.convert(flat(centre, Part(fails)), torch.randn(FLAT))
+
+
+NETWORKS = {
+    "mlp": lambda: hat.models.mlp(12, (8, 8)),
+    "alexnet": lambda: hat.models.alexnet((3, 32, 32), hidden=(16, 16)),
+    "resnet18": lambda: hat.models.resnet18((3, 8, 8), width=4, dropout=0.1),
+    "resnet50": lambda: hat.models.resnet50((3, 8, 8), width=4),
+    "vit": lambda: hat.models.vit((3, 8, 8), features=12, depth=2, heads=2, hidden=16, dropout=0.1),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_our_own_networks_do_nothing_in_training_that_is_lost(name, monkeypatch):
+    """So `hat.models` does not look for it each time. A warning is an error in these tests."""
+    converted = []
+
+    def look(network, *args, ours, **kwargs):
+        assert ours
+        converted.append(convert_body(network, *args, **kwargs))
+        return converted[0]
+
+    monkeypatch.setattr("hat.models.shapes.convert_body", look)
+    assert NETWORKS[name]() is converted[0]
+
+
+def test_a_conversion_does_not_load_the_compiler():
+    """It would take seconds, and 160 MiB."""
+    code = (
+        "import sys, torch, hat; from torch import nn; "
+        "hat.convert(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 2)), torch.ones(2, 4)); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -292,3 +292,13 @@ def test_states_of_another_form_are_not_outgrown():
     optimizer.add_param_group({"params": list(model.head.parameters())})
     with pytest.warns(hat.UnguardedWarning):
         step(model, optimizer)
+
+
+def test_an_optimizer_whose_constructor_has_failed_is_none():
+    with pytest.raises(ValueError, match="empty") as error:
+        torch.optim.AdamW([])
+    model = made()
+    first = hat.optim.SGD(list(model.body.parameters()), lr=0.1, model=model)
+    with pytest.warns(hat.UntrainedWarning, match="heads.1.weight"):
+        step(model, first)
+    assert error.value.args  # the traceback holds the optimizer without groups
