@@ -165,7 +165,7 @@ def _tar(path: Path, budget: Budget) -> Iterator[Entry]:
 def _from_tar(archive: tarfile.TarFile, info: tarfile.TarInfo, path: Path, budget: Budget) -> bytes:
     where = f"{path}: {printable(info.name)}"
     if info.issparse():
-        raise RefusedError(f"{where}: expected a plain file, got one with holes")
+        raise RefusedError(f"{where}: expected a file without holes, got a sparse one")
     budget.need(where, info.size)
     file = archive.extractfile(info)
     assert file is not None  # `info` is a regular file

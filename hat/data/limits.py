@@ -152,7 +152,7 @@ class Unpacking:
         return self._place
 
     def seekable(self) -> bool:
-        """A plain file is seekable, and this is not one."""
+        """False, because the data only goes forward."""
         return False
 
 

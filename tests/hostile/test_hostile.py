@@ -10,7 +10,7 @@ from tests.hostile.watching import watch
 
 KINDS = all_kinds()
 STEPS = {"json": 60, "run": 27, "state": 10, "model": 10, "fit": 8, "pickle": 2, "checkpoint": 2}
-"""Of these formats, every so manieth kind is read here; `python -m tests.hostile` reads all kinds."""
+"""Of these formats, every n-th kind is read here; `python -m tests.hostile` reads all kinds."""
 
 
 def test_names_are_different() -> None:
