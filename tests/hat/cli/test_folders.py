@@ -47,7 +47,7 @@ def test_two_runs_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
     command = [sys.executable, "-m", "hat", *TRAIN, "--epochs", "100000", "--lr-min", "0", "--run-dir", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as first:
         try:
-            while first.poll() is None and not (folder / "checkpoint.pt").exists():
+            while not (folder / "checkpoint.pt").exists():
                 assert first.poll() is None
                 time.sleep(0.05)
             for words in ([*TRAIN, "--run-dir", folder], ["train", "--resume", folder, "--quiet"]):
