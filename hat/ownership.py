@@ -142,7 +142,10 @@ def _written(lock: Path, owner: Owner) -> bool:
     content = json.dumps(asdict(owner)).encode()
     temporary = lock.with_name(f"{LOCK}.{owner.key}")
     try:
-        temporary.write_bytes(content)
+        try:
+            temporary.write_bytes(content)
+        except OSError as error:  # the user knows the folder, not the file
+            raise OSError(error.errno, error.strerror, str(lock.parent)) from None
         try:
             os.link(temporary, lock)
         except FileExistsError:

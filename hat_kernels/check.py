@@ -16,6 +16,8 @@ from torch import Tensor
 
 NUMBERS = (int, float, np.floating, np.integer)
 """The classes of numbers that PyTorch takes as scalars, and bool, which is an int."""
+LARGEST = torch.finfo(torch.float32).max
+"""The largest number that a kernel takes."""
 _PLAIN = (bool, int, float, str, torch.dtype)
 
 
@@ -71,7 +73,8 @@ def check_number(
         finite: whether infinity is refused.
 
     Raises:
-        ValueError: `value` is not a number, is NaN, is an int that 64 bits do not hold, or is out of the bounds.
+        ValueError: `value` is not a number, is NaN, is out of the bounds, or is a number that float32 or an int
+            that 64 bits do not hold.
     """
     value = float(value) if isinstance(value, np.floating) else value  # NumPy warns of a bound that float16 cannot hold
     if not (
@@ -87,6 +90,8 @@ def check_number(
         bounds = [f"{sign} {bound:g}" for sign, bound in signs if bound is not None]
         expected = " and ".join([" ".join(["a finite number" if finite else "a number", *bounds[:1]]), *bounds[1:]])
         raise ValueError(f"{name}: expected {expected}, got {got(value)}")
+    if finite and abs(value) > LARGEST:
+        raise ValueError(f"{name}: expected a number that float32 holds, got {got(value)}")
     if isinstance(value, int) and value.bit_length() > 63:
         raise ValueError(f"{name}: expected a float or an int that 64 bits hold, got {got(value)}")
 
@@ -116,10 +121,10 @@ def check_at_least_0(**values: object) -> None:
     """Check numbers by name.
 
     Raises:
-        ValueError: a value is not a finite number >= 0.
+        ValueError: a value is not a number >= 0 that float32 holds.
     """
     for name, value in values.items():
-        if not (isinstance(value, float) and 0 <= value < math.inf):
+        if not (isinstance(value, float) and 0 <= value <= LARGEST):
             check_number(name, value, least=0)
 
 
@@ -249,7 +254,7 @@ def check_rate(lr: float | Tensor, device: torch.device, name: str = "lr") -> No
 
     Raises:
         TypeError: `lr` is a tensor, but not a dense floating one.
-        ValueError: `lr` is not a finite number >= 0, or as `check_scalar`.
+        ValueError: `lr` is not a number >= 0 that float32 holds, or as `check_scalar`.
     """
     if isinstance(lr, Tensor):
         check_scalar(name, lr, device)

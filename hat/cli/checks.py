@@ -12,24 +12,7 @@ from hat.arguments import got
 from hat.cli.compression import FIGURES
 from hat.cli.options import option_names
 from hat.training.rundir import RunDir
-
-SYSTEM_ERRORS = {
-    errno.ENOENT: ("a file or folder that exists", "none there"),
-    errno.EEXIST: ("a folder", "a file"),
-    errno.ENOTDIR: ("a folder", "a file"),
-    errno.EISDIR: ("a file", "a folder"),
-    errno.EACCES: ("a file or folder that this user may use", "no permission"),
-    errno.EPERM: ("a file or folder that this user may use", "no permission"),
-    errno.EROFS: ("a place to write to", "a disk that can only be read"),
-    errno.ENAMETOOLONG: ("a shorter path", "a path that is too long"),
-    errno.ELOOP: ("a path without a circle of links", "a circle of links"),
-    errno.ENOSPC: ("room on the disk", "a full disk"),
-    errno.EFBIG: ("a file of a size that the system allows", "a larger file"),
-    errno.EDQUOT: ("room on the disk", "a disk on which this user may use no more"),
-    errno.EMFILE: ("a file that can be opened", "too many open files"),
-    errno.EIO: ("a disk that works", "an error of the disk"),
-}
-"""What was expected and what was got, by the number of an error of the operating system."""
+from hat.untrusted.files import SYSTEM_ERRORS
 
 
 def check_values(arguments: argparse.Namespace) -> None:
@@ -42,7 +25,7 @@ def check_values(arguments: argparse.Namespace) -> None:
     for name, option in option_names(arguments).items():
         value = getattr(arguments, name, None)
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and number.bit_length() > 63:
+            if isinstance(number, int) and number.bit_length() > 63 and option != "--seed":  # has a range of its own
                 raise ValueError(f"{option}: expected a whole number between -2^63 and 2^63, got {got(number)}")
         if option in ("RUN_DIR", "--resume", "--run-dir", "--to") and value is not None:
             setattr(arguments, name, Path(value))

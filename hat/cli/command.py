@@ -68,6 +68,8 @@ def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if is_command_line():
+        os.environ.pop("MPLBACKEND", None)  # pictures are files; a wrong name here would end a finished run
     if is_command_line() and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

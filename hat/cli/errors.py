@@ -9,10 +9,10 @@ import re
 import warnings
 from collections.abc import Iterator
 
-from hat.cli.checks import SYSTEM_ERRORS
 from hat.cli.options import option_names
 from hat.network.verdict import ForgettingError
 from hat.text import printable
+from hat.untrusted.files import SYSTEM_ERRORS
 
 _EXPECTED_ERRORS = (ValueError, OSError, ImportError, ArithmeticError, ForgettingError, Warning)
 _SYSTEM_ERROR = re.compile(r"(?:\w+: )?\[Errno (\d+)\] [^:;\[]*?(?=$|[:;])")

@@ -53,6 +53,8 @@ def _make(kind: type[_Part], where: str, **values: Any) -> _Part:
 
 def _check_keys(values: dict[str, Any], kind: type, where: str) -> None:
     expected = {field.name for field in fields(kind)}
+    if not expected & set(values):
+        raise ValueError(f"{where}: expected the options of a run, got another JSON object")
     for problem, names in (("missing", expected - set(values) - _LATER), ("unknown", set(values) - expected)):
         if names:
             raise ValueError(f"{where}: expected {', '.join(sorted(expected))}; {problem}: {', '.join(sorted(names))}")

@@ -13,6 +13,7 @@ from typing import IO, NoReturn
 
 from hat.data.limits import ENTRY, PIECE, Budget, RefusedError, Unpacking, opened, read_at_most
 from hat.text import printable
+from hat.untrusted.files import in_words
 
 MAX_DEPTH = 5
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
@@ -87,7 +88,7 @@ def _folder(path: Path, budget: Budget) -> Iterator[Entry]:
 
 
 def _unreadable(error: OSError) -> NoReturn:
-    raise RefusedError(f"{error.filename}: expected a folder that can be read, got: {error.strerror}") from error
+    raise RefusedError(f"{error.filename}: expected a folder that can be read, got {in_words(error)}") from error
 
 
 def _from_folder(path: Path, budget: Budget) -> bytes:

@@ -48,7 +48,7 @@ def read_cifar(path: str | Path, name: str, *, max_gib: float = MAX_GIB) -> Data
     needed = CIFAR10 if ten else CIFAR100
     for file in needed:
         if file not in files:
-            raise FileNotFoundError(f"{path / file}: no such file among the CIFAR batches")
+            raise FileNotFoundError(f"{path / file}: expected all files of the CIFAR batches, got no such file")
     labels, names = ("labels", "label_names") if ten else ("fine_labels", "fine_label_names")
     meta = path / needed[-1]
     classes = unpickle(str(meta), files.pop(meta.name), budget).get(names)

@@ -87,7 +87,7 @@ def _decoder(size: tuple[int, int] | None, budget: Budget) -> Callable[[str, byt
         if pixels.shape[:2] != first[0][1]:
             raise ValueError(
                 f"{where}: expected (H, W) = {first[0][1]} as in {first[0][0]}, got {pixels.shape[:2]}; "
-                "give a size (H, W) to resize to"
+                "give size=(H, W), or --size H W, to resize them"
             )
         budget.hold(where, pixels.nbytes)
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels

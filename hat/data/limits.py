@@ -20,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from hat.arguments import check_number
+from hat.untrusted.files import in_words
 
 GIB = 1 << 30
 MAX_GIB = 2.0
@@ -100,7 +101,7 @@ class Budget:
         expected = f"at most {(most or self.most) / GIB:.3g} GiB {what}"
         count = min(count, 1 << 100)  # Python cannot print an int of any size as a fraction
         return TooLargeError(
-            f"{where}: expected {expected}, got {count / GIB:.3g} GiB or more; max_gib (--max-gib) raises the limit"
+            f"{where}: expected {expected}, got {count / GIB:.3g} GiB or more; max_gib raises the limit"
         )
 
 
@@ -207,7 +208,7 @@ def opened(path: Path, budget: Budget, *, unpack: bool = False) -> Iterator[Any]
     try:
         file = path.open("rb")
     except OSError as error:
-        raise RefusedError(f"{path}: expected a file that can be read, got: {error.strerror}") from error
+        raise RefusedError(f"{path}: expected a file that can be read, got {in_words(error)}") from error
     with file:
         budget.packed(path.stat().st_size)
         magic = file.read(2) if unpack else b""

@@ -24,7 +24,7 @@ from hat.training.history import History
 from hat.training.identity import IDENTITY_FORM
 from hat.training.random_state import RANDOM_FORM
 from hat.training.written import Written
-from hat.untrusted.files import read_json
+from hat.untrusted.files import in_words, read_json
 
 _CONFIG, _CHECKPOINT = "config.json", "checkpoint.pt"
 _METRICS, _ACCURACY, _RESULT = "metrics.jsonl", "accuracy.csv", "result.json"
@@ -82,9 +82,7 @@ class RunDir:
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = stack.enter_context(owned(self.path))
             except OSError as error:
-                raise ValueError(
-                    f"run_dir: expected a folder to write to, got {self.path} ({error.strerror})"
-                ) from error
+                raise ValueError(f"{self.path}: expected a folder to write to, got {in_words(error)}") from error
             self._lock, self._owner, self._written = lock, threading.get_ident(), Written(self.path)
             stack.callback(setattr, self, "_lock", None)
             yield

@@ -1,7 +1,8 @@
-"""Files that may come from anyone: regular files, and JSON."""
+"""Files that may come from anyone: regular files, JSON, and errors of the system in words."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -12,6 +13,30 @@ from hat.arguments import got
 
 MAX_JSON = 256 << 20
 """The largest JSON file that is read, in bytes. Parsed, it may take ten times as much memory."""
+
+
+SYSTEM_ERRORS = {
+    errno.ENOENT: ("a file or folder that exists", "none there"),
+    errno.EEXIST: ("a folder", "a file"),
+    errno.ENOTDIR: ("a folder", "a file"),
+    errno.EISDIR: ("a file", "a folder"),
+    errno.EACCES: ("a file or folder that this user may use", "no permission"),
+    errno.EPERM: ("a file or folder that this user may use", "no permission"),
+    errno.EROFS: ("a place to write to", "a disk that can only be read"),
+    errno.ENAMETOOLONG: ("a shorter path", "a path that is too long"),
+    errno.ELOOP: ("a path without a circle of links", "a circle of links"),
+    errno.ENOSPC: ("room on the disk", "a full disk"),
+    errno.EFBIG: ("a file of a size that the system allows", "a larger file"),
+    errno.EDQUOT: ("room on the disk", "a disk on which this user may use no more"),
+    errno.EMFILE: ("a file that can be opened", "too many open files"),
+    errno.EIO: ("a disk that works", "an error of the disk"),
+}
+"""What was expected and what was got, by the number of an error of the operating system."""
+
+
+def in_words(error: Exception) -> str:
+    """What was got, in words, when the operating system refused a path."""
+    return SYSTEM_ERRORS.get(getattr(error, "errno", None) or 0, ("", "a path that the system cannot use"))[1]
 
 
 def check_regular(path: str | os.PathLike[str], expected: str) -> int:
@@ -30,7 +55,7 @@ def check_regular(path: str | os.PathLike[str], expected: str) -> int:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else _reason(error)
+        reason = "no such file" if isinstance(error, FileNotFoundError) else in_words(error)
         raise ValueError(f"{path}: expected {expected}, got {reason}") from None
     if not stat.S_ISREG(status.st_mode):
         kinds = {"a folder": stat.S_ISDIR, "a pipe": stat.S_ISFIFO, "a socket": stat.S_ISSOCK}
@@ -57,7 +82,7 @@ def read_json(path: Path) -> Any:
     except RecursionError:
         raise ValueError(f"{path}: expected JSON, got lists or objects that are too deep") from None
     except OSError as error:
-        raise ValueError(f"{path}: expected JSON, got {_reason(error)}") from None
+        raise ValueError(f"{path}: expected JSON, got {in_words(error)}") from None
     except ValueError as error:  # a key twice, or a number of more digits than Python reads
         reason = error.args[0] if isinstance(error, _TwiceError) else "a number of too many digits"
         raise ValueError(f"{path}: expected JSON, got {reason}") from None
@@ -74,9 +99,3 @@ def _different_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise _TwiceError(f"the key {got(twice)} twice")
     return values
-
-
-def _reason(error: Exception) -> str:
-    """A system error in words."""
-    text = getattr(error, "strerror", None) or "a path that the system does not know"
-    return f"an error of the system: {text}"

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from hat.arguments import got
+from hat.untrusted.files import in_words
 
 _DEPTH = 1000  # levels of lists, tuples and dicts
 _EXPANDED = 64 << 20  # bytes of all tensors of a file beyond those of their storages: an expanded tensor takes no room
@@ -52,6 +53,8 @@ def check_torch_file(path: str | os.PathLike[str]) -> Any:
             pickled = archive.read(f"{top}/data.pkl")
         with open(path, "rb") as file:
             _check_end(file, size)
+    except PermissionError as error:
+        raise ValueError(in_words(error)) from None
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, struct.error, UnicodeError):
         raise ValueError("a file that is no archive, or is cut short or damaged") from None
     if pickled[:2] != pickle.PROTO + b"\2":

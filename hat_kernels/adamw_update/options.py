@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hat_kernels.check import NUMBERS, check_at_least_0, check_rate, check_scalar, check_switches, got
+from hat_kernels.check import LARGEST, NUMBERS, check_at_least_0, check_rate, check_scalar, check_switches, got
 
 
 class AdamWOptions(NamedTuple):
@@ -32,7 +31,7 @@ class AdamWOptions(NamedTuple):
             ValueError: a number is out of range, a switch is not a bool, or a scalar is on another device.
             TypeError: a scalar is not a dense floating tensor.
         """
-        if not isinstance(self.lr, float) or not 0 <= self.lr < math.inf:
+        if not isinstance(self.lr, float) or not 0 <= self.lr <= LARGEST:
             check_rate(self.lr, device)
         check_at_least_0(eps=self.eps, weight_decay=self.weight_decay)
         check_betas(self.betas)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hat_kernels.check import check_at_least_0, check_number, check_rate, check_scalar, check_switches
+from hat_kernels.check import LARGEST, check_at_least_0, check_number, check_rate, check_scalar, check_switches
 
 
 class SGDOptions(NamedTuple):
@@ -37,7 +37,7 @@ class SGDOptions(NamedTuple):
             ValueError: a number is out of range, a switch is not a bool, or a scalar is on another device.
             TypeError: a scalar is not a dense floating tensor.
         """
-        if not isinstance(self.lr, float) or not 0 <= self.lr < math.inf:
+        if not isinstance(self.lr, float) or not 0 <= self.lr <= LARGEST:
             check_rate(self.lr, device)
         check_at_least_0(momentum=self.momentum, weight_decay=self.weight_decay)
         if not isinstance(self.dampening, float) or not -math.inf < self.dampening < math.inf:

@@ -186,7 +186,7 @@ def test_images_of_different_sizes_need_a_size(tmp_path: Path, capsys: pytest.Ca
         image.fromarray(draw.integers(0, 256, (side, side), dtype=np.uint8)).save(folder / f"{number}.png")
     words = ["--dataset", str(tmp_path / "photos"), "--tasks", "1", "--hidden", "8", "--epochs", "1", "--quiet"]
     assert main(["train", *words, "--run-dir", str(tmp_path / "run")]) == 2
-    assert "give a size (H, W) to resize to" in capsys.readouterr().err
+    assert "--size H W, to resize them" in capsys.readouterr().err
     assert main(["train", *words, "--size", "5", "7", "--run-dir", str(tmp_path / "run")]) == 0
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored["stream"]["size"] == [5, 7]

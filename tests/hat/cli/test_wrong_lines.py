@@ -86,6 +86,7 @@ LINES: tuple[tuple[str, str], ...] = (
     ("train {quick} --lr fast", "--lr: expected a number, got 'fast'"),
     ("train {quick} --lr ''", "--lr: expected a number, got ''"),
     ("train {quick} --lr 0,1", "--lr: expected a number, got '0,1'"),
+    ("train {quick} --lr 1e39", "--lr: expected a number that float32 holds, got 1e+39"),
     ("train {quick} --lr nan", "--lr: expected a finite number > 0, got nan"),
     ("train {quick} --lr inf", "--lr: expected a finite number > 0, got inf"),
     ("train {quick} --lr -inf", "--lr: expected a finite number > 0, got -inf"),
@@ -103,7 +104,7 @@ LINES: tuple[tuple[str, str], ...] = (
     ("train {quick} --tasks 1000000000000000000", "--tasks: expected at most 100,000, got 1000000000000000000"),
     (
         "train {quick} --seed 99999999999999999999999",
-        "--seed: expected a whole number between -2^63 and 2^63, got 9999",
+        "--seed: expected from -2^63 to below 2^64, got 9999",
     ),
     ("train {quick} --seed zero", "--seed: expected a whole number, got 'zero'"),
     ("train {quick} --hidden 32x", "--hidden: expected a whole number, got '32x'"),

@@ -249,7 +249,7 @@ def test_results_without_a_checkpoint_are_not_replaced(stream: hat.data.Stream, 
 
 def test_run_directory_that_cannot_be_written_is_found_at_once(stream: hat.data.Stream, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match=r"run_dir: expected a folder to write to, got .*file"):
+    with pytest.raises(ValueError, match=r": expected a folder to write to, got .*file"):
         hat.Trainer(make_model(), stream, CONFIG, run_dir=tmp_path / "file", progress=False).run()
 
 
