@@ -87,7 +87,7 @@ class TasksNetwork(nn.Module):
             TypeError: `task` is not an int.
             ValueError: the network was not exported for this task.
         """
-        if not isinstance(task, int):
+        if isinstance(task, bool) or not isinstance(task, int):
             raise TypeError(f"task: expected one of {self.tasks}, got {got(task)}")
         for row, exported_task in enumerate(self.classes):  # a loop, so that a compiler takes the task for a constant
             if task == exported_task:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hat.arguments import check_arguments
+from hat.arguments import check_arguments, check_path
 from hat.life.model import HATModel
 from hat.plots.canvas import save
 from hat.plots.heat_maps import overlap, overlap_matrix
@@ -114,8 +114,9 @@ class Report:
         Raises:
             ImportError: matplotlib is missing.
             OSError: the files cannot be written.
+            TypeError, ValueError: `folder` is no path.
         """
-        check_arguments(Report.save, locals())
+        check_path("folder", folder)
         Path(folder).mkdir(parents=True, exist_ok=True)
         files: list[Path] = []
         for name, figure in self.plots().items():
