@@ -21,14 +21,14 @@ MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD, a parameter of glibc's mallopt
 
 
 def kept(*, but: Iterable[Tensor] = ()) -> int:
-    """Count the bytes of all tensors on the CPU, except those in `but`.
+    """Count the bytes of all dense tensors on the CPU, except those in `but`.
 
     Between two steps, these are the tensors that outlive a step: weights, masks, locks, states of an optimizer, memory
     kept for gradients.
     """
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, torch.nn.Parameter)]
-    tensors = [tensor for tensor in tensors if tensor.device.type == "cpu"]
+    tensors = [tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.layout is torch.strided]
     storages = {storage.data_ptr(): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
     for tensor in but:
         storages.pop(tensor.untyped_storage().data_ptr(), None)

@@ -39,7 +39,7 @@ def test_plain_keeps_only_its_weights_between_steps() -> None:
 
 def test_a_tensor_inside_any_object_is_counted_once() -> None:
     before = memory.kept()
-    hidden = {"somewhere": torch.ones(1000)}
+    hidden = {"somewhere": torch.ones(1000), "not dense": torch.eye(3).to_sparse()}
     view = hidden["somewhere"][:10]
     assert memory.kept() - before == 4000
     assert memory.kept(but=[view]) - before == 0
