@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ LOCK = ".hat-lock"
 _DAY = 24 * 60 * 60.0
 _LONGEST = 4096  # bytes of a lock; a longer file is no lock
 _held: set[str] = set()  # the keys of the locks that this process holds
+_threads = threading.RLock()  # one thread at a time takes a lock or gives it back
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,17 @@ def keep(lock: Path) -> None:
     """Tell processes of other machines that the owner of a lock, this process, lives.
 
     Raises:
-        ValueError: another process has taken the folder over; nothing more may be written.
+        ValueError: another process has taken the folder over, or the folder was moved; nothing more may be written.
     """
     content = _read(lock)
-    owner = _owner(content) if content is not None else None
-    if content is not None and (owner is None or owner.key not in _held):
+    if content is None:
+        raise ValueError(
+            f"{lock.parent}: expected a folder of this process alone, got one that was moved, or has no lock"
+        )
+    owner = _owner(content)
+    if owner is None or owner.key not in _held:
         raise ValueError(f"{lock.parent}: expected a folder of this process alone, got one taken over by {_who(owner)}")
-    with suppress(OSError):  # a lock that somebody has removed
+    with suppress(OSError):  # some systems keep no times
         os.utime(lock)
 
 
@@ -112,21 +118,23 @@ def _held_lock(folder: Path, lock: Path) -> Iterator[Path]:
     owner = Owner(HOST, os.getpid(), _facts(os.getpid())[1], secrets.token_hex(8))
     _held.add(owner.key)
     try:
-        while not _written(lock, owner):
-            dead = _check_dead(folder, lock)
-            if dead is not None:
-                with _held_lock(folder, lock.with_name(f"{LOCK}.{zlib.crc32(dead):08x}")):
-                    if _read(lock) == dead:
-                        lock.unlink()
-        if lock.name == LOCK:
-            _remove_leftovers(folder)
+        with _threads:
+            while not _written(lock, owner):
+                dead = _check_dead(folder, lock)
+                if dead is not None:
+                    with _held_lock(folder, lock.with_name(f"{LOCK}.{zlib.crc32(dead):08x}")):
+                        if _read(lock) == dead:
+                            lock.unlink(missing_ok=True)
+            if lock.name == LOCK:
+                _remove_leftovers(folder)
         yield lock
     finally:
-        _held.discard(owner.key)  # first: if Ctrl-C comes now, the lock is that of nobody
-        content = _read(lock)
-        if os.getpid() == owner.process and content is not None and _owner(content) == owner:
-            with suppress(OSError):
-                lock.unlink()
+        with _threads:  # between the two steps, the lock looks like that of a dead process
+            _held.discard(owner.key)  # first: if Ctrl-C comes now, the lock is that of nobody
+            content = _read(lock)
+            if os.getpid() == owner.process and content is not None and _owner(content) == owner:
+                with suppress(OSError):
+                    lock.unlink()
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -217,7 +225,7 @@ def _who(owner: Owner | None) -> str:
     if owner is None:
         return "a process that is not known"
     this = " (this process)" if owner.host == HOST and owner.process == os.getpid() else ""
-    return f"process {owner.process}{this} on {owner.host}"
+    return f"process {owner.process}{this} on {ascii(owner.host)[1:-1]}"
 
 
 def _facts(process: int) -> tuple[str | None, str | None]:

@@ -18,6 +18,8 @@ from hat.untrusted.files import in_words
 MAX_DEPTH = 5
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2")
 LONGEST_NAME, MOST_FOLDERS = 4096, 100
+LONGEST_TEXT = 1 << 16  # bytes of a header of a tar that describes other headers
+_TEXTS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 DIRECTORY_ENTRY = 46  # bytes that a member takes at least in the directory of a zip
 
 Entry = tuple[tuple[str, ...], Callable[[], bytes] | None]
@@ -144,10 +146,20 @@ def zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str, budg
         yield Unpacking(stream, where, budget, step)
 
 
+class _Header(tarfile.TarInfo):
+    """A header of a tar. Texts for other headers are short, because tarfile keeps those that are for all."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _TEXTS and self.size > LONGEST_TEXT:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        info: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return info
+
+
 def _tar(path: Path, budget: Budget) -> Iterator[Entry]:
     with opened(path, budget, unpack=True) as file:
         stream = file if isinstance(file, Unpacking) else Unpacking(file, path, budget)
-        with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as archive:  # type: ignore[call-overload]
             while info := archive.next():
                 archive.members.clear()  # it would keep them all
                 if info.size < 0:  # the next member would be this one again, for ever

@@ -71,7 +71,7 @@ def _batch(where: Path, pickled: bytes, labels: str, budget: Budget) -> tuple[np
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         got = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise ValueError(f"{where}: expected 'data' uint8 (N, 3072), got {got}")
-    if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "iu":
+    if isinstance(y, np.ndarray) and y.shape == data.shape[:1] and y.dtype.kind in "iu":
         y = y.tolist()
     whole = isinstance(y, list) and all(isinstance(label, int) and 0 <= label < 1 << 32 for label in y)
     if not isinstance(y, list) or len(y) != len(data) or not whole:

@@ -19,6 +19,7 @@ from hat.data.optional import optional
 BLOCK = 64 << 20  # bytes; from 32 MiB on, the C library gives memory back to the system as soon as it is freed
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 MOST_SCANS = 200  # of a progressive JPEG, which usually has 10: each of them, however short, works on the whole image
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of a TIFF
 DECODING = 16  # bytes a pixel that Pillow takes at most: it keeps RGB in 4 bytes, and copies to convert and to give out
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -123,8 +124,10 @@ def _decoded(pillow: Any, where: str, data: bytes, size: tuple[int, int] | None,
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"{where}: expected an 8-bit image, got {image.mode}: more than 8 bits a channel")
             resized = 0 if size is None else size[0] * size[1]
-            budget.need(where, len(data) + DECODING * (image.width * image.height + resized))
-            budget.unpack(where, 3 * image.width * image.height)
+            tags = getattr(image, "tag_v2", {})  # of a TIFF, whose tiles may be larger than the image
+            pixels = max(image.width * image.height, tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0))
+            budget.need(where, len(data) + DECODING * (pixels + resized))
+            budget.unpack(where, 3 * pixels)
             image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
             if size is not None and image.size != (size[1], size[0]):
                 image = image.resize((size[1], size[0]), pillow.Resampling.BILINEAR)

@@ -54,6 +54,9 @@ def read_mat(path: str | Path, budget: Budget | None = None) -> tuple[np.ndarray
     if x is None or y is None or x.ndim != 4 or x.dtype != np.uint8 or y.size != x.shape[3]:
         got = {key: (value.dtype.name, value.shape) for key, value in content.items()}
         raise ValueError(f"{path}: expected X uint8 (H, W, C, N) and y (N, 1), got {got}")
+    if not x.size:
+        raise ValueError(f"{path}: expected images in X, got none of its shape {x.shape}")
+    budget.need(path, 32 * y.size)  # the labels as int64, and masks
     if not bool(((y >= 0) & (y <= 10)).all()):
         raise ValueError(f"{path}: expected labels in 0..10, got others")
     labels = y.reshape(-1).astype(np.int64)

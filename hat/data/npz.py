@@ -18,6 +18,7 @@ from hat.data.limits import MAX_GIB, Budget, RefusedError, Unpacking, fill, open
 from hat.text import printable
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+NAME = 100  # bytes that Python needs for a name of a class in a list
 MAX_DIMENSIONS = 8
 MAX_HEADER = 10_000  # bytes, as in numpy
 _PLAIN = re.compile(r"[<>|=]?([biuf]\d{1,2}|U[1-9]\d{0,6})")
@@ -45,6 +46,7 @@ def read_npz(path: str | Path, name: str, *, classes: Sequence[str] | None = Non
     keys = (*KEYS, "classes") if classes is None else KEYS
     content = read_arrays(path, keys, budget, needed=KEYS)
     if "classes" in content:
+        budget.need(path, NAME * content["classes"].size)
         classes = content.pop("classes").reshape(-1).tolist()
     parts = [(content.pop(f"x_{part}"), content.pop(f"y_{part}")) for part in ("train", "test")]
     return make_dataset(path, name, parts, classes, budget)

@@ -165,7 +165,9 @@ _CALLS: dict[str, Callable[..., Any]] = {
 
 
 def _name(module: Any, name: Any) -> _Name:
-    known = str(module).split(".")[0] == "numpy" and name in _NAMES
+    if not (isinstance(module, str) and isinstance(name, str)):  # the text of nested tuples may have no end
+        raise _Refused("a name that is no text")
+    known = module.split(".")[0] == "numpy" and name in _NAMES
     if known or (module, name) == ("_codecs", "encode"):
         return _Name(name)
     shown = re.sub(r"[^\w.]", "?", f"{module}.{name}"[:80])
@@ -180,13 +182,14 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self._encoded = 0  # bytes that were made of texts
 
     def run(self) -> Any:
         """The value that the pickle makes."""
         read = self._stream.read
         for count in itertools.count():
             if count % STEPS == 0:
-                self._budget.need(self._where, self._size + STEP * (count + STEPS))
+                self._budget.need(self._where, self._size + self._encoded + STEP * (count + STEPS))
             name, argument = _CODES[read(1)]
             if name == "STOP":
                 return self._pop()
@@ -253,12 +256,19 @@ class _Machine:
         arguments, name = self._pop(), self._pop()
         if not (isinstance(name, _Name) and name.text in _CALLS and isinstance(arguments, tuple)):
             raise _Refused("one with a call that makes no array")
+        self._count_texts(arguments)
         self._stack.append(_CALLS[name.text](*arguments))
+
+    def _count_texts(self, values: tuple[Any, ...]) -> None:
+        """Count texts that become bytes: one text in the memo may become bytes many times."""
+        self._encoded += sum(len(value) for value in values if isinstance(value, str))
+        self._budget.need(self._where, self._size + self._encoded)
 
     def _build(self, _: Any) -> None:
         state, target = self._pop(), self._stack[-1]
         if not isinstance(target, (_Array, _Dtype)):
             raise _Refused("one with a state of something that is no array")
+        self._count_texts(state if isinstance(state, tuple) else ())
         target.build(state)
 
     def _global(self, names: str) -> None:

@@ -21,6 +21,8 @@ import torch
 from hat.arguments import got
 from hat.untrusted.files import in_words
 
+_DIMENSIONS = 64
+_HUGE_KEYS = 1000  # so few numbers with the same hash cost no time
 _DEPTH = 1000  # levels of lists, tuples and dicts
 _EXPANDED = 64 << 20  # bytes of all tensors of a file beyond those of their storages: an expanded tensor takes no room
 _NONE = type(None)
@@ -148,13 +150,13 @@ class _Claims(pickle._Unpickler):  # the one in C gives as much memory to its me
         super().__init__(io.BytesIO(pickled))
         self.storages = storages
         self.widths: dict[str, int] = {}
-        self.expanded = 0
+        self.expanded = self.huge_keys = 0
         self.functions: dict[tuple[str, str], Callable[..., Any]] = {
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v3"): self._tensor_of_dtype,
             ("torch._utils", "_rebuild_meta_tensor_no_storage"): lambda dtype, size, stride, grad: _Tensor(),
             ("collections", "OrderedDict"): lambda: OrderedDict(),
-            ("torch", "Size"): lambda sizes: (*sizes,),
+            ("torch", "Size"): self._sizes,
             ("__builtin__", "complex"): lambda real, imaginary: complex(float(real), float(imaginary)),
         }
 
@@ -171,7 +173,9 @@ class _Claims(pickle._Unpickler):  # the one in C gives as much memory to its me
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, storage, key, location, count = pid
-        if kind != "storage" or type(storage) is not _Numbers or type(location) is not str or type(count) is not int:
+        if kind != "storage" or type(storage) is not _Numbers or not type(key) is type(location) is str:
+            raise _ClaimError("a storage of other facts")
+        if type(count) is not int:
             raise _ClaimError("a storage of other facts")
         size = self.storages.get(key)
         if size is None:
@@ -181,6 +185,11 @@ class _Claims(pickle._Unpickler):  # the one in C gives as much memory to its me
         if self.widths.setdefault(key, storage.width) != storage.width:
             raise _ClaimError(f"a storage of two dtypes, {got(key)}")
         return _Storage(count, storage.width)
+
+    def _sizes(self, sizes: Any) -> tuple[Any, ...]:
+        if type(sizes) is not tuple or len(sizes) > _DIMENSIONS:
+            raise _ClaimError(f"a torch.Size of more than {_DIMENSIONS} numbers")
+        return (*sizes,)
 
     def _tensor(
         self, storage: Any, offset: Any, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
@@ -221,10 +230,29 @@ class _Claims(pickle._Unpickler):  # the one in C gives as much memory to its me
             raise _ClaimError("a state for an object that has none")
         vars(self.stack[-1]).update(state)
 
+    def _set_items(self) -> None:
+        self._set(self.pop_mark())  # type: ignore[attr-defined]
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set([key, value])
+
+    def _set(self, items: list[Any]) -> None:
+        """Fill a dict. Tuples of tuples, and huge numbers with one hash, would take for ever as keys."""
+        if type(self.stack[-1]) not in (dict, OrderedDict) or len(items) % 2:
+            raise _ClaimError("entries of something that is no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) not in (str, int, float, bool, _NONE):
+                raise _ClaimError("a dict with other keys than texts and numbers")
+            self.huge_keys += type(key) is int and key.bit_length() > 64
+            if self.huge_keys > _HUGE_KEYS:
+                raise _ClaimError(f"more than {_HUGE_KEYS} numbers of more than 64 bits as keys")
+            self.stack[-1][key] = value
+
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code: function for code, function in pickle._Unpickler.dispatch.items() if code in _OPCODES
     }
-    dispatch[pickle.BUILD[0]] = _build
+    dispatch |= {pickle.BUILD[0]: _build, pickle.SETITEM[0]: _set_item, pickle.SETITEMS[0]: _set_items}
 
 
 def _check_tree(value: Any) -> None:

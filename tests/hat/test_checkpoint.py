@@ -3,9 +3,11 @@
 import io
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import time
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -476,3 +478,36 @@ def test_malicious_pickle_executes_nothing(tmp_path, wrapping):
     if wrapping in ("zip", "inside"):  # the trap does work on who trusts it
         torch.load(path, weights_only=False)
         assert victim.exists()
+
+
+def claims(payload, tmp_path):
+    """A checkpoint whose payload is a pickle of other claims than those that torch writes."""
+    path, word = tmp_path / "x.pt", lambda text: b"X" + struct.pack("<I", len(text)) + text
+    head = b"\x80\x02}(" + word(b"format") + word(b"hat-checkpoint") + word(b"version") + b"K\x01" + word(b"payload")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", head + payload + b"u.")
+        archive.writestr("archive/version", "3\n")
+    return path
+
+
+NESTED = b"".join(b"h" + bytes([level]) + b"h" + bytes([level]) + b"\x86q" + bytes([level + 1]) for level in range(60))
+COLLIDING = b"".join(
+    b"\x8a\x0a" + (number * (2**61 - 1)).to_bytes(10, "little") + b"K\x01" for number in range(1000, 4000)
+)
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"}(X\x01\0\0\0z](K\x01q\0" + NESTED + b"eh\x3cK\x01u", "other keys than texts and numbers"),
+        (b"}(" + COLLIDING + b"u", "more than 1000 numbers of more than 64 bits as keys"),
+        (
+            b"ctorch\nSize\nq\0(" + b"N" * 1000 + b"tq\x01(" + b"h\0h\x01\x85R" * 10 + b"l",
+            "a torch.Size of more than 64",
+        ),
+    ],
+    ids=["a key of tuples within tuples", "keys with one hash", "one tuple many times"],
+)
+def test_claims_that_would_take_time_or_memory_without_end_are_refused(payload, message, tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match=message):
+        checkpoint.load(claims(payload, tmp_path))

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,29 @@ def test_a_fork_of_the_owner_leaves_the_lock(tmp_path: Path) -> None:
     assert not lock.exists()
 
 
+def test_threads_own_a_folder_one_after_another(tmp_path: Path) -> None:
+    inside: list[int] = []
+
+    def work(number: int) -> int:
+        owned_times = 0
+        for _ in range(150):
+            with suppress(ValueError), owned(tmp_path):
+                inside.append(number)
+                assert inside == [number]
+                inside.remove(number)
+                owned_times += 1
+        return owned_times
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert sum(threads.map(work, range(4))) > 0
+    finally:
+        sys.setswitchinterval(interval)
+    assert not any(tmp_path.iterdir())
+
+
 def test_an_owner_keeps_its_folder_and_notices_that_it_was_taken(tmp_path: Path) -> None:
     with owned(tmp_path) as lock:
         os.utime(lock, (0, 0))
@@ -241,5 +265,6 @@ def test_an_owner_keeps_its_folder_and_notices_that_it_was_taken(tmp_path: Path)
         with pytest.raises(ValueError, match="got one taken over by process 12 on elsewhere"):
             keep(lock)
         lock.unlink()
-        keep(lock)  # somebody has removed it
+        with pytest.raises(ValueError, match="got one that was moved, or has no lock"):
+            keep(lock)
     assert not any(tmp_path.iterdir())

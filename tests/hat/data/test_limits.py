@@ -6,6 +6,8 @@ import gzip
 import io
 import lzma
 import os
+import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -200,3 +202,32 @@ def test_budget_counts():
     budget.unpack("a", 110)
     with pytest.raises(TooLargeError, match="c: expected at most"):
         budget.unpack("c", 1)
+
+
+def test_the_labels_of_a_bomb_are_compared_with_its_images_first(tmp_path):
+    arrays = {f"x_{part}": np.zeros((2, 4, 4), np.uint8) for part in ("train", "test")}
+    arrays |= {f"y_{part}": np.arange(2) for part in ("train", "test")}
+    np.savez_compressed(tmp_path / "x.npz", **arrays, classes=np.full(4 << 20, 1000, np.int16))
+    with pytest.raises(TooLargeError, match=r"x\.npz: expected at most"):
+        data.load(tmp_path / "x.npz", max_gib=1 / 16)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XGLTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_long_header_of_a_tar_is_refused(tmp_path, kind):
+    text = tarfile.TarInfo("text")
+    text.type, text.size = kind, 1 << 17
+    with gzip.open(tmp_path / "x.tar.gz", "wb") as file:
+        file.write(text.tobuf(tarfile.USTAR_FORMAT) + bytes(1 << 17) + bytes(1024))
+    with pytest.raises(ValueError, match=r"x\.tar\.gz: expected a whole zip or tar archive"):
+        data.load(tmp_path / "x.tar.gz")
+
+
+def test_a_tile_of_a_tiff_may_be_larger_than_its_image(tmp_path):
+    entries = {256: 4, 257: 4, 258: 8, 259: 8, 262: 1, 277: 1, 322: 30_000, 323: 30_000, 324: 134, 325: 100}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    for name in ("a", "b"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        content = b"II*\0" + struct.pack("<IH", 8, len(entries)) + directory + bytes(104)
+        (tmp_path / "x" / name / "0.tif").write_bytes(content)
+    with pytest.raises(TooLargeError, match=r"0\.tif: expected at most"):
+        data.load(tmp_path / "x")

@@ -132,3 +132,17 @@ def test_lists_that_share_cost_what_they_take():
 def test_instructions_count():
     with pytest.raises(TooLargeError, match=r"batch: expected at most 0\.1 GiB in memory"):
         unpickle("batch", b"\x80\x02}" + text("data") + b"(" + b"]" * 2_000_000 + b"ls.", Budget(0.1))
+
+
+def test_a_name_of_tuples_within_tuples_is_refused_at_once():
+    """Its text would be 2^40 times as long as the pickle."""
+    nested = b"".join(b"h" + bytes([level]) + b"h" + bytes([level]) + b"\x86\x94" for level in range(40))
+    with pytest.raises(ValueError, match="got a name that is no text"):
+        unpickle("x", b"\x80\x04]\x94" + nested + b"\x8c\x01x\x93.")
+
+
+def test_a_text_that_becomes_bytes_many_times_is_counted_each_time():
+    content = "a" * (1 << 20)
+    body = b"c_codecs\nencode\nq\0" + text(content) + b"\x85q\x01(" + b"h\0h\x01R" * 100 + b"l."
+    with pytest.raises(TooLargeError, match=r"^x: expected at most 0\.0\d+ GiB in memory"):
+        unpickle("x", b"\x80\x02" + body, Budget(1 / 64))
