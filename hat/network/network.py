@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hat.arguments import check_arguments, check_type, check_whole, got
+from hat.arguments import check_arguments, check_whole, got
 from hat.network import data_parallel, unshared
 from hat.network.copying import copied
 from hat.network.frozen import Frozen, keep_frozen_in_place
@@ -215,7 +215,8 @@ class Network(nn.Module):
             TypeError: a task is not an int.
             ValueError: a task is not finished or is forgotten; the message names the first such task.
         """
-        check_type("tasks", tasks, Iterable, "ids of tasks")
+        if isinstance(tasks, Tensor) or not isinstance(tasks, Iterable):
+            raise TypeError(f"tasks: expected ids of tasks, got {got(tasks)}")
         for task in tasks:
             self.check_task(task, finished=True)
 
