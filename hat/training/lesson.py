@@ -90,7 +90,8 @@ def check_stream(stream: object) -> None:
         ValueError: there is no task, a task has other inputs than the first, or a task has no images to train, validate
             or test with; the message names the task and the part.
     """
-    if isinstance(stream, (str, bytes, Mapping, Tensor)) or not all(hasattr(stream, n) for n in ("__len__", "__getitem__")):
+    is_like_a_list = all(hasattr(stream, name) for name in ("__len__", "__getitem__"))
+    if isinstance(stream, (str, bytes, Mapping, Tensor)) or not is_like_a_list:
         raise TypeError(f"stream: expected a sequence of tasks, such as a list, got {got(stream)}")
     tasks = cast("Sequence[Task]", stream)
     if not len(tasks):
