@@ -51,7 +51,8 @@ def check_arguments(function: Callable[..., Any], values: Mapping[str, object]) 
         if name in values and not _fits(values[name], kind):
             plain = all(get_origin(part) is None and part in _PLAIN for part in _alternatives(kind))
             error = ValueError if plain else TypeError
-            raise error(f"{name}: expected {_described(kind)}, got {got(values[name])}")
+            shown = got(values[name]).removeprefix("a value of type ")
+            raise error(f"{name}: expected {_described(kind)}, got {shown}")
 
 
 def check_switch(name: str, value: object) -> None:

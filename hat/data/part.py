@@ -65,7 +65,7 @@ class Part:
         self._norms: list[float] = []
         self.y = labels.detach()
 
-    def permuted(self, permutation: Tensor) -> Part:
+    def permuted(self, permutation: Tensor | None) -> Part:
         """A part with the same images (one storage, one copy on each device) and another permutation."""
         part = Part(self._images, self.y, permutation, channels=self._channels)
         part._copies, part._norms = self._copies, self._norms

@@ -239,7 +239,8 @@ class TrainStep:
                 group["lr"] = rate
 
 
-_OF_ARGUMENTS = (IndexError, RuntimeError, TypeError, ValueError)  # not their subclasses: memory may be full
+# Not their subclasses: memory may be full.
+_OF_ARGUMENTS = (IndexError, RuntimeError, NotImplementedError, TypeError, ValueError)
 
 
 def _forward(

@@ -101,7 +101,9 @@ def test_class_of_a_single_image_cannot_be_cut(tmp_path):
 def test_different_sizes_are_refused_unless_resized(tmp_path):
     files = tree() | {"train/cat/zz.png": png(7, size=(9, 8))}
     path = as_zip(tmp_path / "x.zip", files)
-    with pytest.raises(ValueError, match=r"train/cat/zz\.png: expected \(H, W\) = \(5, 4\).*got \(9, 8\); give a size"):
+    with pytest.raises(
+        ValueError, match=r"train/cat/zz\.png: expected \(H, W\) = \(5, 4\).*got \(9, 8\); give size=\(H, W\)"
+    ):
         data.load(path)
     ds = data.load(path, size=(6, 7))
     assert ds.input_shape == (3, 6, 7)
