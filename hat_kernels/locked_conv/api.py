@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hat_kernels.check import check_tensors, check_units, got
+from hat_kernels.check import check_tensors, got
 from hat_kernels.locked_conv import reference
-from hat_kernels.locked_linear.api import check_frozen
+from hat_kernels.locked_linear.api import check_frozen, check_same_kind
 
 
 def locked_conv(
@@ -80,15 +80,7 @@ def _check(
         raise ValueError(f"groups: expected a divisor of {weight.shape[0]}, got {got(groups)}")
     if x.shape[1] != weight.shape[1] * groups:
         raise ValueError(f"x: expected {weight.shape[1] * groups} channels, got {tuple(x.shape)}")
-    if x.device != weight.device:
-        raise ValueError(f"x: expected device {weight.device}, got {x.device}")
-    autocast = torch.is_autocast_enabled(x.device.type)
-    if x.dtype != weight.dtype and not autocast:
-        raise TypeError(f"x: expected {weight.dtype} as the weight, got {x.dtype}")
-    if bias is not None:
-        check_units("bias", bias, weight.shape[0], weight.device)
-        if bias.dtype != weight.dtype and not autocast:
-            raise TypeError(f"bias: expected {weight.dtype} as the weight, got {bias.dtype}")
+    check_same_kind(x, weight, bias)
     for name, values, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
         if not isinstance(values, (list, tuple)) or len(values) != dims:
             raise TypeError(f"{name}: expected a tuple of {dims} ints, got {got(values)}")

@@ -92,19 +92,29 @@ def check_linear(
         raise ValueError(f"weight: expected shape (N, K), got {tuple(weight.shape)}")
     if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"x: expected shape (..., {weight.shape[1]}), got {tuple(x.shape)}")
+    check_same_kind(x, weight, bias)
+    if frozen is not None:
+        check_frozen(frozen, weight)
+    if update is not None and not callable(update):
+        raise TypeError(f"update: expected a function or None, got {got(update)}")
+
+
+def check_same_kind(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Check that an input and a bias are on the device of a weight and, outside of autocast, of its dtype.
+
+    Raises:
+        TypeError: a dtype differs, or the bias is not a dense floating tensor.
+        ValueError: a device differs, or the bias has not one number for each row of the weight.
+    """
     if x.device != weight.device:
         raise ValueError(f"x: expected device {weight.device}, got {x.device}")
-    autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)  # there is no autocast for the meta device
     if x.dtype != weight.dtype and not autocast:
         raise TypeError(f"x: expected {weight.dtype} as the weight, got {x.dtype}")
     if bias is not None:
         check_units("bias", bias, weight.shape[0], weight.device)
         if bias.dtype != weight.dtype and not autocast:
             raise TypeError(f"bias: expected {weight.dtype} as the weight, got {bias.dtype}")
-    if frozen is not None:
-        check_frozen(frozen, weight)
-    if update is not None and not callable(update):
-        raise TypeError(f"update: expected a function or None, got {got(update)}")
 
 
 def check_frozen(frozen: tuple[int, int], weight: Tensor) -> None:
