@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from torch import fx
 
-from hat.tracing.errors import ConversionError, told
+from hat.tracing.errors import refused, told
 
 _SYNONYMS = {
     "truediv": "div",
@@ -70,12 +69,6 @@ def place_of(node: fx.Node) -> str:
     return f"{place}: {called}" if place else str(called)
 
 
-@contextmanager
-def placed(node: fx.Node) -> Iterator[None]:
+def placed(node: fx.Node) -> AbstractContextManager[None]:
     """Turn an error inside the `with` block into a `ConversionError` that names the place of a node."""
-    try:
-        yield
-    except ConversionError:
-        raise
-    except Exception as error:
-        raise ConversionError(f"{place_of(node)}: this call could not be converted ({told(error)})") from error
+    return refused(lambda error: f"{place_of(node)}: this call could not be converted ({told(error)})")

@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
 
-from hat.tracing.errors import ConversionError, told
+from hat.tracing.errors import refused, told
 
 _CONVERSION = os.path.join(os.path.dirname(os.path.dirname(__file__)), "conversion") + os.sep
 OWN = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<")
@@ -42,12 +41,6 @@ def line_of(error: BaseException, name: str, module: nn.Module) -> str:
     return described(name, module, *next((place for place in lines[::-1] if not place[0].startswith(own)), ("", 0)))
 
 
-@contextmanager
-def explained(module: nn.Module) -> Iterator[None]:
+def explained(module: nn.Module) -> AbstractContextManager[None]:
     """Turn any error inside the `with` block into a `ConversionError` that names the line where the network fails."""
-    try:
-        yield
-    except ConversionError:
-        raise
-    except Exception as error:
-        raise ConversionError(f"{line_of(error, '', module)}: {told(error)}") from error
+    return refused(lambda error: f"{line_of(error, '', module)}: {told(error)}")
