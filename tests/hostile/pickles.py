@@ -56,6 +56,13 @@ def dtype_state(name: str, *state: bytes) -> bytes:
     return dtype(name) + many(*state) + BUILD
 
 
+def one_field(code: str, offset: int) -> bytes:
+    """An array of eight bytes over pointers, whose dtype has the field `a` of another dtype at an offset."""
+    fields = b"}" + text("a") + many(dtype(code), number(offset)) + b"s"
+    structured = dtype_state("V8", number(3), text("|"), NONE, many(text("a")), fields, number(8), number(1), number(0))
+    return call(FROMBUFFER, POINTERS, structured, shape(1), text("C"))
+
+
 def array_state(*state: bytes) -> bytes:
     """An empty array that gets a state."""
     return call(RECONSTRUCT, NDARRAY, shape(0), b"C\x01b") + many(*state) + BUILD
@@ -82,40 +89,8 @@ DATA: dict[str, bytes] = {
     "object array by its state": array_state(number(1), shape(1), dtype("O"), FALSE, POINTERS),
     "object array of lists": array_state(number(1), shape(1), dtype("O"), FALSE, b"]]a"),
     "object array of two thousand million": call(RECONSTRUCT, NDARRAY, shape(2 * 10**9), text("O")),
-    "structured dtype with a field of objects": call(
-        FROMBUFFER,
-        POINTERS,
-        dtype_state(
-            "V8",
-            number(3),
-            text("|"),
-            NONE,
-            many(text("a")),
-            b"}" + text("a") + many(dtype("O"), number(0)) + b"s",
-            number(8),
-            number(1),
-            number(0),
-        ),
-        shape(1),
-        text("C"),
-    ),
-    "structured dtype whose fields lie outside": call(
-        FROMBUFFER,
-        POINTERS,
-        dtype_state(
-            "V8",
-            number(3),
-            text("|"),
-            NONE,
-            many(text("a")),
-            b"}" + text("a") + many(dtype("i8"), number(2**30)) + b"s",
-            number(8),
-            number(1),
-            number(0),
-        ),
-        shape(1),
-        text("C"),
-    ),
+    "structured dtype with a field of objects": one_field("O", 0),
+    "structured dtype whose fields lie outside": one_field("i8", 2**30),
     "sub-array dtype by its state": dtype_state(
         "V8", number(3), text("|"), many(dtype("O"), shape(1)), NONE, NONE, number(8), number(1), number(0)
     ),
