@@ -18,6 +18,7 @@ from torch.utils.serialization import config
 
 from hat.arguments import check_path, check_type, got
 from hat.ownership import HOST, may_live
+from hat.text import printable
 from hat.untrusted.files import check_regular
 from hat.untrusted.torch_file import check_torch_file
 
@@ -226,8 +227,7 @@ def _reason(error: BaseException, handled: BaseException | None) -> BaseExceptio
 
 def _shown(path: str | os.PathLike[str]) -> str:
     """A path in one line."""
-    text = os.fspath(path)
-    return text if text.isprintable() else repr(text)
+    return printable(os.fspath(path))
 
 
 def _line(error: BaseException) -> str:

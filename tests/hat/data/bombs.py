@@ -163,20 +163,16 @@ def idx_folder(folder, images):
     return folder
 
 
-def idx_gzip(folder):
+def idx_gzip(folder, shape=(96, 1024, 1024)):
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1) as file:
-        file.write(idx((96, 1024, 1024)))
+        file.write(idx(shape))
         zeros(file, SIZE)
     return idx_folder(folder, buffer.getvalue())
 
 
 def idx_gzip_more_than_its_header(folder):
-    buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", compresslevel=1) as file:
-        file.write(idx((2, 2, 2)))
-        zeros(file, SIZE)
-    return idx_folder(folder, buffer.getvalue())
+    return idx_gzip(folder, shape=(2, 2, 2))
 
 
 def idx_claims(folder):
