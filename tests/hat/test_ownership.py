@@ -259,8 +259,9 @@ def test_threads_own_a_folder_one_after_another(tmp_path: Path) -> None:
 def test_an_owner_keeps_its_folder_and_notices_that_it_was_taken(tmp_path: Path) -> None:
     with owned(tmp_path) as lock:
         os.utime(lock, (0, 0))
+        before = time.time()
         keep(lock)
-        assert time.time() - lock.stat().st_mtime < 60
+        assert lock.stat().st_mtime > before - 1  # a file system may round
         lock_of(tmp_path, host="elsewhere", process=12)
         with pytest.raises(ValueError, match="got one taken over by process 12 on elsewhere"):
             keep(lock)
